@@ -1,0 +1,69 @@
+# Needs Python >= 3.11 and make, nothing else. `make install PYTHON=python3.12` picks the interpreter.
+PYTHON ?= python3
+WORKERS ?= 2
+EXTRAS := dev faiss-cpu
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install quickstart test check format clean
+
+help: ## show the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1 - /p' Makefile
+
+install: $(STAMP) ## create .venv with the pinned dependencies
+
+quickstart: $(STAMP) ## train the small memory model on the built-in facts
+	$(BIN)/python train.py fit --config configs/quickstart.yaml
+
+# One thread a process: two torch threads on two busy cores are many times slower than one.
+test: check ## run the whole suite
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: $(STAMP) ## lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and caches; runs and mlflow.db stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or newer is needed, but '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)."; \
+		echo "Name another one: make install PYTHON=/path/to/python3.11"; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "'$(PYTHON)' has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; \
+		echo "or name another Python: make install PYTHON=/path/to/python3.11"; exit 1; } >&2
+	$(PYTHON) -m venv --clear $(VENV)
+
+# uv is some eight times faster than pip. It does not read pip's settings, so they are handed to it;
+# where it cannot be had, or fails, pip installs the same versions from the same files.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@pip_setting() { printenv "PIP_$$1" || $(BIN)/python -m pip config get "global.$$2" 2>/dev/null; }; \
+	words() { echo $$(pip_setting "$$1" "$$2"); }; \
+	export UV_FIND_LINKS="$$(words FIND_LINKS find-links | tr ' ' ',')"; \
+	export UV_EXTRA_INDEX_URL="$$(words EXTRA_INDEX_URL extra-index-url)"; \
+	export UV_DEFAULT_INDEX="$$(words INDEX_URL index-url)"; \
+	export UV_INDEX_STRATEGY=unsafe-best-match; \
+	[ -n "$$UV_DEFAULT_INDEX" ] || unset UV_DEFAULT_INDEX; \
+	if $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
+		&& $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -r pyproject.toml \
+			$(addprefix --extra ,$(EXTRAS)); \
+	then :; else \
+		echo "uv did not work here; installing with pip, which takes some minutes" >&2; \
+		$(BIN)/python -c 'import sys, tomllib; \
+			project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+			extras = project["optional-dependencies"]; \
+			print(*project["dependencies"], *(r for e in sys.argv[1:] for r in extras[e]), sep="\n")' \
+			$(EXTRAS) > $(VENV)/requirements.txt \
+		&& $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+			-r $(VENV)/requirements.txt; \
+	fi
+	@touch $@

@@ -1,0 +1,1 @@
+"""What is measured: torchmetrics with the pure functions that they accumulate."""

@@ -1,0 +1,1 @@
+"""Models: pure torch and transformers modules, with no Lightning in them."""

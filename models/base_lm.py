@@ -1,0 +1,122 @@
+"""The causal language model under the memory: any transformers architecture, built or loaded."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+# Where a family's config departs from the common names of transformers.
+_FAMILY_NAMES = {"gpt2": {"intermediate_size": "n_inner"}}
+_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
+
+
+@dataclass
+class BaseLMConfig:
+    """A transformers causal language model, from sizes or from a pretrained checkpoint.
+
+    Args:
+        family: A transformers `model_type`, such as llama, qwen2, qwen3 or gpt2.
+        hidden_size: Width of the residual stream.
+        num_layers: Decoder blocks.
+        num_heads: Attention heads; must divide `hidden_size`.
+        num_kv_heads: Key-value heads for grouped-query attention; must divide `num_heads`. None:
+            as many as `num_heads`. Families without it (gpt2) need None.
+        intermediate_size: Width of the FFNs; None means 8/3 of the hidden size for gated FFNs, 4
+            times for gpt2, rounded up to a multiple of 8.
+        max_position_embeddings: Longest context.
+        tie_embeddings: Share input and output embeddings.
+        dropout: Every dropout the family has.
+        overrides: Further settings of the family's own config, checked against it.
+        pretrained: Hub name or folder to load instead; the sizes above are then ignored.
+
+    Raises:
+        ValueError: if heads do not divide.
+    """
+
+    family: str = "llama"
+    hidden_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int | None = None
+    intermediate_size: int | None = None
+    max_position_embeddings: int = 512
+    tie_embeddings: bool = True
+    dropout: float = 0.0
+    overrides: dict[str, Any] = field(default_factory=dict)
+    pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"base.num_heads={self.num_heads} does not divide base.hidden_size="
+                f"{self.hidden_size}; choose a divisor"
+            )
+        if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"base.num_kv_heads={self.num_kv_heads} does not divide base.num_heads="
+                f"{self.num_heads}; choose a divisor"
+            )
+
+    def to_transformers(self, vocab_size: int) -> PretrainedConfig:
+        """The family's own config.
+
+        Raises:
+            ValueError: if the family is unknown or an override is not one of its settings.
+        """
+        try:
+            defaults = AutoConfig.for_model(self.family)
+        except ValueError as error:
+            raise ValueError(
+                f"base.family={self.family!r} is not a model_type of the installed transformers; "
+                f"try llama, qwen2, qwen3 or gpt2"
+            ) from error
+        unknown = sorted(key for key in self.overrides if not hasattr(defaults, key))
+        if unknown:
+            raise ValueError(f"base.overrides {unknown} are not settings of {self.family}")
+        renamed = _FAMILY_NAMES.get(self.family, {})
+        ratio = 4 if self.family == "gpt2" else 8 / 3
+        inner = self.intermediate_size or -(-int(self.hidden_size * ratio) // 8) * 8
+        settings: dict[str, Any] = {
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_layers,
+            "num_attention_heads": self.num_heads,
+            renamed.get("intermediate_size", "intermediate_size"): inner,
+            "max_position_embeddings": self.max_position_embeddings,
+            "tie_word_embeddings": self.tie_embeddings,
+            # The tokenizer's, once known; a family's own ids may lie outside this vocabulary.
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+        }
+        if hasattr(defaults, "num_key_value_heads"):
+            settings["num_key_value_heads"] = self.num_kv_heads or self.num_heads
+        elif self.num_kv_heads is not None:
+            raise ValueError(f"{self.family} has no grouped-query attention: drop num_kv_heads")
+        if hasattr(defaults, "head_dim"):
+            settings["head_dim"] = self.hidden_size // self.num_heads
+        settings |= {name: self.dropout for name in _DROPOUT_NAMES if hasattr(defaults, name)}
+        return AutoConfig.for_model(self.family, **(settings | self.overrides))
+
+
+def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
+    """Build the model from its sizes with fresh weights, or load the pretrained one.
+
+    Args:
+        base: The model.
+        vocab_size: Tokens of the tokenizer that will feed it.
+
+    Raises:
+        ValueError: if a pretrained model has fewer token embeddings than the tokenizer tokens.
+    """
+    if base.pretrained is None:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(base.to_transformers(vocab_size))
+        return model
+    model = AutoModelForCausalLM.from_pretrained(base.pretrained)
+    held = model.get_input_embeddings().num_embeddings
+    if vocab_size > held:
+        raise ValueError(
+            f"the tokenizer has {vocab_size} tokens but {base.pretrained} embeds only {held}: use "
+            f"that model's own tokenizer (data.init_args.tokenizer.path={base.pretrained})"
+        )
+    return model

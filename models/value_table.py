@@ -1,0 +1,185 @@
+"""The slots themselves: a table of value vectors, read by a weighted gather."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.weighted_gather import transposed_gather, weight_gradient, weighted_gather
+
+# Shapes: B tokens, K slots read by a token (all heads), D value width, S slots, U rows with gradient
+
+
+class RowGradient(NamedTuple):
+    """A compact gradient of the table: what each named row would move by."""
+
+    rows_U: Tensor
+    grad_UD: Tensor
+
+
+class SlotReads(NamedTuple):
+    """What one backward pass leaves behind: enough to form the gradient of any set of rows."""
+
+    ids_BK: Tensor
+    weights_BK: Tensor
+    grad_BD: Tensor
+
+
+class ValueTable(nn.Module):
+    """S value vectors, shared by every memory layer that is given this table.
+
+    This is the seam where kernels and sharding sit: layers only call `forward`, optimizers only
+    read `weight.grad` (dense) or `row_gradient` (selected rows).
+
+    Args:
+        num_slots: S.
+        value_dim: D, any width.
+        gradient: `dense` gives `weight.grad` of the table's full size, for any optimizer.
+            `selected_rows` forms no dense gradient: each backward keeps its reads, and
+            `row_gradient` turns all reads since the last `clear_reads` into one compact
+            gradient, of the rows asked for or of every row read. Use it when the rows to learn
+            are known only after the last micro-batch, as in sparse memory finetuning.
+        dtype: float32 or bfloat16. A bfloat16 table halves the bytes read; its gradients are
+            still summed in float32.
+
+    Raises:
+        ValueError: if a size is not positive or the gradient mode is unknown.
+
+    Init: N(0, D^-1/2) (facebookresearch/memory, `HashingMemory`).
+    Deviation: the table is passed to layers by their constructor, not held in a class global.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        value_dim: int,
+        gradient: Literal["dense", "selected_rows"] = "dense",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_slots < 1 or value_dim < 1:
+            raise ValueError(
+                f"a value table needs at least one slot and one dimension, "
+                f"got num_slots={num_slots}, value_dim={value_dim}"
+            )
+        self.num_slots = num_slots
+        self.value_dim = value_dim
+        self.weight = nn.Parameter(torch.empty(num_slots, value_dim, dtype=dtype))
+        self.reads: list[SlotReads] = []
+        self.set_gradient(gradient)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the values anew."""
+        nn.init.normal_(self.weight, std=self.value_dim**-0.5)
+
+    def set_gradient(self, gradient: Literal["dense", "selected_rows"]) -> None:
+        """Choose how the backward reports the table's gradient; drops reads not yet used."""
+        if gradient not in ("dense", "selected_rows"):
+            raise ValueError(f"gradient must be 'dense' or 'selected_rows', got {gradient!r}")
+        self.gradient = gradient
+        self.clear_reads()
+
+    def forward(self, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
+        """Read rows: y[b] = sum_k weights[b, k] * weight[ids[b, k]].
+
+        Args:
+            ids_BK: int64 in [0, S).
+            weights_BK: float; gradients flow to them.
+
+        Returns:
+            y_BD in the table's dtype.
+        """
+        y_BD: Tensor = _Gather.apply(self.weight, ids_BK, weights_BK, self)
+        return y_BD
+
+    def row_gradient(self, rows: Tensor | None = None) -> RowGradient:
+        """Form the gradient of the reads kept since the last `clear_reads`.
+
+        Args:
+            rows: int64, distinct; only these rows get a gradient (zero where none of them was
+                read). None: every row that was read.
+
+        Raises:
+            RuntimeError: if the table is not in `selected_rows` mode.
+
+        Returns:
+            Rows ascending, and their gradients in float32 (float64 for a float64 table).
+        """
+        if self.gradient != "selected_rows":
+            raise RuntimeError("row_gradient needs ValueTable(gradient='selected_rows')")
+        exact = torch.promote_types(self.weight.dtype, torch.float32)
+        if not self.reads:
+            found = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+            sums = torch.empty(0, self.value_dim, dtype=exact, device=self.weight.device)
+        else:
+            ids_M, bags_M, weights_M = _flatten(self.reads)
+            grad_BD = torch.cat([reads.grad_BD for reads in self.reads]).to(exact)
+            if rows is not None:
+                wanted_S = torch.zeros(self.num_slots, dtype=torch.bool, device=ids_M.device)
+                wanted_S[rows] = True
+                keep_M = wanted_S[ids_M]
+                ids_M, bags_M, weights_M = ids_M[keep_M], bags_M[keep_M], weights_M[keep_M]
+            found, sums = transposed_gather(ids_M, bags_M, weights_M, grad_BD)
+        if rows is None:
+            return RowGradient(found, sums)
+        rows = rows.sort().values
+        full = sums.new_zeros(rows.numel(), self.value_dim)
+        full[torch.searchsorted(rows, found)] = sums
+        return RowGradient(rows, full)
+
+    def clear_reads(self) -> None:
+        """Forget the reads: call after each optimizer step."""
+        self.reads = []
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_slots={self.num_slots}, value_dim={self.value_dim}, "
+            f"gradient={self.gradient!r}, dtype={self.weight.dtype}"
+        )
+
+
+class _Gather(torch.autograd.Function):
+    """The weighted gather and its backward in the table's mode."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor, table: ValueTable
+    ) -> Tensor:
+        ctx.save_for_backward(values_SD, ids_BK, weights_BK)
+        ctx.table = table
+        return weighted_gather(values_SD, ids_BK, weights_BK)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, grad_BD: Tensor
+    ) -> tuple[Tensor | None, None, Tensor | None, None]:
+        values_SD, ids_BK, weights_BK = ctx.saved_tensors
+        grad_BD = grad_BD.contiguous()
+        grad_values = grad_weights = None
+        if ctx.needs_input_grad[2]:
+            grad_weights = weight_gradient(grad_BD, values_SD, ids_BK).to(weights_BK.dtype)
+        if ctx.needs_input_grad[0]:
+            reads = SlotReads(ids_BK, weights_BK.detach(), grad_BD)
+            if ctx.table.gradient == "selected_rows":
+                ctx.table.reads.append(reads)
+            else:
+                exact = torch.promote_types(values_SD.dtype, torch.float32)
+                rows_U, sums_UD = transposed_gather(*_flatten([reads]), grad_BD.to(exact))
+                grad_values = torch.zeros_like(values_SD)
+                grad_values[rows_U] = sums_UD.to(values_SD.dtype)
+        return grad_values, None, grad_weights, None
+
+
+def _flatten(all_reads: list[SlotReads]) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the reads of several backward passes end to end: (row, token, weight) of each."""
+    ids, bags, weights, num_bags = [], [], [], 0
+    for reads in all_reads:
+        count, width = reads.ids_BK.shape
+        tokens = torch.arange(num_bags, num_bags + count, device=reads.ids_BK.device)
+        ids.append(reads.ids_BK.reshape(-1))
+        bags.append(tokens.repeat_interleave(width))
+        weights.append(reads.weights_BK.reshape(-1))
+        num_bags += count
+    return torch.cat(ids), torch.cat(bags), torch.cat(weights)

@@ -1,0 +1,1 @@
+"""From samples to numbers: losses, scores and rewards in pure torch."""

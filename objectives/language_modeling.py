@@ -1,0 +1,219 @@
+"""The loss of a causal language model, with all logits at once or without ever holding them all.
+
+Both functions return the same `NextTokenNLL`. It carries sums and counts and no mean, because the
+mean of a step runs over the tokens of all ranks and all accumulated micro-batches:
+
+    nll = chunked_next_token_nll(hidden_BTD, lm_head.weight, labels_BT)
+    loss = nll.sum_nats / num_tokens_of_the_whole_step
+"""
+
+# Shapes: B batch, T tokens, S = T-1 predictions (position s predicts token s+1), N predictions
+# whose label counts, C predictions in one chunk, D hidden width, V vocabulary
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy, linear
+
+IGNORED_LABEL = -100
+
+
+class NextTokenNLL(NamedTuple):
+    """The negative log-likelihood of every next token.
+
+    Attributes:
+        nats: (B, S), differentiable, 0 where the label is ignored; at least float32.
+        keep_mask: (B, S), True where the label counts.
+    """
+
+    nats: Tensor
+    keep_mask: Tensor
+
+    @property
+    def sum_nats(self) -> Tensor:
+        """The sum over all predictions: a differentiable scalar, 0 where nothing is predicted."""
+        return self.nats.sum()
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """How many tokens are predicted: an int64 scalar."""
+        return self.keep_mask.sum()
+
+    def num_bytes(self, num_bytes_BT: Tensor) -> Tensor:
+        """Sum the bytes of the tokens predicted.
+
+        Args:
+            num_bytes_BT: UTF-8 bytes that each input token stands for.
+
+        Returns:
+            An int64 scalar.
+        """
+        return (num_bytes_BT[:, 1:] * self.keep_mask).sum()
+
+
+def next_token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> NextTokenNLL:
+    """Score every next token under the logits of a causal language model.
+
+    Logits at t predict the label at t+1. The log-softmax runs in float32 (float64 stays), whatever
+    the logits' dtype.
+
+    Args:
+        logits_BTV: Unnormalised log-probabilities.
+        labels_BT: int64 in [0, V), aligned with the input (not shifted), `IGNORED_LABEL` where
+            nothing is to be predicted. The first column predicts nothing and is never read.
+
+    Returns:
+        Negative log-likelihoods in nats and the mask of those that count.
+
+    Raises:
+        ValueError: If the shapes of logits and labels do not agree.
+
+    >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0986123], [9.0, 9.0]]])  # ln 3
+    >>> nll = next_token_nll(logits, torch.tensor([[IGNORED_LABEL, 0, 1]]))
+    >>> nll.nats, nll.num_tokens  # ln 2 and ln 4/3
+    (tensor([[0.6931, 0.2877]]), tensor(2))
+    """
+    _check_labels(labels_BT, logits_BTV, "logits_BTV")
+    targets_BS = labels_BT[:, 1:]
+    nll_BS = cross_entropy(
+        _at_least_float32(logits_BTV[:, :-1]).flatten(0, 1),
+        targets_BS.flatten(),
+        reduction="none",
+        ignore_index=IGNORED_LABEL,
+    ).view_as(targets_BS)
+    return NextTokenNLL(nll_BS, targets_BS != IGNORED_LABEL)
+
+
+def chunked_next_token_nll(
+    hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_tokens: int = 1024
+) -> NextTokenNLL:
+    """Do what `next_token_nll(hidden_BTD @ weight_VD.T, labels_BT)` does, in far less memory.
+
+    Logits exist for one chunk of predictions at a time, only at positions whose label counts, and
+    are computed again in the backward pass: two arrays of C V numbers in place of several of B T V,
+    for a third more arithmetic in the output layer. Value and gradient are those of the plain
+    function up to the order of float additions; the weight's gradient is summed over chunks in
+    float32 at least. Under autocast the products run in its dtype, as `torch.nn.Linear`'s would.
+
+    Finding the positions that count synchronises with an accelerator once. The gradient has no
+    gradient of its own.
+
+    Args:
+        hidden_BTD: Last hidden states, after the final norm.
+        weight_VD: Weight of the output layer, which has no bias.
+        labels_BT: As in `next_token_nll`.
+        chunk_tokens: Largest number of predictions whose logits exist at once, C.
+
+    Returns:
+        As `next_token_nll`.
+
+    Raises:
+        ValueError: If shapes do not agree or `chunk_tokens` is not positive.
+
+    >>> hidden, weight = torch.tensor([[[0.0], [1.0], [5.0]]]), torch.tensor([[0.0], [1.0986123]])
+    >>> labels = torch.tensor([[IGNORED_LABEL, 0, 1]])
+    >>> chunked_next_token_nll(hidden, weight, labels, chunk_tokens=1).nats
+    tensor([[0.6931, 0.2877]])
+    """
+    _check_labels(labels_BT, hidden_BTD, "hidden_BTD")
+    if weight_VD.ndim != 2 or weight_VD.shape[1] != hidden_BTD.shape[2]:
+        raise ValueError(
+            f"weight_VD has shape {tuple(weight_VD.shape)}, but hidden_BTD is "
+            f"{hidden_BTD.shape[2]} wide: give the output layer's weight as (vocabulary, width)."
+        )
+    if chunk_tokens < 1:
+        raise ValueError(f"chunk_tokens must be at least 1, got {chunk_tokens}.")
+
+    targets_BS = labels_BT[:, 1:]
+    keep_mask_BS = targets_BS != IGNORED_LABEL
+    row_N, position_N = keep_mask_BS.nonzero(as_tuple=True)
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, row_N * labels_BT.shape[1] + position_N)
+    nll_N = _LinearNLL.apply(
+        _as_autocast(hidden_ND),
+        _as_autocast(weight_VD),
+        targets_BS[row_N, position_N],
+        chunk_tokens,
+    )
+    nll_BS = nll_N.new_zeros(targets_BS.shape).masked_scatter(keep_mask_BS, nll_N)
+    return NextTokenNLL(nll_BS, keep_mask_BS)
+
+
+class _LinearNLL(torch.autograd.Function):
+    """Output layer and cross-entropy in one, chunk by chunk; the backward pass repeats the logits.
+
+    With p = softmax(h W^T) and nll = -ln p_target, the gradient of one nll in its logits is
+    p - onehot(target).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
+        ctx.chunk_tokens = chunk_tokens
+        chunks = zip(hidden_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return torch.cat(
+                [
+                    cross_entropy(_logits(hidden_CD, weight_VD), targets_C, reduction="none")
+                    for hidden_CD, targets_C in chunks
+                ]
+            )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
+        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight_VD = torch.zeros_like(_at_least_float32(weight_VD)) if needs_weight else None
+
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            for start in range(0, len(hidden_ND), ctx.chunk_tokens):
+                chunk = slice(start, start + ctx.chunk_tokens)
+                targets_C1, grad_C1 = targets_N[chunk, None], grad_N[chunk, None]
+                grad_logits_CV = _logits(hidden_ND[chunk], weight_VD).softmax(-1)
+                grad_logits_CV.mul_(grad_C1).scatter_add_(1, targets_C1, -grad_C1)
+                grad_logits_CV = grad_logits_CV.to(hidden_ND.dtype)
+                if grad_hidden_ND is not None:
+                    torch.mm(grad_logits_CV, weight_VD, out=grad_hidden_ND[chunk])
+                if grad_weight_VD is not None:
+                    _add_product_(grad_weight_VD, grad_logits_CV.T, hidden_ND[chunk])
+
+        if grad_weight_VD is not None:
+            grad_weight_VD = grad_weight_VD.to(weight_VD.dtype)
+        return grad_hidden_ND, grad_weight_VD, None, None
+
+
+def _logits(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
+    return _at_least_float32(linear(hidden_CD, weight_VD))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """Cast as autocast casts the inputs of a matrix product; it leaves float64 alone."""
+    device_type = x.device.type
+    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(device_type))
+
+
+def _add_product_(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
+    """Add left @ right to a total that may have a wider dtype than they."""
+    if total_VD.dtype == left_VC.dtype:
+        total_VD.addmm_(left_VC, right_CD)  # without a product of the size of the total
+    else:
+        total_VD += left_VC @ right_CD
+
+
+def _check_labels(labels_BT: Tensor, source: Tensor, name: str) -> None:
+    if source.ndim != 3 or labels_BT.shape != source.shape[:2]:
+        raise ValueError(
+            f"labels_BT has shape {tuple(labels_BT.shape)} and {name} {tuple(source.shape)}: give "
+            "one label for every input token, aligned with the input and not shifted."
+        )
