@@ -113,7 +113,7 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(base.to_transformers(vocab_size))
         return model
     model = AutoModelForCausalLM.from_pretrained(base.pretrained)
-    held = model.get_input_embeddings().num_embeddings
+    held = model.config.vocab_size
     if vocab_size > held:
         raise ValueError(
             f"the tokenizer has {vocab_size} tokens but {base.pretrained} embeds only {held}: use "

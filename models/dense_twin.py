@@ -1,9 +1,8 @@
-"""The dense twin of a memory model: FFNs with as many multiply-adds as the memory they stand for."""
+"""The dense twin of a memory model: FFNs with as many multiply-adds as its memory."""
 
 import copy
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from models.memory_config import MemoryConfig
@@ -35,9 +34,8 @@ def resized_ffn(ffn: nn.Module, hidden_size: int, width: int, init_std: float) -
                 continue
             num_in, num_out = (width if size == inner else size for size in shape)
             setattr(parent, name, _linear_like(child, num_in, num_out, init_std))
-    for attribute in ("intermediate_size",):
-        if hasattr(twin, attribute):
-            setattr(twin, attribute, width)
+    if hasattr(twin, "intermediate_size"):
+        setattr(twin, "intermediate_size", width)  # noqa: B010 - nn.Module types it as a module
     return twin
 
 
@@ -63,14 +61,13 @@ def _inner_width(ffn: nn.Module, hidden_size: int) -> int:
 
 
 def _linear_like(module: nn.Module, num_in: int, num_out: int, init_std: float) -> nn.Module:
+    made: nn.Linear | Conv1D
     if isinstance(module, nn.Linear):
-        made: nn.Module = nn.Linear(num_in, num_out, bias=module.bias is not None)
+        made = nn.Linear(num_in, num_out, bias=module.bias is not None)
     else:
         made = Conv1D(num_out, num_in)
-    weight = module.weight
-    assert isinstance(weight, torch.Tensor)
-    made = made.to(device=weight.device, dtype=weight.dtype)
+    like = next(module.parameters())
     nn.init.normal_(made.weight, std=init_std)
-    if getattr(made, "bias", None) is not None:
+    if isinstance(made.bias, Tensor):
         nn.init.zeros_(made.bias)
-    return made
+    return made.to(device=like.device, dtype=like.dtype)

@@ -99,7 +99,8 @@ class MemoryConfig:
 
     def sizes(self) -> tuple[int, int]:
         """The resolved (key_dim, value_dim)."""
-        assert self.key_dim is not None and self.value_dim is not None, "call resolved() first"
+        assert self.key_dim is not None, "call resolved() first"
+        assert self.value_dim is not None, "call resolved() first"
         return self.key_dim, self.value_dim
 
     def dtype(self) -> torch.dtype | None:

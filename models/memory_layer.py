@@ -38,6 +38,26 @@ class SwiluGate(nn.Module):
         return out
 
 
+class OutputProjection(nn.Module):
+    """Without the gate, values of another width than the hidden size are only projected.
+
+    Args:
+        hidden_size: M.
+        value_dim: V.
+    """
+
+    def __init__(self, hidden_size: int, value_dim: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(value_dim, hidden_size)
+        nn.init.normal_(self.output.weight, std=hidden_size**-0.5)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, value_BTV: Tensor, hidden_BTM: Tensor) -> Tensor:
+        """Project to (B, T, M); the layer's input is not used."""
+        out: Tensor = self.output(value_BTV)
+        return out
+
+
 class MemoryLayer(nn.Module):
     """A sparse key-value layer: out = gate(sum_hk softmax_k(score) * V[slot], x).
 
@@ -124,6 +144,7 @@ class MemoryLayer(nn.Module):
         return query_BHD if keys is None else query_BHD.to(keys.dtype)
 
     def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
         return f"top_k={self.top_k}, value_dim={self.values.value_dim}"
 
 

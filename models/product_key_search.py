@@ -33,17 +33,12 @@ def candidate_ranks(num_kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     119
     """
     pairs = [
-        (i, j)
-        for i in range(num_kept)
-        for j in range(num_kept)
-        if (i + 1) * (j + 1) <= num_kept
+        (i, j) for i in range(num_kept) for j in range(num_kept) if (i + 1) * (j + 1) <= num_kept
     ]
     return tuple(i for i, _ in pairs), tuple(j for _, j in pairs)
 
 
-def product_key_topk(
-    query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int
-) -> tuple[Tensor, Tensor]:
+def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     """Find the K best of N * N slots for each query and head.
 
     Args:
@@ -91,7 +86,7 @@ class _ProductKeyTopK(torch.autograd.Function):
         ctx: Any, _: Tensor, grad_BHK: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
         query_BH2E, keys_H2NE, half_ids_BH2K, half_ranks_BH2K = ctx.saved_tensors
-        num_queries, num_heads, _, half_dim = query_BH2E.shape
+        _, num_heads, _, half_dim = query_BH2E.shape
         num_keys = keys_H2NE.shape[2]
         # A winner's gradient goes to its row and its column; many winners share few rows.
         grad_BH2K = torch.zeros_like(half_ranks_BH2K, dtype=grad_BHK.dtype)

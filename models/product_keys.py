@@ -99,4 +99,5 @@ class ProductKeyIndex(SlotIndex):
         return F.layer_norm(query_BH2E, (width,)) * gain_H11, F.layer_norm(self.keys, (width,))
 
     def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
         return f"{super().extra_repr()}, num_keys={self.num_keys}, qk_norm={self.qk_norm}"

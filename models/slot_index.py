@@ -66,4 +66,5 @@ class SlotIndex(nn.Module, ABC):
         return ids_BHK, self.score(query_BHD, ids_BHK)
 
     def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
         return f"num_slots={self.num_slots}, num_heads={self.num_heads}, query_dim={self.query_dim}"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from models.weighted_gather import transposed_gather, weight_gradient, weighted_gather
 
-# Shapes: B tokens, K slots read by a token (all heads), D value width, S slots, U rows with gradient
+# Shapes: B tokens, K slots read by a token (all heads), D value width, S slots, U rows
 
 
 class RowGradient(NamedTuple):
@@ -133,6 +133,7 @@ class ValueTable(nn.Module):
         self.reads = []
 
     def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
         return (
             f"num_slots={self.num_slots}, value_dim={self.value_dim}, "
             f"gradient={self.gradient!r}, dtype={self.weight.dtype}"
@@ -152,9 +153,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, grad_BD: Tensor
-    ) -> tuple[Tensor | None, None, Tensor | None, None]:
+    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         values_SD, ids_BK, weights_BK = ctx.saved_tensors
         grad_BD = grad_BD.contiguous()
         grad_values = grad_weights = None

@@ -1,0 +1,137 @@
+"""What a validation pass over text and questions adds up to."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from metrics.language_modeling import TokenNLL
+from metrics.question_answering import ExactMatch, TokenF1
+from metrics.slot_usage import SlotUsage
+from models.memory_blocks import memory_layers
+from objectives.language_modeling import NextTokenNLL
+
+Batch = dict[str, Any]
+
+
+class LanguageModelEvaluation:
+    """Collects a validation epoch: likelihoods, answers and slot usage, over all ranks.
+
+    Args:
+        model: The language model.
+        max_new_tokens: Longest answer or continuation to generate.
+        num_samples: Generated answers to keep as examples from each set of questions.
+
+    Attributes:
+        samples: Examples of this epoch: question, answers, prediction, exact_match.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_new_tokens: int, num_samples: int) -> None:
+        self.model = model
+        self.max_new_tokens = max_new_tokens
+        self.num_samples = num_samples
+        self.layers = memory_layers(model)
+        self.metrics: dict[str, Metric] = {}
+        self.samples: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.samples = []
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def record_reads(self, recording: bool) -> None:
+        """Switch the layers' record of the slots they read on or off."""
+        for layer in self.layers:
+            layer.recording, layer.last_ids = recording, None
+
+    def add_likelihood(self, batch: Batch, nll: NextTokenNLL) -> None:
+        """Count a batch's likelihood, and the slots its tokens read if they were recorded."""
+        self._metric(f"{batch['name']}/nll", TokenNLL).update(
+            nll.sum_nats, nll.num_tokens, nll.num_bytes(batch["num_bytes"])
+        )
+        keep_mask = (batch["segment_ids"] > 0)[..., None, None]
+        for number, layer in enumerate(self.layers):
+            if layer.last_ids is not None:
+                usage = self._metric(f"memory/layer_{number}", SlotUsage, layer.index.num_slots)
+                usage.update(layer.last_ids, keep_mask)
+
+    def add_answers(self, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Ask the batch's questions, closed book and greedily, and score the answers."""
+        name, answers = batch["name"], batch["answers"]
+        predictions = self.generate(tokenizer, batch["prompt_ids"], batch["prompt_mask"])
+        predictions = [prediction.split("\n")[0].strip() for prediction in predictions]
+        exact_match = self._metric(f"{name}/exact_match", ExactMatch)
+        exact_match.update(predictions, answers)
+        self._metric(f"{name}/f1", TokenF1).update(predictions, answers)
+        room = self.num_samples - sum(row["set"] == name for row in self.samples)
+        for question, accepted, prediction in list(
+            zip(batch["questions"], answers, predictions, strict=True)
+        )[: max(0, room)]:
+            single = ExactMatch()
+            single.update([prediction], [accepted])
+            self.samples.append(
+                {
+                    "set": name,
+                    "question": question,
+                    "answers": " | ".join(accepted),
+                    "prediction": prediction,
+                    "exact_match": float(single.compute()),
+                }
+            )
+
+    def generate(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor, prompt_mask: Tensor
+    ) -> list[str]:
+        """Continue left-padded prompts greedily; returns the continuations alone."""
+        ids = self.model.generate(
+            prompt_ids,
+            attention_mask=prompt_mask,
+            max_new_tokens=self.max_new_tokens,
+            do_sample=False,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts: list[str] = tokenizer.batch_decode(
+            ids[:, prompt_ids.shape[1] :], skip_special_tokens=True
+        )
+        return texts
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every number of the epoch under its log key; a collective under DDP."""
+        values: dict[str, Tensor] = {}
+        for name, metric in self.metrics.items():
+            result = metric.compute()
+            if isinstance(metric, TokenNLL):
+                asked = f"{name.removesuffix('/nll')}/f1" in self.metrics
+                prefix = f"val/{name.removesuffix('/nll')}/"
+                prefix += "answer_" if asked else ""
+                values[f"{prefix}nll_nats_per_token"] = result["nll_nats_per_token"]
+                if not asked:
+                    values[f"{prefix}bits_per_byte"] = result["bits_per_byte"]
+                    values[f"{prefix}perplexity"] = result["perplexity"]
+            elif isinstance(metric, SlotUsage):
+                values |= {f"{name}/{key}": value for key, value in result.items()}
+            else:
+                values[f"val/{name}"] = result
+        return {name: value.float() for name, value in values.items()}
+
+    def most_read_slots(self, count: int) -> list[dict[str, Any]]:
+        """The slots read most in this epoch, by layer, as rows of a table."""
+        rows = []
+        for name, metric in self.metrics.items():
+            if isinstance(metric, SlotUsage):
+                ids, reads = metric.most_read(count)
+                rows += [
+                    {"layer": name.removeprefix("memory/"), "slot": int(slot), "reads": int(read)}
+                    for slot, read in zip(ids, reads, strict=True)
+                ]
+        return rows
+
+    def _metric(self, name: str, kind: type[Metric], *args: Any) -> Any:
+        if name not in self.metrics:
+            device: torch.device = self.model.device
+            self.metrics[name] = kind(*args).to(device)
+        return self.metrics[name]

@@ -1,0 +1,84 @@
+"""Parameter groups, learning-rate schedule and clipping for language models with memory."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from models.memory_blocks import value_tables
+
+
+def value_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of every value table, once each."""
+    return [table.weight for table in value_tables(model)]
+
+
+def build_adamw(
+    model: nn.Module,
+    learning_rate: float,
+    value_learning_rate: float,
+    weight_decay: float,
+    value_weight_decay: float,
+    betas: tuple[float, float],
+) -> AdamW:
+    """AdamW with the memory's values in a group of their own.
+
+    Groups, in this order, empty ones left out: `decay` (matrices), `no_decay` (norms, biases,
+    gates), `values`. The papers give values a higher learning rate than the rest (1e-3 against
+    1e-4 in facebookresearch/memory): a slot is read by few tokens, so it sees few gradients.
+    """
+    values = {id(parameter) for parameter in value_parameters(model)}
+    groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "values": []}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = "decay" if parameter.ndim >= 2 else "no_decay"
+        groups["values" if id(parameter) in values else kind].append(parameter)
+    settings = {
+        "decay": {"lr": learning_rate, "weight_decay": weight_decay},
+        "no_decay": {"lr": learning_rate, "weight_decay": 0.0},
+        "values": {"lr": value_learning_rate, "weight_decay": value_weight_decay},
+    }
+    return AdamW(
+        [
+            {"params": parameters, "name": name, **settings[name]}
+            for name, parameters in groups.items()
+            if parameters
+        ],
+        betas=betas,
+        fused=True,
+    )
+
+
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, final_share: float
+) -> LambdaLR:
+    """Rise linearly over `warmup_steps`, then fall on a cosine to `final_share` of the peak."""
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, share)
+
+
+def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
+    """Clip the values' gradient and everybody else's to `max_norm`, each by its own norm.
+
+    As in facebookresearch/memory: clipped together, a rare large gradient of a few slots would
+    stall the whole network. Returns both norms before clipping: (values, others).
+    """
+    values = {id(parameter) for parameter in value_parameters(model)}
+
+    def clip(parameters: Iterable[nn.Parameter]) -> Tensor:
+        return nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
+
+    return (
+        clip(p for p in model.parameters() if id(p) in values),
+        clip(p for p in model.parameters() if id(p) not in values),
+    )
