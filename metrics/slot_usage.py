@@ -13,10 +13,12 @@ class SlotUsage(SummedMetric):
     """Counts how often each slot of a memory is read, and sums up how evenly.
 
     An access is one slot id: a token that reads k slots through each of H heads makes H k of them.
-    Accesses are not weighted by the softmax (as in Memory Layers at Scale, 2412.09764, the usage of
-    a slot is whether it was among the top k).
+    An update costs one `bincount` of the ids and one pass over the counts.
 
-    Costs one `bincount` over the ids and one pass over the counts per update.
+    Paper: Large Memory Layers with Product Keys, 1907.05242, section 4: the share of slots used,
+    and the divergence of their use from uniform, which is ln S minus our entropy. Deviation:
+    accesses count alike, where the paper weights them by the softmax, so that these are the counts
+    by which sparse memory finetuning (2510.15103) ranks slots.
 
     Args:
         num_slots: Size of the memory, S.

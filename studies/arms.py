@@ -1,0 +1,119 @@
+"""Runs the arms of a study, each over several seeds, two at a time, and remembers what is done."""
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training that a study compares with others.
+
+    Args:
+        name: As it appears in tables and figures.
+        args: Words of the command line after `fit`, without seed and run directory.
+    """
+
+    name: str
+    args: tuple[str, ...]
+
+
+def run_arms(
+    arms: Sequence[Arm], seeds: Sequence[int], out: Path, num_workers: int = 2
+) -> dict[str, list[Path]]:
+    """Train every arm with every seed; runs that finished before are not repeated.
+
+    Each run is a `train.main` in a spawned process with one thread, so that runs side by side do
+    not slow each other and results do not depend on how many there are.
+
+    Args:
+        arms: What to run.
+        seeds: Seeds of each arm.
+        out: Folder of the study; runs are kept in `runs/` under it.
+        num_workers: Runs at a time.
+
+    Raises:
+        RuntimeError: if a run fails, naming its log; finished runs are kept.
+
+    Returns:
+        For each arm its run directories, in the order of the seeds.
+    """
+    places = {
+        (arm.name, seed): out / "runs" / f"{arm.name}-{_key(arm)}" / f"seed{seed}"
+        for arm in arms
+        for seed in seeds
+    }
+    todo = [(arm, seed) for seed in seeds for arm in arms if not _finished(places[arm.name, seed])]
+    context = multiprocessing.get_context("spawn")
+    with (
+        _single_threaded(),
+        Progress() as progress,
+        ProcessPoolExecutor(num_workers, mp_context=context, max_tasks_per_child=1) as pool,
+    ):
+        task = progress.add_task("runs", total=len(places), completed=len(places) - len(todo))
+        jobs = {
+            pool.submit(_train, arm.args, seed, places[arm.name, seed]): (arm, seed)
+            for arm, seed in todo
+        }
+        for job in as_completed(jobs):
+            arm, seed = jobs[job]
+            if error := job.exception():
+                log = places[arm.name, seed].with_suffix(".log")
+                raise RuntimeError(f"{arm.name}, seed {seed} failed, see {log}") from error
+            progress.advance(task)
+    return {arm.name: [places[arm.name, seed] for seed in seeds] for arm in arms}
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """The run's `summary.json`."""
+    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
+    return summary
+
+
+def _train(args: Sequence[str], seed: int, run_dir: Path) -> None:
+    import train  # in the worker, after its thread count is set
+
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = run_dir / "checkpoints" / "last.ckpt"
+    resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
+    words = ["fit", *args, "--seed_everything", str(seed), "--run_dir", str(run_dir), *resume]
+    with (
+        run_dir.with_suffix(".log").open("a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        train.main(words)
+
+
+def _key(arm: Arm) -> str:
+    """Tells an arm's settings apart, so that a changed arm is run anew."""
+    return hashlib.sha256("\n".join(arm.args).encode()).hexdigest()[:8]
+
+
+def _finished(run_dir: Path) -> bool:
+    path = run_dir / "summary.json"
+    return path.exists() and json.loads(path.read_text())["status"] == "finished"
+
+
+@contextlib.contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Let processes started within have one thread each."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,60 @@
+"""What every test has: one thread, no network, a process left as it was found."""
+
+import os
+
+# Before anything imports torch, tokenizers or the hub's client, which read these once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRIPTYCH_DEBUG"] = "0"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from callbacks.process_state import restored_process_state
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = {
+    "model": {"class_path": "tests.tiny_lightning.TinyModule"},
+    "data": {"class_path": "tests.tiny_lightning.TinyData"},
+    "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1},
+    "tracking": {"uri": None},
+}
+
+
+@pytest.fixture(autouse=True)
+def _process_left_as_found() -> Iterator[None]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with restored_process_state():
+        yield
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that the test runs in: `runs/` and `mlflow.db` land there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(workdir: Path) -> Callable[..., list[str]]:
+    """Makes the command line of a run that takes well under a second, without MLflow.
+
+    Keyword arguments are sections of the configuration, merged over those of `TINY`.
+    """
+
+    def words(*options: object, name: str = "tiny", **sections: dict) -> list[str]:
+        config = {
+            key: {**TINY.get(key, {}), **sections.get(key, {})} for key in {**TINY, **sections}
+        }
+        path = workdir / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return ["fit", "--config", str(path), *map(str, options)]
+
+    return words

@@ -1,0 +1,46 @@
+"""Small sources for the datamodules' tests; nothing touches the user's caches."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _cache_folder(tmp_path_factory, monkeypatch):
+    """Keep tokenizers and token files in one folder for the whole session."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(folder))
+    monkeypatch.delenv("TRIPTYCH_DATA", raising=False)
+
+
+@pytest.fixture
+def write_jsonl(tmp_path):
+    """Write rows as JSON lines (gzipped where the name says so) and return the path."""
+
+    def write(name: str, rows: list) -> str:
+        path = tmp_path / name
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        data = text.encode()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def text_file(write_jsonl) -> str:
+    """Sixty texts of three to eighty words."""
+    texts = [" ".join(f"w{(i * j) % 89}" for j in range(3 + i * 13 % 78)) for i in range(60)]
+    return write_jsonl("texts.jsonl", [{"text": text} for text in texts])
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Return the project's real data, or skip where it is absent."""
+    folder = Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the project's real data (../shared/data) is not on this machine")
+    return folder

@@ -1,0 +1,165 @@
+"""What every metric must do. All of them are found in the package: a new one is tested unasked.
+
+A metric takes part by its `example()`: a fresh metric and two or more batches for its `update`.
+"""
+
+import importlib
+import inspect
+import pickle
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import multiprocessing
+from torchmetrics import Metric
+
+import metrics
+
+
+def find_metrics() -> list[type[Metric]]:
+    """Every concrete metric defined in the package, by walking its modules."""
+    found = []
+    for module_info in pkgutil.walk_packages(metrics.__path__, prefix="metrics."):
+        module = importlib.import_module(module_info.name)
+        found += [
+            value
+            for _, value in inspect.getmembers(module, inspect.isclass)
+            if issubclass(value, Metric)
+            and value.__module__ == module.__name__
+            and not inspect.isabstract(value)
+        ]
+    return found
+
+
+METRICS = find_metrics()
+every_metric = pytest.mark.parametrize("metric_class", METRICS, ids=lambda cls: cls.__name__)
+
+
+def updated(metric: Metric, batches: list[tuple[Any, ...]]) -> Metric:
+    for batch in batches:
+        metric.update(*batch)
+    return metric
+
+
+def assert_same(value: Any, expected: Any) -> None:
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def test_metrics_are_found():
+    assert {cls.__name__ for cls in METRICS} >= {"ExactMatch", "TokenF1", "SlotUsage", "TokenNLL"}
+
+
+@every_metric
+def test_it_gives_an_example_that_moves_it(metric_class: type[Metric]):
+    assert hasattr(metric_class, "example"), (
+        f"{metric_class.__name__} needs a classmethod example() -> (metric, batches)"
+    )
+    metric, batches = metric_class.example()
+    assert type(metric) is metric_class
+    assert len(batches) >= 2
+    with pytest.raises(AssertionError):
+        assert_same(updated(metric, batches).compute(), metric_class.example()[0].compute())
+
+
+@every_metric
+def test_empty_compute_neither_raises_nor_warns(metric_class: type[Metric]):
+    metric_class.example()[0].compute()  # the suite turns warnings into errors
+
+
+@every_metric
+def test_reset_forgets_everything(metric_class: type[Metric]):
+    metric, batches = metric_class.example()
+    empty = metric.compute()
+    updated(metric, batches).compute()
+    metric.reset()
+    assert_same(metric.compute(), empty)
+    fresh, _ = metric_class.example()
+    assert_same(updated(metric, batches).compute(), updated(fresh, batches).compute())
+
+
+@every_metric
+@pytest.mark.parametrize("copy", [pickle.dumps, Metric.clone], ids=["pickle", "clone"])
+def test_a_copy_is_equal_and_independent(metric_class: type[Metric], copy: Any):
+    metric, (first, *rest) = metric_class.example()
+    metric.update(*first)
+    before = metric.compute()
+    duplicate = copy(metric)
+    if isinstance(duplicate, bytes):
+        duplicate = pickle.loads(duplicate)
+    assert_same(duplicate.compute(), before)
+    assert_same(duplicate.metric_state, metric.metric_state)
+    updated(duplicate, rest)
+    assert_same(metric.compute(), before)
+    assert_same(duplicate.compute(), updated(metric, rest).compute())
+
+
+@every_metric
+def test_states_keep_their_dtype(metric_class: type[Metric]):
+    # A rank that has seen no batch gathers with one that has: their dtypes must agree.
+    metric, batches = metric_class.example()
+    before = {name: state.dtype for name, state in metric.metric_state.items()}
+    updated(metric, batches)
+    assert {name: state.dtype for name, state in metric.metric_state.items()} == before
+    assert set(before.values()) <= {torch.int64, torch.float64}
+
+
+@every_metric
+def test_two_halves_merged_equal_the_whole(metric_class: type[Metric]):
+    whole, batches = metric_class.example()
+    updated(whole, batches)
+    for split in range(len(batches) + 1):
+        left = updated(metric_class.example()[0], batches[:split])
+        right = updated(metric_class.example()[0], batches[split:])
+        left.compute()  # a value remembered from before the merge must not come back
+        left.merge_state(right)
+        assert_same(left.compute(), whole.compute())
+
+
+@every_metric
+def test_forward_returns_the_batch_and_keeps_the_total(metric_class: type[Metric]):
+    metric, batches = metric_class.example()
+    for batch in batches:
+        assert_same(metric(*batch), updated(metric_class.example()[0], [batch]).compute())
+    assert_same(metric.compute(), updated(metric_class.example()[0], batches).compute())
+
+
+def compute_on_a_rank(rank: int, folder: Path) -> None:
+    """Compute every metric on one of two processes, with the batches shared out in two ways."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    values = {}
+    for metric_class in METRICS:
+        metric, batches = metric_class.example()
+        alternating = updated(metric, batches[rank::2])
+        rank_0_only = updated(metric_class.example()[0], batches if rank == 0 else [])
+        name = metric_class.__name__
+        values[name] = {
+            "alternating": alternating.compute(),
+            "rank_0_only": rank_0_only.compute(),
+            "local_state": alternating.metric_state,  # must be this rank's own again
+        }
+        if hasattr(metric, "most_read"):
+            values[name]["most_read"] = alternating.most_read(3)
+    torch.save(values, folder / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+def test_two_processes_equal_one(tmp_path: Path):
+    multiprocessing.spawn(compute_on_a_rank, args=(tmp_path,), nprocs=2)
+    for rank in range(2):
+        values = torch.load(tmp_path / f"rank{rank}.pt")
+        for metric_class in METRICS:
+            metric, batches = metric_class.example()
+            expected = updated(metric, batches).compute()
+            found = values[metric_class.__name__]
+            assert_same(found["alternating"], expected)
+            assert_same(found["rank_0_only"], expected)
+            local = updated(metric_class.example()[0], batches[rank::2])
+            assert_same(found["local_state"], local.metric_state)
+            if "most_read" in found:
+                assert_same(found["most_read"], metric.most_read(3))
