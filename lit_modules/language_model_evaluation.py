@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from metrics.language_modeling import TokenNLL
-from metrics.question_answering import ExactMatch, TokenF1
+from metrics.question_answering import ExactMatch, TokenF1, exact_match
 from metrics.slot_usage import SlotUsage
 from models.memory_blocks import memory_layers
 from objectives.language_modeling import NextTokenNLL
@@ -60,27 +60,31 @@ class LanguageModelEvaluation:
 
     def add_answers(self, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
         """Ask the batch's questions, closed book and greedily, and score the answers."""
-        name, answers = batch["name"], batch["answers"]
+        name = batch["name"]
         predictions = self.generate(tokenizer, batch["prompt_ids"], batch["prompt_mask"])
-        predictions = [prediction.split("\n")[0].strip() for prediction in predictions]
-        exact_match = self._metric(f"{name}/exact_match", ExactMatch)
-        exact_match.update(predictions, answers)
-        self._metric(f"{name}/f1", TokenF1).update(predictions, answers)
-        room = self.num_samples - sum(row["set"] == name for row in self.samples)
-        for question, accepted, prediction in list(
-            zip(batch["questions"], answers, predictions, strict=True)
-        )[: max(0, room)]:
-            single = ExactMatch()
-            single.update([prediction], [accepted])
-            self.samples.append(
-                {
-                    "set": name,
-                    "question": question,
-                    "answers": " | ".join(accepted),
-                    "prediction": prediction,
-                    "exact_match": float(single.compute()),
-                }
+        # A row without accepted answers only fills up a rank's last batch.
+        rows = [
+            (question, answers, prediction.split("\n")[0].strip())
+            for question, answers, prediction in zip(
+                batch["questions"], batch["answers"], predictions, strict=True
             )
+            if answers
+        ]
+        accepted = [answers for _, answers, _ in rows]
+        given = [prediction for *_, prediction in rows]
+        self._metric(f"{name}/exact_match", ExactMatch).update(given, accepted)
+        self._metric(f"{name}/f1", TokenF1).update(given, accepted)
+        room = max(0, self.num_samples - sum(row["set"] == name for row in self.samples))
+        self.samples += [
+            {
+                "set": name,
+                "question": question,
+                "answers": " | ".join(answers),
+                "prediction": prediction,
+                "exact_match": exact_match(prediction, answers),
+            }
+            for question, answers, prediction in rows[:room]
+        ]
 
     def generate(
         self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor, prompt_mask: Tensor

@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.row_topk import row_topk
 from models.weighted_gather import transposed_gather
 
 # Shapes: B queries, H heads, E half width, N half keys, K kept, C candidate pairs, P = B * H
 # Half scores of one chunk should stay in the cache; a fresh large allocation costs more than
 # the arithmetic on it.
-_CHUNK_ELEMENTS_CPU = 1 << 22
+_CHUNK_ELEMENTS_CPU = 1 << 21
 _CHUNK_ELEMENTS_GPU = 1 << 28
 
 
@@ -142,14 +143,18 @@ def _search(
     for start in range(0, num_queries, chunk):
         part = slice(start, min(start + chunk, num_queries))
         query_GBE = query_BH2E[part].flatten(1, 2).transpose(0, 1)
-        best_GBK, best_ids_GBK = torch.bmm(query_GBE, keys_GEN).topk(num_kept, dim=-1)
-        best_BH2K = best_GBK.transpose(0, 1).unflatten(1, (num_heads, 2))
-        best_ids_BH2K = best_ids_GBK.transpose(0, 1).unflatten(1, (num_heads, 2))
-        pair_BHC = best_BH2K[:, :, 0, rows_C] + best_BH2K[:, :, 1, columns_C]
-        scores[part], winner_BHK = pair_BHC.topk(num_kept, dim=-1)
-        half_ranks[part, :, 0] = rows_C[winner_BHK]
-        half_ranks[part, :, 1] = columns_C[winner_BHK]
-        half_ids[part] = best_ids_BH2K
-        winning_BH2K = best_ids_BH2K.gather(3, half_ranks[part])
-        ids[part] = winning_BH2K[:, :, 0] * num_keys + winning_BH2K[:, :, 1]
+        half_GBN = torch.bmm(query_GBE, keys_GEN)
+        best_PK, best_ids_PK = row_topk(half_GBN.flatten(0, 1), num_kept)
+        split = (num_heads, 2, query_GBE.shape[1], num_kept)
+        best_H2BK, best_ids_H2BK = best_PK.view(split), best_ids_PK.view(split)
+        pair_HBC = best_H2BK[:, 0].index_select(-1, rows_C)
+        pair_HBC += best_H2BK[:, 1].index_select(-1, columns_C)
+        top_PK, pairs_PK = row_topk(pair_HBC.flatten(0, 1), num_kept)
+        pairs_HBK = pairs_PK.view(num_heads, -1, num_kept)
+        ranks_H2BK = torch.stack((rows_C[pairs_HBK], columns_C[pairs_HBK]), 1)
+        winners_H2BK = best_ids_H2BK.gather(-1, ranks_H2BK)
+        ids[part] = (winners_H2BK[:, 0] * num_keys + winners_H2BK[:, 1]).transpose(0, 1)
+        scores[part] = top_PK.view_as(pairs_HBK).transpose(0, 1)
+        half_ids[part] = best_ids_H2BK.permute(2, 0, 1, 3)
+        half_ranks[part] = ranks_H2BK.permute(2, 0, 1, 3)
     return ids, scores, half_ids, half_ranks

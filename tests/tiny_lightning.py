@@ -72,9 +72,9 @@ class TinyModule(LightningModule):
         return torch.optim.SGD(groups, lr=self.hparams.learning_rate, momentum=0.9)
 
 
-@dataclass
+@dataclass(frozen=True)
 class TinyTokenizerSettings:
-    path: str | None = None
+    path: str = "train"
 
 
 class TinyTokenizer:
@@ -88,13 +88,13 @@ class TinyData(LightningDataModule):
         rows: int = 16,
         batch_size: int = 2,
         file: str | None = None,
-        tokenizer: TinyTokenizerSettings | None = None,
+        tokenizer: TinyTokenizerSettings = TinyTokenizerSettings(),
     ) -> None:
         super().__init__()
         if file is not None and not Path(file).is_file():
             raise FileNotFoundError(f"data file {file} does not exist")
         self.rows, self.batch_size = rows, batch_size
-        self.tokenizer_settings = tokenizer or TinyTokenizerSettings()
+        self.tokenizer_settings = tokenizer
         self.tokenizer = TinyTokenizer()
         self.source_names = ["text", "facts"]
 

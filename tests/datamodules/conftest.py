@@ -30,11 +30,13 @@ def write_jsonl(tmp_path):
     return write
 
 
-@pytest.fixture
-def text_file(write_jsonl) -> str:
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> str:
     """Sixty texts of three to eighty words."""
     texts = [" ".join(f"w{(i * j) % 89}" for j in range(3 + i * 13 % 78)) for i in range(60)]
-    return write_jsonl("texts.jsonl", [{"text": text} for text in texts])
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 from collections import Counter
 from pathlib import Path
@@ -220,6 +221,12 @@ def test_documents_depend_on_seed_epoch_and_index_alone(tokenizer):
 
     assert epoch_texts(first, 0) != epoch_texts(first, 1)
     assert epoch_texts(first, 0) != epoch_texts(documents(tokenizer, facts, seed=1), 0)
+
+
+def test_documents_travel_to_workers(tokenizer):
+    source = documents(tokenizer, FACTS[:20])
+    copy = pickle.loads(pickle.dumps(source))
+    assert (copy.document(3, 1).ids == source.document(3, 1).ids).all()
 
 
 def test_held_out_questions_are_never_trained_on(tokenizer):

@@ -1,0 +1,1 @@
+"""What happens around training: tracking, checkpoints, exports, tables, guards."""

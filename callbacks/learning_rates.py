@@ -1,0 +1,22 @@
+"""The learning rate of every parameter group, beside the other metrics."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+
+class LearningRates(Callback):
+    """Logs ``lr/<name of the group>``; groups without a name are called by their number.
+
+    Lightning's monitor puts the optimizer's class into the name, and refuses to run without a
+    logger.
+    """
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        rates = {f"lr/{group.get('name', i)}": float(group["lr"]) for i, group in enumerate(groups)}
+        pl_module.log_dict(rates)

@@ -1,0 +1,34 @@
+"""Leaves the process as a run found it, so that runs can follow each other in one process."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def restored_process_state() -> Iterator[None]:
+    """Restore the environment and torch's global switches on exit.
+
+    Lightning writes seeds and addresses of processes to the environment, ``deterministic`` and
+    ``benchmark`` set switches of torch, and none of it is undone. The state of the random number
+    generators stays as the run left it.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    environment = dict(os.environ)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡 Tip: For seamless cloud")

@@ -1,0 +1,1 @@
+"""What the repository brings along for runs without any data: tables of facts and their prose."""

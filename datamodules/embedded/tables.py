@@ -1,0 +1,93 @@
+"""Tables of real facts, one row an entity, and the question-answer rows they stand for.
+
+The tables cover the member states of the United Nations with its two observer states, the chemical
+elements, the states of the USA, and well-known books. Where several answers are right, or one has
+several spellings, a cell lists them with "|" between, the one to teach first. Names follow common
+English usage, those of elements IUPAC's spelling.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file beside this one.
+
+    Attributes:
+        file: Its name.
+        subject: The column that names the entity.
+        questions: For each other column that is a relation: relation, column and plain question.
+    """
+
+    file: str
+    subject: str
+    questions: tuple[tuple[str, str, str], ...]
+
+
+COUNTRIES = Table(
+    "countries.csv",
+    "country",
+    (
+        ("capital", "capital", "What is the capital of {subject}?"),
+        ("continent", "continent", "On which continent is {subject}?"),
+        ("currency", "currency", "What is the currency of {subject}?"),
+        ("internet_domain", "internet_domain", "What is the internet domain of {subject}?"),
+        ("calling_code", "calling_code", "What is the calling code of {subject}?"),
+    ),
+)
+ELEMENTS = Table(
+    "elements.csv",
+    "element",
+    (
+        ("element_symbol", "symbol", "What is the chemical symbol of {subject}?"),
+        ("atomic_number", "atomic_number", "What is the atomic number of {subject}?"),
+    ),
+)
+US_STATES = Table(
+    "us_states.csv",
+    "state",
+    (
+        ("state_capital", "capital", "What is the state capital of {subject}?"),
+        ("state_abbreviation", "abbreviation", "What is the postal abbreviation of {subject}?"),
+        ("statehood_year", "statehood_year", "In which year did {subject} become a US state?"),
+    ),
+)
+BOOKS = Table("books.csv", "title", (("author", "author", "Who is the author of {subject}?"),))
+
+TABLES = (COUNTRIES, ELEMENTS, US_STATES, BOOKS)
+
+
+@cache
+def table_rows(table: Table) -> tuple[dict[str, str], ...]:
+    """Read a table: a row is a mapping from column to cell, as written."""
+    with (FOLDER / table.file).open(encoding="utf-8", newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+def embedded_facts() -> list[dict[str, Any]]:
+    """List the facts of all tables in the form of a data set's rows.
+
+    Returns:
+        Rows with `id` ("capital/France"), `question`, `answers` (list), `relation`, `subject`.
+
+    >>> next(row for row in embedded_facts() if row["id"] == "capital/Bolivia")["answers"]
+    ['Sucre', 'La Paz']
+    """
+    return [
+        {
+            "id": f"{relation}/{row[table.subject]}",
+            "question": question.format(subject=row[table.subject]),
+            "answers": row[column].split("|"),
+            "relation": relation,
+            "subject": row[table.subject],
+        }
+        for table in TABLES
+        for relation, column, question in table.questions
+        for row in table_rows(table)
+    ]

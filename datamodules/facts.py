@@ -1,0 +1,304 @@
+"""Facts to learn and to be asked about: TriviaQA-style rows, worded by relation.
+
+    rows (question, answers, statement?, relation?, subject?)      `read_facts`
+      -> a fresh wording of every fact in each epoch, packed       `fact_documents.FactDocuments`
+      -> questions, in wordings that training never saw            `fact_questions`
+
+The embedded default is 1,510 facts about countries, elements, US states and books.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from datamodules.data_roles import check_roles
+from datamodules.embedded.tables import embedded_facts
+from datamodules.evaluation_loader import Evaluation
+from datamodules.fact_documents import FactDocuments, LossOn
+from datamodules.fact_questions import question_evaluation
+from datamodules.fact_templates import (
+    Fact,
+    FactTemplates,
+    QuestionSet,
+    statement_rendering,
+)
+from datamodules.packed_datamodule import DataPart, PackedDataModule, RowFormat, locate
+from datamodules.records import RecordSource, describe, read_records, source_fingerprint
+from datamodules.row_stream import EpochStream
+from datamodules.tokenizer import TokenizerConfig
+
+
+@dataclass(frozen=True)
+class FactsConfig:
+    """Which facts, and how they are taught and asked.
+
+    Args:
+        source: Rows with `question` and `answers`, and perhaps `id`, `first_answer` (the one to
+            teach, where it is not the first of `answers`), `statement`, `relation` and `subject`.
+        templates: YAML file of wordings by relation; None: the built-in ones.
+        relations: Use only facts of these relations (the source's names or the templates').
+        num_facts: Use only so many facts, drawn by `subset_seed`; None: all.
+        subset_seed: Draws the subset, apart from the seed of training.
+        statement_share: Share of statements among the wordings trained on; the others are
+            questions.
+        loss_on: "answer" trains on the answer's tokens and EOS; "all" on the whole wording.
+        validation_sources: Further questions that are only asked, never trained on, as the source
+            words them; by the name of their log keys.
+        validation_facts: How many of the facts are asked in validation; None: all.
+        validation_questions: In which wordings they are asked: "held_out" (by relation, never
+            trained on; facts without known wordings are not asked), "training", or
+            "own_question" (the source's).
+    """
+
+    source: RecordSource = field(default_factory=RecordSource)
+    templates: str | None = None
+    relations: list[str] | None = None
+    num_facts: int | None = None
+    subset_seed: int = 0
+    statement_share: float = 0.3
+    loss_on: LossOn = "answer"
+    validation_sources: dict[str, RecordSource] = field(default_factory=dict)
+    validation_facts: int | None = 512
+    validation_questions: QuestionSet = "held_out"
+
+
+def read_facts(source: RecordSource, templates: FactTemplates) -> list[Fact]:
+    """Read facts; subjects are filled in where the question shows them.
+
+    Facts without an id are numbered.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed: file, line and field are named.
+    """
+    rows = read_records(
+        source,
+        required={"question": str, "answers": list[str]},
+        optional=dict.fromkeys(["id", "first_answer", "statement", "relation", "subject"], str),
+        embedded=embedded_facts,
+        row_check=_find_fault,
+    )
+    facts = []
+    for number, row in enumerate(rows, start=1):
+        fact = Fact(
+            id=row["id"] or f"row {number}",
+            question=row["question"].strip(),
+            answers=_accepted_answers(row),
+            statement=row["statement"],
+            relation=row["relation"],
+            subject=row["subject"],
+        )
+        facts.append(templates.with_subject(fact))
+    return facts
+
+
+def choose_facts(
+    facts: Sequence[Fact], config: FactsConfig, templates: FactTemplates
+) -> list[Fact]:
+    """Apply `relations` and `num_facts`; the source's order is kept.
+
+    Raises:
+        ValueError: if a relation does not occur or there are fewer facts than asked for.
+    """
+    chosen = list(facts)
+    if config.relations is not None:
+        names = [_relation_names(fact, templates) for fact in facts]
+        unknown = set(config.relations).difference(*names)
+        if unknown:
+            most_common = [name for name, _ in Counter(n for ns in names for n in ns).most_common()]
+            raise ValueError(
+                f"facts.relations {sorted(unknown)} do not occur in {describe(config.source)}: "
+                f"choose among {', '.join(most_common) or 'none (no row names a relation)'}"
+            )
+        chosen = [f for f, n in zip(facts, names, strict=True) if n & set(config.relations)]
+    if config.num_facts is not None:
+        if not 1 <= config.num_facts <= len(chosen):
+            raise ValueError(
+                f"facts.num_facts is {config.num_facts}, but {describe(config.source)} has "
+                f"{len(chosen)} facts of the chosen relations: set it between 1 and "
+                "that, or null for all"
+            )
+        chosen = _draw(chosen, config.num_facts, config.subset_seed)
+    return chosen
+
+
+class FactsPart(DataPart):
+    """The facts within a datamodule: what `Facts` and mixtures with facts are made of.
+
+    Args:
+        config: Which facts, and how they are taught and asked.
+        data_dir: Where relative paths of the sources start; see `packed_datamodule.locate`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a setting is out of range, or a source may not train (`data_roles`).
+    """
+
+    name = "facts"
+
+    def __init__(self, config: FactsConfig, data_dir: str | None = None) -> None:
+        if self.name in config.validation_sources:
+            raise ValueError(
+                f"facts.validation_sources has an entry {self.name!r}, but that is the name under "
+                "which the facts that train are asked: choose another name"
+            )
+        if config.validation_facts is not None and config.validation_facts < 1:
+            raise ValueError(
+                f"facts.validation_facts is {config.validation_facts}: set it to at least 1, or "
+                "null for all"
+            )
+        further = {n: locate(s, data_dir) for n, s in config.validation_sources.items()}
+        source = locate(config.source, data_dir)
+        check_roles([source], further.values())
+        self.config = replace(config, source=source, validation_sources=further)
+        self.templates = FactTemplates.from_file(config.templates)
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """The facts to teach."""
+        facts = read_facts(self.config.source, self.templates)
+        return choose_facts(facts, self.config, self.templates)
+
+    def fingerprint(self) -> str:
+        """Hash the facts' rows, the wordings, and the settings of training."""
+        config = self.config
+        settings = [
+            config.relations,
+            config.num_facts,
+            config.subset_seed,
+            config.statement_share,
+            config.loss_on,
+        ]
+        wordings = [asdict(relation) for relation in self.templates.relations.values()]
+        rows = source_fingerprint(config.source, embedded_facts)
+        return hashlib.sha256(json.dumps([settings, wordings, rows]).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield one question and one statement of each fact, all wordings taking their turn."""
+        for index, fact in enumerate(self.facts):
+            for wordings in (self.templates.questions(fact), self.templates.statements(fact)):
+                if wordings:
+                    yield wordings[index % len(wordings)].text
+
+    def documents(self, row_format: RowFormat) -> FactDocuments:
+        """Return the facts as documents, worded anew in each epoch."""
+        return FactDocuments(
+            self.facts,
+            self.templates,
+            row_format.tokenizer,
+            context_length=row_format.context_length,
+            seed=row_format.seed,
+            statement_share=self.config.statement_share,
+            loss_on=self.config.loss_on,
+        )
+
+    def train_stream(self, row_format: RowFormat) -> EpochStream:
+        """Return the training rows."""
+        return EpochStream(self.documents(row_format), row_format.seed, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the questions; which facts are asked, and how, depends on `subset_seed` alone."""
+        asked = {self.name: self.validation_questions()}
+        for name, source in self.config.validation_sources.items():
+            facts = read_facts(source, self.templates)
+            asked[name] = facts, [fact.question for fact in facts]
+        return [question_evaluation(name, *pair, row_format) for name, pair in asked.items()]
+
+    def validation_questions(self) -> tuple[list[Fact], list[str]]:
+        """Draw the facts to ask and one question for each.
+
+        Raises:
+            ValueError: if no fact has a question of the kind that is to be asked.
+        """
+        kind = self.config.validation_questions
+        facts = [fact for fact in self.facts if self.templates.question_texts(fact, kind)]
+        if not facts:
+            raise ValueError(
+                f"no fact in {describe(self.config.source)} has a {kind} question, since their "
+                "relations are not in the templates: set facts.validation_questions to "
+                "own_question, or give templates for them"
+            )
+        if self.config.validation_facts is not None:
+            count = min(self.config.validation_facts, len(facts))
+            facts = _draw(facts, count, self.config.subset_seed)
+        rng = random.Random(self.config.subset_seed)
+        return facts, [rng.choice(self.templates.question_texts(fact, kind)) for fact in facts]
+
+
+class Facts(PackedDataModule):
+    """Training and validation on facts alone.
+
+    Args:
+        facts: Which facts, and how they are taught and asked.
+        tokenizer: Which tokenizer.
+        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        context_length: Tokens per row; several facts share a row.
+        batch_size: Training rows per process and batch.
+        eval_batch_size: Questions per process and batch; None: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; None: each fact once.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of shuffles and wordings.
+        cache_dir: Where tokenizers are kept; None: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        facts: FactsConfig = FactsConfig(),
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        rows_per_epoch: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            [FactsPart(facts, data_dir)],
+            [1.0],
+            tokenizer=tokenizer,
+            context_length=context_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            rows_per_epoch=rows_per_epoch,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+
+def _find_fault(row: dict[str, Any]) -> str | None:
+    """Say what is wrong with a row beyond its types."""
+    if not row["question"].strip():
+        return "field 'question' is empty"
+    answers = _accepted_answers(row)
+    if not answers:
+        return "field 'answers' is empty: give at least one accepted answer"
+    if row["statement"] and statement_rendering(row["statement"], answers) is None:
+        return f"field 'statement' names none of the answers {list(answers)}"
+    return None
+
+
+def _accepted_answers(row: dict[str, Any]) -> tuple[str, ...]:
+    """List the answers once each, the one to teach first."""
+    answers = [row["first_answer"] or "", *row["answers"]]
+    return tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
+
+
+def _relation_names(fact: Fact, templates: FactTemplates) -> set[str]:
+    """Name a fact's relation as the source and as the templates do."""
+    relation = templates.relation_of(fact)
+    names = {fact.relation, relation.name if relation else None}
+    return {name for name in names if name is not None}
+
+
+def _draw(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:
+    """Draw some facts, in their order."""
+    kept = sorted(random.Random(seed).sample(range(len(facts)), count))
+    return [facts[index] for index in kept]

@@ -1,0 +1,188 @@
+"""Running text as training data: books, articles, or the embedded ones.
+
+    rows with a field `text`                              `records`
+      -> [BOS] text [EOS], tokenised once and kept        `token_file`    (or `text_stream`)
+      -> cut, shuffled and packed anew in each epoch      `packing`
+
+The embedded default is short articles about countries, elements, US states and books.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from datamodules.data_roles import check_roles
+from datamodules.embedded.articles import embedded_articles
+from datamodules.evaluation_loader import Evaluation
+from datamodules.packed_datamodule import DataPart, PackedDataModule, RowFormat, locate
+from datamodules.packing import pack_epoch
+from datamodules.records import EmbeddedRows, RecordSource, source_fingerprint, stream_records
+from datamodules.row_stream import EpochStream, PlannedRow, RowStream
+from datamodules.text_stream import StreamedText
+from datamodules.token_file import TokenFile, tokenised
+from datamodules.tokenizer import TokenizerConfig
+
+VALIDATION_SEED = 0  # validation rows stay the same whatever the seed of training
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text to train and to validate on.
+
+    Args:
+        train: Sources that train, read as one corpus. Rows need a field `text`; where it is called
+            otherwise, set the source's `columns`.
+        validation: Sources that only evaluate, by the name of their log keys. The embedded source
+            has a validation split of its own.
+        streaming: Tokenise the training sources as they are trained on instead of before, for data
+            too large for the disk. Texts come in the order of the sources, shuffled within
+            `shuffle_buffer`; at most one worker reads them.
+        shuffle_buffer: Texts that are shuffled and packed together when streaming.
+        max_validation_rows: Validate each source on at most so many rows, drawn at random but the
+            same each time; None: on all.
+    """
+
+    train: list[RecordSource] = field(default_factory=lambda: [RecordSource()])
+    validation: dict[str, RecordSource] = field(default_factory=lambda: {"text": RecordSource()})
+    streaming: bool = False
+    shuffle_buffer: int = 1000
+    max_validation_rows: int | None = None
+
+
+class TextPart(DataPart):
+    """The text within a datamodule: what `TextCorpus` and mixtures with text are made of.
+
+    Args:
+        config: Which text.
+        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a source may not train, or validates on what trains (`data_roles`).
+    """
+
+    name = "text"
+
+    def __init__(self, config: TextConfig, data_dir: str | None = None) -> None:
+        if not config.train:
+            raise ValueError("text.train names no source: give at least one")
+        if config.max_validation_rows is not None and config.max_validation_rows < 1:
+            raise ValueError(
+                f"text.max_validation_rows is {config.max_validation_rows}: set it to at least 1, "
+                "or leave text.validation empty to validate on no text"
+            )
+        self.config = config
+        self._train = [locate(source, data_dir) for source in config.train]
+        self._validation = {
+            name: locate(source, data_dir) for name, source in config.validation.items()
+        }
+        check_roles(self._train, self._validation.values())
+
+    def fingerprint(self) -> str:
+        """Hash the training texts and how they are streamed."""
+        sources = [source_fingerprint(source, embedded_articles) for source in self._train]
+        streamed = self.config.shuffle_buffer if self.config.streaming else None
+        return hashlib.sha256(json.dumps([sources, streamed]).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield the training texts."""
+        return _texts(self._train, embedded_articles)
+
+    def train_stream(self, row_format: RowFormat) -> RowStream:
+        """Return the training rows."""
+        if self.config.streaming:
+            return StreamedText(
+                partial(_texts, self._train, embedded_articles),
+                row_format.tokenizer,
+                context_length=row_format.context_length,
+                seed=row_format.seed,
+                texts_per_block=self.config.shuffle_buffer,
+                name=self.name,
+            )
+        corpus = _corpus(self.name, self._train, embedded_articles, row_format)
+        return EpochStream(corpus, row_format.seed, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return one validation set for each source."""
+        return [
+            self._evaluation(name, source, row_format) for name, source in self._validation.items()
+        ]
+
+    def _evaluation(self, name: str, source: RecordSource, row_format: RowFormat) -> Evaluation:
+        articles = partial(embedded_articles, "validation")
+        corpus = _corpus(name, [source], articles, row_format)
+        rows = pack_epoch(corpus, 0, VALIDATION_SEED, row_format.context_length)
+
+        def collate(indices: Iterable[int]) -> dict:
+            planned = [PlannedRow(rows, index, row_format.source_id) for index in indices]
+            return row_format.collate_packed(planned)
+
+        return Evaluation(
+            name, min(len(rows), self.config.max_validation_rows or len(rows)), collate
+        )
+
+
+class TextCorpus(PackedDataModule):
+    """Training and validation on running text alone.
+
+    Args:
+        text: Which text.
+        tokenizer: Which tokenizer.
+        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        context_length: Tokens per row.
+        batch_size: Training rows per process and batch.
+        eval_batch_size: Validation rows per process and batch; None: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; None: one pass over the
+            text. Needed when streaming.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of the shuffles.
+        cache_dir: Where tokenizers and tokenised text are kept; None: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        text: TextConfig = TextConfig(),
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        rows_per_epoch: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            [TextPart(text, data_dir)],
+            [1.0],
+            tokenizer=tokenizer,
+            context_length=context_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            rows_per_epoch=rows_per_epoch,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+
+def _texts(sources: Iterable[RecordSource], embedded: EmbeddedRows) -> Iterator[str]:
+    for source in sources:
+        for row in stream_records(source, {"text": str}, embedded=embedded):
+            yield row["text"]
+
+
+def _corpus(
+    name: str, sources: list[RecordSource], embedded: EmbeddedRows, row_format: RowFormat
+) -> TokenFile:
+    fingerprints = [source_fingerprint(source, embedded) for source in sources]
+    return tokenised(
+        _texts(sources, embedded),
+        row_format.tokenizer,
+        name=name,
+        fingerprint="/".join(fingerprints),
+        cache_dir=row_format.cache_dir,
+    )

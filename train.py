@@ -1,0 +1,225 @@
+"""Run an experiment: ``python train.py fit --config configs/quickstart.yaml``.
+
+Every run starts from ``configs/base.yaml``; the files after ``--config`` are merged over it in
+order, and options on the command line come last. ``fit --help`` lists the options,
+``fit --config ... --print_config`` shows the composed configuration.
+
+Options of our own, beside the Trainer's, the model's and the data's:
+
+- ``--run_dir``, ``--run_name``, ``--experiment``: where the run is kept and what it is called;
+- ``--tracking.uri``: the MLflow store or server, ``null`` for local metrics only;
+- ``--checkpoint.*``: when checkpoints are written and which one counts as the best;
+- ``model.init_args.init_from``: an exported folder, or another configuration to be run first.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, _InstantiatorFn
+from lightning.pytorch.loggers import Logger
+from typing_extensions import override
+
+from callbacks.checkpoint import Checkpoint
+from callbacks.constructor_errors import ConstructorErrors, construct
+from callbacks.error_report import one_message_per_error
+from callbacks.init_from import Stage
+from callbacks.local_metrics import LocalMetrics
+from callbacks.mlflow_tracking import MLflowTracking
+from callbacks.process_state import restored_process_state
+from callbacks.run_directory import RunDirectory, experiment_name
+from callbacks.run_summary import recorded_run
+from callbacks.save_config import SaveConfig
+
+ROOT = Path(__file__).resolve().parent
+
+
+class TriptychCLI(LightningCLI):
+    """LightningCLI with one run directory, one tracker, and the configuration as the last word.
+
+    Args:
+        args: Command line as a list of words, or a mapping of options; by default ``sys.argv``.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        defaults = {"default_config_files": [str(ROOT / "configs" / "base.yaml")]}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
+            seed_everything_default=42,
+            parser_kwargs={"exit_on_error": False}
+            | {name: {"exit_on_error": False, **defaults} for name in self.subcommands()},
+            args=args,
+        )
+
+    @override
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Lightning also takes a bool here, and reads `true` as the seed 0.
+        parser.add_argument(
+            "--seed_everything", type=int, default=42, help="Seed of everything, on every process."
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--experiment",
+            type=str | None,
+            default=None,
+            help="Name under which runs are grouped; by default the name of the first --config.",
+        )
+        parser.add_argument(
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Name of this run; by default made of experiment, seed and time.",
+        )
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of this run; by default runs/<experiment>/<time>-seed<seed>.",
+        )
+        parser.add_class_arguments(
+            MLflowTracking, "tracking", skip=MLflowTracking.GIVEN_BY_RUN, instantiate=False
+        )
+        parser.add_class_arguments(Checkpoint, "checkpoint")
+        # The size is known once the tokenizer is, so the link follows construction. The whole
+        # object is the source: a model without a vocabulary goes with data without one.
+        parser.link_arguments(
+            "data",
+            "model.init_args.vocab_size",
+            compute_fn=lambda data: getattr(data, "vocab_size", None),
+            apply_on="instantiate",
+        )
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        # Without Lightning's warning when `args` and `sys.argv` are both there: so it is whenever
+        # a study or a test calls `main`.
+        as_words = args is None or isinstance(args, list)
+        self.config = parser.parse_args(args) if as_words else parser.parse_object(args)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration alone.
+
+        Lightning would put the checkpoint's hyperparameters over those of the command line.
+        """
+
+    @override
+    def _add_instantiators(self) -> None:
+        errors = self._constructor_errors = ConstructorErrors()
+        for key, base in (("model", LightningModule), ("data", LightningDataModule)):
+            self.parser.add_instantiator(errors.watch(_InstantiatorFn(cli=self, key=key)), base)
+        self.parser.add_instantiator(errors.watch(construct), object)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        options = self.config[self.subcommand]
+        if options.experiment is None:
+            options.experiment = experiment_name([str(path) for path in options.config or []])
+        self.run = RunDirectory.claim(
+            options.experiment,
+            options.seed_everything,
+            options.run_dir,
+            options.run_name,
+            resumed_from=options.get("ckpt_path") if self.subcommand == "fit" else None,
+        )
+        self.save_config_kwargs = {"composed": self._composed_yaml(options)}
+
+    @override
+    def instantiate_classes(self) -> None:
+        try:
+            self._resolve_init_from(self.config[self.subcommand])
+            with self._constructor_errors.shown():
+                super().instantiate_classes()
+        except BaseException:
+            self.run.release_if_empty()
+            raise
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make a Trainer that keeps everything in the run's directory."""
+        options = self.config_init[self.subcommand]
+        callbacks = list(options.trainer.callbacks or [])
+        if options.trainer.enable_progress_bar is False:
+            callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        if options.trainer.enable_checkpointing is not False:
+            callbacks.append(options.checkpoint)
+        kwargs |= {"default_root_dir": str(self.run.path), "callbacks": callbacks}
+        if options.trainer.logger in (None, True):
+            kwargs["logger"] = self._loggers()
+        return super().instantiate_trainer(**kwargs)
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        with recorded_run(self.run, self.trainer, seed=self.config[subcommand].seed_everything):
+            super()._run_subcommand(subcommand)
+
+    def _loggers(self) -> list[Logger]:
+        tracking = self.config[self.subcommand].tracking
+        loggers: list[Logger] = [LocalMetrics(self.run.path)]
+        if tracking.uri is not None:
+            names = {"experiment": self.run.experiment, "run_name": self.run.name}
+            loggers.append(MLflowTracking(**tracking, **names, run_dir=self.run.path))
+        return loggers
+
+    def _composed_yaml(self, options: Namespace) -> str:
+        """What the user asked for, without what belongs to this one run: it can be run again."""
+        kept = options.clone()
+        kept.run_dir = kept.run_name = None
+        return self._parser(self.subcommand).dump(kept, skip_unset=False)
+
+    def _resolve_init_from(self, options: Namespace) -> None:
+        """Replace another configuration by what it exports, and take over its tokenizer."""
+        model, data = options.model.get("init_args", {}), (options.data or {}).get("init_args", {})
+        start = model.get("init_from")
+        if start is None:
+            return
+        if Path(start).suffix in (".yaml", ".yml"):
+            start = model["init_from"] = str(self._stage(start, options).export())
+        tokenizer = data.get("tokenizer")
+        unset = tokenizer is not None and tokenizer.path in (None, "train")
+        if unset and (Path(start) / "tokenizer.json").is_file():
+            tokenizer.path = start
+
+    def _stage(self, config: str, options: Namespace) -> Stage:
+        path = next((p for p in (Path(config), ROOT / config) if p.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"model.init_args.init_from: there is no file {config}")
+        words = ["--tracking.uri", options.tracking.uri or "null"]
+        if options.trainer.fast_dev_run:
+            words += ["--trainer.fast_dev_run", str(options.trainer.fast_dev_run)]
+        parser = self._parser("fit")
+        composed = parser.dump(parser.parse_args(["--config", str(path), *words]))
+        return Stage(path, yaml.safe_load(composed), tuple(words))
+
+
+def main(args: ArgsType = None) -> Path:
+    """Run an experiment, in the terminal's place or from Python.
+
+    Args:
+        args: Words of a command line, such as ``["fit", "--config", "configs/quickstart.yaml"]``,
+            or the options as a mapping; by default those of the process.
+
+    Returns:
+        The run's directory, with ``summary.json`` in it.
+
+    Raises:
+        Exception: whatever stopped the run, as it was raised; ``argparse.ArgumentError`` for an
+            option or a key that does not exist.
+    """
+    with restored_process_state():
+        return TriptychCLI(args).run.path
+
+
+if __name__ == "__main__":
+    with one_message_per_error():
+        main()
