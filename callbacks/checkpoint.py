@@ -52,7 +52,9 @@ class Checkpoint(ModelCheckpoint):
     @property
     @override
     def state_key(self) -> str:
-        return "Checkpoint"  # Lightning's changes with the intervals, which a resumed run may change
+        return (
+            "Checkpoint"  # Lightning's changes with the intervals, which a resumed run may change
+        )
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,5 +1,6 @@
 """Records of a run, and how each kind of them is put into an MLflow store."""
 
+import errno
 import importlib
 import json
 import os
@@ -60,7 +61,7 @@ class MLflowStore:
 
         Raises:
             RejectedRecordError: if the store refused the first record for good.
-            Exception: whatever the store raised; sending may succeed later.
+            Exception: if the store cannot be reached or is in trouble; sending may succeed later.
         """
         from mlflow.exceptions import MlflowException
 
@@ -79,7 +80,11 @@ class MLflowStore:
                 raise RejectedRecordError(str(error)) from error
             raise
         except FileNotFoundError as error:  # the file was deleted after it had been logged
-            raise RejectedRecordError(str(error)) from error
+            raise RejectedRecordError(f"{error.filename} is gone") from error
+        except OSError:
+            raise
+        except Exception as error:  # not the store's trouble but the record's
+            raise RejectedRecordError(f"{type(error).__name__}: {error}") from error
         return count
 
     def remember_run(self) -> None:
@@ -136,7 +141,7 @@ class MLflowStore:
     def _send_file(self, client: "MlflowClient", record: Record) -> None:
         path = Path(record["path"])
         if not path.exists():
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         client.log_artifact(self.run["run_id"], str(path), record["folder"] or None)
 
     def _send_status(self, client: "MlflowClient", record: Record) -> None:

@@ -68,17 +68,17 @@ class MLflowTracking(Logger):
                 "mlflow is not installed. Install it with `pip install mlflow`, or do without: "
                 "--tracking.uri null keeps the metrics in metrics.csv only."
             )
-        if uri.startswith("file:") or "://" not in uri:
+        if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
             raise ValueError(
                 f"--tracking.uri {uri}: MLflow no longer writes to plain folders. "
                 "Use sqlite:///path/to/mlflow.db or the URI of a server."
             )
-        self._uri = uri
+        self._uri = _absolute(uri)
         self._flush_seconds = flush_seconds
         self._tags = tags or {}
         self._run_dir = Path(run_dir)
         self._run: Record = {
-            "uri": uri,
+            "uri": self._uri,
             "experiment": experiment,
             "run_name": run_name,
             "run_id": None,
@@ -193,8 +193,15 @@ class MLflowTracking(Logger):
         return "\n".join(lines)
 
 
+def _absolute(uri: str) -> str:
+    """Name a database by its full path: MLflow keeps it open under its name, wherever we go."""
+    scheme, slashes, path = uri.partition(":///")
+    return f"{scheme}{slashes}{Path(path).resolve()}" if scheme == "sqlite" else uri
+
+
 def resend(run_dir: Path, uri: str) -> int:
     """Send what a run has in its spool, and return how many records are still there."""
+    uri = _absolute(uri)
     run_file = run_dir / RUN_FILE
     run = json.loads(run_file.read_text())
     if run["uri"] != uri:  # another store knows nothing of this run yet

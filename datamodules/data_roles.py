@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from datamodules.records import RecordSource, file_format
+from datamodules.record_files import file_format
+from datamodules.records import RecordSource
 
 # By file name without its format: these only ever evaluate.
 EVALUATION_ONLY = frozenset(

@@ -113,13 +113,13 @@ def best_fit(sizes_S: np.ndarray, capacity: int) -> np.ndarray:
     """Assign each segment, in the order given, to the open row it fills best.
 
     Args:
-        sizes_S: Segment sizes, each at most `capacity`.
+        sizes_S: Segment sizes, from 2 to `capacity`.
         capacity: Tokens per row.
 
     Returns:
         rows_S: int64; rows are numbered in the order they were opened.
 
-    >>> best_fit(np.array([3, 2, 1, 2]), 4).tolist()
+    >>> best_fit(np.array([4, 3, 2, 2]), 6).tolist()
     [0, 1, 0, 1]
     """
     rows_S = np.empty(len(sizes_S), dtype=np.int64)

@@ -5,27 +5,21 @@ The checked rows are handed to `datasets`: in memory (`read_records`) or as a st
 (`stream_records`).
 """
 
-import csv
 import glob
-import gzip
 import hashlib
 import json
 import re
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, Literal, TextIO, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import datasets
-import pyarrow.parquet
 
-FORMATS = (".jsonl", ".csv", ".parquet", ".txt", ".smi")
-# A text file is cut at line ends into rows of about this many characters.
-TEXT_ROW_CHARACTERS = 100_000
+from datamodules.record_fields import pick_fields
+from datamodules.record_files import FORMATS, BadRowError, Row, file_format, file_rows
 
 EmbeddedRows = Callable[[], list[dict[str, Any]]]
 # Looks at a row whose fields have their types; says what is wrong with it ("field 'answers' is
@@ -59,6 +53,12 @@ class RecordSource:
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"limit is {self.limit} for {describe(self)}: set it to at least 1, or null for all"
+            )
 
     @property
     def is_embedded(self) -> bool:
@@ -101,18 +101,6 @@ class RecordSource:
                     "(or that and .gz)"
                 )
         return files
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A raw row and where it stands, for errors."""
-
-    place: str
-    values: dict[str, Any]
-
-
-class _BadRowError(ValueError):
-    """A malformed row; the message names file, line and field."""
 
 
 def read_records(
@@ -176,22 +164,23 @@ def iterate_records(
 ) -> Iterator[dict[str, Any]]:
     """Yield checked rows, with exactly the required and optional fields."""
     num_read, skipped = 0, []
-    rows = _raw_rows(source, embedded)
-    with closing(rows):
-        while source.limit is None or num_read < source.limit:
+    with closing(_raw_rows(source, embedded)) as rows:
+        for row in rows:
             try:
-                if (row := next(rows, None)) is None:
-                    break
-                checked = _check(row, source.columns, required, optional)
+                if isinstance(row, BadRowError):
+                    raise row
+                checked = pick_fields(row, source.columns, required, optional)
                 if row_check is not None and (fault := row_check(checked)) is not None:
-                    raise _BadRowError(f"{row.place}: {fault}")
-            except _BadRowError as error:
+                    raise BadRowError(f"{row.place}: {fault}")
+            except BadRowError as error:
                 if source.on_bad_row == "error":
                     raise
                 skipped.append(str(error))
                 continue
             num_read += 1
             yield checked
+            if num_read == source.limit:
+                break
     if skipped:
         warnings.warn(
             f"skipped {len(skipped)} malformed of {len(skipped) + num_read} rows in "
@@ -227,48 +216,17 @@ def describe(source: RecordSource) -> str:
     return repr(source.path) if isinstance(source.path, str) else ", ".join(map(repr, source.path))
 
 
-def file_format(path: str | Path) -> str | None:
-    """Return the format in a file's name (without .gz), or None if it is none of ours.
-
-    >>> file_format("books.jsonl.gz"), file_format("zinc.csv"), file_format("allenai/c4")
-    ('.jsonl', '.csv', None)
-    """
-    suffix = Path(str(path).removesuffix(".gz")).suffix
-    return suffix if suffix in FORMATS else None
-
-
-def _raw_rows(source: RecordSource, embedded: EmbeddedRows | None) -> "_RawRows":
+def _raw_rows(
+    source: RecordSource, embedded: EmbeddedRows | None
+) -> Generator[Row | BadRowError, None, None]:
     if source.is_embedded:
-        rows = enumerate(_embedded_rows(embedded), start=1)
-        return _RawRows(_Row(f"embedded row {number}", row) for number, row in rows)
-    if name := source.hub_name:
-        return _RawRows(_hub_rows(source, name))
-    return _RawRows(*[_file_rows(file) for file in source.files()])
-
-
-class _RawRows:
-    """Chain row iterators such that a bad row does not end the chain, as it ends a generator."""
-
-    def __init__(self, *parts: Iterator["_Row | _BadRowError"]) -> None:
-        self._parts = list(parts)
-
-    def __next__(self) -> _Row:
-        while self._parts:
-            item = next(self._parts[0], None)
-            if item is None:
-                self._parts.pop(0)
-            elif isinstance(item, _BadRowError):
-                raise item
-            else:
-                return item
-        raise StopIteration
-
-    def __iter__(self) -> "_RawRows":
-        return self
-
-    def close(self) -> None:
-        for part in self._parts:
-            part.close()
+        for number, values in enumerate(_embedded_rows(embedded), start=1):
+            yield Row(f"embedded row {number}", values)
+    elif name := source.hub_name:
+        yield from _hub_rows(source, name)
+    else:
+        for file in source.files():
+            yield from file_rows(file)
 
 
 def _embedded_rows(embedded: EmbeddedRows | None) -> list[dict[str, Any]]:
@@ -277,18 +235,18 @@ def _embedded_rows(embedded: EmbeddedRows | None) -> list[dict[str, Any]]:
     return embedded()
 
 
-def _hub_rows(source: RecordSource, name: str) -> Iterator[_Row]:
+def _hub_rows(source: RecordSource, name: str) -> Iterator[Row]:
     try:
         rows = datasets.load_dataset(
             name, source.subset, split=source.split, revision=source.revision, streaming=True
         )
-    except (OSError, ValueError) as error:
-        raise type(error)(
-            f"cannot load {name!r} (subset {source.subset!r}, split {source.split!r}) from the "
-            f"hub: {error}\nCheck the name and the network, or give a local file"
+    except Exception as error:  # the transport's own errors differ from release to release
+        raise ValueError(
+            f"cannot load {name!r} (subset {source.subset!r}, split {source.split!r}) from the hub "
+            f"({error}): check the name and the network, or give a local file"
         ) from error
     for number, values in enumerate(rows, start=1):
-        yield _Row(f"hub data set {name!r}, row {number}", values)
+        yield Row(f"hub data set {name!r}, row {number}", values)
 
 
 def _newest_revision(name: str) -> str:
@@ -296,152 +254,8 @@ def _newest_revision(name: str) -> str:
 
     try:
         return HfApi().dataset_info(name).sha or "unknown"
-    except OSError:  # offline, or a mirror without the interface: the name has to do
+    except Exception:  # offline, in the transport's own words: the name has to do
         return "unknown"
-
-
-def _file_rows(file: Path) -> Iterator["_Row | _BadRowError"]:
-    suffix = file_format(file)
-    if suffix == ".parquet":
-        yield from _parquet_rows(file)
-        return
-    read = {".csv": _csv_rows, ".txt": _txt_rows, ".smi": _smi_rows}
-    try:
-        with _open(file) as stream:
-            if suffix == ".jsonl":
-                yield from _jsonl_rows(file, stream)
-            else:
-                # Only csv tells line ends within quotes from those between rows.
-                newline = "" if suffix == ".csv" else None
-                with TextIOWrapper(stream, "utf-8", newline=newline) as text:
-                    yield from read[suffix](file, text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text ({error}): convert it to UTF-8") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is not a whole gzip file ({error}): fetch it again") from error
-
-
-def _open(file: Path) -> IO[bytes]:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")
-
-
-def _jsonl_rows(file: Path, stream: IO[bytes]) -> Iterator["_Row | _BadRowError"]:
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        place = f"{file}, line {number}"
-        try:
-            values = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            yield _BadRowError(f"{place}: not valid JSON ({error}); each line must be one object")
-            continue
-        if isinstance(values, dict):
-            yield _Row(place, values)
-        else:
-            kind = type(values).__name__
-            yield _BadRowError(f"{place}: expected a JSON object with named fields, got {kind}")
-
-
-def _csv_rows(file: Path, text: TextIO) -> Iterator["_Row | _BadRowError"]:
-    reader = csv.DictReader(text)
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            raise ValueError(
-                f"{file}, line {reader.line_num + 1}: not valid CSV ({error}); mend the line, or "
-                "write the rows as .jsonl"
-            ) from error
-        if values is None:
-            return
-        place = f"{file}, line {reader.line_num}"
-        if None in values or None in values.values():
-            yield _BadRowError(
-                f"{place}: the number of fields differs from the head's {len(reader.fieldnames)} "
-                f"({', '.join(reader.fieldnames)})"
-            )
-        else:
-            yield _Row(place, {name: value or None for name, value in values.items()})
-
-
-def _txt_rows(file: Path, text: TextIO) -> Iterator[_Row]:
-    """Yield pieces of about `TEXT_ROW_CHARACTERS`, cut at line ends: the whole file is one text."""
-    first_line = 1
-    while lines := text.readlines(TEXT_ROW_CHARACTERS):
-        yield _Row(f"{file}, line {first_line}", {"text": "".join(lines)})
-        first_line += len(lines)
-
-
-def _smi_rows(file: Path, text: TextIO) -> Iterator[_Row]:
-    for number, line in enumerate(text, start=1):
-        if line.strip():
-            smiles, _, name = line.strip().partition(" ") if " " in line else line.partition("\t")
-            yield _Row(f"{file}, line {number}", {"smiles": smiles.strip(), "name": name.strip()})
-
-
-def _parquet_rows(file: Path) -> Iterator[_Row]:
-    number = 0
-    with _open(file) as stream:
-        for batch in pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
-                number += 1
-                yield _Row(f"{file}, row {number}", values)
-
-
-def _check(
-    row: _Row, columns: dict[str, str], required: dict[str, type], optional: dict[str, type]
-) -> dict[str, Any]:
-    """Pick the fields we want and convert them to their types."""
-    checked = {}
-    for name, kind in (required | optional).items():
-        value: Any = row.values
-        for key in columns.get(name, name).split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is None and name in required:
-            raise _BadRowError(
-                f"{row.place}: field {columns.get(name, name)!r} is missing; the row has "
-                f"{', '.join(map(str, row.values)) or 'no fields'} (`columns` renames fields)"
-            )
-        checked[name] = None if value is None else _convert(value, kind, row.place, name)
-    return checked
-
-
-def _convert(value: Any, kind: type, place: str, name: str) -> Any:
-    if get_origin(kind) is list:
-        converted = _as_list(value)
-        if converted is not None and all(isinstance(i, get_args(kind)) for i in converted):
-            return converted
-    elif kind in (int, float):
-        if (number := _as_number(value, kind)) is not None:
-            return number
-    elif isinstance(value, kind):
-        return value
-    wanted = str(kind) if get_origin(kind) else kind.__name__
-    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    raise _BadRowError(
-        f"{place}: field {name!r} must be {wanted}, got {type(value).__name__} {shown}"
-    )
-
-
-def _as_list(value: Any) -> list[Any] | None:
-    """Read a list, a list written as JSON (as in a CSV cell), or one item in place of a list."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value) if value.startswith("[") else [value]
-        except json.JSONDecodeError:
-            value = [value]
-    return value if isinstance(value, list) else None
-
-
-def _as_number(value: Any, kind: type) -> int | float | None:
-    """Read a number, also one written as text; None where something would be lost."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = kind(value)
-    except (ValueError, OverflowError):
-        return None
-    return None if isinstance(value, float) and number != value else number
 
 
 def _feature(kind: type) -> Any:

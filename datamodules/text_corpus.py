@@ -34,8 +34,8 @@ class TextConfig:
     Args:
         train: Sources that train, read as one corpus. Rows need a field `text`; where it is called
             otherwise, set the source's `columns`.
-        validation: Sources that only evaluate, by the name of their log keys. The embedded source
-            has a validation split of its own.
+        validation: Sources that only evaluate, by the name of their log keys; None: the embedded
+            articles' validation split, as `text`.
         streaming: Tokenise the training sources as they are trained on instead of before, for data
             too large for the disk. Texts come in the order of the sources, shuffled within
             `shuffle_buffer`; at most one worker reads them.
@@ -45,7 +45,8 @@ class TextConfig:
     """
 
     train: list[RecordSource] = field(default_factory=lambda: [RecordSource()])
-    validation: dict[str, RecordSource] = field(default_factory=lambda: {"text": RecordSource()})
+    # A default of None: the parser cannot write a dict of dataclasses back into YAML.
+    validation: dict[str, RecordSource] | None = None
     streaming: bool = False
     shuffle_buffer: int = 1000
     max_validation_rows: int | None = None
@@ -75,9 +76,8 @@ class TextPart(DataPart):
             )
         self.config = config
         self._train = [locate(source, data_dir) for source in config.train]
-        self._validation = {
-            name: locate(source, data_dir) for name, source in config.validation.items()
-        }
+        validation = {"text": RecordSource()} if config.validation is None else config.validation
+        self._validation = {name: locate(source, data_dir) for name, source in validation.items()}
         check_roles(self._train, self._validation.values())
 
     def fingerprint(self) -> str:

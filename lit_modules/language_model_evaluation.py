@@ -25,7 +25,7 @@ class LanguageModelEvaluation:
         num_samples: Generated answers to keep as examples from each set of questions.
 
     Attributes:
-        samples: Examples of this epoch: question, answers, prediction, exact_match.
+        samples: Examples of this epoch, one dict each: set, prompt, expected, output, exact_match.
     """
 
     def __init__(self, model: PreTrainedModel, max_new_tokens: int, num_samples: int) -> None:
@@ -78,9 +78,9 @@ class LanguageModelEvaluation:
         self.samples += [
             {
                 "set": name,
-                "question": question,
-                "answers": " | ".join(answers),
-                "prediction": prediction,
+                "prompt": question,
+                "expected": " | ".join(answers),
+                "output": prediction,
                 "exact_match": exact_match(prediction, answers),
             }
             for question, answers, prediction in rows[:room]
@@ -121,18 +121,6 @@ class LanguageModelEvaluation:
             else:
                 values[f"val/{name}"] = result
         return {name: value.float() for name, value in values.items()}
-
-    def most_read_slots(self, count: int) -> list[dict[str, Any]]:
-        """The slots read most in this epoch, by layer, as rows of a table."""
-        rows = []
-        for name, metric in self.metrics.items():
-            if isinstance(metric, SlotUsage):
-                ids, reads = metric.most_read(count)
-                rows += [
-                    {"layer": name.removeprefix("memory/"), "slot": int(slot), "reads": int(read)}
-                    for slot, read in zip(ids, reads, strict=True)
-                ]
-        return rows
 
     def _metric(self, name: str, kind: type[Metric], *args: Any) -> Any:
         if name not in self.metrics:

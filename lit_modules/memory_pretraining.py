@@ -80,8 +80,8 @@ class MemoryPretraining(LightningModule):
         self.sample_prompts = sample_prompts or []
         self.model = _build(vocab_size, base or BaseLMConfig(), memory, init_from)
         self.evaluation = LanguageModelEvaluation(self.model, max_new_tokens, num_samples)
-        #: Tables for the run's log: name -> rows.
-        self.tables: dict[str, list[dict[str, Any]]] = {}
+        #: What the model said in the last validation, as rows of a table.
+        self.sample_rows: list[dict[str, Any]] = []
         self._tokens_since, self._since = 0, time.perf_counter()
 
     # -- training ---------------------------------------------------------------------------------
@@ -189,14 +189,10 @@ class MemoryPretraining(LightningModule):
             self.evaluation.add_answers(batch, self.trainer.datamodule.tokenizer)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's numbers and refresh the tables of samples."""
+        """Log the epoch's numbers and refresh the table of samples."""
         for name, value in self.evaluation.compute().items():
             self.log(name, value, rank_zero_only=False, sync_dist=False)
-        self.tables = {
-            "answers": self.evaluation.samples,
-            "continuations": self._continue_prompts(),
-            "most_read_slots": self.evaluation.most_read_slots(10),
-        }
+        self.sample_rows = [*self.evaluation.samples, *self._continue_prompts()]
         self._restart_clock()
 
     def _continue_prompts(self) -> list[dict[str, Any]]:
@@ -206,7 +202,8 @@ class MemoryPretraining(LightningModule):
             ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
             ids_1T = torch.tensor([[tokenizer.bos_token_id, *ids]], device=self.device)
             text = self.evaluation.generate(tokenizer, ids_1T, torch.ones_like(ids_1T))[0]
-            rows.append({"prompt": prompt, "continuation": text})
+            row = {"set": "continuation", "prompt": prompt, "expected": "", "output": text}
+            rows.append(row | {"exact_match": None})
         return rows
 
 
@@ -215,7 +212,7 @@ def _build(
 ) -> PreTrainedModel:
     if init_from is None:
         return build_memory_lm(base, memory, vocab_size)
-    model = load_memory_lm(Path(init_from))
+    model = load_memory_lm(Path(init_from)).train()  # loaded models come in eval mode
     held = model.config.vocab_size
     if held != vocab_size:
         raise ValueError(

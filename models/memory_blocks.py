@@ -56,7 +56,7 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
         for number in memory.layers:
             ffn = _ffn(blocks[number])
             width = twin_width(memory, hidden_size, ffn)
-            blocks[number].mlp = resized_ffn(ffn, hidden_size, width, std)
+            blocks[number].mlp = resized_ffn(ffn, hidden_size, width, std).train(model.training)
         return
     num_tables = 1 if memory.share_values else len(memory.layers)
     with torch.device(reference.device):
@@ -64,11 +64,12 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
         for position, number in enumerate(memory.layers):
             block = blocks[number]
             layer = _memory_layer(memory, hidden_size, tables[min(position, num_tables - 1)])
-            layer.to(reference.dtype).train(model.training)
+            layer.to(reference.dtype)
             replace = memory.placement == "replace"
             block.mlp = layer if replace else FFNWithMemory(_ffn(block), layer)
+            block.mlp.train(model.training)
     # Registered once, at the root: layers only point at the table they share.
-    model.memory_values = nn.ModuleList(tables)
+    model.memory_values = nn.ModuleList(tables).train(model.training)
 
 
 def _ffn(block: nn.Module) -> nn.Module:

@@ -27,7 +27,12 @@ def memory_config_class(family: Any) -> Any:
             self.memory = memory
 
         model_type = MODEL_TYPE_PREFIX + str(family.model_type)
-        namespace = {"model_type": model_type, "__init__": init, "__module__": __name__}
+        namespace = {
+            "model_type": model_type,
+            "__init__": init,
+            "__module__": __name__,
+            "__reduce__": lambda self: (_empty_config, (family,), self.__dict__),
+        }
         made = type(f"Memory{family.__name__}", (family,), namespace)
         AutoConfig.register(model_type, made)
         _config_classes[family] = made
@@ -44,11 +49,28 @@ def memory_model_class(family: Any) -> Any:
             if config.memory is not None:
                 add_memory(self, MemoryConfig(**config.memory))
 
-        namespace = {"config_class": config_class, "__init__": init, "__module__": __name__}
+        namespace = {
+            "config_class": config_class,
+            "__init__": init,
+            "__module__": __name__,
+            "__reduce__": lambda self: (_empty_model, (family,), self.__dict__),
+        }
         made = type(f"Memory{family.__name__}", (family,), namespace)
         AutoModelForCausalLM.register(config_class, made)
         _model_classes[family] = made
     return _model_classes[family]
+
+
+def _empty_config(family: Any) -> Any:
+    """Where unpickling starts: the classes are made on demand, so their names import nothing."""
+    made = memory_config_class(family)
+    return made.__new__(made)
+
+
+def _empty_model(family: Any) -> Any:
+    """As `_empty_config`."""
+    made = memory_model_class(family)
+    return made.__new__(made)
 
 
 def memory_model_class_of(model_type: str) -> Any:

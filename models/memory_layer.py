@@ -131,11 +131,12 @@ class MemoryLayer(nn.Module):
         # Which slots win must not depend on autocast: scores and softmax in the keys' precision.
         with torch.autocast(hidden_BTM.device.type, enabled=False):
             ids_BHK, scores_BHK = self.index.lookup(self._to_key_dtype(query_BHD), self.top_k)
-            weights_BHK = scores_BHK.float().softmax(-1)
+            exact = torch.promote_types(scores_BHK.dtype, torch.float32)
+            weights_BHK = scores_BHK.softmax(-1, dtype=exact)
             value_BV = self.values(ids_BHK.flatten(1), weights_BHK.flatten(1))
         if self.recording:
             self.last_ids = ids_BHK.detach().reshape(*lead, *ids_BHK.shape[1:])
-        value_BTV = value_BV.reshape(*lead, -1).to(hidden_BTM.dtype)
+        value_BTV = value_BV.reshape(*lead, self.values.value_dim).to(hidden_BTM.dtype)
         return value_BTV if self.gate is None else self.gate(value_BTV, hidden_BTM)
 
     def _to_key_dtype(self, query_BHD: Tensor) -> Tensor:

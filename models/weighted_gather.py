@@ -20,6 +20,7 @@ from torch import Tensor
 # Temporaries of this size stay within what the allocator reuses; larger ones are returned to the
 # system and faulted in again page by page, which costs more than filling them.
 _ROWS_BYTES_PER_CHUNK = 8 << 20
+_SAMPLED_PRODUCT_DTYPES = (torch.float32, torch.float64)
 
 
 def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
@@ -51,7 +52,9 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
     flat_M = ids_BK.reshape(-1)
     grad_BD = grad_BD.to(values_SD.dtype)
     starts_B1 = torch.arange(0, flat_M.numel() + 1, num_reads, device=ids_BK.device)
-    if values_SD.device.type == "cpu" and values_SD.dtype in (torch.float32, torch.float64):
+    exact_on_cpu = values_SD.device.type == "cpu" and values_SD.dtype in _SAMPLED_PRODUCT_DTYPES
+    # A sparse matrix cannot hold more entries a row than it has columns.
+    if exact_on_cpu and num_reads <= values_SD.shape[0]:
         reads = _csr(starts_B1, flat_M, grad_BD.new_zeros(flat_M.numel()), values_SD.shape[0])
         dots = torch.sparse.sampled_addmm(reads, grad_BD, values_SD.t(), beta=0.0)
         return dots.values().view(num_bags, num_reads)

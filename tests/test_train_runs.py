@@ -11,6 +11,7 @@ import torch
 from callbacks.nan_guard import NonFiniteError
 from train import TriptychCLI, main
 
+
 def summary(run: Path) -> dict:
     return json.loads((run / "summary.json").read_text())
 

@@ -1,5 +1,7 @@
 """Cutting, packing and collating, against what each promises and by hand-computed rows."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_windows_predict_every_token_but_the_first_exactly_once(length, context_
     predicted = [label for window in windows for label in window.labels.tolist() if label != -100]
     assert predicted == list(range(1, length))
     assert all(2 <= len(window) <= context_length for window in windows)
-    for before, after in zip(windows, windows[1:], strict=False):
+    for before, after in pairwise(windows):
         assert before.ids[-1] == after.ids[0]
 
 
@@ -116,9 +118,7 @@ def test_packing_leaves_little_padding_on_mixed_lengths():
 
 def test_rows_by_hand():
     rows = [[document(1, 3, 4), document(1, 5)], [document(6, 7, 8, 2, labels=[-100, -100, 8, 2])]]
-    batch = collate_rows(
-        rows, [0, 1], context_length=6, pad_id=2, token_num_bytes=NUM_BYTES
-    )
+    batch = collate_rows(rows, [0, 1], context_length=6, pad_id=2, token_num_bytes=NUM_BYTES)
     assert {name: tensor.tolist() for name, tensor in batch.items()} == {
         "input_ids": [[1, 3, 4, 1, 5, 2], [6, 7, 8, 2, 2, 2]],
         "labels": [[-100, 3, 4, -100, 5, -100], [-100, -100, 8, 2, -100, -100]],
@@ -144,19 +144,19 @@ def test_padded_rows_are_as_wide_as_the_longest_document():
 
 
 def test_a_document_wider_than_the_context_is_not_padded():
-    with pytest.raises(ValueError, match="3 tokens does not fit.*at least 3"):
+    with pytest.raises(ValueError, match=r"3 tokens does not fit.*at least 3"):
         collate_padded(
             [document(1, 3, 2)], [0], context_length=2, pad_id=0, token_num_bytes=NUM_BYTES
         )
 
 
 def test_a_context_of_one_token_is_refused():
-    with pytest.raises(ValueError, match="context_length is 1.*larger"):
+    with pytest.raises(ValueError, match=r"context_length is 1.*larger"):
         pack_epoch(Lengths([4]), 0, 0, 1)
 
 
 def test_a_document_that_may_not_be_cut_is_refused():
-    with pytest.raises(ValueError, match="document 1 of 'numbers' has 9 tokens.*at least 9"):
+    with pytest.raises(ValueError, match=r"document 1 of 'numbers' has 9 tokens.*at least 9"):
         pack_epoch(Lengths([4, 9], splittable=False), 0, 0, 8)
 
 

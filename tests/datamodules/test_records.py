@@ -18,7 +18,7 @@ from datamodules.records import (
 
 ROWS = [
     {"question": "Capital of France?", "answers": ["Paris"], "year": 1},
-    {"question": "Two\nlines, \"quoted\"?", "answers": ["a", "b|c"], "year": 2},
+    {"question": 'Two\nlines, "quoted"?', "answers": ["a", "b|c"], "year": 2},
 ]
 FIELDS = {"question": str, "answers": list[str]}
 TEXT = {"text": str}
@@ -143,7 +143,7 @@ def test_a_value_of_the_wrong_type_is_named(write_jsonl, value, kind, message):
 
 def test_malformed_csv_rows_are_named(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_text("text,n\n\"two\nlines\",1\nb\nc,3,4\n")
+    path.write_text('text,n\n"two\nlines",1\nb\nc,3,4\n')
     for line in (4, 5):
         with pytest.raises(ValueError, match=f"line {line}: the number of fields.*2.*text, n"):
             read_records(RecordSource(str(path)), TEXT)
@@ -161,6 +161,11 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path):
     for path in (tmp_path / "nowhere.jsonl", tmp_path / "part*.jsonl"):
         with pytest.raises(FileNotFoundError, match=r"no file at '.*(nowhere|part).*give a file"):
             read_records(RecordSource(str(path)), TEXT)
+
+
+def test_a_limit_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match=r"limit is 0 for 'a\.csv': set it to at least 1"):
+        RecordSource("a.csv", limit=0)
 
 
 def test_an_unknown_format_is_named(tmp_path):
@@ -182,6 +187,9 @@ def test_a_broken_archive_and_a_foreign_encoding_are_named(tmp_path):
     (tmp_path / "half.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"half\.jsonl\.gz is not a whole gzip file"):
         read_records(RecordSource(str(tmp_path / "half.jsonl.gz")), TEXT)
+    (tmp_path / "half.parquet").write_bytes(b"PAR1 and so on")
+    with pytest.raises(ValueError, match=r"half\.parquet is not a parquet file"):
+        read_records(RecordSource(str(tmp_path / "half.parquet")), TEXT)
     (tmp_path / "latin.txt").write_bytes("Zürich".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8"):
         read_records(RecordSource(str(tmp_path / "latin.txt")), TEXT)
@@ -211,7 +219,7 @@ def test_a_hub_data_set_that_cannot_be_had_is_named(monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr("datamodules.records.datasets.load_dataset", refuse)
-    with pytest.raises(ConnectionError, match=r"cannot load 'a/b'[\s\S]*offline[\s\S]*local file"):
+    with pytest.raises(ValueError, match=r"cannot load 'a/b'.*offline.*local file"):
         read_records(RecordSource("a/b"), TEXT)
 
 

@@ -62,7 +62,7 @@ def test_an_epoch_ends_after_its_batches_and_the_next_goes_on():
     assert len(loader) == 5
     epochs = [[batch["rows"] for batch in loader] for _ in range(3)]
     assert [len(epoch) for epoch in epochs] == [5, 5, 5]
-    assert sum(epochs, []) == read(make_loader(rows_per_epoch=10**6), 15)
+    assert list(itertools.chain(*epochs)) == read(make_loader(rows_per_epoch=10**6), 15)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -88,7 +88,7 @@ def test_processes_read_the_rows_of_one_process_with_a_larger_batch(world_size):
         read(make_loader(batch_size=2, shard=Shard(rank, world_size)), 12)
         for rank in range(world_size)
     ]
-    assert [sum(parts, []) for parts in zip(*together, strict=True)] == alone
+    assert [list(itertools.chain(*parts)) for parts in zip(*together, strict=True)] == alone
 
 
 def test_resuming_with_other_processes_is_exact():
@@ -101,7 +101,7 @@ def test_resuming_with_other_processes_is_exact():
 
 
 def test_another_global_batch_is_refused():
-    with pytest.raises(ValueError, match="3 rows per batch.*this run has 4.*batch_size"):
+    with pytest.raises(ValueError, match=r"3 rows per batch.*this run has 4.*batch_size"):
         make_loader(batch_size=4).load_state_dict(make_loader(batch_size=3).state_dict())
 
 

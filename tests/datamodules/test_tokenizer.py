@@ -153,10 +153,8 @@ def test_missing_special_tokens_get_stand_ins(tokenizer, tmp_path):
 def test_a_tokenizer_without_end_of_text_is_refused(tmp_path):
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="no end-of-text token.*eos_token"):
-        build_tokenizer(
-            TokenizerConfig(path=str(tmp_path / "tokenizer.json")), list, "", tmp_path
-        )
+    with pytest.raises(ValueError, match=r"no end-of-text token.*eos_token"):
+        build_tokenizer(TokenizerConfig(path=str(tmp_path / "tokenizer.json")), list, "", tmp_path)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path):
@@ -173,5 +171,3 @@ def test_bytes_of_sentencepiece_tokens(tmp_path):
         tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"
     )
     assert token_num_bytes(tokenizer).tolist() == [0, 0, 1, 4, 2, 1]
-
-

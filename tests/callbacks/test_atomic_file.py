@@ -1,0 +1,79 @@
+"""Killed at any time, a file is whole or it is the old one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
+from callbacks.atomic_file import atomic_file, atomic_folder
+from tests.conftest import ROOT
+
+
+def test_error_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as partial:
+        partial.write_text("half of the ne")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text() == "old"
+
+
+def test_error_leaves_the_old_folder(tmp_path):
+    path = tmp_path / "export"
+    with atomic_folder(path) as partial:
+        (partial / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_folder(path) as partial:
+        (partial / "b").write_text("new")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    assert [p.name for p in path.iterdir()] == ["a"]
+
+
+def test_folder_is_replaced_as_a_whole(tmp_path):
+    for name in "ab":
+        with atomic_folder(tmp_path / "export") as partial:
+            (partial / name).write_text(name)
+    assert [p.name for p in (tmp_path / "export").iterdir()] == ["b"]
+
+
+SAVE_FOREVER = """
+import sys, torch
+from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
+
+step = 0
+while True:
+    step += 1
+    checkpoint = {"step": step, "weights": torch.full((2_000_000,), float(step))}
+    AtomicCheckpointIO().save_checkpoint(checkpoint, sys.argv[1])
+"""
+
+
+def test_checkpoint_is_whole_after_kill_9(tmp_path):
+    path = tmp_path / "last.ckpt"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SAVE_FOREVER, str(path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    deadline = time.monotonic() + 120
+    while not path.exists():  # from here on it is being replaced all the time
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    checkpoint = torch.load(path)
+    assert (checkpoint["weights"] == checkpoint["step"]).all()
+
+
+def test_checkpoint_needs_no_room_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "a" / "last.ckpt")
+    assert torch.load(Path(tmp_path / "a" / "last.ckpt")) == {"step": 1}

@@ -1,0 +1,189 @@
+"""Callbacks one by one, on a trainer that does almost nothing."""
+
+import importlib
+import inspect
+import json
+import pickle
+import pkgutil
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+
+import callbacks
+from callbacks.checkpoint import Checkpoint
+from callbacks.export_model import ExportModel
+from callbacks.learning_rates import LearningRates
+from callbacks.local_metrics import LocalMetrics
+from callbacks.progress import Progress
+from callbacks.sample_table import SampleTable
+from callbacks.step_seeds import StepSeeds
+from callbacks.summary_table import SummaryTable
+from tests.tiny_lightning import TinyData, TinyModule
+
+
+def all_callbacks() -> list[type[Callback]]:
+    """Every callback of ours that can be made without arguments."""
+    modules = [
+        importlib.import_module(f"callbacks.{m.name}")
+        for m in pkgutil.iter_modules(callbacks.__path__)
+    ]
+    found = {
+        value
+        for module in modules
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, Callback) and value.__module__ == module.__name__
+    }
+    makeable = [
+        value
+        for value in found
+        if all(p.default is not p.empty for p in inspect.signature(value).parameters.values())
+    ]
+    return sorted(makeable, key=lambda value: value.__name__)
+
+
+def fit(
+    folder: Path, *used: Callback, module: TinyModule | None = None, **options: object
+) -> Trainer:
+    settings = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, **options}
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=list(used),
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, Progress) for callback in used),
+        num_sanity_val_steps=0,
+        **settings,
+    )
+    trainer.fit(module or TinyModule(vocab_size=3), TinyData(rows=8))
+    return trainer
+
+
+@pytest.mark.parametrize("kind", all_callbacks(), ids=lambda kind: kind.__name__)
+def test_contract(kind):
+    """State survives a checkpoint that holds plain values only; processes can be started with it."""
+    callback = kind()
+    state = callback.state_dict()
+    assert pickle.loads(pickle.dumps(callback)).state_dict() == state
+    if state:
+        assert callback.state_key == kind.__name__
+    assert inspect.getdoc(kind)
+
+
+def test_export_holds_the_best_model(workdir):
+    class Worse(TinyModule):
+        """Its score gets worse after the first validation."""
+
+        def on_validation_epoch_end(self) -> None:
+            self.log("score", float(self.current_epoch))
+
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx)
+
+    module = Worse(vocab_size=3)
+    after_epochs = []
+
+    class Keep(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            after_epochs.append(pl_module.model.weight.detach().clone())
+
+    fit(
+        workdir,
+        *(Keep(), ExportModel(), Checkpoint(monitor="score", mode="min")),
+        module=module,
+        max_epochs=3,
+        enable_checkpointing=True,
+    )
+    exported = torch.load(workdir / "export" / "weights.pt")["weight"]
+    assert torch.equal(exported, after_epochs[0])
+    assert torch.load(workdir / "checkpoints" / "best.ckpt")["epoch"] == 0
+    assert torch.load(workdir / "checkpoints" / "last.ckpt")["epoch"] == 2
+
+
+def test_export_without_monitor_holds_the_last_model(workdir):
+    module = TinyModule(vocab_size=3)
+    fit(workdir, ExportModel(), module=module)
+    exported = torch.load(workdir / "export" / "weights.pt")["weight"]
+    assert torch.equal(exported, module.model.weight)
+
+
+def test_modules_without_model_or_samples_are_left_alone(workdir):
+    module = TinyModule(vocab_size=3)
+    module.forward = module.model.forward
+    del module.sample_rows
+
+    class Bare(TinyModule):
+        def __init__(self) -> None:
+            super().__init__(vocab_size=3)
+            self.net = self.model
+            del self.model
+
+        def training_step(self, batch, batch_idx):
+            return self.net(batch["x"]).square().mean()
+
+        def validation_step(self, batch, batch_idx):
+            self.sample_rows = []
+
+    fit(workdir, ExportModel(), SampleTable(), SummaryTable(), module=Bare())
+    assert not (workdir / "export").exists()
+    assert not (workdir / "samples").exists()
+
+
+def test_samples_are_written_at_each_validation(workdir):
+    fit(workdir, SampleTable(max_rows=1), max_epochs=2)
+    files = sorted((workdir / "samples").iterdir())
+    assert [file.name for file in files] == ["step_4.json", "step_8.json"]
+    assert json.loads(files[0].read_text())[0]["question"] == "2 + 2?"
+
+
+def test_learning_rates_have_the_names_of_their_groups(workdir):
+    trainer = fit(workdir, LearningRates())
+    assert float(trainer.callback_metrics["lr/dense"]) == pytest.approx(0.1)
+
+
+def test_step_seeds_do_not_depend_on_what_was_drawn_before(workdir):
+    class Draws(Callback):
+        """Draws numbers between the steps, as sampling in validation does."""
+
+        def on_train_batch_end(self, *args):
+            torch.rand(5)
+
+    weights = []
+    for others in ([], [Draws()]):
+        torch.manual_seed(1)
+        module = TinyModule(vocab_size=3)
+        losses = []
+        step = module.training_step
+        module.training_step = lambda *a, step=step, losses=losses: (
+            losses.append(step(*a)) or losses[-1]
+        )
+        fit(workdir, StepSeeds(), *others, module=module)
+        weights.append([float(loss) for loss in losses])
+    assert weights[0] == weights[1]
+    assert len(set(weights[0])) == len(weights[0])
+
+
+def test_progress_prints_lines_where_there_is_no_terminal(workdir, capsys):
+    fit(workdir, Progress(seconds_between_lines=0.0))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("step 1/4  train/loss_nats ")
+    assert len(lines) == 5  # four steps and a validation
+    fit(workdir, Progress(seconds_between_lines=1000.0))
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_summary_table_shows_metrics_rows_and_paths(workdir, capsys):
+    fit(workdir, SummaryTable())
+    shown = capsys.readouterr().out
+    for expected in ("after 4 steps", "val/loss_nats", "a row of the module", "42 units"):
+        assert expected in shown
+
+
+def test_local_metrics_go_on_where_they_left_off(tmp_path):
+    for step, values in ((1, {"loss": 1.0}), (2, {"loss": 0.5, "new": 3.0})):
+        logger = LocalMetrics(tmp_path)
+        logger.log_metrics(values, step)
+        logger.finalize("success")
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines == ["loss,new,step", "1.0,,1", "0.5,3.0,2"]

@@ -1,0 +1,63 @@
+"""Parameter groups, schedule and clipping."""
+
+import math
+
+import pytest
+import torch
+
+from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine
+from models.base_lm import BaseLMConfig
+from models.memory_config import MemoryConfig
+from models.memory_lm import build_memory_lm
+
+
+@pytest.fixture
+def model():
+    base = BaseLMConfig(hidden_size=16, num_layers=3, num_heads=2, max_position_embeddings=16)
+    memory = MemoryConfig(layers=[0, 2], num_keys=8, num_heads=2, top_k=4, qk_norm=True)
+    return build_memory_lm(base, memory, vocab_size=19)
+
+
+def build(model):
+    return build_adamw(model, 1e-3, 1e-2, 0.1, 0.0, (0.9, 0.95))
+
+
+def test_every_parameter_is_in_one_group_and_values_in_their_own(model):
+    groups = {group["name"]: group for group in build(model).param_groups}
+    assert list(groups) == ["decay", "no_decay", "values"]
+    ids = [id(p) for group in groups.values() for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert [p.shape for p in groups["values"]["params"]] == [(64, 16)]
+    assert (groups["values"]["lr"], groups["values"]["weight_decay"]) == (1e-2, 0.0)
+    assert all(p.ndim < 2 for p in groups["no_decay"]["params"])
+    assert groups["no_decay"]["weight_decay"] == 0.0
+
+
+def test_frozen_parameters_have_no_group(model):
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = "memory_values" in name
+    assert [group["name"] for group in build(model).param_groups] == ["values"]
+
+
+def test_schedule_by_hand():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    scheduler = warmup_cosine(optimizer, warmup_steps=4, total_steps=12, final_share=0.1)
+    rates = []
+    for _ in range(14):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert rates[8] == pytest.approx(2.0 * 0.55)  # half way down the cosine
+    assert rates[6] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))))
+    assert rates[12:] == pytest.approx([0.2, 0.2])
+
+
+def test_values_and_the_rest_are_clipped_by_their_own_norms(model):
+    for name, parameter in model.named_parameters():
+        parameter.grad = torch.full_like(parameter, 100.0 if "memory_values" in name else 1e-4)
+    others = [p.grad.clone() for n, p in model.named_parameters() if "memory_values" not in n]
+    clip_apart(model, 1.0)
+    assert torch.linalg.vector_norm(model.memory_values[0].weight.grad) == pytest.approx(1.0)
+    left = [p.grad for n, p in model.named_parameters() if "memory_values" not in n]
+    assert all(torch.equal(a, b) for a, b in zip(others, left, strict=True))

@@ -1,0 +1,76 @@
+"""The gather and its transposes against einsum in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import weighted_gather as weighted_gather_module
+from models.weighted_gather import transposed_gather, weight_gradient, weighted_gather
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    num_bags=st.integers(1, 6),
+    num_reads=st.integers(1, 9),
+    num_slots=st.integers(1, 12),
+    width=st.sampled_from([1, 3, 8, 37, 64]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    seed=st.integers(0, 2**31),
+)
+def test_all_three_equal_einsum(num_bags, num_reads, num_slots, width, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(num_slots, width, generator=generator).to(dtype)
+    ids = torch.randint(num_slots, (num_bags, num_reads), generator=generator)
+    weights = torch.rand(num_bags, num_reads, generator=generator).to(dtype)
+    grad = torch.randn(num_bags, width, generator=generator).to(dtype)
+    wide = torch.float64
+    tolerance = {
+        torch.float64: {"rtol": 1e-12, "atol": 1e-12},
+        torch.float32: {"rtol": 1e-5, "atol": 1e-5},
+        torch.bfloat16: {"rtol": 2e-2, "atol": 1e-1},
+    }[dtype]
+
+    out = weighted_gather(values, ids, weights)
+    assert out.dtype == dtype
+    expected = torch.einsum("bk,bkd->bd", weights.to(wide), values[ids].to(wide))
+    torch.testing.assert_close(out.to(wide), expected, **tolerance)
+
+    dots = weight_gradient(grad, values, ids)
+    expected = torch.einsum("bd,bkd->bk", grad.to(wide), values[ids].to(wide))
+    torch.testing.assert_close(dots.to(wide), expected, **tolerance)
+
+    bags = torch.arange(num_bags).repeat_interleave(num_reads)
+    exact = torch.promote_types(dtype, torch.float32)
+    rows, sums = transposed_gather(ids.flatten(), bags, weights.flatten(), grad.to(exact))
+    assert rows.tolist() == sorted(set(ids.flatten().tolist()))
+    every_row = torch.zeros(num_slots, width, dtype=wide)
+    every_row.index_put_(
+        (ids,), weights.to(wide).unsqueeze(-1) * grad.to(wide).unsqueeze(1), accumulate=True
+    )
+    torch.testing.assert_close(sums.to(wide), every_row[rows], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows_a_chunk", [1, 3, 8])
+def test_chunks_change_no_bit(monkeypatch, rows_a_chunk):
+    rows, bags = torch.randint(8, (40,)), torch.arange(40)
+    weights, grad = torch.rand(40), torch.randn(40, 5)
+    expected = transposed_gather(rows, bags, weights, grad)
+    monkeypatch.setattr(weighted_gather_module, "_ROWS_BYTES_PER_CHUNK", rows_a_chunk * 5 * 4)
+    ours = transposed_gather(rows, bags, weights, grad)
+    assert all(torch.equal(one, two) for one, two in zip(ours, expected, strict=True))
+
+
+def test_no_reads():
+    none = torch.empty(0, dtype=torch.int64)
+    rows, sums = transposed_gather(none, none, torch.empty(0), torch.randn(3, 5))
+    assert rows.shape == (0,)
+    assert sums.shape == (0, 5)
+    assert weighted_gather(torch.randn(4, 5), none.view(0, 2), torch.empty(0, 2)).shape == (0, 5)
+
+
+def test_rows_beyond_32_bits_keep_their_numbers():
+    rows = torch.tensor([2**33 + 1, 5, 2**33 + 1])
+    found, sums = transposed_gather(rows, torch.arange(3), torch.ones(3), torch.ones(3, 2))
+    assert found.tolist() == [5, 2**33 + 1]
+    assert sums.tolist() == [[1, 1], [2, 2]]
