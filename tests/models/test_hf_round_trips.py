@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -174,9 +173,8 @@ def test_a_shared_table_is_one_parameter_saved_once(family, tmp_path):
     assert names == ["memory_values.0.weight"]
     assert all(layer.values is model.memory_values[0] for layer in memory_layers(model))
     model.save_pretrained(tmp_path)
-    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        saved = [name for name in file.keys() if list(file.get_slice(name).get_shape()) == [64, 20]]
-    assert saved == ["memory_values.0.weight"]
+    saved = load_file(tmp_path / "model.safetensors")
+    assert [name for name, tensor in saved.items() if tensor.shape == shape] == names
     loaded = load_memory_lm(tmp_path)
     assert all(layer.values is loaded.memory_values[0] for layer in memory_layers(loaded))
 
@@ -228,15 +226,34 @@ def test_an_index_from_outside_the_package_is_never_imported(tmp_path):
         load_memory_lm(tmp_path)
 
 
+FRESH_PROCESS = """
+import pickle, sys
+from transformers import AutoModelForCausalLM
+try:
+    AutoModelForCausalLM.from_pretrained(sys.argv[1])
+except ValueError as error:
+    print(error)
+model = pickle.load(open(sys.argv[2], "rb"))
+print(type(model).__name__, model.config.model_type)
+"""
+
+
 @pytest.mark.slow
-def test_a_loader_that_does_not_know_memory_refuses(tmp_path):
-    build("llama").save_pretrained(tmp_path)
-    code = "import sys, transformers as t; t.AutoModelForCausalLM.from_pretrained(sys.argv[1])"
+def test_a_fresh_process_refuses_what_it_does_not_know_and_unpickles_the_rest(tmp_path):
+    model = build("llama")
+    model.save_pretrained(tmp_path)
+    pickled = tmp_path / "model.pickle"
+    pickled.write_bytes(pickle.dumps(model))
     fresh = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FRESH_PROCESS, str(tmp_path), str(pickled)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
     )
-    assert fresh.returncode != 0
-    assert "memory-llama" in fresh.stderr
+    # Plain AutoModel must not drop the memory and go on.
+    assert "model type `memory-llama`" in fresh.stdout
+    assert "MemoryLlamaForCausalLM memory-llama" in fresh.stdout
 
 
 def test_once_known_the_auto_class_loads_it_too(tmp_path):

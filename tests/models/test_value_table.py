@@ -252,7 +252,7 @@ def test_changing_the_mode_drops_reads():
     run(table, *reads(5))
     table.set_gradient("dense")
     assert table.reads == []
-    with pytest.raises(RuntimeError, match="row_gradient needs .*selected_rows"):
+    with pytest.raises(RuntimeError, match=r"row_gradient needs .*selected_rows"):
         table.row_gradient()
 
 
