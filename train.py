@@ -52,6 +52,7 @@ class TriptychCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # `instantiate_classes` sees to it
             save_config_callback=SaveConfig,
             seed_everything_default=42,
             parser_kwargs={"exit_on_error": False}
@@ -114,13 +115,6 @@ class TriptychCLI(LightningCLI):
         """
 
     @override
-    def _add_instantiators(self) -> None:
-        errors = self._constructor_errors = ConstructorErrors()
-        for key, base in (("model", LightningModule), ("data", LightningDataModule)):
-            self.parser.add_instantiator(errors.watch(_InstantiatorFn(cli=self, key=key)), base)
-        self.parser.add_instantiator(errors.watch(construct), object)
-
-    @override
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
         if options.experiment is None:
@@ -136,10 +130,22 @@ class TriptychCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
+        """Build data, model and trainer; what their constructors say is what the user sees."""
         try:
             self._resolve_init_from(self.config[self.subcommand])
-            with self._constructor_errors.shown():
-                super().instantiate_classes()
+            errors = ConstructorErrors()
+            with errors.shown():
+                self.config_init = self.parser.instantiate(
+                    self.config,
+                    instantiators=[
+                        (errors.watch(_InstantiatorFn(self, "model")), LightningModule, True),
+                        (errors.watch(_InstantiatorFn(self, "data")), LightningDataModule, True),
+                        (errors.watch(construct), object, True),
+                    ],
+                )
+                self.datamodule = self._get(self.config_init, "data")
+                self.model = self._get(self.config_init, "model")
+                self.trainer = self.instantiate_trainer()
         except BaseException:
             self.run.release_if_empty()
             raise

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,9 +23,13 @@ def restored_process_state() -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
     try:
-        yield
+        with warnings.catch_warnings():
+            # Lightning asks torch about a class that torch has renamed, in every run.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
     finally:
-        os.environ.clear()
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
         os.environ.update(environment)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.backends.cudnn.benchmark = benchmark

@@ -52,7 +52,7 @@ class RunDirectory:
         stamp = _job_id() or datetime.now().strftime("%Y%m%d-%H%M%S")
         name = run_name or f"{experiment.rsplit('/', 1)[-1]}-seed{seed}-{stamp}"
         folder = Path("runs") / experiment / (run_name or f"{stamp}-seed{seed}")
-        told = os.environ.get(_FROM_RANK_ZERO)
+        told = None if rank_zero_only.rank == 0 else os.environ.get(_FROM_RANK_ZERO)
         if told:
             path = Path(told)
         elif run_dir is not None or run_name is not None or _job_id():

@@ -191,7 +191,8 @@ class MemoryPretraining(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's numbers and refresh the table of samples."""
         for name, value in self.evaluation.compute().items():
-            self.log(name, value, rank_zero_only=False, sync_dist=False)
+            # Equal on every rank already; saying so again spares a warning of Lightning.
+            self.log(name, value, sync_dist=True)
         self.sample_rows = [*self.evaluation.samples, *self._continue_prompts()]
         self._restart_clock()
 

@@ -10,7 +10,7 @@ Deviation: the papers rank all K * K pairs; the result is the same.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -124,37 +124,63 @@ def _search(
     query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Search chunk by chunk; also return the half ids and the ranks that the backward needs."""
-    num_queries, num_heads, _, half_dim = query_BH2E.shape
-    num_keys = keys_H2NE.shape[2]
-    on_cpu = query_BH2E.device.type == "cpu"
-    budget = _CHUNK_ELEMENTS_CPU if on_cpu else _CHUNK_ELEMENTS_GPU
-    chunk = max(1, budget // (num_heads * 2 * num_keys))
-    rows, columns = candidate_ranks(num_kept)
-    rows_C = torch.tensor(rows, device=query_BH2E.device)
-    columns_C = torch.tensor(columns, device=query_BH2E.device)
-    keys_GEN = keys_H2NE.reshape(num_heads * 2, num_keys, half_dim).transpose(1, 2)
-
+    num_queries, num_heads = query_BH2E.shape[:2]
     device, shape = query_BH2E.device, (num_queries, num_heads, num_kept)
     ids = torch.empty(shape, dtype=torch.int64, device=device)
     scores = torch.empty(shape, dtype=query_BH2E.dtype, device=device)
     half_shape = (num_queries, num_heads, 2, num_kept)
     half_ids = torch.empty(half_shape, dtype=torch.int64, device=device)
     half_ranks = torch.empty(half_shape, dtype=torch.int64, device=device)
+    chunk = queries_per_chunk(keys_H2NE)
     for start in range(0, num_queries, chunk):
         part = slice(start, min(start + chunk, num_queries))
-        query_GBE = query_BH2E[part].flatten(1, 2).transpose(0, 1)
-        half_GBN = torch.bmm(query_GBE, keys_GEN)
-        best_PK, best_ids_PK = row_topk(half_GBN.flatten(0, 1), num_kept)
-        split = (num_heads, 2, query_GBE.shape[1], num_kept)
-        best_H2BK, best_ids_H2BK = best_PK.view(split), best_ids_PK.view(split)
-        pair_HBC = best_H2BK[:, 0].index_select(-1, rows_C)
-        pair_HBC += best_H2BK[:, 1].index_select(-1, columns_C)
-        top_PK, pairs_PK = row_topk(pair_HBC.flatten(0, 1), num_kept)
-        pairs_HBK = pairs_PK.view(num_heads, -1, num_kept)
-        ranks_H2BK = torch.stack((rows_C[pairs_HBK], columns_C[pairs_HBK]), 1)
-        winners_H2BK = best_ids_H2BK.gather(-1, ranks_H2BK)
-        ids[part] = (winners_H2BK[:, 0] * num_keys + winners_H2BK[:, 1]).transpose(0, 1)
-        scores[part] = top_PK.view_as(pairs_HBK).transpose(0, 1)
-        half_ids[part] = best_ids_H2BK.permute(2, 0, 1, 3)
-        half_ranks[part] = ranks_H2BK.permute(2, 0, 1, 3)
+        halves_H2BN = half_scores(query_BH2E[part], keys_H2NE)
+        best_H2BK, columns_H2BK = row_topk(halves_H2BN, num_kept)
+        pairs = best_pairs(best_H2BK, columns_H2BK, keys_H2NE.shape[2])
+        ids[part] = pairs.ids_HBK.transpose(0, 1)
+        scores[part] = pairs.scores_HBK.transpose(0, 1)
+        half_ids[part] = columns_H2BK.permute(2, 0, 1, 3)
+        half_ranks[part] = pairs.ranks_H2BK.permute(2, 0, 1, 3)
     return ids, scores, half_ids, half_ranks
+
+
+def queries_per_chunk(keys_H2NE: Tensor) -> int:
+    """Queries whose half scores fit in one chunk."""
+    on_cpu = keys_H2NE.device.type == "cpu"
+    budget = _CHUNK_ELEMENTS_CPU if on_cpu else _CHUNK_ELEMENTS_GPU
+    return max(1, budget // keys_H2NE[..., 0].numel())
+
+
+def half_scores(query_BH2E: Tensor, keys_H2NE: Tensor) -> Tensor:
+    """Score every half key. Returns halves_H2BN: a_i in the first half, b_j in the second."""
+    query_GBE = query_BH2E.flatten(1, 2).transpose(0, 1)
+    halves_GBN = torch.bmm(query_GBE, keys_H2NE.flatten(0, 1).transpose(1, 2))
+    return halves_GBN.unflatten(0, keys_H2NE.shape[:2])
+
+
+class Pairs(NamedTuple):
+    """The best slots, and the ranks of their halves among the best half keys."""
+
+    ids_HBK: Tensor
+    scores_HBK: Tensor
+    ranks_H2BK: Tensor
+
+
+def best_pairs(best_H2BK: Tensor, columns_H2BK: Tensor, num_keys: int) -> Pairs:
+    """Find the K best slots among the candidate pairs of the K best rows and columns.
+
+    Args:
+        best_H2BK: Scores of the best half keys, descending.
+        columns_H2BK: Which half keys these are.
+        num_keys: N.
+    """
+    num_kept = best_H2BK.shape[-1]
+    rows_C, columns_C = (
+        torch.tensor(ranks, device=best_H2BK.device) for ranks in candidate_ranks(num_kept)
+    )
+    pairs_HBC = best_H2BK[:, 0].index_select(-1, rows_C)
+    pairs_HBC += best_H2BK[:, 1].index_select(-1, columns_C)
+    scores_HBK, winners_HBK = row_topk(pairs_HBC, num_kept)
+    ranks_H2BK = torch.stack((rows_C[winners_HBK], columns_C[winners_HBK]), 1)
+    halves_H2BK = columns_H2BK.gather(-1, ranks_H2BK)
+    return Pairs(halves_H2BK[:, 0] * num_keys + halves_H2BK[:, 1], scores_HBK, ranks_H2BK)

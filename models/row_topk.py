@@ -1,4 +1,4 @@
-"""Top-k within the rows of a matrix, fast on a CPU too.
+"""Top-k along the last dimension, fast on a CPU too.
 
 `torch.topk` selects with a scalar comparison at a time on a CPU. NumPy sorts integers with the
 processor's vector instructions, five times faster at 256 columns: so scores and their columns are
@@ -24,26 +24,27 @@ _ELEMENTS_WORTH_A_THREAD = 1 << 15
 _MAGNITUDE = 0x7FFFFFFF
 
 
-def row_topk(scores_RN: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
-    """Find the K highest scores of each row, without gradient; NaN counts as the highest.
+def row_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
+    """Find the K highest of N scores in the last dimension, without gradient.
 
     Args:
-        scores_RN: float.
+        scores: float, (..., N); NaN counts as the highest.
         num_kept: K, at most N.
 
     Returns:
-        best_RK: descending, to the bit. columns_RK: int64; of equal scores the first column
-        wins on a CPU (except in float64, where `torch.topk` chooses).
+        best: (..., K), descending, to the bit. columns: int64, likewise; of equal scores the
+        first column comes first on a CPU (except in float64, where `torch.topk` chooses).
 
-    >>> row_topk(torch.tensor([[1.0, 3.0, 2.0, 3.0]]), 3)[1].tolist()
-    [[1, 3, 2]]
+    >>> row_topk(torch.tensor([1.0, 3.0, 2.0, 3.0]), 3)[1].tolist()
+    [1, 3, 2]
     """
-    on_cpu = scores_RN.device.type == "cpu"
-    if not on_cpu or scores_RN.dtype == torch.float64 or scores_RN.numel() == 0:
-        best_RK, columns_RK = scores_RN.topk(num_kept, dim=-1)
-        return best_RK, columns_RK
-    best_RK, columns_RK = _cpu_topk(scores_RN.float(), num_kept)
-    return best_RK.to(scores_RN.dtype), columns_RK
+    on_cpu = scores.device.type == "cpu"
+    if not on_cpu or scores.dtype == torch.float64 or scores.numel() == 0:
+        best, columns = scores.topk(num_kept, dim=-1)
+        return best, columns
+    best_RK, columns_RK = _cpu_topk(scores.float().reshape(-1, scores.shape[-1]), num_kept)
+    shape = (*scores.shape[:-1], num_kept)
+    return best_RK.to(scores.dtype).view(shape), columns_RK.view(shape)
 
 
 def _cpu_topk(scores_RN: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:

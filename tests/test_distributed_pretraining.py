@@ -46,7 +46,9 @@ def test_two_processes_equal_one_with_twice_the_batch(workdir):
     compared = [key for key in one["metrics"] if key.startswith(("val/", "memory/"))]
     assert len(compared) >= 10
     for key in compared:
-        assert two["metrics"][key] == pytest.approx(one["metrics"][key], rel=1e-4, abs=1e-6), key
+        # Sums over ranks are rounded differently, and a rounding can tip a slot in or out.
+        rel = 1e-2 if key.startswith("memory/") else 1e-4
+        assert two["metrics"][key] == pytest.approx(one["metrics"][key], rel=rel, abs=1e-6), key
 
     import mlflow
 

@@ -56,6 +56,7 @@ def test_later_files_and_the_command_line_win(tiny, workdir):
 def test_checkpoint_never_overrides_the_command_line(tiny):
     run = main(tiny("--model.init_args.beta", "0.1"))
     last = run / "checkpoints" / "last.ckpt"
+    assert torch.load(last)["hyper_parameters"]["beta"] == 0.1  # Lightning would take this one
     words = tiny("--model.init_args.beta", "0.9", "--ckpt_path", last, "--trainer.max_epochs", "2")
     assert model_of(words).beta == 0.9
 

@@ -18,9 +18,14 @@ from tests.conftest import ROOT
 def test_error_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(path) as partial:
-        partial.write_text("half of the ne")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with atomic_file(path) as partial:
+            partial.write_text("half of the ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
     assert path.read_text() == "old"
 
@@ -29,9 +34,14 @@ def test_error_leaves_the_old_folder(tmp_path):
     path = tmp_path / "export"
     with atomic_folder(path) as partial:
         (partial / "a").write_text("old")
-    with pytest.raises(RuntimeError), atomic_folder(path) as partial:
-        (partial / "b").write_text("new")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with atomic_folder(path) as partial:
+            (partial / "b").write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert [p.name for p in path.iterdir()] == ["a"]
 

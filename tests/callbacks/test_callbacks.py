@@ -62,7 +62,7 @@ def fit(
 
 @pytest.mark.parametrize("kind", all_callbacks(), ids=lambda kind: kind.__name__)
 def test_contract(kind):
-    """State survives a checkpoint that holds plain values only; processes can be started with it."""
+    """It can be sent to another process, and its state has a name of its own."""
     callback = kind()
     state = callback.state_dict()
     assert pickle.loads(pickle.dumps(callback)).state_dict() == state
@@ -77,9 +77,6 @@ def test_export_holds_the_best_model(workdir):
 
         def on_validation_epoch_end(self) -> None:
             self.log("score", float(self.current_epoch))
-
-        def training_step(self, batch, batch_idx):
-            return super().training_step(batch, batch_idx)
 
     module = Worse(vocab_size=3)
     after_epochs = []
@@ -159,7 +156,7 @@ def test_step_seeds_do_not_depend_on_what_was_drawn_before(workdir):
             losses.append(step(*a)) or losses[-1]
         )
         fit(workdir, StepSeeds(), *others, module=module)
-        weights.append([float(loss) for loss in losses])
+        weights.append([loss.item() for loss in losses])
     assert weights[0] == weights[1]
     assert len(set(weights[0])) == len(weights[0])
 
@@ -187,3 +184,28 @@ def test_local_metrics_go_on_where_they_left_off(tmp_path):
         logger.finalize("success")
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines == ["loss,new,step", "1.0,,1", "0.5,3.0,2"]
+
+
+def test_checkpoint_intervals(workdir):
+    saved = []
+
+    class Remember(Callback):
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            saved.append(checkpoint["global_step"])
+
+    fit(workdir, Remember(), Checkpoint(every_n_train_steps=3), enable_checkpointing=True)
+    assert saved == [3, 4]  # of four steps, and after the validation
+    fit(workdir, Remember(), Checkpoint(minutes_between=1e-9), enable_checkpointing=True)
+    assert saved[2:] == [1, 2, 3, 4, 4]
+
+
+def test_checkpoint_at_the_end_without_validation(workdir):
+    fit(workdir, Checkpoint(), enable_checkpointing=True, limit_val_batches=0)
+    assert torch.load(workdir / "checkpoints" / "last.ckpt")["global_step"] == 4
+
+
+def test_checkpoint_says_what_is_wrong_with_its_settings(workdir):
+    with pytest.raises(ValueError, match=r"no metric val/typo, only .*val/loss_nats"):
+        fit(workdir, Checkpoint(monitor="val/typo"), enable_checkpointing=True)
+    with pytest.raises(ValueError, match="every_n_train_steps must be positive, got 0"):
+        Checkpoint(every_n_train_steps=0)

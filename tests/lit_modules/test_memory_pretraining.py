@@ -39,6 +39,7 @@ TINY = {
         "devices": 1,
         "max_steps": 4,
         "val_check_interval": 2,
+        "check_val_every_n_epoch": None,
         "log_every_n_steps": 1,
     },
     "tracking": {"uri": None},

@@ -1,4 +1,4 @@
-"""Tables of the papers' size: one trained on the CPU, one of the 1.3B model built without weights."""
+"""Tables of the papers' size: one trains on the CPU, the 1.3B model is built without weights."""
 
 from pathlib import Path
 

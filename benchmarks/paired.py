@@ -1,0 +1,185 @@
+"""Paired timing: A B A B, so that whatever else the machine does falls on both sides alike."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from torch.autograd.profiler import profile
+
+
+def _nothing() -> None:
+    """Free nothing."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the things compared.
+
+    Args:
+        name: What it is, as in the report.
+        run: The work that is timed.
+        release: Frees what a run leaves behind, such as gradients; not timed.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    release: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one side took.
+
+    Args:
+        name: As in `Side`.
+        size: Size of the problem.
+        seconds: One entry a round, in the order they were run.
+        peak_bytes: Most memory held at once by tensors that the run made.
+    """
+
+    name: str
+    size: int
+    seconds: list[float]
+    peak_bytes: int
+
+    @property
+    def median_s(self) -> float:
+        """Median over the rounds."""
+        return quantile(self.seconds, 0.5)
+
+    def row(self) -> dict[str, Any]:
+        """As a row of the report."""
+        return {
+            "name": self.name,
+            "size": self.size,
+            "median_s": self.median_s,
+            "p10_s": quantile(self.seconds, 0.1),
+            "p90_s": quantile(self.seconds, 0.9),
+            "min_s": min(self.seconds),
+            "num_runs": len(self.seconds),
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Quantile by linear interpolation.
+
+    >>> quantile([3.0, 1.0, 2.0], 0.5), quantile([1.0, 2.0], 0.1)
+    (2.0, 1.1)
+    """
+    return float(torch.tensor(values, dtype=torch.float64).quantile(share))
+
+
+def time_ratio(peer: Timing, ours: Timing) -> float:
+    """How many times longer the peer takes: the median over rounds of the two runs' ratio."""
+    pairs = zip(peer.seconds, ours.seconds, strict=True)
+    return quantile([theirs / mine for theirs, mine in pairs], 0.5)
+
+
+class PairedTimer:
+    """Times sides in turn and shows where it is.
+
+    Args:
+        device: Where the work runs.
+        min_rounds: Rounds that are always made.
+        max_rounds: Rounds after which a comparison ends in any case.
+        budget_s: Seconds after which a comparison ends if it has its least rounds.
+    """
+
+    def __init__(
+        self, device: torch.device, min_rounds: int, max_rounds: int, budget_s: float
+    ) -> None:
+        self.device = device
+        self.min_rounds = min_rounds
+        self.max_rounds = max_rounds
+        self.budget_s = budget_s
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+
+    def __enter__(self) -> "PairedTimer":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def compare(self, title: str, size: int, sides: list[Side]) -> list[Timing]:
+        """Run all sides once to warm up and measure their memory, then in turn for time."""
+        task = self._progress.add_task(f"{title}, {size:,}", total=self.max_rounds + 1)
+        peaks = []
+        for side in sides:
+            peaks.append(peak_bytes(side.run, self.device))
+            side.release()
+        self._progress.advance(task)
+        seconds: list[list[float]] = [[] for _ in sides]
+        began = time.perf_counter()
+        while not self._is_enough(len(seconds[0]), time.perf_counter() - began):
+            for side, taken in zip(sides, seconds, strict=True):
+                taken.append(self.time(side.run))
+                side.release()
+            self._progress.advance(task)
+        self._progress.remove_task(TaskID(task))
+        return [
+            Timing(side.name, size, taken, peak)
+            for side, taken, peak in zip(sides, seconds, peaks, strict=True)
+        ]
+
+    def time(self, run: Callable[[], Any]) -> float:
+        """Seconds of one run, until the device has finished it."""
+        synchronize(self.device)
+        began = time.perf_counter()
+        kept = run()
+        synchronize(self.device)
+        elapsed = time.perf_counter() - began
+        del kept  # freed outside the timed part
+        return elapsed
+
+    def _is_enough(self, num_rounds: int, elapsed_s: float) -> bool:
+        if num_rounds < self.min_rounds:
+            return False
+        return num_rounds >= self.max_rounds or elapsed_s > self.budget_s
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for an accelerator; a CPU has nothing pending."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
+    """Most memory that tensors made by a run hold at once, beyond what was there before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with _quiet_stderr(), profile(use_cpu=True, profile_memory=True) as recorded:
+        run()
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """The profiler's native library announces itself on file descriptor 2."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

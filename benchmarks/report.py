@@ -1,0 +1,144 @@
+"""What a benchmark leaves: a JSON file and a table on the terminal."""
+
+import argparse
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.paired import Timing, time_ratio
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number that was promised.
+
+    Args:
+        value: What came out.
+        bound: The least that was promised.
+        held: Whether it was reached.
+    """
+
+    value: float
+    bound: float
+    held: bool
+
+
+def at_least(value: float, bound: float) -> Check:
+    """A check that holds if the value reaches the bound."""
+    return Check(value, bound, value >= bound)
+
+
+@dataclass
+class Report:
+    """The answer to a benchmark's question.
+
+    Args:
+        question: The benchmark's name.
+        device: As `describe_device` gives it.
+        rows: Of `Timing.row`.
+        ratios: "peer@size" -> the peer's time over ours; above 1 we are faster.
+        memory_ratios: "peer@size" -> the peer's peak memory over ours.
+        checks: name -> check.
+        more: Further entries of the JSON.
+    """
+
+    question: str
+    device: dict[str, Any]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    ratios: dict[str, float] = field(default_factory=dict)
+    memory_ratios: dict[str, float] = field(default_factory=dict)
+    checks: dict[str, Check] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, timings: list[Timing]) -> None:
+        """Add a comparison; the first timing is ours."""
+        self.rows += [timing.row() for timing in timings]
+        ours = timings[0]
+        for peer in timings[1:]:
+            key = f"{peer.name}@{peer.size}"
+            self.ratios[key] = time_ratio(peer, ours)
+            self.memory_ratios[key] = peer.peak_bytes / max(1, ours.peak_bytes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As stored; `held` is true if every check is. False is a result, not a failure."""
+        held = all(check.held for check in self.checks.values())
+        entries = asdict(self)
+        return {**entries, **entries.pop("more"), "held": held}
+
+    def write(self, out: Path) -> None:
+        """Write the JSON file."""
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+    def print(self, console: Console) -> None:
+        """Print rows, ratios and checks."""
+        table = Table("what", "size", "median", "p10 to p90", "peak", "over ours", "memory")
+        for row in self.rows:
+            key = f"{row['name']}@{row['size']}"
+            table.add_row(
+                row["name"],
+                f"{row['size']:,}",
+                f"{row['median_s'] * 1e3:.1f} ms",
+                f"{row['p10_s'] * 1e3:.1f} to {row['p90_s'] * 1e3:.1f}",
+                f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+                f"{self.ratios[key]:.2f}x" if key in self.ratios else "",
+                f"{self.memory_ratios[key]:.2f}x" if key in self.memory_ratios else "",
+            )
+        console.print(table)
+        for name, check in self.checks.items():
+            verdict = "held" if check.held else "[bold]not held[/bold]"
+            console.print(f"{name}: {check.value:.4g}, at least {check.bound:.4g}: {verdict}")
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """The machine as far as it bears on the numbers."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").is_file():
+        models = [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        name = models[0] if models else name
+    return {
+        "type": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
+        "load_average_before": os.getloadavg()[0],
+    }
+
+
+def benchmark_parser(description: str) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="few rounds, at most a minute")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda if there is one")
+    parser.add_argument("--threads", type=int, help="torch threads on the CPU; default: all cores")
+    return parser
+
+
+def prepare_device(name: str | None, num_threads: int | None) -> torch.device:
+    """Choose the device and the number of threads.
+
+    Raises:
+        ValueError: if the device is not there or the number of threads not positive.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch finds no GPU here; leave it out or give cpu")
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {num_threads}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(num_threads or cores or 1)
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
