@@ -121,7 +121,7 @@ class PairedTimer:
         began = time.perf_counter()
         while not self._is_enough(len(seconds[0]), time.perf_counter() - began):
             for side, taken in zip(sides, seconds, strict=True):
-                taken.append(self.time(side.run))
+                taken.append(seconds_of(side.run, self.device))
                 side.release()
             self._progress.advance(task)
         self._progress.remove_task(TaskID(task))
@@ -130,20 +130,21 @@ class PairedTimer:
             for side, taken, peak in zip(sides, seconds, peaks, strict=True)
         ]
 
-    def time(self, run: Callable[[], Any]) -> float:
-        """Seconds of one run, until the device has finished it."""
-        synchronize(self.device)
-        began = time.perf_counter()
-        kept = run()
-        synchronize(self.device)
-        elapsed = time.perf_counter() - began
-        del kept  # freed outside the timed part
-        return elapsed
-
     def _is_enough(self, num_rounds: int, elapsed_s: float) -> bool:
         if num_rounds < self.min_rounds:
             return False
         return num_rounds >= self.max_rounds or elapsed_s > self.budget_s
+
+
+def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one run, until the device has finished it; what it returns is freed afterwards."""
+    synchronize(device)
+    began = time.perf_counter()
+    kept = run()
+    synchronize(device)
+    elapsed = time.perf_counter() - began
+    del kept
+    return elapsed
 
 
 def synchronize(device: torch.device) -> None:

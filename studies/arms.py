@@ -28,7 +28,11 @@ class Arm:
 
 
 def run_arms(
-    arms: Sequence[Arm], seeds: Sequence[int], out: Path, num_workers: int = 2
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    out: Path,
+    num_workers: int = 2,
+    seed_options: Sequence[str] = ("--seed_everything",),
 ) -> dict[str, list[Path]]:
     """Train every arm with every seed; runs that finished before are not repeated.
 
@@ -40,6 +44,7 @@ def run_arms(
         seeds: Seeds of each arm.
         out: Folder of the study; runs are kept in `runs/` under it.
         num_workers: Runs at a time.
+        seed_options: Options of the command line that take the seed.
 
     Raises:
         RuntimeError: if a run fails, naming its log; finished runs are kept.
@@ -61,7 +66,7 @@ def run_arms(
     ):
         task = progress.add_task("runs", total=len(places), completed=len(places) - len(todo))
         jobs = {
-            pool.submit(_train, arm.args, seed, places[arm.name, seed]): (arm, seed)
+            pool.submit(_train, arm.args, seed_options, seed, places[arm.name, seed]): (arm, seed)
             for arm, seed in todo
         }
         for job in as_completed(jobs):
@@ -79,13 +84,14 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     return summary
 
 
-def _train(args: Sequence[str], seed: int, run_dir: Path) -> None:
+def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, run_dir: Path) -> None:
     import train  # in the worker, after its thread count is set
 
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
-    words = ["fit", *args, "--seed_everything", str(seed), "--run_dir", str(run_dir), *resume]
+    seeded = [word for option in seed_options for word in (option, str(seed))]
+    words = ["fit", *args, *seeded, "--run_dir", str(run_dir), *resume]
     with (
         run_dir.with_suffix(".log").open("a") as log,
         contextlib.redirect_stdout(log),

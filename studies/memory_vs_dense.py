@@ -8,13 +8,13 @@ twin has an FFN of as many multiply-adds a token where the other has its memory.
 """
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
+from callbacks.learning_curves import read_curves
 from studies.arms import Arm, read_summary, run_arms
 from studies.results import at_most, mean_interval, paired_test, write_results
 
@@ -47,6 +47,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         seeds,
         options.out / options.preset,
         options.workers,
+        seed_options=("--seed_everything", "--data.init_args.seed"),
     )
     values = {
         arm: {label: [_final(run, key) for run in dirs] for label, key in METRICS.items()}
@@ -96,26 +97,19 @@ def _final(run_dir: Path, key: str) -> float:
     return value
 
 
-def _curve(run_dir: Path, key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a metric over the run."""
-    with (run_dir / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get(key)]
-    return [int(row["step"]) for row in rows], [float(row[key]) for row in rows]
-
-
 def _draw(runs: dict[str, list[Path]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     for axis, label in zip(axes, (NLL, RECALL, TEXT), strict=True):
         for color, (arm, dirs) in zip(("tab:blue", "tab:orange"), runs.items(), strict=True):
             for number, run_dir in enumerate(dirs):
-                steps, values = _curve(run_dir, METRICS[label])
+                steps, values = read_curves(run_dir / "metrics.csv")[METRICS[label]]
                 axis.plot(steps, values, color=color, label=None if number else arm)
         axis.set(xlabel="optimizer step", title=label)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":
