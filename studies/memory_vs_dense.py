@@ -19,7 +19,7 @@ from studies.arms import Arm, read_summary, run_arms
 from studies.results import at_most, mean_interval, paired_test, write_results
 
 CLAIM = "at equal steps a memory model knows more facts than its dense twin"
-STEPS = {"smoke": 20, "cpu": 1500, "full": 6000}
+STEPS = {"smoke": 20, "cpu": 1000, "full": 6000}
 METRICS = {
     "answer NLL (nats/token)": "val/facts/answer_nll_nats_per_token",
     "recall (exact match)": "val/facts/exact_match",
