@@ -24,11 +24,13 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from callbacks.checkpoint import Checkpoint
+from callbacks.checkpoint_errors import readable_checkpoint_errors, refuse_missing_checkpoint
 from callbacks.constructor_errors import ConstructorErrors, construct
 from callbacks.error_report import one_message_per_error
 from callbacks.init_from import Stage
 from callbacks.local_metrics import LocalMetrics
 from callbacks.mlflow_tracking import MLflowTracking
+from callbacks.parser_errors import short_parser_errors
 from callbacks.process_state import restored_process_state
 from callbacks.run_directory import RunDirectory, experiment_name
 from callbacks.run_summary import recorded_run
@@ -45,6 +47,7 @@ class TriptychCLI(LightningCLI):
     """
 
     def __init__(self, args: ArgsType = None) -> None:
+        self._errors = ConstructorErrors()
         defaults = {"default_config_files": [str(ROOT / "configs" / "base.yaml")]}
         super().__init__(
             LightningModule,
@@ -96,7 +99,7 @@ class TriptychCLI(LightningCLI):
         parser.link_arguments(
             "data",
             "model.init_args.vocab_size",
-            compute_fn=lambda data: getattr(data, "vocab_size", None),
+            compute_fn=self._errors.watch(_vocab_size),
             apply_on="instantiate",
         )
 
@@ -105,7 +108,8 @@ class TriptychCLI(LightningCLI):
         # Without Lightning's warning when `args` and `sys.argv` are both there: so it is whenever
         # a study or a test calls `main`.
         as_words = args is None or isinstance(args, list)
-        self.config = parser.parse_args(args) if as_words else parser.parse_object(args)
+        with short_parser_errors(args if as_words else [], self._subcommand_parsers):
+            self.config = parser.parse_args(args) if as_words else parser.parse_object(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -117,6 +121,7 @@ class TriptychCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
+        refuse_missing_checkpoint(options.get("ckpt_path"))
         if options.experiment is None:
             options.experiment = experiment_name([str(path) for path in options.config or []])
         self.run = RunDirectory.claim(
@@ -133,14 +138,17 @@ class TriptychCLI(LightningCLI):
         """Build data, model and trainer; what their constructors say is what the user sees."""
         try:
             self._resolve_init_from(self.config[self.subcommand])
-            errors = ConstructorErrors()
-            with errors.shown():
+            with self._errors.shown():
                 self.config_init = self.parser.instantiate(
                     self.config,
                     instantiators=[
-                        (errors.watch(_InstantiatorFn(self, "model")), LightningModule, True),
-                        (errors.watch(_InstantiatorFn(self, "data")), LightningDataModule, True),
-                        (errors.watch(construct), object, True),
+                        (self._errors.watch(_InstantiatorFn(self, "model")), LightningModule, True),
+                        (
+                            self._errors.watch(_InstantiatorFn(self, "data")),
+                            LightningDataModule,
+                            True,
+                        ),
+                        (self._errors.watch(construct), object, True),
                     ],
                 )
                 self.datamodule = self._get(self.config_init, "data")
@@ -166,7 +174,11 @@ class TriptychCLI(LightningCLI):
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
-        with recorded_run(self.run, self.trainer, seed=self.config[subcommand].seed_everything):
+        options = self.config[subcommand]
+        with (
+            recorded_run(self.run, self.trainer, seed=options.seed_everything),
+            readable_checkpoint_errors(options.get("ckpt_path")),
+        ):
             super()._run_subcommand(subcommand)
 
     def _loggers(self) -> list[Logger]:
@@ -191,6 +203,11 @@ class TriptychCLI(LightningCLI):
             return
         if Path(start).suffix in (".yaml", ".yml"):
             start = model["init_from"] = str(self._stage(start, options).export())
+        elif not Path(start).is_dir():
+            raise FileNotFoundError(
+                f"model.init_args.init_from: there is no folder {start}; give the folder "
+                "`export` of a finished run, or an experiment's .yaml, which is then run first"
+            )
         tokenizer = data.get("tokenizer")
         unset = tokenizer is not None and tokenizer.path in (None, "train")
         if unset and (Path(start) / "tokenizer.json").is_file():
@@ -204,8 +221,14 @@ class TriptychCLI(LightningCLI):
         if options.trainer.fast_dev_run:
             words += ["--trainer.fast_dev_run", str(options.trainer.fast_dev_run)]
         parser = self._parser("fit")
-        composed = parser.dump(parser.parse_args(["--config", str(path), *words]))
-        return Stage(path, yaml.safe_load(composed), tuple(words))
+        words = ["--config", str(path), *words]
+        with short_parser_errors(words, self._subcommand_parsers):
+            composed = parser.dump(parser.parse_args(words))
+        return Stage(path, yaml.safe_load(composed), tuple(words[2:]))
+
+
+def _vocab_size(data: LightningDataModule) -> int | None:
+    return getattr(data, "vocab_size", None)
 
 
 def main(args: ArgsType = None) -> Path:

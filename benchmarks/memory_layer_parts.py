@@ -11,9 +11,9 @@ from benchmarks.memory_layer_sides import LayerSides
 from benchmarks.paired import quantile, seconds_of
 from models.product_key_search import (
     best_pairs,
+    chunks,
     half_scores,
     product_key_topk,
-    queries_per_chunk,
 )
 from models.row_topk import row_topk
 from models.weighted_gather import transposed_gather, weight_gradient, weighted_gather
@@ -63,13 +63,20 @@ def _forward_and_backward(sides: LayerSides, clock: _Stopwatch) -> None:
     index, values_SD = sides.ours.index, sides.table.weight.detach()
     query_BH2E = clock("query projection", sides.query).unflatten(-1, (2, -1))
     keys_H2NE, ids_BK = index.keys, sides.ids_BK
+    num_keys, num_kept, num_heads = sides.sizes.num_keys, sides.ours.top_k, sides.sizes.num_heads
     with torch.no_grad():
-        for part_BH2E in query_BH2E.split(queries_per_chunk(keys_H2NE)):
-            halves = clock("scores", lambda part=part_BH2E: half_scores(part, keys_H2NE))
-            best = clock("half top-k", lambda halves=halves: row_topk(halves, sides.ours.top_k))
-            clock("candidates", lambda best=best: best_pairs(*best, sides.sizes.num_keys))
+        best_parts = []
+        for part in chunks(len(query_BH2E), num_heads * 2 * num_keys, query_BH2E.device):
+            query = query_BH2E[part]
+            halves = clock("scores", lambda query=query: half_scores(query, keys_H2NE))
+            best_parts.append(clock("half top-k", lambda halves=halves: row_topk(halves, num_kept)))
+        best, columns = (
+            torch.cat(parts, 2).transpose(0, 1).contiguous()
+            for parts in zip(*best_parts, strict=True)
+        )
+        clock("candidates", lambda: best_pairs(best, columns, num_keys))
         weights_BK = sides.weights_BK.detach()
-        scores_BHK = weights_BK.unflatten(1, (sides.sizes.num_heads, -1))
+        scores_BHK = weights_BK.unflatten(1, (num_heads, -1))
         clock("softmax", lambda: scores_BHK.softmax(-1))
         clock(GATHER, lambda: weighted_gather(values_SD, ids_BK, weights_BK))
 
@@ -79,7 +86,7 @@ def _forward_and_backward(sides: LayerSides, clock: _Stopwatch) -> None:
         reads = (ids_BK.flatten(), bags_M, weights_BK.flatten())
         clock(ROW_GRADIENT, lambda: transposed_gather(*reads, grad_BD))
     leaf_BH2E = query_BH2E.detach().requires_grad_()
-    _, scores = product_key_topk(leaf_BH2E, keys_H2NE, sides.ours.top_k)
+    _, scores = product_key_topk(leaf_BH2E, keys_H2NE, num_kept)
     grad_BHK = grad_BK.view_as(scores)
     lookup = (scores, (leaf_BH2E, keys_H2NE), grad_BHK)
     grad_query, _ = clock("backward: lookup", lambda: torch.autograd.grad(*lookup))

@@ -78,23 +78,33 @@ class Report:
         out.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     def print(self, console: Console) -> None:
-        """Print rows, ratios and checks."""
-        table = Table("what", "size", "median", "p10 to p90", "peak", "over ours", "memory")
-        for row in self.rows:
-            key = f"{row['name']}@{row['size']}"
-            table.add_row(
-                row["name"],
-                f"{row['size']:,}",
-                f"{row['median_s'] * 1e3:.1f} ms",
-                f"{row['p10_s'] * 1e3:.1f} to {row['p90_s'] * 1e3:.1f}",
-                f"{row['peak_bytes'] / 2**20:,.0f} MiB",
-                f"{self.ratios[key]:.2f}x" if key in self.ratios else "",
-                f"{self.memory_ratios[key]:.2f}x" if key in self.memory_ratios else "",
-            )
-        console.print(table)
+        """Print a table for each size, and the checks."""
+        for size in dict.fromkeys(row["size"] for row in self.rows):
+            table = Table(f"{size:,}", "median", "p10 to p90", "peak", "over ours", "memory")
+            for row in self.rows:
+                if row["size"] == size:
+                    table.add_row(*self._cells(row))
+            console.print(table)
         for name, check in self.checks.items():
             verdict = "held" if check.held else "[bold]not held[/bold]"
             console.print(f"{name}: {check.value:.4g}, at least {check.bound:.4g}: {verdict}")
+
+    def _cells(self, row: dict[str, Any]) -> list[str]:
+        key = f"{row['name']}@{row['size']}"
+        return [
+            row["name"],
+            f"{row['median_s'] * 1e3:.0f} ms",
+            f"{row['p10_s'] * 1e3:.0f} to {row['p90_s'] * 1e3:.0f}",
+            f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+            f"{self.ratios[key]:.2f}x" if key in self.ratios else "",
+            f"{self.memory_ratios[key]:.2f}x" if key in self.memory_ratios else "",
+        ]
+
+
+def wide_console() -> Console:
+    """A console; as wide as the tables where there is no terminal to fit."""
+    console = Console()
+    return console if console.is_terminal else Console(width=110)
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:

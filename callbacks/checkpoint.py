@@ -50,7 +50,7 @@ class Checkpoint(lightning_callbacks.Checkpoint):
         self.best_model_score: float | None = None
         self._every_n_train_steps = every_n_train_steps
         self._seconds_between = 60 * minutes_between if minutes_between else math.inf
-        self._saved_step = 0
+        self.last_step = self.best_step = 0
         self._saved_at = time.monotonic()
 
     @property
@@ -65,7 +65,7 @@ class Checkpoint(lightning_callbacks.Checkpoint):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self.last_step, self._saved_at = trainer.global_step, time.monotonic()
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -73,7 +73,7 @@ class Checkpoint(lightning_callbacks.Checkpoint):
         if math.isfinite(self._seconds_between):  # the clock of rank 0 decides for all
             late = time.monotonic() - self._saved_at >= self._seconds_between
             due = trainer.strategy.broadcast(bool(due or late))
-        if due and trainer.global_step != self._saved_step:
+        if due and trainer.global_step != self.last_step:
             self._save_last(trainer)
 
     @override
@@ -81,13 +81,13 @@ class Checkpoint(lightning_callbacks.Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         if self.monitor is not None and self._is_best(trainer):
-            self.best_model_path = self._path("best")
+            self.best_model_path, self.best_step = self._path("best"), trainer.global_step
             self._save(trainer, self.best_model_path)
         self._save_last(trainer)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._saved_step:
+        if trainer.global_step != self.last_step:
             self._save_last(trainer)
 
     @override
@@ -104,8 +104,13 @@ class Checkpoint(lightning_callbacks.Checkpoint):
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.monitor not in trainer.callback_metrics:
-            names = ", ".join(sorted(trainer.callback_metrics))
-            raise ValueError(f"checkpoint.monitor: there is no metric {self.monitor}, only {names}")
+            self._save_last(trainer)  # a slip in a name shall not cost what was trained so far
+            names = [name for name in sorted(trainer.callback_metrics) if name.startswith("val/")]
+            raise ValueError(
+                f"checkpoint.monitor: there is no metric {self.monitor}. Choose among "
+                f"{', '.join(names or sorted(trainer.callback_metrics))}, and go on from "
+                f"{self.last_model_path}"
+            )
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
         best = self.best_model_score
         better = best is None or (score < best if self.mode == "min" else score > best)
@@ -117,11 +122,11 @@ class Checkpoint(lightning_callbacks.Checkpoint):
     def _save_last(self, trainer: Trainer) -> None:
         self.last_model_path = self._path("last")
         self._save(trainer, self.last_model_path)
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self.last_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _save(self, trainer: Trainer, path: str) -> None:
         if not trainer.fast_dev_run:
-            trainer.save_checkpoint(path)
+            trainer.save_checkpoint(path, weights_only=False)  # the optimizer's state too
 
     def _path(self, name: str) -> str:
         return str(Path(self.dirpath) / f"{name}.ckpt")

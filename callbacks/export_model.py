@@ -7,6 +7,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from typing_extensions import override
 
 from callbacks.atomic_file import atomic_folder
+from models.progress_bars import no_progress_bars
 
 
 class ExportModel(Callback):
@@ -64,7 +65,8 @@ class ExportModel(Callback):
             options["state_dict"] = {name.removeprefix("model."): t for name, t in state.items()}
         if trainer.is_global_zero:
             with atomic_folder(Path(trainer.default_root_dir) / "export") as folder:
-                model.save_pretrained(folder, **options)
+                with no_progress_bars():
+                    model.save_pretrained(folder, **options)
                 tokenizer = getattr(trainer.datamodule, "tokenizer", None)
                 if tokenizer is not None:
                     tokenizer.save_pretrained(folder)

@@ -162,15 +162,13 @@ class MLflowTracking(Logger):
         self._sender.put(record)
 
     def _start(self) -> TrackingSender:
-        # In this thread: modules must not be imported by two threads at once.
-
         run_file = self._run_dir / RUN_FILE
         if run_file.is_file():  # the run is resumed in place
             earlier = json.loads(run_file.read_text())
             self._run |= earlier if earlier["uri"] == self._uri else {}
         store = MLflowStore(self._uri, self._run, run_file)
         store.remember_run()
-        sender = TrackingSender(store, self._run_dir)
+        sender = TrackingSender(store, self._run_dir, f"MLflow at {self._uri}")
         sender.put({"kind": "status", "status": "RUNNING", "time_ms": time_ms()})
         if self._tags:
             sender.put({"kind": "tags", "values": self._tags})

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from callbacks.checkpoint import Checkpoint
+
 
 class NonFiniteError(ArithmeticError):
     """A loss or a parameter has become NaN or infinite."""
@@ -74,9 +76,21 @@ def _on_all_ranks(trainer: Trainer, decision: bool) -> bool:
 
 
 def _last_good_checkpoint(trainer: Trainer) -> str:
-    checkpoint = trainer.checkpoint_callback
-    for kind in ("last_model_path", "best_model_path"):
-        path = getattr(checkpoint, kind, "")
-        if path and Path(path).exists():
-            return f"The last good checkpoint is {path}."
-    return "No checkpoint had been written yet."
+    """Name it. One of this very step is not known to be good: this is the first loss after it."""
+    checkpoint, paths = trainer.checkpoint_callback, []
+    if isinstance(checkpoint, Checkpoint):
+        steps = {
+            checkpoint.last_model_path: checkpoint.last_step,
+            checkpoint.best_model_path: checkpoint.best_step,
+        }
+        paths = [path for path in steps if path and Path(path).exists()]
+        good = [path for path in paths if steps[path] < trainer.global_step]
+        if good:
+            return f"The last good checkpoint is {good[0]}."
+    if paths:
+        return (
+            f"The checkpoint {paths[0]} is of this very step, so that going on from it may end the "
+            "same way."
+        )
+    started = f"; this run began with {trainer.ckpt_path}" if trainer.ckpt_path else ""
+    return f"No checkpoint had been written yet{started}."

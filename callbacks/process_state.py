@@ -36,4 +36,6 @@ def restored_process_state() -> Iterator[None]:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("💡 Tip: For seamless cloud")
+    """Lightning's words for a product, and for a device that this machine has not."""
+    text = record.getMessage()
+    return not text.startswith(("💡 Tip: For seamless cloud", "TPU available: False"))

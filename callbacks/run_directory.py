@@ -61,7 +61,7 @@ class RunDirectory:
         else:
             path = _first_free(folder)
         if rank_zero_only.rank == 0:
-            path.mkdir(parents=True, exist_ok=True)
+            _make_folder(path)
         os.environ[_FROM_RANK_ZERO] = str(path)
         return cls(path, name, experiment)
 
@@ -112,6 +112,15 @@ def _refuse_another_run(path: Path, resumed_from: str | None) -> None:
             f"--run_dir {path} already holds a run. Choose another folder, or go on with that run: "
             f"--run_dir {path} --ckpt_path {path / 'checkpoints' / 'last.ckpt'}"
         )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--run_dir {path} cannot be made a folder ({error.strerror}): choose another place"
+        ) from error
 
 
 def _first_free(folder: Path) -> Path:

@@ -5,10 +5,13 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from callbacks.mlflow_tracking import MLflowTracking
 from callbacks.run_summary import final_metrics
+
+WIDTH_OF_A_FILE = 500
 
 
 class SummaryTable(Callback):
@@ -44,9 +47,12 @@ class SummaryTable(Callback):
         for row in getattr(pl_module, "summary_rows", list)():
             table.add_row(*row)
         table.add_section()
-        for row in _paths(trainer):
-            table.add_row(*row)
-        Console().print(table)
+        for name, path in _paths(trainer):
+            table.add_row(name, Text(path, justify="left"))
+        console = Console()
+        if not console.is_terminal:  # a file has no width: wrapped paths could not be searched for
+            console = Console(width=WIDTH_OF_A_FILE)
+        console.print(table)
 
 
 def _paths(trainer: Trainer) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Sends records from a thread of its own, and keeps on disk what it could not send."""
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -35,12 +36,14 @@ class TrackingSender:
     Args:
         store: Where records go.
         folder: Folder of the spool, the run's directory.
+        name: What the store is called in messages.
     """
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    def __init__(self, store: Store, folder: Path, name: str = "the tracking store") -> None:
         self.num_rejected = 0
         self.last_error: str | None = None
         self._store = store
+        self._name = name
         self._spool = Spool(folder / SPOOL_FILE)
         self._queue: deque[Record] = deque()
         self._pause = FIRST_PAUSE_SECONDS
@@ -132,10 +135,25 @@ class TrackingSender:
         return True
 
     def _fail(self, error: Exception) -> None:
+        cause = _cause(error)
         if self.last_error is None:
-            log.warning("Tracking: %s; training goes on, and sending is tried again", error)
-        self.last_error = f"{type(error).__name__}: {error}"
+            log.warning(
+                "%s does not answer (%s). Training goes on; what it should have been sent waits in "
+                "%s and is tried again.",
+                *(self._name, cause, self._spool.path),
+            )
+        self.last_error = cause
         self._retry_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         if not self._abandoned:
             self._spool.extend(self._queue)
+
+
+def _cause(error: Exception) -> str:
+    """The innermost of the messages that HTTP clients wrap around each other.
+
+    >>> _cause(OSError('Max retries (Caused by NewConnectionError("host: [Errno 111] refused"))'))
+    '[Errno 111] refused'
+    """
+    causes = re.findall(r"""\w+Error\((["'])(.*?)\1\)""", str(error))
+    return causes[-1][1].rpartition(": ")[2] if causes else f"{type(error).__name__}: {error}"

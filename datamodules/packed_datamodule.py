@@ -246,9 +246,11 @@ class PackedDataModule(LightningDataModule):
         Raises:
             ValueError: if the tokenizer or the data differs.
         """
+        path = getattr(self.trainer, "ckpt_path", None)
+        checkpoint = f"the checkpoint {path}" if path else "the checkpoint"
         if state_dict["tokenizer"] != self.tokenizer.backend_tokenizer.to_str():
             raise ValueError(
-                "the checkpoint was trained with another tokenizer than this run's "
+                f"{checkpoint} was trained with another tokenizer than this run's "
                 f"(tokenizer.path: {self._tokenizer_config.path!r}, {self.vocab_size} entries): "
                 "use the data settings of the checkpoint's config.yaml, or give its exported "
                 "folder as tokenizer.path"
@@ -256,7 +258,7 @@ class PackedDataModule(LightningDataModule):
         fits = self.trainer is None or self.trainer.state.fn == "fit"
         if fits and state_dict["fingerprint"] != self.fingerprint():
             raise ValueError(
-                "the checkpoint was trained on other data than this run's, or with another "
+                f"{checkpoint} was trained on other data than this run's, or with another "
                 "context_length, seed or mixture, so it cannot go on where it stopped: use the "
                 "data settings of the checkpoint's config.yaml, or start a new run from the "
                 "exported model"

@@ -18,7 +18,13 @@ from datamodules.embedded.articles import embedded_articles
 from datamodules.evaluation_loader import Evaluation
 from datamodules.packed_datamodule import DataPart, PackedDataModule, RowFormat, locate
 from datamodules.packing import pack_epoch
-from datamodules.records import EmbeddedRows, RecordSource, source_fingerprint, stream_records
+from datamodules.records import (
+    EmbeddedRows,
+    RecordSource,
+    describe,
+    source_fingerprint,
+    stream_records,
+)
 from datamodules.row_stream import EpochStream, PlannedRow, RowStream
 from datamodules.text_stream import StreamedText
 from datamodules.token_file import TokenFile, tokenised
@@ -171,8 +177,15 @@ class TextCorpus(PackedDataModule):
 
 def _texts(sources: Iterable[RecordSource], embedded: EmbeddedRows) -> Iterator[str]:
     for source in sources:
+        is_empty = True
         for row in stream_records(source, {"text": str}, embedded=embedded):
+            is_empty = is_empty and not row["text"].strip()
             yield row["text"]
+        if is_empty:
+            raise ValueError(
+                f"no text in {describe(source)}: it is empty, or holds white space alone; take it "
+                "out, or give one with at least one row of text"
+            )
 
 
 def _corpus(

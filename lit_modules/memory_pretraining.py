@@ -45,7 +45,8 @@ class MemoryPretraining(LightningModule):
             weights to start from. A model with memory brings its own; one without gets `memory`.
 
     Raises:
-        ValueError: if `init_from` and `memory` contradict each other, or the vocabularies differ.
+        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, or
+            a number is out of range.
 
     Source: 2510.15103, section 5; 2412.09764, sections 3 and 4.
     """
@@ -69,6 +70,14 @@ class MemoryPretraining(LightningModule):
         init_from: str | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("learning_rate", learning_rate, 0),
+            ("value_learning_rate", value_learning_rate, 0),
+            ("warmup_steps", warmup_steps, 0),
+            ("max_new_tokens", max_new_tokens, 1),
+        ):
+            if not least <= value < math.inf:
+                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
         self.learning_rate = learning_rate
         self.value_learning_rate = value_learning_rate
         self.weight_decay = weight_decay
@@ -167,8 +176,19 @@ class MemoryPretraining(LightningModule):
     # -- validation -------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Tell the model its tokenizer's special tokens, so that exports generate as they are."""
-        tokenizer = self.trainer.datamodule.tokenizer
+        """Tell the model its tokenizer's special tokens, so that exports generate as they are.
+
+        Raises:
+            ValueError: if the rows of the data are longer than the model's context.
+        """
+        data, longest = self.trainer.datamodule, self.model.config.max_position_embeddings
+        if data.context_length > longest:
+            raise ValueError(
+                f"data.init_args.context_length is {data.context_length}, but the model has "
+                f"{longest} positions: lower it, or raise model.init_args.base."
+                "max_position_embeddings"
+            )
+        tokenizer = data.tokenizer
         for config in (self.model.config, self.model.generation_config):
             config.bos_token_id = tokenizer.bos_token_id
             config.eos_token_id = tokenizer.eos_token_id

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 # Where a family's config departs from the common names of transformers.
@@ -61,7 +62,8 @@ class BaseLMConfig:
         """The family's own config.
 
         Raises:
-            ValueError: if the family is unknown or an override is not one of its settings.
+            ValueError: if the family is unknown or an override is not one of its settings, or
+                the family refuses the sizes.
         """
         try:
             defaults = AutoConfig.for_model(self.family)
@@ -96,7 +98,11 @@ class BaseLMConfig:
         if hasattr(defaults, "head_dim"):
             settings["head_dim"] = self.hidden_size // self.num_heads
         settings |= {name: self.dropout for name in _DROPOUT_NAMES if hasattr(defaults, name)}
-        return AutoConfig.for_model(self.family, **(settings | self.overrides))
+        try:
+            return AutoConfig.for_model(self.family, **(settings | self.overrides))
+        except StrictDataclassError as error:  # the family's own checks
+            cause = " ".join(str(error.__cause__ or error).split())
+            raise ValueError(f"{self.family} cannot be built from `base`: {cause}") from error
 
 
 def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:

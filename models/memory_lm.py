@@ -10,6 +10,7 @@ from models.base_lm import BaseLMConfig, build_base_lm
 from models.memory_blocks import decoder_blocks, value_tables
 from models.memory_config import MemoryConfig
 from models.memory_family import MODEL_TYPE_PREFIX, become_memory_model, memory_model_class_of
+from models.progress_bars import no_progress_bars
 
 
 def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTrainedModel:
@@ -54,9 +55,10 @@ def load_memory_lm(path: str | Path) -> PreTrainedModel:
     model_type = json.loads(config_file.read_text())["model_type"]
     has_memory = model_type.startswith(MODEL_TYPE_PREFIX)
     loader: Any = memory_model_class_of(model_type) if has_memory else AutoModelForCausalLM
-    model, report = loader.from_pretrained(
-        path, output_loading_info=True, local_files_only=True, use_safetensors=True
-    )
+    with no_progress_bars():
+        model, report = loader.from_pretrained(
+            path, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
     problems = {
         kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]
     }

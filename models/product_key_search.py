@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.row_topk import row_topk
-from models.weighted_gather import transposed_gather
+from models.weighted_gather import ragged_gather, transposed_gather
 
-# Shapes: B queries, H heads, E half width, N half keys, K kept, C candidate pairs, P = B * H
+# Shapes: B queries, H heads, E half width, N half keys, K kept, C candidate pairs,
+# P queries of all heads (and halves), M half keys that a backward needs
 # Half scores of one chunk should stay in the cache; a fresh large allocation costs more than
 # the arithmetic on it.
 _CHUNK_ELEMENTS_CPU = 1 << 21
@@ -37,6 +38,11 @@ def candidate_ranks(num_kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         (i, j) for i in range(num_kept) for j in range(num_kept) if (i + 1) * (j + 1) <= num_kept
     ]
     return tuple(i for i, _ in pairs), tuple(j for _, j in pairs)
+
+
+def num_candidates(num_kept: int) -> int:
+    """Pairs that can win: C."""
+    return len(candidate_ranks(num_kept)[0])
 
 
 def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
@@ -86,30 +92,27 @@ class _ProductKeyTopK(torch.autograd.Function):
     def backward(
         ctx: Any, _: Tensor, grad_BHK: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None]:
-        query_BH2E, keys_H2NE, half_ids_BH2K, half_ranks_BH2K = ctx.saved_tensors
+        query_BH2E, keys_H2NE, half_ids_2HBK, half_ranks_2HBK = ctx.saved_tensors
+        half_ids_BH2K = half_ids_2HBK.permute(2, 1, 0, 3).contiguous()
+        half_ranks_BH2K = half_ranks_2HBK.permute(2, 1, 0, 3).contiguous()
         _, num_heads, _, half_dim = query_BH2E.shape
-        num_keys = keys_H2NE.shape[2]
-        # A winner's gradient goes to its row and its column; many winners share few rows.
+        num_keys, num_kept = keys_H2NE.shape[2], half_ids_BH2K.shape[3]
+        # A winner's gradient goes to its row and its column; many winners share few rows: those
+        # of the best ranks, since a pair wins only if the pairs above it win.
         grad_BH2K = torch.zeros_like(half_ranks_BH2K, dtype=grad_BHK.dtype)
         grad_BH2K.scatter_add_(3, half_ranks_BH2K, grad_BHK.unsqueeze(2).expand_as(grad_BH2K))
-        used = torch.zeros_like(half_ranks_BH2K, dtype=torch.bool)
-        used.scatter_(3, half_ranks_BH2K, True)
-        used_PK = used.flatten(0, 2)
-        offset_H2 = torch.arange(num_heads * 2, device=half_ids_BH2K.device) * num_keys
-        flat_ids_BH2K = half_ids_BH2K + offset_H2.view(num_heads, 2, 1)
-        ids_M, weights_M = flat_ids_BH2K[used], grad_BH2K[used]
+        counts_P = half_ranks_BH2K.amax(3).flatten() + 1
+        ranks_K = torch.arange(num_kept, device=counts_P.device)
+        used_M = (ranks_K < counts_P.unsqueeze(1)).flatten().nonzero().squeeze(1)
+        weights_M = grad_BH2K.flatten()[used_M]
+        offset_H2 = torch.arange(num_heads * 2, device=counts_P.device) * num_keys
+        ids_M = (half_ids_BH2K + offset_H2.view(num_heads, 2, 1)).flatten()[used_M]
 
-        counts_P = used_PK.sum(1)
         grad_query = grad_keys = None
         if ctx.needs_input_grad[0]:
-            offsets_P = counts_P.cumsum(0) - counts_P
-            grad_query = F.embedding_bag(
-                ids_M,
-                keys_H2NE.reshape(-1, half_dim),
-                offsets_P,
-                per_sample_weights=weights_M.to(keys_H2NE.dtype),
-                mode="sum",
-            ).view_as(query_BH2E)
+            starts_P1 = F.pad(counts_P.cumsum(0), (1, 0))
+            flat_keys = keys_H2NE.reshape(-1, half_dim)
+            grad_query = ragged_gather(flat_keys, ids_M, weights_M, starts_P1).view_as(query_BH2E)
         if ctx.needs_input_grad[1]:
             bags_M = torch.repeat_interleave(counts_P)
             rows_U, sums_UE = transposed_gather(
@@ -125,30 +128,29 @@ def _search(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Search chunk by chunk; also return the half ids and the ranks that the backward needs."""
     num_queries, num_heads = query_BH2E.shape[:2]
-    device, shape = query_BH2E.device, (num_queries, num_heads, num_kept)
-    ids = torch.empty(shape, dtype=torch.int64, device=device)
-    scores = torch.empty(shape, dtype=query_BH2E.dtype, device=device)
-    half_shape = (num_queries, num_heads, 2, num_kept)
-    half_ids = torch.empty(half_shape, dtype=torch.int64, device=device)
-    half_ranks = torch.empty(half_shape, dtype=torch.int64, device=device)
-    chunk = queries_per_chunk(keys_H2NE)
-    for start in range(0, num_queries, chunk):
-        part = slice(start, min(start + chunk, num_queries))
-        halves_H2BN = half_scores(query_BH2E[part], keys_H2NE)
-        best_H2BK, columns_H2BK = row_topk(halves_H2BN, num_kept)
-        pairs = best_pairs(best_H2BK, columns_H2BK, keys_H2NE.shape[2])
+    num_keys = keys_H2NE.shape[2]
+    best = query_BH2E.new_empty(2, num_heads, num_queries, num_kept)
+    half_ids = torch.empty(best.shape, dtype=torch.int64, device=best.device)
+    for part in chunks(num_queries, num_heads * 2 * num_keys, best.device):
+        top_H2BK, columns_H2BK = row_topk(half_scores(query_BH2E[part], keys_H2NE), num_kept)
+        best[:, :, part] = top_H2BK.transpose(0, 1)
+        half_ids[:, :, part] = columns_H2BK.transpose(0, 1)
+    ids = half_ids.new_empty(num_queries, num_heads, num_kept)
+    scores = best.new_empty(ids.shape)
+    half_ranks = torch.empty_like(half_ids)
+    for part in chunks(num_queries, num_heads * num_candidates(num_kept), best.device):
+        pairs = best_pairs(best[:, :, part], half_ids[:, :, part], num_keys)
         ids[part] = pairs.ids_HBK.transpose(0, 1)
         scores[part] = pairs.scores_HBK.transpose(0, 1)
-        half_ids[part] = columns_H2BK.permute(2, 0, 1, 3)
-        half_ranks[part] = pairs.ranks_H2BK.permute(2, 0, 1, 3)
+        half_ranks[:, :, part] = pairs.ranks_2HBK
     return ids, scores, half_ids, half_ranks
 
 
-def queries_per_chunk(keys_H2NE: Tensor) -> int:
-    """Queries whose half scores fit in one chunk."""
-    on_cpu = keys_H2NE.device.type == "cpu"
-    budget = _CHUNK_ELEMENTS_CPU if on_cpu else _CHUNK_ELEMENTS_GPU
-    return max(1, budget // keys_H2NE[..., 0].numel())
+def chunks(num_queries: int, elements_a_query: int, device: torch.device) -> list[slice]:
+    """Cut the queries so that what is computed for a chunk of them stays small."""
+    budget = _CHUNK_ELEMENTS_CPU if device.type == "cpu" else _CHUNK_ELEMENTS_GPU
+    step = max(1, budget // elements_a_query)
+    return [slice(start, start + step) for start in range(0, num_queries, step)]
 
 
 def half_scores(query_BH2E: Tensor, keys_H2NE: Tensor) -> Tensor:
@@ -163,24 +165,25 @@ class Pairs(NamedTuple):
 
     ids_HBK: Tensor
     scores_HBK: Tensor
-    ranks_H2BK: Tensor
+    ranks_2HBK: Tensor
 
 
-def best_pairs(best_H2BK: Tensor, columns_H2BK: Tensor, num_keys: int) -> Pairs:
+def best_pairs(best_2HBK: Tensor, columns_2HBK: Tensor, num_keys: int) -> Pairs:
     """Find the K best slots among the candidate pairs of the K best rows and columns.
 
     Args:
-        best_H2BK: Scores of the best half keys, descending.
-        columns_H2BK: Which half keys these are.
+        best_2HBK: Scores of the best half keys, descending.
+        columns_2HBK: Which half keys these are.
         num_keys: N.
     """
-    num_kept = best_H2BK.shape[-1]
-    rows_C, columns_C = (
-        torch.tensor(ranks, device=best_H2BK.device) for ranks in candidate_ranks(num_kept)
-    )
-    pairs_HBC = best_H2BK[:, 0].index_select(-1, rows_C)
-    pairs_HBC += best_H2BK[:, 1].index_select(-1, columns_C)
-    scores_HBK, winners_HBK = row_topk(pairs_HBC, num_kept)
-    ranks_H2BK = torch.stack((rows_C[winners_HBK], columns_C[winners_HBK]), 1)
-    halves_H2BK = columns_H2BK.gather(-1, ranks_H2BK)
-    return Pairs(halves_H2BK[:, 0] * num_keys + halves_H2BK[:, 1], scores_HBK, ranks_H2BK)
+    _, num_heads, num_queries, num_kept = best_2HBK.shape
+    ranks_2C = torch.tensor(candidate_ranks(num_kept), device=best_2HBK.device)
+    best_2PK = best_2HBK.flatten(1, 2)  # in two dimensions, as `index_select` is fast there
+    pairs_PC = best_2PK[0].index_select(1, ranks_2C[0])
+    pairs_PC += best_2PK[1].index_select(1, ranks_2C[1])
+    scores_PK, winners_PK = row_topk(pairs_PC, num_kept)
+    ranks_2PK = ranks_2C.index_select(1, winners_PK.flatten()).view(2, -1, num_kept)
+    halves_2PK = columns_2HBK.flatten(1, 2).gather(2, ranks_2PK)
+    shape = (num_heads, num_queries, num_kept)
+    ids_PK = halves_2PK[0] * num_keys + halves_2PK[1]
+    return Pairs(ids_PK.view(shape), scores_PK.view(shape), ranks_2PK.view(2, *shape))

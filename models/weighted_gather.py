@@ -1,12 +1,15 @@
 """The memory-bound core: y[b] = sum_k w[b, k] * V[ids[b, k]], forward and its two transposes.
 
-Each table row is read once per use and no (B, K, D) tensor is ever formed:
+With the weights as a sparse matrix W, of one row a token and one column a slot, these are
 
-- forward: one `embedding_bag`, B * K rows read;
-- gradient of w: a sampled matrix product (only the B * K entries of G V^T that exist);
-- gradient of V: the same gather transposed. Uses are sorted by row, then each row gathers
-  the output gradients of the tokens that read it. No atomics, so the result is deterministic,
-  and it is as small as the set of rows that were read.
+- forward: Y = W V, B * K rows of V read;
+- gradient of w: the B * K entries of G V^T that exist in W, a sampled matrix product;
+- gradient of V: W^T G. Uses are sorted by row, then each row gathers the output gradients of the
+  tokens that read it. No atomics, so the result is deterministic, and it is as small as the set
+  of rows that were read.
+
+No (B, K, D) tensor is ever formed. Where MKL has no sparse product for the dtype or the device,
+`embedding_bag` does the same.
 """
 
 import warnings
@@ -17,10 +20,10 @@ from torch import Tensor
 
 # Shapes: B bags (tokens), K reads a bag, D width, S slots, M reads in all, U distinct rows read
 
-# Temporaries of this size stay within what the allocator reuses; larger ones are returned to the
-# system and faulted in again page by page, which costs more than filling them.
-_ROWS_BYTES_PER_CHUNK = 8 << 20
-_SAMPLED_PRODUCT_DTYPES = (torch.float32, torch.float64)
+_SPARSE_PRODUCT_DTYPES = (torch.float32, torch.float64)
+_LARGEST_INT32 = 2**31 - 1
+# Reads for each slot of the table from which on sorting them pays.
+_USES_A_SLOT = 0.25
 
 
 def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
@@ -31,15 +34,42 @@ def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Te
         ids_BK: int64 in [0, S).
         weights_BK: Weights; rounded to the table's dtype.
 
+    Raises:
+        IndexError: on a CPU, if an id is not in the table.
+
     Returns:
         y_BD in the table's dtype.
 
     >>> weighted_gather(torch.eye(3), torch.tensor([[0, 2]]), torch.tensor([[2.0, 0.5]])).tolist()
     [[2.0, 0.0, 0.5]]
     """
-    return F.embedding_bag(
-        ids_BK, values_SD, per_sample_weights=weights_BK.to(values_SD.dtype), mode="sum"
-    )
+    if ids_BK.device.type == "cpu" and ids_BK.numel():
+        least, most = (int(limit) for limit in ids_BK.aminmax())
+        if least < 0 or most >= values_SD.shape[0]:
+            raise IndexError(f"slots {least} to {most} read from a table of {values_SD.shape[0]}")
+    return ragged_gather(values_SD, ids_BK.flatten(), weights_BK.flatten(), _starts(ids_BK))
+
+
+def ragged_gather(values_SD: Tensor, ids_M: Tensor, weights_M: Tensor, starts_B1: Tensor) -> Tensor:
+    """As `weighted_gather`, for bags of different sizes; ids are not checked.
+
+    Args:
+        starts_B1: int64; bag b holds the reads from starts[b] to starts[b + 1].
+    """
+    weights_M = weights_M.to(values_SD.dtype)
+    if not (ids_M.numel() and _has_sparse_product(values_SD, ids_M.numel())):
+        return F.embedding_bag(
+            ids_M,
+            values_SD,
+            starts_B1,
+            per_sample_weights=weights_M,
+            mode="sum",
+            include_last_offset=True,
+        )
+    uses = _csr(starts_B1.int(), ids_M.int(), weights_M, values_SD.shape[0])
+    nothing = values_SD.new_zeros(()).expand(starts_B1.numel() - 1, values_SD.shape[1])
+    with torch.autocast("cpu", enabled=False):  # a backward may run inside a caller's autocast
+        return torch.sparse.addmm(nothing, uses, values_SD, beta=0.0)
 
 
 def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tensor:
@@ -49,20 +79,33 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
         grad_BK in the table's dtype.
     """
     num_bags, num_reads = ids_BK.shape
-    flat_M = ids_BK.reshape(-1)
+    num_slots = values_SD.shape[0]
+    flat_M = ids_BK.flatten()
     grad_BD = grad_BD.to(values_SD.dtype)
-    starts_B1 = torch.arange(0, flat_M.numel() + 1, num_reads, device=ids_BK.device)
-    exact_on_cpu = values_SD.device.type == "cpu" and values_SD.dtype in _SAMPLED_PRODUCT_DTYPES
-    # A sparse matrix cannot hold more entries a row than it has columns.
-    if exact_on_cpu and num_reads <= values_SD.shape[0]:
-        reads = _csr(starts_B1, flat_M, grad_BD.new_zeros(flat_M.numel()), values_SD.shape[0])
-        dots = torch.sparse.sampled_addmm(reads, grad_BD, values_SD.t(), beta=0.0)
-        return dots.values().view(num_bags, num_reads)
+    # The sampled product cannot hold more entries than the whole matrix has.
+    if _has_sparse_product(values_SD, flat_M.numel()) and num_reads <= num_slots:
+        if flat_M.numel() < _USES_A_SLOT * num_slots:
+            dots_M = _sampled_product(_starts(ids_BK), flat_M, grad_BD, values_SD)
+            return dots_M.view(num_bags, num_reads)
+        # With many reads, reading the table in order is faster than at random.
+        order_M = torch.sort(flat_M.int(), stable=True).indices
+        starts_S1 = F.pad(torch.bincount(flat_M, minlength=num_slots).cumsum(0), (1, 0))
+        dots_M = flat_M.new_empty(flat_M.shape, dtype=values_SD.dtype)
+        dots_M[order_M] = _sampled_product(starts_S1, order_M // num_reads, values_SD, grad_BD)
+        return dots_M.view(num_bags, num_reads)
     bags_M = torch.arange(num_bags, device=ids_BK.device).repeat_interleave(num_reads)
-    dots_M: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        grad_BD.contiguous(), values_SD, flat_M, starts_B1[:-1], bags_M, 0
+    starts_B = _starts(ids_BK)[:-1]
+    dots_M = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        grad_BD.contiguous(), values_SD, flat_M, starts_B, bags_M, 0
     )
     return dots_M.view(num_bags, num_reads)
+
+
+def _sampled_product(starts: Tensor, columns_M: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Dot products of left's rows with the rows of right that a CSR pattern pairs with them."""
+    pattern = _csr(starts, columns_M, left.new_zeros(columns_M.numel()), right.shape[0])
+    dots_M: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+    return dots_M
 
 
 def transposed_gather(
@@ -87,28 +130,26 @@ def transposed_gather(
     if rows_M.numel() == 0:
         return rows_M, grad_BD.new_zeros(0, grad_BD.shape[1])
     # A stable sort keeps the order of the reads, so sums do not depend on the sort's inside.
-    narrow = rows_M.int() if int(rows_M.max()) < 2**31 else rows_M
+    narrow = rows_M.int() if int(rows_M.max()) <= _LARGEST_INT32 else rows_M
     sorted_M, order_M = torch.sort(narrow, stable=True)
     rows_U, counts_U = torch.unique_consecutive(sorted_M, return_counts=True)
-    ends_U = counts_U.cumsum(0)
-    starts_U = ends_U - counts_U
-    bags_M, weights_M = bags_M[order_M], weights_M[order_M].to(grad_BD.dtype)
-    sums_UD = grad_BD.new_empty(rows_U.numel(), grad_BD.shape[1])
-    row_bytes = grad_BD.shape[1] * grad_BD.element_size()
-    step = max(1, _ROWS_BYTES_PER_CHUNK // row_bytes)
-    if grad_BD.device.type != "cpu":
-        step = rows_U.numel()
-    for start in range(0, rows_U.numel(), step):
-        stop = min(start + step, rows_U.numel())
-        first, last = int(starts_U[start]), int(ends_U[stop - 1])
-        sums_UD[start:stop] = F.embedding_bag(
-            bags_M[first:last],
-            grad_BD,
-            starts_U[start:stop] - first,
-            per_sample_weights=weights_M[first:last],
-            mode="sum",
-        )
-    return rows_U.long(), sums_UD
+    starts_U1 = F.pad(counts_U.cumsum(0), (1, 0))
+    return rows_U.long(), ragged_gather(grad_BD, bags_M[order_M], weights_M[order_M], starts_U1)
+
+
+def _starts(ids_BK: Tensor) -> Tensor:
+    """Where each bag starts, and where the last one ends."""
+    num_bags, num_reads = ids_BK.shape
+    return torch.arange(num_bags + 1, device=ids_BK.device) * num_reads
+
+
+def _has_sparse_product(dense: Tensor, num_reads: int) -> bool:
+    return (
+        dense.device.type == "cpu"
+        and dense.dtype in _SPARSE_PRODUCT_DTYPES
+        and max(num_reads, dense.shape[0]) <= _LARGEST_INT32
+        and torch.backends.mkl.is_available()
+    )
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> Tensor:

@@ -85,8 +85,6 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
 
 
 def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, run_dir: Path) -> None:
-    import train  # in the worker, after its thread count is set
-
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
@@ -97,6 +95,8 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, run_dir:
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
+        import train  # only in the worker, whose loggers then write to the log too
+
         train.main(words)
 
 

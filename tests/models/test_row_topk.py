@@ -63,7 +63,7 @@ def test_rows_in_any_memory_layout():
 def test_threads_sort_the_same(monkeypatch):
     scores = torch.randn(37, 300)
     expected = row_topk(scores, 8)
-    monkeypatch.setattr(row_topk_module, "_ELEMENTS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(row_topk_module, "_BLOCK_ELEMENTS", 600)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     best, columns = row_topk(scores, 8)
     assert torch.equal(best, expected[0])

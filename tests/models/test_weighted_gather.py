@@ -51,14 +51,42 @@ def test_all_three_equal_einsum(num_bags, num_reads, num_slots, width, dtype, se
     torch.testing.assert_close(sums.to(wide), every_row[rows], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rows_a_chunk", [1, 3, 8])
-def test_chunks_change_no_bit(monkeypatch, rows_a_chunk):
-    rows, bags = torch.randint(8, (40,)), torch.arange(40)
-    weights, grad = torch.rand(40), torch.randn(40, 5)
-    expected = transposed_gather(rows, bags, weights, grad)
-    monkeypatch.setattr(weighted_gather_module, "_ROWS_BYTES_PER_CHUNK", rows_a_chunk * 5 * 4)
-    ours = transposed_gather(rows, bags, weights, grad)
-    assert all(torch.equal(one, two) for one, two in zip(ours, expected, strict=True))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_ways_agree(monkeypatch, dtype):
+    values, grad = torch.randn(2, 50, 37, dtype=dtype)
+    ids, weights = torch.randint(50, (50, 8)), torch.rand(50, 8, dtype=dtype)
+    bags = torch.arange(50).repeat_interleave(8)
+
+    def all_three():
+        return (
+            weighted_gather(values, ids, weights),
+            weight_gradient(grad, values, ids),
+            *transposed_gather(ids.flatten(), bags, weights.flatten(), grad),
+        )
+
+    sparse = all_three()
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    torch.testing.assert_close(sparse, all_three())
+
+
+@pytest.mark.parametrize("num_slots", [8, 40, 4000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_slot_read_more_often_than_there_are_bags(num_slots, dtype):
+    values, grad = torch.randn(num_slots, 5, dtype=dtype), torch.randn(3, 5, dtype=dtype)
+    ids = torch.full((3, 8), 2)
+    ids[1, 3] = num_slots - 1
+    expected = torch.einsum("bd,bkd->bk", grad, values[ids])
+    torch.testing.assert_close(weight_gradient(grad, values, ids), expected)
+
+
+def test_order_of_the_table_or_of_the_bags_gives_the_same_bits(monkeypatch):
+    values, grad = torch.randn(50, 37), torch.randn(20, 37)
+    ids = torch.randint(50, (20, 8))
+    runs = []
+    for least in (0.0, 1e9):
+        monkeypatch.setattr(weighted_gather_module, "_USES_A_SLOT", least)
+        runs.append(weight_gradient(grad, values, ids))
+    assert torch.equal(*runs)
 
 
 def test_no_reads():
@@ -74,3 +102,9 @@ def test_rows_beyond_32_bits_keep_their_numbers():
     found, sums = transposed_gather(rows, torch.arange(3), torch.ones(3), torch.ones(3, 2))
     assert found.tolist() == [5, 2**33 + 1]
     assert sums.tolist() == [[1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("bad", [-1, 5])
+def test_a_slot_outside_the_table(bad):
+    with pytest.raises(IndexError, match="read from a table of 5"):
+        weighted_gather(torch.ones(5, 2), torch.tensor([[0, bad]]), torch.ones(1, 2))

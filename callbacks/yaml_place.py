@@ -1,0 +1,82 @@
+"""Where an option stands in the user's configuration files."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+
+def config_files(words: Sequence[str]) -> list[Path]:
+    """List the files that a command line names by ``--config``.
+
+    >>> config_files(["fit", "--config", "a.yaml", "-c", "b.yaml", "--config=c.yaml"])
+    [PosixPath('a.yaml'), PosixPath('b.yaml'), PosixPath('c.yaml')]
+    """
+    named = [after for word, after in pairwise(words) if _is_option(word)]
+    joined = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    return [Path(name) for name in named + joined]
+
+
+def yaml_place(path: Sequence[str], files: Sequence[Path]) -> str | None:
+    """Name file and line of an option, the last file first; None if no file has it.
+
+    Args:
+        path: Keys from the root of the configuration to the option.
+        files: Configuration files in their order. A value that names another YAML file stands for
+            what is in it.
+    """
+    for file in reversed(files):
+        for found, mark in _marks(_compose(file), list(path), file):
+            return f"{found}, line {mark.line + 1}"
+    return None
+
+
+def broken_file(files: Sequence[Path]) -> str | None:
+    """Say what is wrong with the first file that holds no configuration at all."""
+    for file in files:
+        try:
+            with file.open() as stream:
+                node = yaml.compose(stream, yaml.SafeLoader)
+        except (OSError, UnicodeDecodeError) as error:
+            return f"--config {file} cannot be read: {error}"
+        except yaml.MarkedYAMLError as error:
+            line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+            return f"{file}{line}: not valid YAML ({error.problem}); mend the line"
+        except yaml.YAMLError as error:
+            return f"{file}: not valid YAML ({error})"
+        if not isinstance(node, yaml.MappingNode):
+            return (
+                f"{file} holds no configuration: it must have sections such as `model:`, `data:` "
+                "and `trainer:`"
+            )
+    return None
+
+
+def _is_option(word: str) -> bool:
+    return word in ("--config", "-c")
+
+
+def _compose(file: Path) -> yaml.Node | None:
+    try:
+        with file.open() as stream:
+            return yaml.compose(stream, yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+
+
+def _marks(node: yaml.Node | None, path: list[str], file: Path) -> Iterator[tuple[Path, yaml.Mark]]:
+    """Yield every place where ``path`` leads from a node; a list stands for all its elements."""
+    if isinstance(node, yaml.ScalarNode) and Path(node.value).suffix in (".yaml", ".yml"):
+        included = file.parent / node.value
+        node, file = _compose(included), included
+    if isinstance(node, yaml.SequenceNode):
+        for element in node.value:
+            yield from _marks(element, path, file)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if str(key.value).rstrip("+") == path[0]:
+                if len(path) == 1:
+                    yield file, key.start_mark
+                else:
+                    yield from _marks(value, path[1:], file)
