@@ -19,7 +19,7 @@ from studies.arms import Arm, read_summary, run_arms
 from studies.results import at_most, mean_interval, paired_test, write_results
 
 CLAIM = "at equal steps a memory model knows more facts than its dense twin"
-STEPS = {"smoke": 20, "cpu": 1000, "full": 6000}
+STEPS = {"smoke": 20, "cpu": 900, "full": 6000}
 METRICS = {
     "answer NLL (nats/token)": "val/facts/answer_nll_nats_per_token",
     "recall (exact match)": "val/facts/exact_match",
@@ -87,7 +87,7 @@ def _words(options: argparse.Namespace, dense_twin: bool) -> tuple[str, ...]:
         *words,
         *("--model.init_args.memory.dense_twin", str(dense_twin).lower()),
         *("--trainer.max_steps", str(steps)),
-        *("--trainer.val_check_interval", str(max(1, steps // 6))),
+        *("--trainer.val_check_interval", str(max(1, steps // 4))),
         *("--trainer.accelerator", "cpu"),
     )
 
