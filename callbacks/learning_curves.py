@@ -75,6 +75,7 @@ def draw_curves(curves: dict[str, Curve], quantities: list[str]) -> Figure:
             else:
                 axis.plot(steps, values, color="0.8", linewidth=0.8, label=label)
         axis.set(title=quantity.replace("_", " "), xlabel="optimizer step")
+        axis.set_xlim(left=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize="small")
     return figure
