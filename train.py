@@ -37,6 +37,23 @@ from callbacks.run_summary import recorded_run
 from callbacks.save_config import SaveConfig
 
 ROOT = Path(__file__).resolve().parent
+DESCRIPTION = (
+    "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
+    "options are merged over earlier ones; fit --help lists the options."
+)
+# Lightning would head these options with the name of its base class.
+OPTION_TITLES = {
+    "model": (
+        "What is trained",
+        "--model.help lit_modules.memory_pretraining.MemoryPretraining lists the options of that "
+        "model, and with --model.memory.help or --model.base.help after it those of a part.",
+    ),
+    "data": (
+        "What it is trained on",
+        "--data.help datamodules.text_and_facts.TextAndFacts lists the options of that data; there "
+        "are also datamodules.text_corpus.TextCorpus and datamodules.facts.Facts.",
+    ),
+}
 
 
 class TriptychCLI(LightningCLI):
@@ -58,7 +75,7 @@ class TriptychCLI(LightningCLI):
             load_from_checkpoint_support=False,  # `instantiate_classes` sees to it
             save_config_callback=SaveConfig,
             seed_everything_default=42,
-            parser_kwargs={"exit_on_error": False}
+            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION}
             | {name: {"exit_on_error": False, **defaults} for name in self.subcommands()},
             args=args,
         )
@@ -72,6 +89,8 @@ class TriptychCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name, (title, description) in OPTION_TITLES.items():
+            parser.groups[name].title, parser.groups[name].description = title, description
         parser.add_argument(
             "--experiment",
             type=str | None,

@@ -27,3 +27,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         with atomic_file(Path(path)) as partial:
             torch.save(checkpoint, partial)
+
+    @override
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint.
+
+        Raises:
+            OSError: if there is none.
+            ValueError: if the file cannot be loaded as one.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (OSError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # what torch raises depends on the bytes that it finds
+            cause = str(error).partition("\n")[0][:200]
+            raise ValueError(
+                f"{path} cannot be loaded as a checkpoint ({type(error).__name__}: {cause}): give "
+                "the checkpoints/last.ckpt or best.ckpt of a run"
+            ) from error

@@ -40,16 +40,16 @@ class FactsConfig:
     Args:
         source: Rows with `question` and `answers`, and perhaps `id`, `first_answer` (the one to
             teach, where it is not the first of `answers`), `statement`, `relation` and `subject`.
-        templates: YAML file of wordings by relation; None: the built-in ones.
+        templates: YAML file of wordings by relation; null: the built-in ones.
         relations: Use only facts of these relations (the source's names or the templates').
-        num_facts: Use only so many facts, drawn by `subset_seed`; None: all.
+        num_facts: Use only so many facts, drawn by `subset_seed`; null: all.
         subset_seed: Draws the subset, apart from the seed of training.
         statement_share: Share of statements among the wordings trained on; the others are
             questions.
         loss_on: "answer" trains on the answer's tokens and EOS; "all" on the whole wording.
         validation_sources: Further questions that are only asked, never trained on, as the source
             words them; by the name of their log keys.
-        validation_facts: How many of the facts are asked in validation; None: all.
+        validation_facts: How many of the facts are asked in validation; null: all.
         validation_questions: In which wordings they are asked: "held_out" (by relation, never
             trained on; facts without known wordings are not asked), "training", or
             "own_question" (the source's).
@@ -236,14 +236,15 @@ class Facts(PackedDataModule):
     Args:
         facts: Which facts, and how they are taught and asked.
         tokenizer: Which tokenizer.
-        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
         context_length: Tokens per row; several facts share a row.
         batch_size: Training rows per process and batch.
-        eval_batch_size: Questions per process and batch; None: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; None: each fact once.
+        eval_batch_size: Questions per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: each fact once.
         num_workers: Worker processes that make training batches.
         seed: Seed of shuffles and wordings.
-        cache_dir: Where tokenizers are kept; None: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        cache_dir: Where tokenizers are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
     """
 
     def __init__(

@@ -114,12 +114,12 @@ class PackedDataModule(LightningDataModule):
         tokenizer: Which tokenizer; one for all parts.
         context_length: Tokens per row.
         batch_size: Training rows per process and batch.
-        eval_batch_size: Validation rows per process and batch; None: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; None: one pass over the
+        eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: one pass over the
             first part.
         num_workers: Worker processes that make training batches; 0 makes them in between.
         seed: Seed of shuffles, mixture and template choices.
-        cache_dir: Where tokenizers and tokenised text are kept; None: `TRIPTYCH_CACHE` or
+        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
             ~/.cache/triptych.
     """
 

@@ -16,15 +16,16 @@ class TextAndFacts(PackedDataModule):
         facts: Which facts, and how they are taught and asked.
         facts_share: Share of the training rows that hold facts, between 0 and 1.
         tokenizer: Which tokenizer.
-        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
         context_length: Tokens per row.
         batch_size: Training rows per process and batch.
-        eval_batch_size: Validation rows per process and batch; None: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; None: until the text was
+        eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: until the text was
             passed over once. Needed when streaming.
         num_workers: Worker processes that make training batches.
         seed: Seed of shuffles, wordings and the mixture.
-        cache_dir: Where tokenizers and tokenised text are kept; None: `TRIPTYCH_CACHE` or
+        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
             ~/.cache/triptych.
     """
 

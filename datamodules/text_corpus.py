@@ -40,14 +40,14 @@ class TextConfig:
     Args:
         train: Sources that train, read as one corpus. Rows need a field `text`; where it is called
             otherwise, set the source's `columns`.
-        validation: Sources that only evaluate, by the name of their log keys; None: the embedded
+        validation: Sources that only evaluate, by the name of their log keys; null: the embedded
             articles' validation split, as `text`.
         streaming: Tokenise the training sources as they are trained on instead of before, for data
             too large for the disk. Texts come in the order of the sources, shuffled within
             `shuffle_buffer`; at most one worker reads them.
         shuffle_buffer: Texts that are shuffled and packed together when streaming.
         max_validation_rows: Validate each source on at most so many rows, drawn at random but the
-            same each time; None: on all.
+            same each time; null: on all.
     """
 
     train: list[RecordSource] = field(default_factory=lambda: [RecordSource()])
@@ -63,7 +63,8 @@ class TextPart(DataPart):
 
     Args:
         config: Which text.
-        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -136,15 +137,16 @@ class TextCorpus(PackedDataModule):
     Args:
         text: Which text.
         tokenizer: Which tokenizer.
-        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
         context_length: Tokens per row.
         batch_size: Training rows per process and batch.
-        eval_batch_size: Validation rows per process and batch; None: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; None: one pass over the
+        eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: one pass over the
             text. Needed when streaming.
         num_workers: Worker processes that make training batches.
         seed: Seed of the shuffles.
-        cache_dir: Where tokenizers and tokenised text are kept; None: `TRIPTYCH_CACHE` or
+        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
             ~/.cache/triptych.
     """
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.row_topk import row_topk
-from models.weighted_gather import ragged_gather, transposed_gather
+from models.weighted_gather import dense_transposed_gather, ragged_gather
 
 # Shapes: B queries, H heads, E half width, N half keys, K kept, C candidate pairs,
 # P queries of all heads (and halves), M half keys that a backward needs
@@ -115,11 +115,9 @@ class _ProductKeyTopK(torch.autograd.Function):
             grad_query = ragged_gather(flat_keys, ids_M, weights_M, starts_P1).view_as(query_BH2E)
         if ctx.needs_input_grad[1]:
             bags_M = torch.repeat_interleave(counts_P)
-            rows_U, sums_UE = transposed_gather(
-                ids_M, bags_M, weights_M, query_BH2E.reshape(-1, half_dim)
-            )
-            grad_keys = torch.zeros_like(keys_H2NE)
-            grad_keys.view(-1, half_dim)[rows_U] = sums_UE.to(keys_H2NE.dtype)
+            uses = (ids_M, bags_M, weights_M, query_BH2E.reshape(-1, half_dim))
+            sums = dense_transposed_gather(*uses, num_heads * 2 * num_keys)
+            grad_keys = sums.view_as(keys_H2NE).to(keys_H2NE.dtype)
         return grad_query, grad_keys, None
 
 

@@ -24,6 +24,8 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 # Rows up to this width are sorted by one branch-free network; wider ones cost several times more
 # for each element.
 _SORTED_WIDTH = 256
+# Fewer elements are left to `torch.topk`: a few queries while generating.
+_LEAST_ELEMENTS = 1 << 15
 # Elements of a block: its integers stay in the cache.
 _BLOCK_ELEMENTS = 1 << 18
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -37,14 +39,14 @@ def row_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
         num_kept: K, at most N.
 
     Returns:
-        best: (..., K), descending, to the bit. columns: int64, likewise; of equal scores the
-        first column comes first on a CPU (except in float64, where `torch.topk` chooses).
+        best: (..., K), descending, to the bit. columns: int64, likewise; which of equal scores
+        comes first depends on the device and on how many there are.
 
-    >>> row_topk(torch.tensor([1.0, 3.0, 2.0, 3.0]), 3)[1].tolist()
-    [1, 3, 2]
+    >>> row_topk(torch.tensor([1.0, 3.0, 2.0]), 2)[1].tolist()
+    [1, 2]
     """
     on_cpu = scores.device.type == "cpu"
-    if not on_cpu or scores.dtype == torch.float64 or scores.numel() == 0:
+    if not on_cpu or scores.dtype == torch.float64 or scores.numel() < _LEAST_ELEMENTS:
         best, columns = scores.topk(num_kept, dim=-1)
         return best, columns
     shape = (*scores.shape[:-1], num_kept)

@@ -5,7 +5,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.weighted_gather import transposed_gather, weight_gradient, weighted_gather
+from models.weighted_gather import (
+    dense_transposed_gather,
+    transposed_gather,
+    weight_gradient,
+    weighted_gather,
+)
 
 # Shapes: B tokens, K slots read by a token (all heads), D value width, S slots, U rows
 
@@ -165,9 +170,13 @@ class _Gather(torch.autograd.Function):
                 ctx.table.reads.append(reads)
             else:
                 exact = torch.promote_types(values_SD.dtype, torch.float32)
-                rows_U, sums_UD = transposed_gather(*_flatten([reads]), grad_BD.to(exact))
-                grad_values = torch.zeros_like(values_SD)
-                grad_values[rows_U] = sums_UD.to(values_SD.dtype)
+                uses = (*_flatten([reads]), grad_BD.to(exact))
+                if values_SD.dtype == exact:
+                    grad_values = dense_transposed_gather(*uses, values_SD.shape[0])
+                else:  # sums in the wider dtype for the rows that were read alone
+                    rows_U, sums_UD = transposed_gather(*uses)
+                    grad_values = torch.zeros_like(values_SD)
+                    grad_values[rows_U] = sums_UD.to(values_SD.dtype)
         return grad_values, None, grad_weights, None
 
 

@@ -1,15 +1,12 @@
 """The memory-bound core: y[b] = sum_k w[b, k] * V[ids[b, k]], forward and its two transposes.
 
-With the weights as a sparse matrix W, of one row a token and one column a slot, these are
+Each table row is read once per use and no (B, K, D) tensor is ever formed:
 
-- forward: Y = W V, B * K rows of V read;
-- gradient of w: the B * K entries of G V^T that exist in W, a sampled matrix product;
-- gradient of V: W^T G. Uses are sorted by row, then each row gathers the output gradients of the
-  tokens that read it. No atomics, so the result is deterministic, and it is as small as the set
-  of rows that were read.
-
-No (B, K, D) tensor is ever formed. Where MKL has no sparse product for the dtype or the device,
-`embedding_bag` does the same.
+- forward: one `embedding_bag`, B * K rows read;
+- gradient of w: a sampled matrix product (only the B * K entries of G V^T that exist);
+- gradient of V: the same gather transposed. Uses are sorted by row, then each row gathers
+  the output gradients of the tokens that read it. No atomics, so the result is deterministic,
+  and it is as small as the set of rows that were read.
 """
 
 import warnings
@@ -20,10 +17,12 @@ from torch import Tensor
 
 # Shapes: B bags (tokens), K reads a bag, D width, S slots, M reads in all, U distinct rows read
 
-_SPARSE_PRODUCT_DTYPES = (torch.float32, torch.float64)
+_SAMPLED_PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGEST_INT32 = 2**31 - 1
-# Reads for each slot of the table from which on sorting them pays.
-_USES_A_SLOT = 0.25
+# A table larger than the cache is better read in its own order than at random, if so many reads
+# fall on each slot.
+_CACHED_BYTES = 32 << 20
+_READS_A_SLOT = 0.25
 
 
 def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
@@ -34,42 +33,31 @@ def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Te
         ids_BK: int64 in [0, S).
         weights_BK: Weights; rounded to the table's dtype.
 
-    Raises:
-        IndexError: on a CPU, if an id is not in the table.
-
     Returns:
         y_BD in the table's dtype.
 
     >>> weighted_gather(torch.eye(3), torch.tensor([[0, 2]]), torch.tensor([[2.0, 0.5]])).tolist()
     [[2.0, 0.0, 0.5]]
     """
-    if ids_BK.device.type == "cpu" and ids_BK.numel():
-        least, most = (int(limit) for limit in ids_BK.aminmax())
-        if least < 0 or most >= values_SD.shape[0]:
-            raise IndexError(f"slots {least} to {most} read from a table of {values_SD.shape[0]}")
-    return ragged_gather(values_SD, ids_BK.flatten(), weights_BK.flatten(), _starts(ids_BK))
+    return F.embedding_bag(
+        ids_BK, values_SD, per_sample_weights=weights_BK.to(values_SD.dtype), mode="sum"
+    )
 
 
 def ragged_gather(values_SD: Tensor, ids_M: Tensor, weights_M: Tensor, starts_B1: Tensor) -> Tensor:
-    """As `weighted_gather`, for bags of different sizes; ids are not checked.
+    """As `weighted_gather`, for bags of different sizes.
 
     Args:
         starts_B1: int64; bag b holds the reads from starts[b] to starts[b + 1].
     """
-    weights_M = weights_M.to(values_SD.dtype)
-    if not (ids_M.numel() and _has_sparse_product(values_SD, ids_M.numel())):
-        return F.embedding_bag(
-            ids_M,
-            values_SD,
-            starts_B1,
-            per_sample_weights=weights_M,
-            mode="sum",
-            include_last_offset=True,
-        )
-    uses = _csr(starts_B1.int(), ids_M.int(), weights_M, values_SD.shape[0])
-    nothing = values_SD.new_zeros(()).expand(starts_B1.numel() - 1, values_SD.shape[1])
-    with torch.autocast("cpu", enabled=False):  # a backward may run inside a caller's autocast
-        return torch.sparse.addmm(nothing, uses, values_SD, beta=0.0)
+    return F.embedding_bag(
+        ids_M,
+        values_SD,
+        starts_B1,
+        per_sample_weights=weights_M.to(values_SD.dtype),
+        mode="sum",
+        include_last_offset=True,
+    )
 
 
 def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tensor:
@@ -83,12 +71,12 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
     flat_M = ids_BK.flatten()
     grad_BD = grad_BD.to(values_SD.dtype)
     # The sampled product cannot hold more entries than the whole matrix has.
-    if _has_sparse_product(values_SD, flat_M.numel()) and num_reads <= num_slots:
-        if flat_M.numel() < _USES_A_SLOT * num_slots:
+    if _has_sampled_product(values_SD, flat_M.numel()) and num_reads <= num_slots:
+        dense_reads = flat_M.numel() >= _READS_A_SLOT * num_slots
+        if not dense_reads or values_SD.numel() * values_SD.element_size() < _CACHED_BYTES:
             dots_M = _sampled_product(_starts(ids_BK), flat_M, grad_BD, values_SD)
             return dots_M.view(num_bags, num_reads)
-        # With many reads, reading the table in order is faster than at random.
-        order_M = torch.sort(flat_M.int(), stable=True).indices
+        order_M = _sort(flat_M)[1]
         starts_S1 = F.pad(torch.bincount(flat_M, minlength=num_slots).cumsum(0), (1, 0))
         dots_M = flat_M.new_empty(flat_M.shape, dtype=values_SD.dtype)
         dots_M[order_M] = _sampled_product(starts_S1, order_M // num_reads, values_SD, grad_BD)
@@ -129,12 +117,32 @@ def transposed_gather(
     """
     if rows_M.numel() == 0:
         return rows_M, grad_BD.new_zeros(0, grad_BD.shape[1])
-    # A stable sort keeps the order of the reads, so sums do not depend on the sort's inside.
-    narrow = rows_M.int() if int(rows_M.max()) <= _LARGEST_INT32 else rows_M
-    sorted_M, order_M = torch.sort(narrow, stable=True)
+    sorted_M, order_M = _sort(rows_M)
     rows_U, counts_U = torch.unique_consecutive(sorted_M, return_counts=True)
     starts_U1 = F.pad(counts_U.cumsum(0), (1, 0))
     return rows_U.long(), ragged_gather(grad_BD, bags_M[order_M], weights_M[order_M], starts_U1)
+
+
+def dense_transposed_gather(
+    rows_M: Tensor, bags_M: Tensor, weights_M: Tensor, grad_BD: Tensor, num_rows: int
+) -> Tensor:
+    """As `transposed_gather`, for every row of the table: zeros where nothing was read.
+
+    Returns:
+        sums_SD: in grad's dtype; S is `num_rows`.
+    """
+    if rows_M.numel() == 0:
+        return grad_BD.new_zeros(num_rows, grad_BD.shape[1])
+    order_M = _sort(rows_M)[1]
+    starts_S1 = F.pad(torch.bincount(rows_M, minlength=num_rows).cumsum(0), (1, 0))
+    return ragged_gather(grad_BD, bags_M[order_M], weights_M[order_M], starts_S1)
+
+
+def _sort(rows_M: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort reads by row: narrow integers are faster; stable, so that sums repeat to the bit."""
+    narrow = rows_M.int() if int(rows_M.max()) <= _LARGEST_INT32 else rows_M
+    sorted_M, order_M = torch.sort(narrow, stable=True)
+    return sorted_M, order_M
 
 
 def _starts(ids_BK: Tensor) -> Tensor:
@@ -143,12 +151,11 @@ def _starts(ids_BK: Tensor) -> Tensor:
     return torch.arange(num_bags + 1, device=ids_BK.device) * num_reads
 
 
-def _has_sparse_product(dense: Tensor, num_reads: int) -> bool:
+def _has_sampled_product(dense: Tensor, num_reads: int) -> bool:
     return (
         dense.device.type == "cpu"
-        and dense.dtype in _SPARSE_PRODUCT_DTYPES
+        and dense.dtype in _SAMPLED_PRODUCT_DTYPES
         and max(num_reads, dense.shape[0]) <= _LARGEST_INT32
-        and torch.backends.mkl.is_available()
     )
 
 

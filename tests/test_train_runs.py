@@ -32,6 +32,7 @@ def test_run_directory_holds_everything(tiny):
         "config.yaml",
         "export/tokenizer.json",
         "export/weights.pt",
+        "figures/learning_curves.png",
         "metrics.csv",
         "samples/step_8.json",
         "summary.json",

@@ -21,6 +21,7 @@ from callbacks.sample_table import SampleTable
 from callbacks.step_seeds import StepSeeds
 from callbacks.summary_table import SummaryTable
 from tests.tiny_lightning import TinyData, TinyModule
+from train import main
 
 
 def all_callbacks() -> list[type[Callback]]:
@@ -205,7 +206,24 @@ def test_checkpoint_at_the_end_without_validation(workdir):
 
 
 def test_checkpoint_says_what_is_wrong_with_its_settings(workdir):
-    with pytest.raises(ValueError, match=r"no metric val/typo, only .*val/loss_nats"):
+    with pytest.raises(ValueError, match=r"no metric val/typo.*among val/loss_nats, .*last\.ckpt"):
         fit(workdir, Checkpoint(monitor="val/typo"), enable_checkpointing=True)
     with pytest.raises(ValueError, match="every_n_train_steps must be positive, got 0"):
         Checkpoint(every_n_train_steps=0)
+
+
+def test_summary_table_is_not_wrapped_in_a_file(tiny, capsys):
+    run = main(tiny("--run_dir", "a_rather_long_name/" * 8 + "run"))
+    assert str(run) in capsys.readouterr().out
+
+
+def test_bar_in_a_terminal_counts_the_steps_of_the_run(tiny, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    main(tiny(trainer={"max_epochs": -1, "max_steps": 12}))  # an epoch has 8
+    shown = capsys.readouterr().out
+    assert "Training" in shown
+    assert "12/12" in shown
+    assert "loss_nats: " in shown
+    assert "v_num" not in shown
+    assert "Epoch" not in shown

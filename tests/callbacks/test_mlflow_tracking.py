@@ -62,7 +62,7 @@ def test_run_is_in_the_store_with_everything(tiny, client):
     assert {"code_version", "data_fingerprint", "purpose"} <= set(run.data.tags)
     assert run.data.tags["data_fingerprint"] == "rows-16"
     assert run.data.params["beta"] == "0.5"
-    assert artifacts(client, run.info.run_id) == {"config.yaml", "samples"}
+    assert artifacts(client, run.info.run_id) == {"config.yaml", "figures", "samples"}
     assert artifacts(client, run.info.run_id, "samples") == {"samples/step_8.json"}
     assert not (run_dir / "tracking_spool.jsonl").exists()
 
@@ -115,7 +115,7 @@ def test_unreachable_server_stops_nothing_and_is_reported(tiny, client, caplog):
     run = only_run(client)
     assert run.info.status == "FINISHED"
     assert "val/loss_nats" in run.data.metrics
-    assert artifacts(client, run.info.run_id) == {"config.yaml", "samples"}
+    assert artifacts(client, run.info.run_id) == {"config.yaml", "figures", "samples"}
     assert not (run_dir / "tracking_spool.jsonl").exists()
 
 

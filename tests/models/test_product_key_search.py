@@ -6,8 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models import product_key_search
+from models import product_key_search, row_topk
 from models.product_key_search import candidate_ranks, product_key_topk
+
+
+@pytest.fixture(autouse=True, params=[1, 10**9], ids=["sorted", "torch"])
+def _both_ways_to_rank(request, monkeypatch):
+    monkeypatch.setattr(row_topk, "_LEAST_ELEMENTS", request.param)
 
 
 def draw(
