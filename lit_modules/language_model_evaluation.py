@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from metrics.language_modeling import TokenNLL
 from metrics.question_answering import ExactMatch, TokenF1, exact_match
 from metrics.slot_usage import SlotUsage
+from models.generation import continue_greedily
 from models.memory_blocks import memory_layers
+from objectives.batch_nll import Batch
 from objectives.language_modeling import NextTokenNLL
-
-Batch = dict[str, Any]
 
 
 class LanguageModelEvaluation:
@@ -90,18 +90,9 @@ class LanguageModelEvaluation:
         self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor, prompt_mask: Tensor
     ) -> list[str]:
         """Continue left-padded prompts greedily; returns the continuations alone."""
-        ids = self.model.generate(
-            prompt_ids,
-            attention_mask=prompt_mask,
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+        return continue_greedily(
+            self.model, tokenizer, prompt_ids, prompt_mask, self.max_new_tokens
         )
-        texts: list[str] = tokenizer.batch_decode(
-            ids[:, prompt_ids.shape[1] :], skip_special_tokens=True
-        )
-        return texts
 
     def compute(self) -> dict[str, Tensor]:
         """Every number of the epoch under its log key; a collective under DDP."""

@@ -1,0 +1,37 @@
+"""Greedy continuation of a batch of prompts, as text."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def continue_greedily(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    max_new_tokens: int,
+) -> list[str]:
+    """Continue left-padded prompts greedily; returns the continuations alone.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer, with EOS and padding.
+        prompt_ids: int64 (B, P), left-padded.
+        prompt_mask: int64 (B, P), 1 for tokens and 0 for padding.
+        max_new_tokens: Longest continuation, in tokens.
+    """
+    generator: Any = model
+    ids = generator.generate(
+        prompt_ids,
+        attention_mask=prompt_mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    texts: list[str] = tokenizer.batch_decode(
+        ids[:, prompt_ids.shape[1] :], skip_special_tokens=True
+    )
+    return texts
