@@ -1,0 +1,331 @@
+"""Which slots of a memory should learn from a batch: scores by their reads, and the best of them.
+
+A slot that a batch reads often and other text seldom belongs to that batch: it can learn without
+disturbing the rest. All scores are functions of counts, so they do not depend on how slots are
+found, and equal counts give equal scores on every rank.
+
+    counts_S = count_accesses(layer.last_ids, keep_mask, num_slots)
+    rows_U = top_slots(slot_scores("tfidf", counts_S, background), num_slots=500)
+"""
+
+# Shapes: S slots, U selected slots, (B, T, H, K) batch, tokens, heads, slots read by a head
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Ranking = Literal["tfidf", "tf", "kl", "all"]
+
+
+@dataclass(frozen=True, eq=False)
+class TableStatistics:
+    """How a body of text reads one value table: what a batch's own reads are held against.
+
+    Attributes:
+        document_frequency_S: int64 in [0, num_documents]: documents in which a slot is read.
+        counts_S: int64: accesses of a slot in all documents.
+        num_documents: |B|. A document is a whole batch of rows, as in the paper.
+    """
+
+    document_frequency_S: Tensor
+    counts_S: Tensor
+    num_documents: int
+
+    def to(self, device: torch.device | str) -> "TableStatistics":
+        """The same statistics on another device."""
+        return TableStatistics(
+            self.document_frequency_S.to(device), self.counts_S.to(device), self.num_documents
+        )
+
+
+def count_accesses(slot_ids: Tensor, keep_mask: Tensor | None, num_slots: int) -> Tensor:
+    """Count how often each slot is read.
+
+    An access is one slot id: a token that reads k slots through each of H heads makes H k of them,
+    whatever weight the softmax gives them.
+
+    Args:
+        slot_ids: Slots read, integers in [0, S), of any shape, say (B, T, H, k).
+        keep_mask: True where an access counts; all do without it. As many dimensions as
+            `slot_ids`, each of the same size or 1: (B, T, 1, 1) drops padding tokens.
+        num_slots: S.
+
+    Returns:
+        counts_S: int64.
+
+    Raises:
+        ValueError: If an id is no slot, or the mask does not fit the ids.
+
+    Source: 2510.15103, section 4: c(i).
+
+    >>> count_accesses(torch.tensor([[0, 2], [0, 3]]), torch.tensor([[True], [False]]), 4)
+    tensor([1, 0, 1, 0])
+    """
+    if slot_ids.is_floating_point() or slot_ids.dtype == torch.bool:
+        raise ValueError(f"slot_ids must be integers, got {slot_ids.dtype}.")
+    kept_ids = (slot_ids if keep_mask is None else _keep(slot_ids, keep_mask)).flatten()
+    if kept_ids.numel() == 0:
+        return torch.zeros(num_slots, dtype=torch.int64, device=slot_ids.device)
+    lowest, highest = torch.stack(kept_ids.aminmax()).tolist()
+    if lowest < 0 or highest >= num_slots:
+        raise ValueError(
+            f"slot_ids must lie in [0, {num_slots}), got ids from {lowest} to {highest}: "
+            "num_slots must be that of the memory that is read."
+        )
+    return kept_ids.bincount(minlength=num_slots)
+
+
+def tf_idf_scores(
+    counts_S: Tensor,
+    document_frequency_S: Tensor,
+    num_documents: int,
+    idf_exponent: float = 1.0,
+) -> Tensor:
+    """Score slots that this batch reads often and few background documents read at all.
+
+    score(i) = c(i) / sum_j c(j) * ln((|B| + 1) / (df(i) + 1))^p
+
+    A slot read in every background document scores exactly 0; with p = 1 one that is read in none
+    of a thousand has the factor ln 1001 = 6.91.
+
+    Args:
+        counts_S: Accesses of this batch, c; int64.
+        document_frequency_S: Background documents in which a slot is read, df; int64.
+        num_documents: |B|.
+        idf_exponent: p. The paper's is 1. A larger one, an addition of ours, keeps further away
+            from slots that other text reads too.
+
+    Returns:
+        scores_S: float64, at least 0, and 0 where `counts_S` is.
+
+    Raises:
+        ValueError: If the shapes differ, or `idf_exponent` is not positive.
+
+    Source: 2510.15103, section 4. Deviation: the exponent p.
+
+    >>> tf_idf_scores(torch.tensor([3, 1, 0]), torch.tensor([1, 3, 0]), num_documents=3)
+    tensor([0.5199, 0.0000, 0.0000], dtype=torch.float64)
+    """
+    _same_shape(counts_S, document_frequency_S, "document_frequency_S")
+    if not idf_exponent > 0:
+        raise ValueError(
+            f"idf_exponent is {idf_exponent}: set it above 0 (1 is the paper's), or "
+            "ranking: tf to rank without document frequencies"
+        )
+    # One entry for each document frequency: equal counts give equal scores, to the last bit.
+    smoothed = torch.arange(1, num_documents + 2, dtype=torch.float64, device=counts_S.device)
+    idf_by_frequency = ((num_documents + 1) / smoothed).log() ** idf_exponent
+
+    def score(read_U: Tensor, frequency_U: Tensor) -> Tensor:
+        return frequency_U * idf_by_frequency[document_frequency_S[read_U]]
+
+    return _scored_where_read(counts_S, score)
+
+
+def tf_scores(counts_S: Tensor) -> Tensor:
+    """Score slots by how often this batch reads them: score(i) = c(i) / sum_j c(j).
+
+    Args:
+        counts_S: Accesses of this batch; int64.
+
+    Returns:
+        scores_S: float64 in [0, 1], adding up to 1 unless nothing is read.
+
+    Source: 2510.15103, figure 6 (the ablation "TF only").
+
+    >>> tf_scores(torch.tensor([3, 0, 1]))
+    tensor([0.7500, 0.0000, 0.2500], dtype=torch.float64)
+    """
+    return _scored_where_read(counts_S, lambda _read_U, frequency_U: frequency_U)
+
+
+def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 1.0) -> Tensor:
+    """Score slots by what each adds to the divergence of this batch's reads from the background's.
+
+    score(i) = p(i) ln(p(i) / q(i)), with p(i) = c(i) / sum_j c(j) and, over the S slots,
+    q(i) = (b(i) + a) / (sum_j b(j) + a S). Their sum is KL(p || q). A slot that is read less often
+    than in the background scores below 0.
+
+    Args:
+        counts_S: Accesses of this batch, c; int64.
+        background_counts_S: Accesses of the background, b; int64.
+        smoothing: a, added to each background count, so that q is never 0.
+
+    Returns:
+        scores_S: float64, 0 where `counts_S` is.
+
+    Raises:
+        ValueError: If the shapes differ, or `smoothing` is not positive.
+
+    Source: the idea is 2604.05248's, which names KL divergence for ranking slots and publishes no
+    formula; this one is ours.
+
+    >>> kl_scores(torch.tensor([3, 1, 0]), torch.tensor([0, 4, 2]))
+    tensor([ 1.4322, -0.1996,  0.0000], dtype=torch.float64)
+    """
+    _same_shape(counts_S, background_counts_S, "background_counts_S")
+    if not smoothing > 0:
+        raise ValueError(f"smoothing is {smoothing}: it must be above 0")
+    total = background_counts_S.sum().double() + smoothing * background_counts_S.numel()
+
+    def score(read_U: Tensor, frequency_U: Tensor) -> Tensor:
+        expected_U = (background_counts_S[read_U].double() + smoothing) / total
+        return frequency_U * (frequency_U / expected_U).log()
+
+    return _scored_where_read(counts_S, score)
+
+
+def accessed_scores(counts_S: Tensor) -> Tensor:
+    """Score every slot that was read 1 and the others 0.
+
+    There is no best among them: select all, by `top_slots(scores_S, None)`.
+
+    Args:
+        counts_S: Accesses of this batch; int64.
+
+    Returns:
+        scores_S: float64.
+
+    Source: 2510.15103, figure 6 (the ablation that finetunes all accessed slots).
+    """
+    return (counts_S > 0).double()
+
+
+def slot_scores(
+    ranking: Ranking,
+    counts_S: Tensor,
+    background: TableStatistics | None = None,
+    idf_exponent: float = 1.0,
+) -> Tensor:
+    """Score slots in the way that a setting names.
+
+    Args:
+        ranking: `tfidf` (the paper's), `tf`, `kl` or `all`.
+        counts_S: Accesses of this batch; int64.
+        background: How other text reads the table, on the same device; `tfidf` and `kl` need it.
+        idf_exponent: See `tf_idf_scores`.
+
+    Returns:
+        scores_S: float64. To be learned are only slots that score above 0.
+
+    Raises:
+        ValueError: If the ranking is unknown, lacks its background, or the background is that of
+            a table of another size.
+    """
+    if ranking == "tf":
+        return tf_scores(counts_S)
+    if ranking == "all":
+        return accessed_scores(counts_S)
+    if ranking not in ("tfidf", "kl"):
+        raise ValueError(f"ranking is {ranking!r}: choose tfidf, tf, kl or all")
+    if background is None:
+        raise ValueError(
+            f"ranking: {ranking} needs background statistics: collect them with "
+            "configs/remember/background_statistics.yaml, or set ranking: tf"
+        )
+    if ranking == "kl":
+        return kl_scores(counts_S, background.counts_S)
+    return tf_idf_scores(
+        counts_S, background.document_frequency_S, background.num_documents, idf_exponent
+    )
+
+
+def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
+    """Select the slots with the highest scores; none that scores 0 or less.
+
+    Args:
+        scores_S: From one of the functions above, so that a slot that was not read scores 0.
+        num_slots: t, how many at most; None: all that score above 0. Among equals at the border
+            the lower ids are taken.
+
+    Returns:
+        rows_U: int64, ascending; fewer than t where fewer score above 0.
+
+    Raises:
+        ValueError: If `num_slots` is below 1.
+
+    Source: 2510.15103, section 4.
+
+    >>> top_slots(torch.tensor([0.1, 0.5, 0.0, 0.5, 0.1, -1.0]), 3)
+    tensor([0, 1, 3])
+    """
+    if num_slots is not None and num_slots < 1:
+        raise ValueError(f"num_slots is {num_slots}: select at least 1 slot, or null for all")
+    candidates_U = _scoring(scores_S)
+    if num_slots is None or candidates_U.numel() <= num_slots:
+        return candidates_U
+    found_U = scores_S[candidates_U]
+    lowest = found_U.topk(num_slots).values[-1]
+    selected_U = found_U > lowest
+    tied = (found_U == lowest).nonzero().squeeze(1)
+    selected_U[tied[: num_slots - int(selected_U.sum())]] = True
+    return candidates_U[selected_U]
+
+
+def slots_by_share(scores_S: Tensor, share: float) -> Tensor:
+    """Select the fewest slots that hold a share of all positive score: more for a broad batch.
+
+    Args:
+        scores_S: As in `top_slots`.
+        share: Above 0 and at most 1, which selects all that score above 0.
+
+    Returns:
+        rows_U: int64, ascending. Among equals at the border the lower ids are taken.
+
+    Raises:
+        ValueError: If `share` is not in (0, 1].
+
+    Source: ours; the paper (2510.15103) leaves a t that adapts to future work.
+
+    >>> slots_by_share(torch.tensor([0.2, 0.5, 0.0, 0.3]), 0.8)
+    tensor([1, 3])
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"the share of the score is {share}: set it above 0 and to at most 1")
+    candidates_U = _scoring(scores_S)
+    if share == 1 or candidates_U.numel() == 0:
+        return candidates_U
+    found_U, order_U = scores_S[candidates_U].double().sort(descending=True, stable=True)
+    held_U = found_U.cumsum(0)
+    wanted = held_U[-1] * share * (1 - 1e-12)  # a sum that falls short by rounding is enough
+    num_selected = int((held_U < wanted).sum()) + 1
+    return candidates_U[order_U[:num_selected]].sort().values
+
+
+def _scored_where_read(counts_S: Tensor, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Score the slots that were read, by their ids and their share of all reads; 0 elsewhere."""
+    read_U = counts_S.nonzero().squeeze(1)
+    scores_S = torch.zeros(counts_S.shape, dtype=torch.float64, device=counts_S.device)
+    frequency_U = counts_S[read_U].double() / counts_S.sum()
+    scores_S[read_U] = score(read_U, frequency_U)
+    return scores_S
+
+
+def _scoring(scores_S: Tensor) -> Tensor:
+    """The slots that score above 0, ascending; nan does not."""
+    return (scores_S > 0).nonzero().squeeze(1)
+
+
+def _same_shape(counts_S: Tensor, other_S: Tensor, name: str) -> None:
+    if counts_S.shape != other_S.shape:
+        raise ValueError(
+            f"counts_S has shape {tuple(counts_S.shape)}, {name} {tuple(other_S.shape)}: they must "
+            "be those of the same table"
+        )
+
+
+def _keep(slot_ids: Tensor, keep_mask: Tensor) -> Tensor:
+    """Select the accesses that count, as a flat tensor."""
+    if keep_mask.dtype != torch.bool:
+        raise ValueError(f"keep_mask must be boolean (True: counts), got {keep_mask.dtype}.")
+    sizes = zip(keep_mask.shape, slot_ids.shape, strict=False)
+    if keep_mask.ndim != slot_ids.ndim or any(mask not in (1, full) for mask, full in sizes):
+        raise ValueError(
+            f"keep_mask of shape {tuple(keep_mask.shape)} does not fit slot_ids of shape "
+            f"{tuple(slot_ids.shape)}: give it as many dimensions, each of the same size or 1 "
+            "(keep_mask_BT[:, :, None, None] for ids of shape (B, T, H, k))."
+        )
+    return slot_ids[keep_mask.expand_as(slot_ids)]
