@@ -23,7 +23,11 @@ class RowGradient(NamedTuple):
 
 
 class SlotReads(NamedTuple):
-    """What one backward pass leaves behind: enough to form the gradient of any set of rows."""
+    """What one backward pass leaves behind: enough to form the gradient of any set of rows.
+
+    `ids_BK` holds every access of a forward pass that had a backward, in the order of its tokens:
+    what sparse memory finetuning counts.
+    """
 
     ids_BK: Tensor
     weights_BK: Tensor
@@ -71,6 +75,7 @@ class ValueTable(nn.Module):
         self.value_dim = value_dim
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim, dtype=dtype))
         self.reads: list[SlotReads] = []
+        self._anchor: tuple[Tensor | None] = (None,)  # a tuple: it is never registered here
         self.set_gradient(gradient)
         self.reset_parameters()
 
@@ -85,6 +90,30 @@ class ValueTable(nn.Module):
         self.gradient = gradient
         self.clear_reads()
 
+    @property
+    def anchor(self) -> Tensor | None:
+        """The scalar that stands for the table in autograd, if there is one."""
+        return self._anchor[0]
+
+    def set_anchor(self, anchor: Tensor | None) -> None:
+        """Record reads although `weight` is frozen, in `selected_rows` mode.
+
+        The reads of a table are recorded by its backward, and that runs only if something requires
+        a gradient. Where the weight itself does, a data-parallel reducer and every optimizer see
+        all of it. With the weight frozen, this scalar takes its place.
+
+        Args:
+            anchor: Scalar that requires grad, the same for all tables of a model. It is not
+                registered as a parameter here. Its gradient is 0; or NaN where the gradient of what
+                was read is not finite, so that a gradient scaler notices. None: no anchor.
+
+        Raises:
+            ValueError: if it is not a scalar.
+        """
+        if anchor is not None and anchor.dim() != 0:
+            raise ValueError(f"the anchor must be a scalar, got the shape {tuple(anchor.shape)}")
+        self._anchor = (anchor,)
+
     def forward(self, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
         """Read rows: y[b] = sum_k weights[b, k] * weight[ids[b, k]].
 
@@ -95,7 +124,8 @@ class ValueTable(nn.Module):
         Returns:
             y_BD in the table's dtype.
         """
-        y_BD: Tensor = _Gather.apply(self.weight, ids_BK, weights_BK, self)
+        anchor = self.anchor if self.gradient == "selected_rows" else None
+        y_BD: Tensor = _Gather.apply(self.weight, ids_BK, weights_BK, anchor, self)
         return y_BD
 
     def row_gradient(self, rows: Tensor | None = None) -> RowGradient:
@@ -114,24 +144,28 @@ class ValueTable(nn.Module):
         if self.gradient != "selected_rows":
             raise RuntimeError("row_gradient needs ValueTable(gradient='selected_rows')")
         exact = torch.promote_types(self.weight.dtype, torch.float32)
+        if rows is not None:
+            rows = rows.sort().values
         if not self.reads:
             found = torch.empty(0, dtype=torch.int64, device=self.weight.device)
             sums = torch.empty(0, self.value_dim, dtype=exact, device=self.weight.device)
         else:
-            ids_M, bags_M, weights_M = _flatten(self.reads)
+            ids_M, bags_M, weights_M = _flatten(self.reads, self._uses_of(rows))
             grad_BD = torch.cat([reads.grad_BD for reads in self.reads]).to(exact)
-            if rows is not None:
-                wanted_S = torch.zeros(self.num_slots, dtype=torch.bool, device=ids_M.device)
-                wanted_S[rows] = True
-                keep_M = wanted_S[ids_M]
-                ids_M, bags_M, weights_M = ids_M[keep_M], bags_M[keep_M], weights_M[keep_M]
             found, sums = transposed_gather(ids_M, bags_M, weights_M, grad_BD)
         if rows is None:
             return RowGradient(found, sums)
-        rows = rows.sort().values
         full = sums.new_zeros(rows.numel(), self.value_dim)
         full[torch.searchsorted(rows, found)] = sums
         return RowGradient(rows, full)
+
+    def _uses_of(self, rows: Tensor | None) -> list[Tensor] | None:
+        """For each backward pass, which of its flattened reads are of these rows; None: all."""
+        if rows is None:
+            return None
+        wanted_S = torch.zeros(self.num_slots, dtype=torch.bool, device=rows.device)
+        wanted_S[rows] = True
+        return [wanted_S[reads.ids_BK.flatten()].nonzero().squeeze(1) for reads in self.reads]
 
     def clear_reads(self) -> None:
         """Forget the reads: call after each optimizer step."""
@@ -150,44 +184,73 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor, table: ValueTable
+        ctx: Any,
+        values_SD: Tensor,
+        ids_BK: Tensor,
+        weights_BK: Tensor,
+        anchor: Tensor | None,
+        table: ValueTable,
     ) -> Tensor:
-        ctx.save_for_backward(values_SD, ids_BK, weights_BK)
+        # Kept only if a backward will read it: rows may change between forward and backward.
+        needed = values_SD if ctx.needs_input_grad[2] else None
+        ctx.save_for_backward(needed, ids_BK, weights_BK)
         ctx.table = table
         return weighted_gather(values_SD, ids_BK, weights_BK)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor | None, ...]:
         values_SD, ids_BK, weights_BK = ctx.saved_tensors
+        table: ValueTable = ctx.table
         grad_BD = grad_BD.contiguous()
-        grad_values = grad_weights = None
+        grad_values = grad_weights = grad_anchor = None
         if ctx.needs_input_grad[2]:
             grad_weights = weight_gradient(grad_BD, values_SD, ids_BK).to(weights_BK.dtype)
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[3]:
+            grad_anchor = grad_BD.sum(dtype=torch.promote_types(grad_BD.dtype, torch.float32)) * 0
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[3]:
             reads = SlotReads(ids_BK, weights_BK.detach(), grad_BD)
-            if ctx.table.gradient == "selected_rows":
-                ctx.table.reads.append(reads)
+            if table.gradient == "selected_rows":
+                table.reads.append(reads)
             else:
-                exact = torch.promote_types(values_SD.dtype, torch.float32)
-                uses = (*_flatten([reads]), grad_BD.to(exact))
-                if values_SD.dtype == exact:
-                    grad_values = dense_transposed_gather(*uses, values_SD.shape[0])
-                else:  # sums in the wider dtype for the rows that were read alone
-                    rows_U, sums_UD = transposed_gather(*uses)
-                    grad_values = torch.zeros_like(values_SD)
-                    grad_values[rows_U] = sums_UD.to(values_SD.dtype)
-        return grad_values, None, grad_weights, None
+                grad_values = _dense_gradient(reads, table.weight)
+        return grad_values, None, grad_weights, grad_anchor, None
 
 
-def _flatten(all_reads: list[SlotReads]) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay the reads of several backward passes end to end: (row, token, weight) of each."""
+def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
+    """The gradient of the whole table, zero where nothing was read."""
+    exact = torch.promote_types(values_SD.dtype, torch.float32)
+    uses = (*_flatten([reads]), reads.grad_BD.to(exact))
+    if values_SD.dtype == exact:
+        return dense_transposed_gather(*uses, values_SD.shape[0])
+    # Sums in the wider dtype for the rows that were read alone.
+    rows_U, sums_UD = transposed_gather(*uses)
+    grad_SD = torch.zeros_like(values_SD)
+    grad_SD[rows_U] = sums_UD.to(values_SD.dtype)
+    return grad_SD
+
+
+def _flatten(
+    all_reads: list[SlotReads], uses: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the reads of several backward passes end to end: (row, token, weight) of each.
+
+    Args:
+        all_reads: The backward passes.
+        uses: Which flattened reads of each pass to take, ascending; None takes all.
+    """
     ids, bags, weights, num_bags = [], [], [], 0
-    for reads in all_reads:
+    for number, reads in enumerate(all_reads):
         count, width = reads.ids_BK.shape
-        tokens = torch.arange(num_bags, num_bags + count, device=reads.ids_BK.device)
-        ids.append(reads.ids_BK.reshape(-1))
-        bags.append(tokens.repeat_interleave(width))
-        weights.append(reads.weights_BK.reshape(-1))
+        if uses is None:
+            tokens = torch.arange(num_bags, num_bags + count, device=reads.ids_BK.device)
+            ids.append(reads.ids_BK.reshape(-1))
+            bags.append(tokens.repeat_interleave(width))
+            weights.append(reads.weights_BK.reshape(-1))
+        else:
+            kept = uses[number]
+            ids.append(reads.ids_BK.reshape(-1)[kept])
+            bags.append(kept // width + num_bags)
+            weights.append(reads.weights_BK.reshape(-1)[kept])
         num_bags += count
     return torch.cat(ids), torch.cat(bags), torch.cat(weights)

@@ -8,6 +8,8 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from models.memory_layer import MemoryLayer
+from models.product_keys import ProductKeyIndex
 from models.value_table import ValueTable
 
 WIDTHS = [1, 37, 64, 896]
@@ -133,6 +135,10 @@ def test_micro_batches_and_sharing_layers_add_up_to_one_batch():
     rows, grad = selected.row_gradient()
     torch.testing.assert_close(grad, dense.weight.grad[rows])
     assert torch.equal(rows, whole[0].unique())
+    some = rows[::3].flip(0)
+    named, grad = selected.row_gradient(some)
+    assert torch.equal(named, some.flip(0))
+    torch.testing.assert_close(grad, dense.weight.grad[named])
     selected.clear_reads()
     assert selected.row_gradient().rows_U.numel() == 0
 
@@ -234,6 +240,112 @@ def test_frozen_weights_form_no_weight_gradient():
     run(table, ids, weights, factor)
     assert table.weight.grad is not None
     assert weights.grad is None
+
+
+def anchored(num_slots: int, width: int, **settings) -> tuple[ValueTable, nn.Parameter]:
+    """A frozen table whose reads are recorded by an anchor."""
+    table = ValueTable(num_slots, width, "selected_rows", **settings)
+    table.weight.requires_grad_(False)
+    anchor = nn.Parameter(torch.zeros(()))
+    table.set_anchor(anchor)
+    return table, anchor
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_anchor_records_the_reads_of_a_frozen_table(dtype):
+    table, anchor = anchored(50, 37, dtype=dtype)
+    learning = copy.deepcopy(table)
+    learning.weight.requires_grad_(True)
+    learning.set_anchor(None)
+    batch = reads(50)
+    assert torch.equal(run(table, *batch), run(learning, *batch))
+    assert len(table.reads) == 1
+    ours, theirs = table.row_gradient(), learning.row_gradient()
+    assert torch.equal(ours.rows_U, theirs.rows_U)
+    assert torch.equal(ours.grad_UD, theirs.grad_UD)
+    assert ours.grad_UD.any()
+    assert table.weight.grad is None
+    assert anchor.grad.shape == ()
+    assert anchor.grad.item() == 0.0
+
+
+def test_an_anchor_needs_no_gradient_of_the_softmax_weights(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("no gradient of the weights is needed")
+
+    monkeypatch.setattr("models.value_table.weight_gradient", refuse)
+    table, _ = anchored(50, 8)
+    ids, weights, factor = reads(50)
+    run(table, ids, weights, factor)
+    assert weights.grad is None
+    with pytest.raises(AssertionError, match="no gradient of the weights"):
+        run(table, ids, weights.requires_grad_(), factor)
+
+
+def test_with_an_anchor_nothing_below_the_memory_layer_is_differentiated():
+    table, anchor = anchored(64, 6)
+    below, above = nn.Linear(5, 6), nn.Linear(6, 2)
+    layer = MemoryLayer(6, 3, ProductKeyIndex(8, 2, 4), table)
+    for module in (below, layer, above):
+        module.requires_grad_(False)
+    entering = []
+    layer.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    above(layer(below(torch.randn(4, 7, 5)))).square().sum().backward()
+    assert entering[0].grad_fn is None
+    assert not entering[0].requires_grad
+    everything = [*below.parameters(), *layer.parameters(), *above.parameters(), table.weight]
+    assert all(parameter.grad is None for parameter in everything)
+    assert anchor.grad is not None
+    assert table.row_gradient().grad_UD.any()
+
+
+def test_an_anchor_is_no_parameter_of_the_table_and_is_copied_with_its_owner():
+    table, anchor = anchored(5, 3)
+    assert [name for name, _ in table.named_parameters()] == ["weight"]
+    assert list(table.state_dict()) == ["weight"]
+    owner = nn.Module()
+    owner.anchor, owner.table = anchor, table
+    again = copy.deepcopy(owner)
+    assert again.table.anchor is again.anchor
+    assert again.anchor is not anchor
+    table.set_anchor(None)
+    run_ids, weights, _ = reads(5)
+    assert not table(run_ids, weights).requires_grad
+
+
+def test_an_anchor_tells_a_gradient_that_is_not_finite():
+    table, anchor = anchored(9, 4)
+    ids, weights, factor = reads(9)
+    factor[3] = float("inf")
+    run(table, ids, weights, factor)
+    assert anchor.grad.isnan()
+
+
+def test_an_anchor_counts_only_while_rows_are_selected():
+    table, _ = anchored(9, 4)
+    ids, weights, _ = reads(9)
+    table.set_gradient("dense")
+    assert not table(ids, weights).requires_grad
+    table.set_gradient("selected_rows")
+    with torch.no_grad():
+        table(ids, weights)
+    table(ids, weights)  # no backward follows
+    assert table.reads == []
+
+
+def test_rows_may_change_between_an_anchored_forward_and_its_backward():
+    table, _ = anchored(9, 4)
+    ids, weights, _ = reads(9)
+    out = table(ids, weights)
+    with torch.no_grad():
+        table.weight[2] += 1
+    out.sum().backward()
+    assert len(table.reads) == 1
+
+
+def test_an_anchor_that_is_no_scalar():
+    with pytest.raises(ValueError, match=r"must be a scalar, got the shape \(3,\)"):
+        ValueTable(4, 4).set_anchor(torch.zeros(3))
 
 
 def test_copies_and_pickles():
