@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metrics.summed_metric import SummedMetric
+from objectives.slot_scores import count_accesses
 
 
 class SlotUsage(SummedMetric):
@@ -63,20 +64,8 @@ class SlotUsage(SummedMetric):
         Raises:
             ValueError: If an id is no slot, or the mask does not fit the ids.
         """
-        if slot_ids.is_floating_point() or slot_ids.dtype == torch.bool:
-            raise ValueError(f"slot_ids must be integers, got {slot_ids.dtype}.")
-        kept_ids = slot_ids if keep_mask is None else _keep(slot_ids, keep_mask)
-        kept_ids = kept_ids.flatten()
-        if kept_ids.numel() == 0:
-            return
-        lowest, highest = torch.stack(kept_ids.aminmax()).tolist()
-        if lowest < 0 or highest >= self.num_slots:
-            raise ValueError(
-                f"slot_ids must lie in [0, {self.num_slots}), got ids from {lowest} to {highest}: "
-                "construct SlotUsage with the num_slots of the memory that is read."
-            )
         # The fresh counts take the sum, so that no state is ever changed in place.
-        self.num_reads = kept_ids.bincount(minlength=self.num_slots).add_(self.num_reads)
+        self.num_reads = count_accesses(slot_ids, keep_mask, self.num_slots).add_(self.num_reads)
 
     def compute(self) -> dict[str, Tensor]:
         """Sum up the counts of all ranks.
@@ -128,17 +117,3 @@ class SlotUsage(SummedMetric):
             candidate_reads = self.num_reads[candidate_ids]
             order = candidate_reads.argsort(descending=True, stable=True)[:num_kept]
             return candidate_ids[order], candidate_reads[order]
-
-
-def _keep(slot_ids: Tensor, keep_mask: Tensor) -> Tensor:
-    """Select the accesses that count, as a flat tensor."""
-    if keep_mask.dtype != torch.bool:
-        raise ValueError(f"keep_mask must be boolean (True: counts), got {keep_mask.dtype}.")
-    sizes = zip(keep_mask.shape, slot_ids.shape, strict=False)
-    if keep_mask.ndim != slot_ids.ndim or any(mask not in (1, full) for mask, full in sizes):
-        raise ValueError(
-            f"keep_mask of shape {tuple(keep_mask.shape)} does not fit slot_ids of shape "
-            f"{tuple(slot_ids.shape)}: give it as many dimensions, each of the same size or 1 "
-            "(keep_mask_BT[:, :, None, None] for ids of shape (B, T, H, k))."
-        )
-    return slot_ids[keep_mask.expand_as(slot_ids)]
