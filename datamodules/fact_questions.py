@@ -10,7 +10,7 @@ import torch
 
 from datamodules.evaluation_loader import Evaluation
 from datamodules.fact_documents import check_length, encode_rendering
-from datamodules.fact_templates import Fact, question_rendering
+from datamodules.fact_templates import Fact, Rendering, question_rendering
 from datamodules.packed_datamodule import RowFormat
 from datamodules.packing import IGNORED_LABEL
 
@@ -20,22 +20,30 @@ class QuestionCollate:
 
     Args:
         facts: What is asked.
-        questions: How each is asked.
+        questions: How each is asked, as reports show it.
         row_format: Tokenizer and layout.
+        renderings: The same with prompt and answer; None: `fact_templates.question_rendering`.
 
     Raises:
         ValueError: if a question with its answer is longer than the context.
     """
 
     def __init__(
-        self, facts: Sequence[Fact], questions: Sequence[str], row_format: RowFormat
+        self,
+        facts: Sequence[Fact],
+        questions: Sequence[str],
+        row_format: RowFormat,
+        renderings: Sequence[Rendering] | None = None,
     ) -> None:
         self.facts = list(facts)
         self.questions = list(questions)
         self._row_format = row_format
         self._documents = []
-        for fact, question in zip(facts, questions, strict=True):
-            rendering = question_rendering(question, fact.answers[0])
+        renderings = renderings or [
+            question_rendering(question, fact.answers[0])
+            for fact, question in zip(facts, questions, strict=True)
+        ]
+        for fact, rendering in zip(facts, renderings, strict=True):
             document = encode_rendering(row_format.tokenizer, rendering, "answer")
             check_length(fact, document, row_format.context_length)
             self._documents.append(document)
@@ -77,3 +85,22 @@ def question_evaluation(
 ) -> Evaluation:
     """Ask each fact its question; arguments and errors are those of `QuestionCollate`."""
     return Evaluation(name, len(facts), QuestionCollate(facts, questions, row_format))
+
+
+def completion_evaluation(
+    name: str, facts: Sequence[Fact], statements: Sequence[Rendering], row_format: RowFormat
+) -> Evaluation:
+    """Have each fact's statement completed from where its answer begins.
+
+    Args:
+        name: Names the log keys.
+        facts: What is asked.
+        statements: One statement of each.
+        row_format: Tokenizer and layout.
+
+    Raises:
+        ValueError: if a statement is longer than the context.
+    """
+    prompts = [statement.prompt for statement in statements]
+    collate = QuestionCollate(facts, prompts, row_format, statements)
+    return Evaluation(name, len(facts), collate)

@@ -10,7 +10,6 @@ The embedded default is 1,510 facts about countries, elements, US states and boo
 import hashlib
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -19,6 +18,7 @@ from typing import Any
 from datamodules.data_roles import check_roles
 from datamodules.embedded.tables import embedded_facts
 from datamodules.evaluation_loader import Evaluation
+from datamodules.fact_choice import cap_answers, draw, of_relations
 from datamodules.fact_documents import FactDocuments, LossOn
 from datamodules.fact_questions import question_evaluation
 from datamodules.fact_templates import (
@@ -42,8 +42,14 @@ class FactsConfig:
             teach, where it is not the first of `answers`), `statement`, `relation` and `subject`.
         templates: YAML file of wordings by relation; null: the built-in ones.
         relations: Use only facts of these relations (the source's names or the templates').
-        num_facts: Use only so many facts, drawn by `subset_seed`; null: all.
-        subset_seed: Draws the subset, apart from the seed of training.
+        max_facts_per_answer: Use at most so many facts with the same answer, drawn by
+            `subset_seed`, so that guessing the commonest answers is of little use; null: all.
+        skip_facts: Pass over the first so many facts of an order drawn by `subset_seed`, and over
+            what says the same of the same subject. `num_facts: 1000` in one run and
+            `skip_facts: 1000` in another, all else alike, have no fact in common: the OLD facts of
+            a pretrained model, and NEW ones to teach it.
+        num_facts: Use only the next so many facts of that order; null: all.
+        subset_seed: Draws that order, apart from the seed of training.
         statement_share: Share of statements among the wordings trained on; the others are
             questions.
         loss_on: "answer" trains on the answer's tokens and EOS; "all" on the whole wording.
@@ -58,6 +64,8 @@ class FactsConfig:
     source: RecordSource = field(default_factory=RecordSource)
     templates: str | None = None
     relations: list[str] | None = None
+    max_facts_per_answer: int | None = None
+    skip_facts: int = 0
     num_facts: int | None = None
     subset_seed: int = 0
     statement_share: float = 0.3
@@ -100,30 +108,20 @@ def read_facts(source: RecordSource, templates: FactTemplates) -> list[Fact]:
 def choose_facts(
     facts: Sequence[Fact], config: FactsConfig, templates: FactTemplates
 ) -> list[Fact]:
-    """Apply `relations` and `num_facts`; the source's order is kept.
+    """Choose facts (see `fact_choice`); the source's order is kept.
 
     Raises:
         ValueError: if a relation does not occur or there are fewer facts than asked for.
     """
+    source = describe(config.source)
     chosen = list(facts)
     if config.relations is not None:
-        names = [_relation_names(fact, templates) for fact in facts]
-        unknown = set(config.relations).difference(*names)
-        if unknown:
-            most_common = [name for name, _ in Counter(n for ns in names for n in ns).most_common()]
-            raise ValueError(
-                f"facts.relations {sorted(unknown)} do not occur in {describe(config.source)}: "
-                f"choose among {', '.join(most_common) or 'none (no row names a relation)'}"
-            )
-        chosen = [f for f, n in zip(facts, names, strict=True) if n & set(config.relations)]
-    if config.num_facts is not None:
-        if not 1 <= config.num_facts <= len(chosen):
-            raise ValueError(
-                f"facts.num_facts is {config.num_facts}, but {describe(config.source)} has "
-                f"{len(chosen)} facts of the chosen relations: set it between 1 and "
-                "that, or null for all"
-            )
-        chosen = _draw(chosen, config.num_facts, config.subset_seed)
+        chosen = of_relations(chosen, config.relations, templates, source)
+    if config.max_facts_per_answer is not None:
+        chosen = cap_answers(chosen, config.max_facts_per_answer, config.subset_seed)
+    if config.num_facts is not None or config.skip_facts:
+        skip, count = config.skip_facts, config.num_facts
+        chosen = draw(chosen, skip, count, config.subset_seed, templates, source)
     return chosen
 
 
@@ -169,6 +167,8 @@ class FactsPart(DataPart):
         config = self.config
         settings = [
             config.relations,
+            config.max_facts_per_answer,
+            config.skip_facts,
             config.num_facts,
             config.subset_seed,
             config.statement_share,
@@ -290,13 +290,6 @@ def _accepted_answers(row: dict[str, Any]) -> tuple[str, ...]:
     """List the answers once each, the one to teach first."""
     answers = [row["first_answer"] or "", *row["answers"]]
     return tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
-
-
-def _relation_names(fact: Fact, templates: FactTemplates) -> set[str]:
-    """Name a fact's relation as the source and as the templates do."""
-    relation = templates.relation_of(fact)
-    names = {fact.relation, relation.name if relation else None}
-    return {name for name in names if name is not None}
 
 
 def _draw(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:
