@@ -18,13 +18,16 @@ from datamodules.evaluation_loader import Evaluation
 from datamodules.fact_documents import LossOn, check_length, encode_rendering
 from datamodules.fact_paraphrases import Paraphrases, ParaphrasesConfig
 from datamodules.fact_questions import completion_evaluation
-from datamodules.fact_templates import Fact, Rendering
+from datamodules.fact_templates import Fact, FactTemplates, Rendering
 from datamodules.facts import FactsConfig, FactsPart
 from datamodules.packed_datamodule import RowFormat
 from datamodules.packing import Document
 from datamodules.tokenizer import TokenizerConfig
 from datamodules.visit_datamodule import VisitDataModule, VisitedPart
 from datamodules.visits import VisitSource
+
+# What may follow the answer of a statement that is to be completed.
+CLOSING = " .!\"'”’)"
 
 
 class FactVisits(VisitSource):
@@ -101,13 +104,18 @@ class FactStreamPart(VisitedPart):
                 "name under which the taught statements are completed: choose another name"
             )
         self._asked = FactsPart(facts, data_dir)
-        self._paraphrases = Paraphrases(paraphrases, self._asked.templates, data_dir)
+        self._paraphrases = Paraphrases(paraphrases, self._asked.templates, facts.loss_on, data_dir)
         self._ask_statements = ask_statements
 
     @property
     def facts(self) -> list[Fact]:
         """The facts to teach; a batch's `group` counts these."""
         return self._asked.facts
+
+    @property
+    def templates(self) -> FactTemplates:
+        """The wordings by relation."""
+        return self._asked.templates
 
     def fingerprint(self) -> str:
         """Hash the facts, their wordings, and the order they come in."""
@@ -122,7 +130,7 @@ class FactStreamPart(VisitedPart):
         """Return the facts with their documents."""
         return FactVisits(
             self.facts,
-            self._paraphrases.wordings(self.facts),
+            self._paraphrases.wordings(self.facts, row_format.cache_dir),
             row_format.tokenizer,
             context_length=row_format.context_length,
             per_fact=self._paraphrases.config.per_fact,
@@ -148,8 +156,12 @@ class FactStreamPart(VisitedPart):
         for index, fact in enumerate(self.facts):
             taught = [visits.wordings[index][place] for place in visits.taught(index, 0)]
             questions = self._asked.templates.questions(fact)
-            # Nothing can be completed that begins with its answer.
-            statements = [r for r in taught if r not in questions and r.prompt]
+            # What begins with its answer, or goes on after it, cannot be asked for.
+            statements = [
+                r
+                for r in taught
+                if r not in questions and r.prompt and not r.remainder.strip(CLOSING)
+            ]
             if fact.id in asked and statements:
                 drawn.append((fact, rng.choice(statements)))
         return drawn

@@ -48,6 +48,31 @@ def test_each_relation_has_enough_wordings(name):
     assert len({wording.lower() for wording in wordings}) == len(wordings)
 
 
+EMBEDDED_RELATIONS = [
+    "capital", "continent", "currency", "internet_domain", "calling_code", "element_symbol",
+    "atomic_number", "state_capital", "state_abbreviation", "statehood_year", "author",
+]  # fmt: skip
+STUDY_RELATIONS = [
+    "country", "deathplace", "occupation", "genre", "headquarters", "language", "position",
+    "country_of_origin",
+]  # fmt: skip
+
+
+def test_relations_that_are_taught_by_statements_have_many():
+    counts = {name: len(TEMPLATES.relations[name].statements) for name in TEMPLATES.relations}
+    assert all(counts[name] >= 8 for name in EMBEDDED_RELATIONS)
+    assert all(counts[name] >= 12 for name in STUDY_RELATIONS)
+
+
+@pytest.mark.parametrize("name", list(TEMPLATES.relations))
+def test_no_statement_holds_a_held_out_question(name):
+    relation = TEMPLATES.relations[name]
+    for statement in relation.statements:
+        assert "?" not in statement
+        for question in relation.held_out:
+            assert question.rstrip("?.").casefold() not in statement.casefold()
+
+
 def test_relations_of_the_data_sets_are_known():
     for relation in [*ENTITY_QUESTIONS, *POPQA, *FACTBOOK]:
         fact = Fact("1", "?", ("x",), relation=relation)
