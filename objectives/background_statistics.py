@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from models.base_fingerprint import around_fingerprint
 from models.memory_blocks import value_tables
@@ -139,8 +139,12 @@ class BackgroundStatistics:
             self.index_fingerprint,
         )
 
-    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Make sure that the statistics are those of this model and this tokenizer.
+
+        Args:
+            model: A model with memory layers.
+            tokenizer: That of the data; None where they have none.
 
         Raises:
             ValueError: if they are not, saying what differs and what to do.
@@ -152,7 +156,10 @@ class BackgroundStatistics:
                 f"the background statistics are of value tables of {held} slots, but the model has "
                 f"tables of {asked} slots: {COLLECT_ANEW}"
             )
-        if self.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer):
+        has_other = tokenizer is not None and (
+            self.tokenizer_fingerprint != tokenizer_fingerprint(tokenizer)
+        )
+        if has_other:
             raise ValueError(
                 "the background statistics were collected with another tokenizer than that of this "
                 "run's data: use the model's own (data.init_args.tokenizer.path: FOLDER), or "
@@ -177,7 +184,7 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def index_fingerprint(model: PreTrainedModel) -> str:
+def index_fingerprint(model: nn.Module) -> str:
     """Hash all that decides which slots a text reads, but for the values in them (sha256).
 
     That is every parameter and buffer of the model outside of its value tables, to the bit. Sparse
