@@ -10,7 +10,7 @@ nor its values decay in between.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from models.row_positions import RowPositions
 
 # Shapes: S slots, D value width, U rows given, R rows ever given, C rows there is room for
 
+RowOptimizerName = Literal["sgd", "adagrad", "adamw"]
 STEPS = "steps"
 _GROWTH = 1.5
 
@@ -235,6 +236,27 @@ class RowAdamW(RowOptimizer):
         root_UD = second_UD.sqrt().div_(correction2_U1).add_(self.eps)
         weight_UD.mul_(1 - self.learning_rate * self.weight_decay)
         return weight_UD.addcdiv_(first_UD / correction1_U1, root_UD, value=-self.learning_rate)
+
+
+def build_row_optimizer(
+    name: RowOptimizerName,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.0,
+) -> RowOptimizer:
+    """Make the optimizer that a setting names; `betas` are AdamW's and `momentum` SGD's.
+
+    Raises:
+        ValueError: if there is none of that name, or a number is out of range.
+    """
+    if name == "sgd":
+        return RowSGD(learning_rate, momentum, weight_decay)
+    if name == "adagrad":
+        return RowAdagrad(learning_rate, weight_decay=weight_decay)
+    if name == "adamw":
+        return RowAdamW(learning_rate, betas, weight_decay=weight_decay)
+    raise ValueError(f"optimizer is {name!r}: choose sgd, adagrad or adamw")
 
 
 def _check(**settings: float) -> None:

@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.row_optimizers import RowAdagrad, RowAdamW, RowOptimizer, RowSGD
+from models.row_optimizers import (
+    RowAdagrad,
+    RowAdamW,
+    RowOptimizer,
+    RowSGD,
+    build_row_optimizer,
+)
 from models.row_positions import RowPositions
 
 ADAMW = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.3}
@@ -229,6 +235,17 @@ def test_copies_and_pickles():
 def test_settings_that_cannot_work(build, words):
     with pytest.raises(ValueError, match=words):
         build()
+
+
+def test_an_optimizer_by_its_name():
+    sgd = build_row_optimizer("sgd", 2.0, 0.1, momentum=0.5)
+    assert (type(sgd), sgd.learning_rate, sgd.weight_decay, sgd.momentum) == (RowSGD, 2, 0.1, 0.5)
+    adamw = build_row_optimizer("adamw", 2.0, 0.1, (0.5, 0.6))
+    assert (type(adamw), adamw.weight_decay, adamw.betas) == (RowAdamW, 0.1, (0.5, 0.6))
+    adagrad = build_row_optimizer("adagrad", 2.0, 0.1)
+    assert (type(adagrad), adagrad.weight_decay) == (RowAdagrad, 0.1)
+    with pytest.raises(ValueError, match="optimizer is 'lion': choose sgd, adagrad or adamw"):
+        build_row_optimizer("lion", 1.0)
 
 
 def test_rows_and_gradients_that_do_not_fit():
