@@ -15,6 +15,9 @@ class ExportModel(Callback):
 
     ``export/`` in the run's directory holds the best model where ``checkpoint.monitor`` names a
     metric, and the last one otherwise. It is replaced as a whole.
+
+    A module whose model is not quite what it is to leave behind, such as one with adapters, has
+    ``export_state_dict() -> dict[str, Tensor]``: the weights to save.
     """
 
     def __init__(self) -> None:
@@ -63,6 +66,8 @@ class ExportModel(Callback):
         if isinstance(trainer.strategy, FSDPStrategy):  # gathers the shards: every rank takes part
             state = trainer.strategy.lightning_module_state_dict()
             options["state_dict"] = {name.removeprefix("model."): t for name, t in state.items()}
+        elif hasattr(pl_module, "export_state_dict"):
+            options["state_dict"] = pl_module.export_state_dict()
         if trainer.is_global_zero:
             with atomic_folder(Path(trainer.default_root_dir) / "export") as folder:
                 with no_progress_bars():

@@ -58,27 +58,33 @@ class LanguageModelTraining(LightningModule):
         """One batch: mean NLL over the labelled tokens of all ranks, and the further terms."""
         nll = self.next_token_nll(batch)
         num_tokens = self._over_ranks(nll.num_tokens).clamp(min=1)
-        # DDP averages gradients over ranks, so the sum is scaled up to cancel that.
-        loss = nll.sum_nats * self.trainer.world_size / num_tokens
-        for term in self.loss_terms:
-            loss = loss + term(self, batch)
         self._log_step(batch, nll, num_tokens)
-        return loss
+        return self._step_loss(batch, nll, num_tokens)
 
     def next_token_nll(self, batch: Batch) -> NextTokenNLL:
         """NLL of every labelled token, each document seeing only itself."""
         return batch_nll(self.model, batch)
 
-    def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> None:
+    def _step_loss(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
+        # DDP averages gradients over ranks, so the sum is scaled up to cancel that.
+        loss = nll.sum_nats * self.trainer.world_size / num_tokens
+        for term in self.loss_terms:
+            loss = loss + term(self, batch)
+        return loss
+
+    def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
+        """Log the step; returns its mean NLL over all ranks."""
         sum_nats = self._over_ranks(nll.sum_nats.detach())
         num_bytes = self._over_ranks(nll.num_bytes(batch["num_bytes"]))
         self._tokens_since += int((batch["segment_ids"] > 0).sum()) * self.trainer.world_size
-        self.log("train/nll_nats_per_token", sum_nats / num_tokens, prog_bar=True)
+        mean_nats = sum_nats / num_tokens
+        self.log("train/nll_nats_per_token", mean_nats, prog_bar=True)
         self.log("train/bits_per_byte", sum_nats / math.log(2) / num_bytes.clamp(min=1))
         elapsed = time.perf_counter() - self._since
         if elapsed > 2.0:
             self.log("train/tokens_per_second", self._tokens_since / elapsed, prog_bar=True)
             self._restart_clock()
+        return mean_nats
 
     def _restart_clock(self) -> None:
         self._tokens_since, self._since = 0, time.perf_counter()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +25,23 @@ def build_adamw(
     value_weight_decay: float,
     betas: tuple[float, float],
 ) -> AdamW:
-    """AdamW with the memory's values in a group of their own.
+    """AdamW over `parameter_groups`."""
+    rates = (learning_rate, value_learning_rate, weight_decay, value_weight_decay)
+    return AdamW(parameter_groups(model, *rates), betas=betas, fused=True)
 
-    Groups, in this order, empty ones left out: `decay` (matrices), `no_decay` (norms, biases,
-    gates), `values`. The papers give values a higher learning rate than the rest (1e-3 against
-    1e-4 in facebookresearch/memory): a slot is read by few tokens, so it sees few gradients.
+
+def parameter_groups(
+    model: nn.Module,
+    learning_rate: float,
+    value_learning_rate: float,
+    weight_decay: float,
+    value_weight_decay: float,
+) -> list[dict[str, Any]]:
+    """An optimizer's groups, with the memory's values in one of their own.
+
+    In this order, empty ones left out: `decay` (matrices), `no_decay` (norms, biases, gates),
+    `values`. The papers give values a higher learning rate than the rest (1e-3 against 1e-4 in
+    facebookresearch/memory): a slot is read by few tokens, so it sees few gradients.
     """
     values = {id(parameter) for parameter in value_parameters(model)}
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "values": []}
@@ -42,15 +55,11 @@ def build_adamw(
         "no_decay": {"lr": learning_rate, "weight_decay": 0.0},
         "values": {"lr": value_learning_rate, "weight_decay": value_weight_decay},
     }
-    return AdamW(
-        [
-            {"params": parameters, "name": name, **settings[name]}
-            for name, parameters in groups.items()
-            if parameters
-        ],
-        betas=betas,
-        fused=True,
-    )
+    return [
+        {"params": parameters, "name": name, **settings[name]}
+        for name, parameters in groups.items()
+        if parameters
+    ]
 
 
 def warmup_cosine(

@@ -1,0 +1,134 @@
+"""Low-rank adapters (LoRA, 2106.09685) in a model that stays what it is: peft, in place.
+
+    add_lora(model, config)        W x  ->  W x + (alpha / rank) B A x,  W frozen, B = 0
+    merged_state_dict(model)       the plain model's weights, W + (alpha / rank) B A
+    merge_lora(model)              the plain model again
+
+peft is imported where it is needed: it takes seconds, and most runs have no adapters.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+_ADAPTER = "default"  # peft's own name for it
+_BASE = ".base_layer."
+
+
+@dataclass
+class LoRAConfig:
+    """Which layers get an adapter, and how large it is.
+
+    Args:
+        rank: Rank of the update of a weight matrix. The paper's baselines: 32, 128, 256.
+        alpha: The update is scaled by alpha / rank; null: twice the rank. The paper's: a half,
+            one, two and four times the rank.
+        dropout: Of the adapters' inputs, while training.
+        targets: `all_linear` adapts every linear layer but the output layer, those of memory layers
+            (query, gate) included; `attention` those of attention alone.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    rank: int = 32
+    alpha: float | None = None
+    dropout: float = 0.0
+    targets: Literal["all_linear", "attention"] = "all_linear"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora.rank is {self.rank}: set it to at least 1")
+        if self.alpha is not None and self.alpha <= 0:
+            raise ValueError(f"lora.alpha is {self.alpha}: set it above 0, or null for 2 * rank")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout is {self.dropout}: set it from 0 to below 1")
+
+
+def add_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
+    """Put adapters into a model, in place, and freeze all else.
+
+    The model's outputs do not change by a bit: the second factor of every update starts at zero.
+
+    Args:
+        model: A causal language model.
+        config: Which layers, and how large.
+
+    Raises:
+        ValueError: if the model has no such layers.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = target_layers(model, config.targets)
+    settings = LoraConfig(
+        r=config.rank,
+        lora_alpha=2 * config.rank if config.alpha is None else config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules=names,
+    )
+    with warnings.catch_warnings():  # GPT-2's matrices are transposed: peft sees it and says so
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
+        inject_adapter_in_model(settings, model, _ADAPTER)
+
+
+def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attention"]) -> list[str]:
+    """Name the linear layers that adapters go to.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    head = model.get_output_embeddings()
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    if targets == "attention":
+        within = tuple(
+            f"{name}."
+            for name, module in model.named_modules()
+            if type(module).__name__.endswith("Attention")
+        )
+        names = [name for name in names if name.startswith(within)]
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no linear layers for lora.targets={targets}")
+    return names
+
+
+def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What `state_dict` will be once the adapters are merged; the model is left as it is."""
+    merged = {
+        f"{name}.weight": _merged_weight(layer) for name, layer in _adapted_layers(model).items()
+    }
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if ".lora_" not in name:
+            name = name.replace(_BASE, ".")
+            state[name] = merged.get(name, tensor)
+    return state
+
+
+def merge_lora(model: PreTrainedModel) -> None:
+    """Add the updates to the weights and take the adapters out, in place."""
+    for name, layer in _adapted_layers(model).items():
+        base = layer.get_base_layer()
+        base.weight.data = _merged_weight(layer)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, base)
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: child for name, child in model.named_modules() if isinstance(child, LoraLayer)}
+
+
+def _merged_weight(layer: Any) -> Tensor:
+    weight: Tensor = layer.get_base_layer().weight.detach()
+    return weight + layer.get_delta_weight(_ADAPTER).detach().to(weight.dtype)
