@@ -15,9 +15,10 @@ WIDTH_OF_A_FILE = 500
 
 
 class SummaryTable(Callback):
-    """Prints every final metric, what the module adds to them, and where things are.
+    """Prints every final metric, what module and callbacks add to them, and where things are.
 
-    A module may have ``summary_rows() -> list[tuple[str, str]]``.
+    The module and every callback may have ``summary_rows() -> list[tuple[str, str]]``, and
+    ``summarized_metrics``: beginnings of the names of metrics that these rows stand for.
     """
 
     @override
@@ -41,11 +42,15 @@ class SummaryTable(Callback):
         )
         table.add_column(overflow="fold")
         table.add_column(justify="right", overflow="fold")
+        sources = (pl_module, *trainer.callbacks)
+        told = tuple(n for source in sources for n in getattr(source, "summarized_metrics", ()))
         for name, value in final_metrics(trainer).items():
-            table.add_row(name, "not finite" if value is None else f"{value:,.4g}")
-        table.add_section()
-        for row in getattr(pl_module, "summary_rows", list)():
-            table.add_row(*row)
+            if not name.startswith(told):
+                table.add_row(name, "not finite" if value is None else f"{value:,.4g}")
+        for source in sources:
+            table.add_section()
+            for row in getattr(source, "summary_rows", list)():
+                table.add_row(*row)
         table.add_section()
         for name, path in _paths(trainer):
             table.add_row(name, Text(path, justify="left"))

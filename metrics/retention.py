@@ -281,7 +281,10 @@ class GroupMeans(SummedMetric):
         self.num_scores = self.num_scores + groups_N.bincount(minlength=self.num_groups)
 
     def compute(self) -> Tensor:
-        """Return the means over all ranks, float64 (T,); nan for a group without scores."""
+        """Return the means over all ranks, float64 (T,); nan for a group without scores.
+
+        torchmetrics makes a scalar of what has one element, so for T = 1.
+        """
         return self.score_sums / self.num_scores
 
 
