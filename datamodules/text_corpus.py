@@ -11,11 +11,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from datamodules.data_roles import check_roles
 from datamodules.embedded.articles import embedded_articles
 from datamodules.evaluation_loader import Evaluation
+from datamodules.fact_mentions import FactMentions
+from datamodules.facts import FactsConfig, FactsPart
 from datamodules.packed_datamodule import DataPart, PackedDataModule, RowFormat, locate
 from datamodules.packing import pack_epoch
 from datamodules.records import (
@@ -46,6 +48,9 @@ class TextConfig:
             too large for the disk. Texts come in the order of the sources, shuffled within
             `shuffle_buffer`; at most one worker reads them.
         shuffle_buffer: Texts that are shuffled and packed together when streaming.
+        without_facts: Leave out the training texts that give one of these facts away (those that
+            name its subject and one of its answers), so that the facts are new to the model when
+            they are taught. Null: train on all texts.
         max_validation_rows: Validate each source on at most so many rows, drawn at random but the
             same each time; null: on all.
     """
@@ -55,6 +60,7 @@ class TextConfig:
     validation: dict[str, RecordSource] | None = None
     streaming: bool = False
     shuffle_buffer: int = 1000
+    without_facts: FactsConfig | None = None
     max_validation_rows: int | None = None
 
 
@@ -86,29 +92,38 @@ class TextPart(DataPart):
         validation = {"text": RecordSource()} if config.validation is None else config.validation
         self._validation = {name: locate(source, data_dir) for name, source in validation.items()}
         check_roles(self._train, self._validation.values())
+        left_out = config.without_facts
+        self._left_out = FactsPart(left_out, data_dir) if left_out is not None else None
+
+    @cached_property
+    def _mentions(self) -> FactMentions | None:
+        """What must not be in the training texts."""
+        return FactMentions(self._left_out.facts) if self._left_out is not None else None
 
     def fingerprint(self) -> str:
         """Hash the training texts and how they are streamed."""
         sources = [source_fingerprint(source, embedded_articles) for source in self._train]
         streamed = self.config.shuffle_buffer if self.config.streaming else None
-        return hashlib.sha256(json.dumps([sources, streamed]).encode()).hexdigest()
+        left_out = self._mentions.fingerprint() if self._mentions is not None else None
+        settings = [sources, streamed, left_out]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
         """Yield the training texts."""
-        return _texts(self._train, embedded_articles)
+        return _texts(self._train, embedded_articles, self._mentions)
 
     def train_stream(self, row_format: RowFormat) -> RowStream:
         """Return the training rows."""
         if self.config.streaming:
             return StreamedText(
-                partial(_texts, self._train, embedded_articles),
+                partial(_texts, self._train, embedded_articles, self._mentions),
                 row_format.tokenizer,
                 context_length=row_format.context_length,
                 seed=row_format.seed,
                 texts_per_block=self.config.shuffle_buffer,
                 name=self.name,
             )
-        corpus = _corpus(self.name, self._train, embedded_articles, row_format)
+        corpus = _corpus(self.name, self._train, embedded_articles, row_format, self._mentions)
         return EpochStream(corpus, row_format.seed, row_format.context_length)
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
@@ -177,12 +192,15 @@ class TextCorpus(PackedDataModule):
         )
 
 
-def _texts(sources: Iterable[RecordSource], embedded: EmbeddedRows) -> Iterator[str]:
+def _texts(
+    sources: Iterable[RecordSource], embedded: EmbeddedRows, left_out: FactMentions | None = None
+) -> Iterator[str]:
     for source in sources:
         is_empty = True
         for row in stream_records(source, {"text": str}, embedded=embedded):
             is_empty = is_empty and not row["text"].strip()
-            yield row["text"]
+            if left_out is None or not left_out.are_in(row["text"]):
+                yield row["text"]
         if is_empty:
             raise ValueError(
                 f"no text in {describe(source)}: it is empty, or holds white space alone; take it "
@@ -191,11 +209,17 @@ def _texts(sources: Iterable[RecordSource], embedded: EmbeddedRows) -> Iterator[
 
 
 def _corpus(
-    name: str, sources: list[RecordSource], embedded: EmbeddedRows, row_format: RowFormat
+    name: str,
+    sources: list[RecordSource],
+    embedded: EmbeddedRows,
+    row_format: RowFormat,
+    left_out: FactMentions | None = None,
 ) -> TokenFile:
     fingerprints = [source_fingerprint(source, embedded) for source in sources]
+    if left_out is not None:
+        fingerprints.append(left_out.fingerprint())
     return tokenised(
-        _texts(sources, embedded),
+        _texts(sources, embedded, left_out),
         row_format.tokenizer,
         name=name,
         fingerprint="/".join(fingerprints),
