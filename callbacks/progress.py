@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn
 from typing_extensions import override
@@ -80,7 +81,10 @@ class Progress(RichProgressBar):
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if not (self._console.is_terminal or trainer.sanity_checking) and trainer.is_global_zero:
+        # Outside of fit there are no steps: to ask for their number would load the training data,
+        # with a collective that the other processes do not take part in.
+        lines = trainer.state.fn == TrainerFn.FITTING and not self._console.is_terminal
+        if lines and not trainer.sanity_checking and trainer.is_global_zero:
             self._print_line(trainer, pl_module)
 
     @override
