@@ -220,7 +220,7 @@ class SparseMemoryFinetuning(Callback):
         if not _steps(optimizer, anchor, trainer):
             return
         self._reads.note(self._batch)
-        counts = [self._over_ranks(trainer, counts_S, "sum") for counts_S in self._reads.counts()]
+        counts = [_sum_over_ranks(counts_S, trainer) for counts_S in self._reads.counts()]
         num_read = [int((counts_S > 0).sum()) for counts_S in counts]
         if any(num_read):
             selected = self._select(counts, num_read)
@@ -260,7 +260,7 @@ class SparseMemoryFinetuning(Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         for gradient in gradients:
             if gradient.rows_U.numel():
-                self._over_ranks(trainer, gradient.grad_UD, "mean")
+                _sum_over_ranks(gradient.grad_UD, trainer).div_(trainer.world_size)
             if scaler is not None:
                 gradient.grad_UD.div_(scaler.get_scale())
         norm = torch.stack([gradient.grad_UD.norm().double() for gradient in gradients]).norm()
@@ -300,13 +300,6 @@ class SparseMemoryFinetuning(Callback):
         }
         pl_module.log_dict({name: float(value) for name, value in values.items()})
 
-    def _over_ranks(self, trainer: Trainer, value: Tensor, how: str) -> Tensor:
-        """Sum or mean over ranks, in place."""
-        if trainer.world_size == 1:
-            return value
-        reduced: Tensor = trainer.strategy.reduce(value, reduce_op=how)
-        return reduced
-
     # -- checkpoints ------------------------------------------------------------------------------
 
     @property
@@ -320,6 +313,8 @@ class SparseMemoryFinetuning(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._tables:  # a checkpoint is validated: nothing goes on
+            return
         try:
             self._updates.load_state_dict(state_dict)
         except ValueError as error:
@@ -330,6 +325,13 @@ def _model_with_memory(pl_module: LightningModule) -> nn.Module:
     """What statistics are collected of: the transformers model with memory, if there is one."""
     models = [module for module in pl_module.modules() if isinstance(module, PreTrainedModel)]
     return next((model for model in models if value_tables(model)), pl_module)
+
+
+def _sum_over_ranks(value: Tensor, trainer: Trainer) -> Tensor:
+    """Add up in place; without the barrier that the strategy's own `reduce` puts before it."""
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(value)
+    return value
 
 
 def _steps(optimizer: Optimizer, anchor: Tensor, trainer: Trainer) -> bool:
