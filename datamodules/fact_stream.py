@@ -81,7 +81,7 @@ class FactVisits(VisitSource):
         return sorted(rng.sample(range(count), self._per_fact))
 
 
-class FactStreamPart(VisitedPart):
+class FactStreamPart(VisitedPart[FactVisits]):
     """The facts, their wordings and their questions; arguments are those of `FactStream`."""
 
     name = FactsPart.name
@@ -126,7 +126,7 @@ class FactStreamPart(VisitedPart):
         """Yield texts of the facts, for a run that does not take its model's tokenizer."""
         return self._asked.tokenizer_texts()
 
-    def visits(self, row_format: RowFormat) -> FactVisits:
+    def make_visits(self, row_format: RowFormat) -> FactVisits:
         """Return the facts with their documents."""
         return FactVisits(
             self.facts,

@@ -1,14 +1,17 @@
 """Batches for learning one thing after another: the datamodule around `visits`."""
 
 from abc import abstractmethod
+from typing import Generic, TypeVar
 
 from datamodules.packed_datamodule import DataPart, PackedDataModule, RowFormat
 from datamodules.resumable_loader import ResumableLoader
 from datamodules.tokenizer import TokenizerConfig
 from datamodules.visits import VisitCollate, VisitSource, VisitStream
 
+Source = TypeVar("Source", bound=VisitSource)
 
-class VisitedPart(DataPart):
+
+class VisitedPart(DataPart, Generic[Source]):
     """Data that is taught item by item.
 
     Args:
@@ -31,10 +34,17 @@ class VisitedPart(DataPart):
             if value < 1:
                 raise ValueError(f"data.{name} is {value}: set it to at least 1")
         self.order = (items_per_visit, steps_per_visit, shuffle)
+        self._made: tuple[RowFormat, Source] | None = None
 
     @abstractmethod
-    def visits(self, row_format: RowFormat) -> VisitSource:
-        """Return the items with their documents."""
+    def make_visits(self, row_format: RowFormat) -> Source:
+        """Read the items and their documents."""
+
+    def visits(self, row_format: RowFormat) -> Source:
+        """Return the items with their documents, read when first asked for."""
+        if self._made is None or self._made[0] != row_format:
+            self._made = row_format, self.make_visits(row_format)
+        return self._made[1]
 
     def train_stream(self, row_format: RowFormat) -> VisitStream:
         """Return the visits in their order."""

@@ -8,6 +8,7 @@ trained on, so its facts are known and what is measured is the perplexity of a n
 """
 
 import random
+from pathlib import Path
 from typing import Literal
 
 from datamodules.embedded.tables import BOOKS, COUNTRIES, ELEMENTS, US_STATES, Table, table_rows
@@ -141,6 +142,22 @@ def embedded_articles(split: Literal["train", "validation"] = "train") -> list[d
                     text = _article(table, entity, entities, number)
                     articles.append({"title": title.removeprefix("the "), "text": text})
     return articles
+
+
+def embedded_documents() -> list[dict[str, str]]:
+    """List one article of each entity, the first of those that train.
+
+    Returns:
+        Rows with `id` ("countries/France"), `title` and `text`.
+    """
+    documents = []
+    for table in WORDINGS:
+        entities = [_entity_fields(table, index) for index in range(len(table_rows(table)))]
+        for entity in entities:
+            name = entity[table.subject].removeprefix("the ")
+            text = _article(table, entity, entities, 0)
+            documents.append({"id": f"{Path(table.file).stem}/{name}", "title": name, "text": text})
+    return documents
 
 
 def _entity_fields(table: Table, index: int) -> dict[str, str]:

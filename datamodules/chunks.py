@@ -1,0 +1,70 @@
+"""Documents cut into chunks that fit the context, at the ends of sentences where that can be."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+
+# A sentence ends with its mark, and perhaps a closing quote or bracket, before white space; a
+# paragraph ends with an empty line. "Mr. Smith" is thus two sentences.
+SENTENCE = re.compile(r".+?(?:[.!?][\"'”’)\]]*(?=\s)|\n\s*\n|\Z)\s*", re.DOTALL)
+WORD = re.compile(r"\s*\S+\s*")
+CHARACTER = re.compile(r".", re.DOTALL)
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into its sentences, without the white space between them.
+
+    >>> sentences('One. "Two!" Three')
+    ['One.', '"Two!"', 'Three']
+    """
+    return [sentence.strip() for sentence in SENTENCE.findall(text.strip())]
+
+
+def chunk_text(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """Cut a text into the fewest chunks, in order, that hold as many whole sentences as fit.
+
+    A sentence that does not fit is cut between words, a word that does not fit within itself.
+    Nothing is lost but the white space around chunks.
+
+    Args:
+        text: Any text.
+        fits: Says whether a chunk is short enough.
+
+    Raises:
+        ValueError: if not even one character fits.
+
+    >>> chunk_text("One two. Three. Four five six.", lambda chunk: len(chunk) <= 16)
+    ['One two. Three.', 'Four five six.']
+    """
+    return _cut(text.strip(), fits, [SENTENCE, WORD, CHARACTER])
+
+
+def _cut(text: str, fits: Callable[[str], bool], units: list[re.Pattern[str]]) -> list[str]:
+    if not units:
+        raise ValueError(f"not even {text!r} fits")
+    unit, *smaller = units
+    pieces = unit.findall(text)
+    chunks, rest, start = [], "", 0  # `rest` is the end of a piece that had to be cut
+    while rest or start < len(pieces):
+        count = _num_fitting(rest, pieces[start:], fits)
+        if rest or count:
+            chunks.append((rest + "".join(pieces[start : start + count])).strip())
+            rest, start = "", start + count
+        else:
+            piece = pieces[start]
+            *whole, rest = _cut(piece, fits, smaller)
+            chunks += whole
+            rest, start = rest + piece[len(piece.rstrip()) :], start + 1
+    return [chunk for chunk in chunks if chunk]
+
+
+def _num_fitting(rest: str, pieces: Sequence[str], fits: Callable[[str], bool]) -> int:
+    """Count how many pieces fit after `rest`; the longer, the less a text fits."""
+
+    def too_many(count: int) -> bool:
+        return not fits((rest + "".join(pieces[:count])).strip())
+
+    largest = 1
+    while largest < len(pieces) and not too_many(largest):
+        largest = min(2 * largest, len(pieces))
+    return bisect_left(range(1, largest + 1), True, key=too_many)

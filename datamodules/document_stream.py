@@ -1,0 +1,322 @@
+"""A stream of documents: chunk after chunk, each with further texts that say the same.
+
+    rows with a field `text`                                            `records`
+      -> chunks that fit the context, in their order                    `chunks`
+      -> each with its augmentations                                    `augmentations`
+      -> one visit a batch, padded and never packed                     `visits`
+
+Sparse Memory Finetuning learns SimpleQA's documents this way (2510.15103, section 5): 1,824 chunks
+in order, each batch 64 augmentations of one chunk.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from datamodules.augmentations import Augmentations, AugmentationsConfig, Chunk, longest_lead
+from datamodules.chunks import chunk_text
+from datamodules.data_roles import check_roles
+from datamodules.embedded.articles import embedded_documents
+from datamodules.evaluation_loader import Evaluation
+from datamodules.fact_mentions import FactMentions
+from datamodules.facts import FactsConfig, FactsPart
+from datamodules.packed_datamodule import RowFormat, locate
+from datamodules.packing import IGNORED_LABEL, Document
+from datamodules.records import RecordSource, describe, read_records, source_fingerprint
+from datamodules.tokenizer import TokenizerConfig, encode_texts
+from datamodules.visit_datamodule import VisitDataModule, VisitedPart
+from datamodules.visits import VisitSource
+
+VALIDATION_SEED = 0  # the chunks of the validation stay the same whatever the seed of training
+
+
+@dataclass(frozen=True)
+class DocumentsConfig:
+    """Which documents are taught.
+
+    Args:
+        source: Rows with `text`, and perhaps `id`, `title`, and `augmentations` (a list of texts
+            that say the same). The embedded default is an article on each country, element, US
+            state and book.
+        only_about_questions: Take only documents that name the subject and an answer of one of the
+            facts that are asked.
+        validation_chunks: Measure the likelihood of at most so many chunks, drawn at random but
+            the same each time; null: of all.
+    """
+
+    source: RecordSource = field(default_factory=RecordSource)
+    only_about_questions: bool = False
+    validation_chunks: int | None = 256
+
+    def __post_init__(self) -> None:
+        if self.validation_chunks is not None and self.validation_chunks < 1:
+            raise ValueError(
+                f"documents.validation_chunks is {self.validation_chunks}: set it to at least 1, "
+                "or null for all"
+            )
+
+
+class ChunkVisits(VisitSource):
+    """Each chunk with its augmentations as documents.
+
+    An augmentation that is longer than the context is cut.
+
+    Args:
+        chunks: What is taught.
+        augmentations: Their further texts.
+        tokenizer: With BOS and EOS.
+        context_length: T.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        augmentations: Augmentations,
+        tokenizer: PreTrainedTokenizerFast,
+        context_length: int,
+    ) -> None:
+        self.ids = [chunk.id for chunk in chunks]
+        self._texts = [chunk.text for chunk in chunks]
+        self._augmentations = augmentations
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+
+    def documents(self, index: int, pass_number: int) -> list[Document]:
+        """Return the chunk and its augmentations in one pass."""
+        texts = [self._texts[index], *self._augmentations.texts(index, pass_number)]
+        return [self._document(ids) for ids in encode_texts(self._tokenizer, texts)]
+
+    def chunk(self, index: int) -> Document:
+        """Return the chunk alone."""
+        return self._document(*encode_texts(self._tokenizer, [self._texts[index]]))
+
+    def _document(self, ids: list[int]) -> Document:
+        ids = ids[: self._context_length - 2]
+        special = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        whole = np.array([special[0], *ids, special[1]], np.int32)
+        labels = whole.copy()
+        labels[0] = IGNORED_LABEL
+        return Document(whole, labels)
+
+
+class DocumentStreamPart(VisitedPart[ChunkVisits]):
+    """The documents, their chunks and what is asked; arguments are those of `DocumentStream`."""
+
+    name = "documents"
+
+    def __init__(
+        self,
+        documents: DocumentsConfig,
+        augmentations: AugmentationsConfig,
+        questions: FactsConfig | None,
+        chunks_per_batch: int,
+        steps_per_visit: int,
+        shuffle: bool,
+        data_dir: str | None,
+    ) -> None:
+        super().__init__(chunks_per_batch, steps_per_visit, shuffle, item="chunks")
+        if documents.only_about_questions and questions is None:
+            raise ValueError(
+                "documents.only_about_questions is true, but data.questions is null: say there "
+                "which facts the documents are to be about"
+            )
+        self._config = documents
+        self._source = locate(documents.source, data_dir)
+        check_roles([self._source])
+        self._augmentations = augmentations
+        self._asked = FactsPart(questions, data_dir) if questions is not None else None
+
+    def fingerprint(self) -> str:
+        """Hash the documents, how they are augmented, and the order they come in."""
+        about = self._mentions().fingerprint() if self._config.only_about_questions else None
+        rows = source_fingerprint(self._source, embedded_documents)
+        settings = [rows, about, self._augmentations.fingerprint(), self.order]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield the documents, for a run that does not take its model's tokenizer."""
+        return (row["text"] for row in self._rows())
+
+    def chunks(self, row_format: RowFormat) -> list[Chunk]:
+        """Read the documents and cut them.
+
+        Raises:
+            ValueError: if no document is left, two have one id, the context is too short, or a
+                row's own augmentations do not go with its chunk.
+        """
+        chunks = []
+        for row in self._rows():
+            texts = self._cut(row, row_format)
+            augmentations = tuple(row["augmentations"] or ())
+            if self._augmentations.source == "rows":
+                _check_augmentations(row["id"], texts, augmentations, row_format)
+            for number, text in enumerate(texts, start=1):
+                chunk_id = row["id"] if number == 1 else f"{row['id']}#{number}"
+                chunks.append(Chunk(chunk_id, text, row["title"], augmentations))
+        return chunks
+
+    def make_visits(self, row_format: RowFormat) -> ChunkVisits:
+        """Return the chunks with their documents."""
+        chunks = self.chunks(row_format)
+        augmentations = Augmentations(
+            self._augmentations, chunks, row_format.cache_dir, row_format.seed
+        )
+        return ChunkVisits(chunks, augmentations, row_format.tokenizer, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the chunks as text, and the questions about the facts."""
+        visits = self.visits(row_format)
+        indices = range(len(visits.ids))
+        most = self._config.validation_chunks
+        if most is not None and most < len(indices):
+            indices = sorted(random.Random(VALIDATION_SEED).sample(indices, most))
+
+        def collate(rows: Sequence[int]) -> dict[str, Any]:
+            return row_format.collate_padded([visits.chunk(indices[row]) for row in rows])
+
+        evaluations = [Evaluation(self.name, len(indices), collate)]
+        return evaluations + (self._asked.evaluations(row_format) if self._asked else [])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Read the documents, with ids."""
+        rows = read_records(
+            self._source,
+            required={"text": str},
+            optional={"id": str, "title": str, "augmentations": list[str]},
+            embedded=embedded_documents,
+            row_check=lambda row: None if row["text"].strip() else "field 'text' is empty",
+        )
+        numbered = [
+            {**row, "id": row["id"] or f"row {number}"} for number, row in enumerate(rows, start=1)
+        ]
+        repeated = [id_ for id_, count in Counter(r["id"] for r in numbered).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"{describe(self._source)} has several documents with the id {repeated[0]!r}: give "
+                "each an id of its own, or none"
+            )
+        if self._config.only_about_questions:
+            mentions = self._mentions()
+            numbered = [row for row in numbered if mentions.are_in(row["text"])]
+            if not numbered:
+                raise ValueError(
+                    f"no document in {describe(self._source)} names the subject and an answer of "
+                    "one of the facts in data.questions: choose other facts, or set "
+                    "documents.only_about_questions to false"
+                )
+        return numbered
+
+    def _mentions(self) -> FactMentions:
+        return FactMentions(self._asked.facts if self._asked is not None else [])
+
+    def _cut(self, row: dict[str, Any], row_format: RowFormat) -> list[str]:
+        """Cut a document so that its chunks fit, with room for a lead."""
+        lead = longest_lead(row["title"]) if self._augmentations.source == "templates" else ""
+        fits = partial(_fits, row_format.tokenizer, row_format.context_length, lead=lead)
+        try:
+            return chunk_text(row["text"], fits)
+        except ValueError as error:
+            raise ValueError(
+                f"context_length is {row_format.context_length}, too short for a chunk of document "
+                f"{row['id']!r}, whose augmentations begin with {lead!r}: raise it"
+            ) from error
+
+
+class DocumentStream(VisitDataModule):
+    """Documents one chunk after another, to be learnt by a model that knows others.
+
+    Every batch is a visit to one chunk (or a few) with its augmentations, one a row, padded and
+    never packed; all tokens are learnt. An epoch is one pass over the chunks, so
+    `trainer.max_epochs` is the number of passes. Validation measures the likelihood of the chunks
+    (`val/documents/...`) and asks `questions` (`val/facts/...`).
+
+    With several processes, the texts of a visit are shared out among them.
+
+    Args:
+        documents: Which documents.
+        augmentations: In which further texts they are taught.
+        questions: Facts to ask in validation, which nothing but the documents teaches; null: none.
+        chunks_per_batch: Chunks taught together in one batch, all processes together.
+        steps_per_visit: Consecutive batches that repeat the same chunks.
+        shuffle: Whether the order is drawn by `seed`, anew for each pass; false: as they come.
+        tokenizer: Which tokenizer; a model that starts from another (`init_from`) brings its own.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+        context_length: Tokens of the longest chunk with its lead.
+        eval_batch_size: Validation rows per process and batch.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of the order and of the augmentations.
+        cache_dir: Where tokenizers and generated texts are kept; null: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        documents: DocumentsConfig = DocumentsConfig(),
+        augmentations: AugmentationsConfig = AugmentationsConfig(),  # noqa: B008 (frozen)
+        questions: FactsConfig | None = None,
+        chunks_per_batch: int = 1,
+        steps_per_visit: int = 1,
+        shuffle: bool = False,
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        part = DocumentStreamPart(
+            documents,
+            augmentations,
+            questions,
+            chunks_per_batch,
+            steps_per_visit,
+            shuffle,
+            data_dir,
+        )
+        super().__init__(
+            part,
+            tokenizer=tokenizer,
+            context_length=context_length,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+
+def _fits(
+    tokenizer: PreTrainedTokenizerFast, context_length: int, text: str, lead: str = ""
+) -> bool:
+    """Whether a chunk fits between BOS and EOS, with a lead before it."""
+    whole = lead + text
+    if len(whole.encode()) + 2 <= context_length:  # a token stands for a byte or more
+        return True
+    return len(encode_texts(tokenizer, [whole])[0]) + 2 <= context_length
+
+
+def _check_augmentations(
+    document: str, chunks: Sequence[str], augmentations: Sequence[str], row_format: RowFormat
+) -> None:
+    """Refuse augmentations that cannot be taught beside their chunk."""
+    if augmentations and len(chunks) > 1:
+        raise ValueError(
+            f"document {document!r} is cut into {len(chunks)} chunks, so its `augmentations` go "
+            "with none of them: give one chunk a row, or raise context_length"
+        )
+    for text in augmentations:
+        if not _fits(row_format.tokenizer, row_format.context_length, text):
+            raise ValueError(
+                f"an augmentation of document {document!r} is longer than context_length "
+                f"({row_format.context_length}): shorten it, or raise context_length. It begins "
+                f"{text[:40]!r}"
+            )
