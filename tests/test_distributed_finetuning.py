@@ -41,13 +41,50 @@ def test_two_processes_pass_over_the_same_steps_as_one(workdir):
     """With SGD: AdamW divides by moments, and a rounding would grow to a step of full size."""
     export = export_tiny_model(workdir / "export")
     sections = finetuning(export, stop_below_nats=4.5, optimizer="sgd", learning_rate=0.3)
-    one, two = (
-        run(workdir, hardware, sections, f"{hardware}.yaml") for hardware in ("cpu", "ddp2_cpu")
-    )
+    one = run(workdir, "one", sections, "cpu.yaml")
+    two = run(workdir, "two", sections, "ddp2_cpu.yaml")
     taken = column(one, "train/steps_taken")
     assert taken == column(two, "train/steps_taken")
     assert 0 < taken[-1] < len(taken)
-    losses = [column(folder, "train/nll_nats_per_token") for folder in (one, two)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert_same(one, two, "train/nll_nats_per_token")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_hold_on_to_the_past_as_one(workdir):
+    """Replay of two rows on each against four on one; the same penalties."""
+    export = export_tiny_model(workdir / "export")
+    folders = []
+    for name, batch_size, hardware in (("one", 4, "cpu.yaml"), ("two", 2, "ddp2_cpu.yaml")):
+        sections = finetuning(export, optimizer="sgd", learning_rate=0.2)
+        facts = {"facts": {"num_facts": 30}, "context_length": 64, "batch_size": batch_size}
+        data = {"class_path": "datamodules.facts.Facts", "init_args": facts}
+        sections["trainer"] |= {
+            "limit_train_batches": 5,
+            "callbacks+": [
+                {"class_path": "callbacks.replay.Replay", "init_args": {"data": data}},
+                {"class_path": "callbacks.kl_to_base.KLToBase"},
+                {
+                    "class_path": "callbacks.elastic_weight_consolidation"
+                    ".ElasticWeightConsolidation",
+                    "init_args": {"data": data, "num_rows": 5, "weight": 10.0},
+                },
+            ],
+        }
+        folders.append(run(workdir, name, sections, hardware))
+    assert_same(
+        *folders,
+        "train/nll_nats_per_token",
+        "train/replay_nll_nats_per_token",
+        "train/kl_to_base_nats_per_token",
+        "train/ewc_penalty_nats",
+    )
+
+
+def assert_same(one: Path, two: Path, *keys: str) -> None:
+    """Up to the rounding of sums over two processes."""
+    for key in keys:
+        assert len(column(one, key)) >= 5
+        assert column(two, key) == pytest.approx(column(one, key), rel=1e-3, abs=1e-6), key
     models = [load_memory_lm(folder / "export").state_dict() for folder in (one, two)]
     torch.testing.assert_close(*models, rtol=1e-3, atol=1e-4)
