@@ -163,6 +163,29 @@ def test_validate_finds_what_fit_found(tiny, exported):
     assert not (run / "background.safetensors").exists()
 
 
+def test_the_configuration_of_its_own_collects_for_a_model_that_exists(workdir, exported):
+    """As its first lines say, with fewer and shorter documents."""
+    run = main(
+        [
+            *("validate", "--config", str(ROOT / "configs/remember/background_statistics.yaml")),
+            *("--model.init_args.init_from", str(exported)),
+            *("--data.init_args.context_length", str(LENGTH)),
+            *("--trainer.callbacks.init_args.num_documents", "2"),
+            *("--trainer.callbacks.init_args.path", str(exported / "background.safetensors")),
+            *("--trainer.accelerator", "cpu", "--tracking.uri", "null"),
+        ]
+    )
+    background = BackgroundStatistics.load(exported / "background.safetensors")
+    assert (background.num_documents, background.tokens_per_row) == (2, LENGTH)
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    assert set(metrics) == {
+        "background/num_documents",
+        "background/num_tokens",
+        "background/slots_read_share",
+        "background/slots_always_read_share",
+    }
+
+
 def test_what_was_trained_on_before_does_not_matter(tiny, exported):
     """Fit goes on for three batches; then the same rows are read from the first one on."""
     found = starting_from(exported)
