@@ -10,7 +10,6 @@ found, and equal counts give equal scores on every rank.
 
 # Shapes: S slots, U selected slots, (B, T, H, K) batch, tokens, heads, slots read by a head
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,10 +118,7 @@ def tf_idf_scores(
     smoothed = torch.arange(1, num_documents + 2, dtype=torch.float64, device=counts_S.device)
     idf_by_frequency = ((num_documents + 1) / smoothed).log() ** idf_exponent
 
-    def score(read_U: Tensor, frequency_U: Tensor) -> Tensor:
-        return frequency_U * idf_by_frequency[document_frequency_S[read_U]]
-
-    return _scored_where_read(counts_S, score)
+    return tf_scores(counts_S).mul_(idf_by_frequency.index_select(0, document_frequency_S))
 
 
 def tf_scores(counts_S: Tensor) -> Tensor:
@@ -139,7 +135,7 @@ def tf_scores(counts_S: Tensor) -> Tensor:
     >>> tf_scores(torch.tensor([3, 0, 1]))
     tensor([0.7500, 0.0000, 0.2500], dtype=torch.float64)
     """
-    return _scored_where_read(counts_S, lambda _read_U, frequency_U: frequency_U)
+    return counts_S / counts_S.sum().clamp_(min=1).double()
 
 
 def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 1.0) -> Tensor:
@@ -170,12 +166,12 @@ def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 
     if not smoothing > 0:
         raise ValueError(f"smoothing is {smoothing}: it must be above 0")
     total = background_counts_S.sum().double() + smoothing * background_counts_S.numel()
-
-    def score(read_U: Tensor, frequency_U: Tensor) -> Tensor:
-        expected_U = (background_counts_S[read_U].double() + smoothing) / total
-        return frequency_U * (frequency_U / expected_U).log()
-
-    return _scored_where_read(counts_S, score)
+    read_U = counts_S.nonzero().squeeze(1)
+    frequency_U = counts_S[read_U].double() / counts_S.sum()
+    expected_U = (background_counts_S[read_U].double() + smoothing) / total
+    scores_S = torch.zeros(counts_S.shape, dtype=torch.float64, device=counts_S.device)
+    scores_S[read_U] = frequency_U * (frequency_U / expected_U).log()
+    return scores_S
 
 
 def accessed_scores(counts_S: Tensor) -> Tensor:
@@ -254,15 +250,12 @@ def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
     """
     if num_slots is not None and num_slots < 1:
         raise ValueError(f"num_slots is {num_slots}: select at least 1 slot, or null for all")
-    candidates_U = _scoring(scores_S)
-    if num_slots is None or candidates_U.numel() <= num_slots:
-        return candidates_U
-    found_U = scores_S[candidates_U]
-    lowest = found_U.topk(num_slots).values[-1]
-    selected_U = found_U > lowest
-    tied = (found_U == lowest).nonzero().squeeze(1)
-    selected_U[tied[: num_slots - int(selected_U.sum())]] = True
-    return candidates_U[selected_U]
+    if num_slots is None or num_slots >= scores_S.numel():
+        return _scoring(scores_S)
+    lowest = scores_S.topk(num_slots).values[-1]
+    if not lowest > 0:  # fewer score, or a nan stands before them
+        return _first(_scoring(scores_S), scores_S, num_slots)
+    return _first((scores_S >= lowest).nonzero().squeeze(1), scores_S, num_slots)
 
 
 def slots_by_share(scores_S: Tensor, share: float) -> Tensor:
@@ -295,13 +288,16 @@ def slots_by_share(scores_S: Tensor, share: float) -> Tensor:
     return candidates_U[order_U[:num_selected]].sort().values
 
 
-def _scored_where_read(counts_S: Tensor, score: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Score the slots that were read, by their ids and their share of all reads; 0 elsewhere."""
-    read_U = counts_S.nonzero().squeeze(1)
-    scores_S = torch.zeros(counts_S.shape, dtype=torch.float64, device=counts_S.device)
-    frequency_U = counts_S[read_U].double() / counts_S.sum()
-    scores_S[read_U] = score(read_U, frequency_U)
-    return scores_S
+def _first(candidates_U: Tensor, scores_S: Tensor, num_slots: int) -> Tensor:
+    """The best of some slots, ascending; among equals at the border the lower ids."""
+    if candidates_U.numel() <= num_slots:
+        return candidates_U
+    found_U = scores_S[candidates_U]
+    lowest = found_U.topk(num_slots).values[-1]
+    selected_U = found_U > lowest
+    tied = (found_U == lowest).nonzero().squeeze(1)
+    selected_U[tied[: num_slots - int(selected_U.sum())]] = True
+    return candidates_U[selected_U]
 
 
 def _scoring(scores_S: Tensor) -> Tensor:
