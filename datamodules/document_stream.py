@@ -1,7 +1,6 @@
 """A stream of documents: chunk after chunk, each with further texts that say the same.
 
-    rows with a field `text`                                            `records`
-      -> chunks that fit the context, in their order                    `chunks`
+    rows with a field `text`, as chunks that fit the context            `documents`
       -> each with its augmentations                                    `augmentations`
       -> one visit a batch, padded and never packed                     `visits`
 
@@ -12,56 +11,27 @@ in order, each batch 64 augmentations of one chunk.
 import hashlib
 import json
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.augmentations import Augmentations, AugmentationsConfig, Chunk, longest_lead
-from datamodules.chunks import chunk_text
+from datamodules.augmentations import Augmentations, AugmentationsConfig, Chunk
 from datamodules.data_roles import check_roles
+from datamodules.documents import DocumentsConfig, cut_documents, read_documents
 from datamodules.embedded.articles import embedded_documents
 from datamodules.evaluation_loader import Evaluation
 from datamodules.fact_mentions import FactMentions
 from datamodules.facts import FactsConfig, FactsPart
 from datamodules.packed_datamodule import RowFormat, locate
 from datamodules.packing import IGNORED_LABEL, Document
-from datamodules.records import RecordSource, describe, read_records, source_fingerprint
+from datamodules.records import source_fingerprint
 from datamodules.tokenizer import TokenizerConfig, encode_texts
 from datamodules.visit_datamodule import VisitDataModule, VisitedPart
 from datamodules.visits import VisitSource
 
 VALIDATION_SEED = 0  # the chunks of the validation stay the same whatever the seed of training
-
-
-@dataclass(frozen=True)
-class DocumentsConfig:
-    """Which documents are taught.
-
-    Args:
-        source: Rows with `text`, and perhaps `id`, `title`, and `augmentations` (a list of texts
-            that say the same). The embedded default is an article on each country, element, US
-            state and book.
-        only_about_questions: Take only documents that name the subject and an answer of one of the
-            facts that are asked.
-        validation_chunks: Measure the likelihood of at most so many chunks, drawn at random but
-            the same each time; null: of all.
-    """
-
-    source: RecordSource = field(default_factory=RecordSource)
-    only_about_questions: bool = False
-    validation_chunks: int | None = 256
-
-    def __post_init__(self) -> None:
-        if self.validation_chunks is not None and self.validation_chunks < 1:
-            raise ValueError(
-                f"documents.validation_chunks is {self.validation_chunks}: set it to at least 1, "
-                "or null for all"
-            )
 
 
 class ChunkVisits(VisitSource):
@@ -136,36 +106,29 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
 
     def fingerprint(self) -> str:
         """Hash the documents, how they are augmented, and the order they come in."""
-        about = self._mentions().fingerprint() if self._config.only_about_questions else None
+        about = self._about()
         rows = source_fingerprint(self._source, embedded_documents)
-        settings = [rows, about, self._augmentations.fingerprint(), self.order]
+        settings = [
+            rows,
+            about and about.fingerprint(),
+            self._augmentations.fingerprint(),
+            self.order,
+        ]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
         """Yield the documents, for a run that does not take its model's tokenizer."""
-        return (row["text"] for row in self._rows())
-
-    def chunks(self, row_format: RowFormat) -> list[Chunk]:
-        """Read the documents and cut them.
-
-        Raises:
-            ValueError: if no document is left, two have one id, the context is too short, or a
-                row's own augmentations do not go with its chunk.
-        """
-        chunks = []
-        for row in self._rows():
-            texts = self._cut(row, row_format)
-            augmentations = tuple(row["augmentations"] or ())
-            if self._augmentations.source == "rows":
-                _check_augmentations(row["id"], texts, augmentations, row_format)
-            for number, text in enumerate(texts, start=1):
-                chunk_id = row["id"] if number == 1 else f"{row['id']}#{number}"
-                chunks.append(Chunk(chunk_id, text, row["title"], augmentations))
-        return chunks
+        return (row["text"] for row in read_documents(self._source, self._about()))
 
     def make_visits(self, row_format: RowFormat) -> ChunkVisits:
         """Return the chunks with their documents."""
-        chunks = self.chunks(row_format)
+        kind = self._augmentations.source
+        chunks = cut_documents(
+            read_documents(self._source, self._about()),
+            row_format,
+            with_leads=kind == "templates",
+            with_own=kind == "rows",
+        )
         augmentations = Augmentations(
             self._augmentations, chunks, row_format.cache_dir, row_format.seed
         )
@@ -185,49 +148,10 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         evaluations = [Evaluation(self.name, len(indices), collate)]
         return evaluations + (self._asked.evaluations(row_format) if self._asked else [])
 
-    def _rows(self) -> list[dict[str, Any]]:
-        """Read the documents, with ids."""
-        rows = read_records(
-            self._source,
-            required={"text": str},
-            optional={"id": str, "title": str, "augmentations": list[str]},
-            embedded=embedded_documents,
-            row_check=lambda row: None if row["text"].strip() else "field 'text' is empty",
-        )
-        numbered = [
-            {**row, "id": row["id"] or f"row {number}"} for number, row in enumerate(rows, start=1)
-        ]
-        repeated = [id_ for id_, count in Counter(r["id"] for r in numbered).items() if count > 1]
-        if repeated:
-            raise ValueError(
-                f"{describe(self._source)} has several documents with the id {repeated[0]!r}: give "
-                "each an id of its own, or none"
-            )
-        if self._config.only_about_questions:
-            mentions = self._mentions()
-            numbered = [row for row in numbered if mentions.are_in(row["text"])]
-            if not numbered:
-                raise ValueError(
-                    f"no document in {describe(self._source)} names the subject and an answer of "
-                    "one of the facts in data.questions: choose other facts, or set "
-                    "documents.only_about_questions to false"
-                )
-        return numbered
-
-    def _mentions(self) -> FactMentions:
-        return FactMentions(self._asked.facts if self._asked is not None else [])
-
-    def _cut(self, row: dict[str, Any], row_format: RowFormat) -> list[str]:
-        """Cut a document so that its chunks fit, with room for a lead."""
-        lead = longest_lead(row["title"]) if self._augmentations.source == "templates" else ""
-        fits = partial(_fits, row_format.tokenizer, row_format.context_length, lead=lead)
-        try:
-            return chunk_text(row["text"], fits)
-        except ValueError as error:
-            raise ValueError(
-                f"context_length is {row_format.context_length}, too short for a chunk of document "
-                f"{row['id']!r}, whose augmentations begin with {lead!r}: raise it"
-            ) from error
+    def _about(self) -> FactMentions | None:
+        if self._asked is None or not self._config.only_about_questions:
+            return None
+        return FactMentions(self._asked.facts)
 
 
 class DocumentStream(VisitDataModule):
@@ -260,7 +184,7 @@ class DocumentStream(VisitDataModule):
 
     def __init__(
         self,
-        documents: DocumentsConfig = DocumentsConfig(),
+        documents: DocumentsConfig = DocumentsConfig(),  # noqa: B008 (frozen)
         augmentations: AugmentationsConfig = AugmentationsConfig(),  # noqa: B008 (frozen)
         questions: FactsConfig | None = None,
         chunks_per_batch: int = 1,
@@ -292,31 +216,3 @@ class DocumentStream(VisitDataModule):
             seed=seed,
             cache_dir=cache_dir,
         )
-
-
-def _fits(
-    tokenizer: PreTrainedTokenizerFast, context_length: int, text: str, lead: str = ""
-) -> bool:
-    """Whether a chunk fits between BOS and EOS, with a lead before it."""
-    whole = lead + text
-    if len(whole.encode()) + 2 <= context_length:  # a token stands for a byte or more
-        return True
-    return len(encode_texts(tokenizer, [whole])[0]) + 2 <= context_length
-
-
-def _check_augmentations(
-    document: str, chunks: Sequence[str], augmentations: Sequence[str], row_format: RowFormat
-) -> None:
-    """Refuse augmentations that cannot be taught beside their chunk."""
-    if augmentations and len(chunks) > 1:
-        raise ValueError(
-            f"document {document!r} is cut into {len(chunks)} chunks, so its `augmentations` go "
-            "with none of them: give one chunk a row, or raise context_length"
-        )
-    for text in augmentations:
-        if not _fits(row_format.tokenizer, row_format.context_length, text):
-            raise ValueError(
-                f"an augmentation of document {document!r} is longer than context_length "
-                f"({row_format.context_length}): shorten it, or raise context_length. It begins "
-                f"{text[:40]!r}"
-            )
