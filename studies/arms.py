@@ -5,7 +5,8 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,18 @@ class Arm:
     Args:
         name: As it appears in tables and figures.
         args: Words of the command line after `fit`, without seed and run directory.
+        start: For each seed, the exported folder that the run starts from.
     """
 
     name: str
     args: tuple[str, ...]
+    start: Mapping[int, Path] | None = None
+
+    def words(self, seed: int) -> tuple[str, ...]:
+        """Words of the command line for one seed."""
+        if self.start is None:
+            return self.args
+        return (*self.args, "--model.init_args.init_from", str(self.start[seed]))
 
 
 def run_arms(
@@ -37,7 +46,8 @@ def run_arms(
     """Train every arm with every seed; runs that finished before are not repeated.
 
     Each run is a `train.main` in a spawned process with one thread, so that runs side by side do
-    not slow each other and results do not depend on how many there are.
+    not slow each other and results do not depend on how many there are. A process takes one run
+    after another: what a run needs to import takes longer than many a run.
 
     Args:
         arms: What to run.
@@ -53,7 +63,7 @@ def run_arms(
         For each arm its run directories, in the order of the seeds.
     """
     places = {
-        (arm.name, seed): out / "runs" / f"{arm.name}-{_key(arm)}" / f"seed{seed}"
+        (arm.name, seed): out / "runs" / f"{arm.name}-{_key(arm, seed)}" / f"seed{seed}"
         for arm in arms
         for seed in seeds
     }
@@ -62,11 +72,14 @@ def run_arms(
     with (
         _single_threaded(),
         Progress() as progress,
-        ProcessPoolExecutor(num_workers, mp_context=context, max_tasks_per_child=1) as pool,
+        ProcessPoolExecutor(num_workers, mp_context=context) as pool,
     ):
         task = progress.add_task("runs", total=len(places), completed=len(places) - len(todo))
         jobs = {
-            pool.submit(_train, arm.args, seed_options, seed, places[arm.name, seed]): (arm, seed)
+            pool.submit(_train, arm.words(seed), seed_options, seed, places[arm.name, seed]): (
+                arm,
+                seed,
+            )
             for arm, seed in todo
         }
         for job in as_completed(jobs):
@@ -90,19 +103,20 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, run_dir:
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
     seeded = [word for option in seed_options for word in (option, str(seed))]
     words = ["fit", *args, *seeded, "--run_dir", str(run_dir), *resume]
-    with (
-        run_dir.with_suffix(".log").open("a") as log,
-        contextlib.redirect_stdout(log),
-        contextlib.redirect_stderr(log),
-    ):
-        import train  # only in the worker, whose loggers then write to the log too
+    with run_dir.with_suffix(".log").open("a") as log:
+        # The process's own streams, since loggers hold on to them from one run to the next.
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    import train  # only in the worker: a study that finds all runs finished needs no torch
 
-        train.main(words)
+    train.main(words)
 
 
-def _key(arm: Arm) -> str:
+def _key(arm: Arm, seed: int) -> str:
     """Tells an arm's settings apart, so that a changed arm is run anew."""
-    return hashlib.sha256("\n".join(arm.args).encode()).hexdigest()[:8]
+    # The folders of other seeds differ in the seed alone.
+    words = [word.replace(f"seed{seed}", "seed") for word in arm.words(seed)]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
 
 
 def _finished(run_dir: Path) -> bool:

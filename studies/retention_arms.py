@@ -1,0 +1,206 @@
+"""The arms of the retention study: what they start from, and how each of them learns."""
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from studies.arms import Arm
+
+Base = Literal["memory", "dense twin"]
+Split = Literal["report", "tuning"]
+Settings = dict[str, Any]
+
+NUM_OLD, NUM_TUNING = 1024, 300
+# EntityQuestions' relations of the pilot, and few facts that share an answer.
+REAL_FACTS: Settings = {
+    "source": {"path": "qa/facts.jsonl.gz"},
+    "relations": ["P17", "P20", "P106", "P136", "P159", "P407", "P413", "P495"],
+    "max_facts_per_answer": 8,
+    "subset_seed": 0,
+}
+REAL_TEXT: Settings = {
+    "train": [
+        {"path": "pretrain/books_train.jsonl.gz"},
+        {"path": "pretrain/reference_train.jsonl.gz"},
+    ],
+    "validation": {"text": {"path": "pretrain/books_valid.jsonl.gz"}},
+    "max_validation_rows": 256,
+}
+NUM_OLD_EMBEDDED = 1000
+# Chosen on the tuning split: other facts and other seeds than those reported.
+SPARSE: Settings = {
+    "num_slots": 128,
+    "ranking": "tfidf",
+    "idf_exponent": 2.0,
+    "optimizer": "adamw",
+    "learning_rate": 0.06,
+}
+STEPS_PER_VISIT, STOP_BELOW_NATS = 15, 0.15
+
+
+@dataclass(frozen=True)
+class World:
+    """The data of a study, and how long its models are pretrained.
+
+    Args:
+        data_dir: Folder with `pretrain/` and `qa/`; None: embedded text and facts.
+        split: Which NEW facts: those that are reported, or others, to choose settings by.
+        base_steps: Optimizer steps of pretraining.
+        num_new: Facts to learn.
+        num_old: Facts of pretraining that are asked again.
+    """
+
+    data_dir: str | None
+    split: Split
+    base_steps: int
+    num_new: int
+    num_old: int = 400
+
+    def facts(self) -> Settings:
+        """What the facts are drawn from."""
+        return {} if self.data_dir is None else dict(REAL_FACTS)
+
+    def old_facts(self) -> Settings:
+        """The facts of pretraining."""
+        count = NUM_OLD_EMBEDDED if self.data_dir is None else NUM_OLD
+        return {**self.facts(), "num_facts": count}
+
+    def new_facts(self, count: int) -> Settings:
+        """The facts to learn; on real data, those to choose settings by come first."""
+        skip = self.old_facts()["num_facts"]
+        if self.data_dir is not None and self.split == "report":
+            skip += NUM_TUNING
+        return {**self.facts(), "skip_facts": skip, "num_facts": count}
+
+    def located(self) -> Settings:
+        """Where relative paths start."""
+        return {} if self.data_dir is None else {"data_dir": self.data_dir}
+
+    def probes(self) -> Settings:
+        """What is measured before, during and after learning."""
+        text = (
+            {"source": {"path": "embedded"}}
+            if self.data_dir is None
+            else {"source": {"path": "pretrain/books_valid.jsonl.gz"}}
+        )
+        recall = "callbacks.probes.fact_recall.FactRecall"
+        new = {"role": "learned", "first_visits": 20}
+        return {
+            "new_question": probe(recall, wording="held_out", **new),
+            "new_statement": probe(recall, wording="statement", **new),
+            "old": probe(
+                recall,
+                facts=self.old_facts(),
+                wording="held_out",
+                role="retained",
+                num_rows=self.num_old,
+                **self.located(),
+            ),
+            "text": probe(
+                "callbacks.probes.text_perplexity.TextPerplexity",
+                num_windows=96,
+                context_length=128,
+                role="retained",
+                **text,
+                **self.located(),
+            ),
+        }
+
+
+def probe(class_path: str, **settings: Any) -> Settings:
+    """A class with its settings, as YAML has it."""
+    return {"class_path": class_path, "init_args": settings}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of learning.
+
+    Args:
+        name: As it appears in tables and figures.
+        base: What it starts from.
+        model: Settings of `ContinualFinetuning`.
+        sparse: Settings of `SparseMemoryFinetuning`; None: without it.
+        data: Settings of `FactStream`.
+        callbacks: Further callbacks.
+        num_passes: Passes over the facts.
+        num_new: Facts to learn; None: as many as the others.
+    """
+
+    name: str
+    base: Base
+    model: Settings = field(default_factory=dict)
+    sparse: Settings | None = None
+    data: Settings = field(default_factory=dict)
+    callbacks: tuple[Settings, ...] = ()
+    num_passes: int = 1
+    num_new: int | None = None
+
+
+def pretraining(world: World, base: Base, folder: Path) -> Arm:
+    """Pretrain a base."""
+    config = Path("configs/remember/finetune_base.yaml")
+    content = yaml.safe_load(config.read_text())
+    data = content["data"]["init_args"]
+    data["facts"] |= world.old_facts()
+    if world.data_dir is not None:
+        data |= {"text": copy.deepcopy(REAL_TEXT), **world.located()}
+    content["model"]["init_args"]["memory"]["dense_twin"] = base == "dense twin"
+    content["trainer"] |= {"max_steps": world.base_steps, "val_check_interval": world.base_steps}
+    return written(base, content, folder)
+
+
+def learning(world: World, way: Way, start: Mapping[int, Path], folder: Path) -> Arm:
+    """Let a base learn the NEW facts in one way."""
+    callbacks = [*way.callbacks]
+    if way.sparse is not None:
+        callbacks.append(
+            probe("callbacks.sparse_memory_finetuning.SparseMemoryFinetuning", **way.sparse)
+        )
+    num_new = way.num_new or world.num_new
+    measured = probe(
+        "callbacks.forgetting_evaluation.ForgettingEvaluation",
+        probes=world.probes(),
+        every_n_visits=max(1, num_new * way.num_passes // 7),
+    )
+    content = {
+        "data": probe(
+            "datamodules.fact_stream.FactStream",
+            **{
+                "facts": world.new_facts(num_new),
+                "context_length": 128,
+                **world.located(),
+                "steps_per_visit": STEPS_PER_VISIT,
+                **way.data,
+            },
+        ),
+        "model": probe(
+            "lit_modules.continual_finetuning.ContinualFinetuning",
+            **{"stop_below_nats": STOP_BELOW_NATS, **way.model},
+        ),
+        "trainer": {
+            "max_epochs": way.num_passes,
+            "limit_val_batches": 0,
+            "callbacks+": [*callbacks, measured],
+        },
+    }
+    return written(way.name, content, folder, start)
+
+
+def written(
+    name: str, content: Settings, folder: Path, start: Mapping[int, Path] | None = None
+) -> Arm:
+    """Keep an arm's configuration as a file, which runs as it is."""
+    content["trainer"] |= {"accelerator": "cpu", "devices": 1}
+    content["tracking"] = {"uri": None}  # the study is one run in MLflow, with all arms
+    text = yaml.safe_dump(content, sort_keys=False)
+    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.replace(' ', '_').replace('/', '-')}-{key}.yaml"
+    path.write_text(text)
+    return Arm(name, ("--config", str(path)), start)

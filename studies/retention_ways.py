@@ -1,0 +1,96 @@
+"""Which ways of learning each preset of the retention study compares."""
+
+from studies.retention_arms import SPARSE, Settings, Way, probe
+
+TF_ONLY = "sparse, TF only"
+SPARSE_NAME = "sparse, TF-IDF"
+FULL_RATES = (1e-5, 2e-5, 3e-5, 1e-4)
+LORA_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+#: The arms that checks are made of.
+JUDGED = {
+    "sparse": SPARSE_NAME,
+    "tf only": TF_ONLY,
+    "full": [f"full {rate:g}" for rate in FULL_RATES],
+    "LoRA": [f"LoRA {rate:g}" for rate in LORA_RATES],
+}
+
+
+def sparse(name: str, **settings: object) -> Way:
+    """Sparse memory finetuning with some settings changed."""
+    return Way(name, "memory", sparse=SPARSE | settings)
+
+
+def full(rate: float, name: str = "full", **more: object) -> Way:
+    """Full finetuning of the dense twin."""
+    return Way(f"{name} {rate:g}", "dense twin", model={"learning_rate": rate}, **more)
+
+
+def lora(rate: float, name: str = "LoRA", **more: object) -> Way:
+    """LoRA on all linear layers of the dense twin."""
+    model: Settings = {"learning_rate": rate, "trainable": "lora", "lora": {"rank": 16}}
+    return Way(f"{name} {rate:g}", "dense twin", model=model, **more)
+
+
+def several_passes() -> list[Way]:
+    """Three passes over the facts, five steps a visit: where full finetuning has its case."""
+    data: Settings = {"steps_per_visit": 5}
+    slower = SPARSE | {"learning_rate": SPARSE["learning_rate"] / 2}
+    return [
+        Way("3 passes: sparse", "memory", sparse=slower, data=data, num_passes=3),
+        full(3e-5, "3 passes: full", data=data, num_passes=3),
+    ]
+
+
+def many_facts_a_batch() -> list[Way]:
+    """Sixteen facts a batch, fifteen passes: ordinary training rather than a stream."""
+    data: Settings = {"facts_per_batch": 16, "steps_per_visit": 1}
+    wider = SPARSE | {"num_slots": 1024, "learning_rate": SPARSE["learning_rate"] / 2}
+    return [
+        Way("16 a batch: sparse", "memory", sparse=wider, data=data, num_passes=15),
+        full(1e-4, "16 a batch: full", data=data, num_passes=15),
+    ]
+
+
+def ways_of(preset: str) -> list[Way]:
+    """All ways of a preset; the first are those that are judged."""
+    judged = [
+        sparse(SPARSE_NAME),
+        sparse(TF_ONLY, ranking="tf"),
+        *(full(rate) for rate in FULL_RATES),
+        *(lora(rate) for rate in LORA_RATES),
+    ]
+    if preset == "smoke":
+        return [judged[0], judged[1], *judged[2:3], *judged[6:7]]
+    ways = [*judged, *several_passes(), *many_facts_a_batch()]
+    return ways if preset == "cpu" else [*ways, *ablations()]
+
+
+def ablations() -> list[Way]:
+    """What `full` adds: sweeps, ablations, replay, EWC, KL to the base, a long stream."""
+    rate = SPARSE["learning_rate"]
+    return [
+        *(sparse(f"sparse, rate {share * rate:g}", learning_rate=share * rate) for share in RATES),
+        *(sparse(f"sparse, t = {slots}", num_slots=slots) for slots in (32, 64, 256, 512)),
+        *(sparse(f"sparse, idf^{power:g}", idf_exponent=power) for power in (1.0, 3.0)),
+        sparse("sparse, KL", ranking="kl"),
+        sparse("sparse, all read", ranking="all", num_slots=None, score_share=1.0),
+        *(
+            sparse(f"sparse, SGD {step:g}", optimizer="sgd", learning_rate=step)
+            for step in (10.0, 30.0, 100.0)
+        ),
+        *(long_stream()),
+    ]
+
+
+RATES = (0.25, 0.5, 2.0)
+
+
+def long_stream() -> list[Way]:
+    """300 facts, one after another."""
+    return [
+        Way("300 facts: sparse", "memory", sparse=SPARSE, num_new=300),
+        full(3e-5, "300 facts: full", num_new=300),
+    ]
+
+
+__all__ = ["JUDGED", "probe", "ways_of"]
