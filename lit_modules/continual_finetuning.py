@@ -89,6 +89,12 @@ class ContinualFinetuning(LanguageModelTraining):
         ):
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"model.init_args.{name} is {value}: set it to at least 0")
+        for name, word, known in (
+            ("optimizer", optimizer, ("adamw", "sgd")),
+            ("schedule", schedule, ("constant", "cosine")),
+        ):
+            if word not in known:
+                raise ValueError(f"model.init_args.{name} is {word!r}: choose {' or '.join(known)}")
         model = _load(init_from, vocab_size)
         choose_trainable(model, trainable, lora)
         super().__init__(model, max_new_tokens, num_samples, sample_prompts)

@@ -262,6 +262,30 @@ def test_resumed_equals_uninterrupted(finetune, settings, saved_at):
         assert [taken[step] for step in (14, 15)] == [9.0, 9.0]
 
 
+def test_sparse_memory_finetuning_takes_over(tiny, export):
+    """The real one, with facts passed over; the run goes on as if it had not been stopped."""
+    sparse = {
+        "class_path": "callbacks.sparse_memory_finetuning.SparseMemoryFinetuning",
+        "init_args": {"num_slots": 8, "ranking": "tf", "learning_rate": 30.0, "momentum": 0.5},
+    }
+    callbacks = [f"--trainer.callbacks+={json.dumps(sparse)}"]
+    sections = finetuning(export, stop_below_nats=5.903)
+    copy = json.dumps({"class_path": f"{__name__}.CopyCheckpoint"})
+    save = ("--checkpoint.every_n_train_steps", 7, f"--trainer.callbacks+={copy}")
+    whole = main(tiny(*callbacks, *save, **sections))
+    before, after = weights(export), weights(whole / "export")
+    assert changed(before, after) == {"memory_values.0.weight"}
+    values = [state["memory_values.0.weight"] for state in (before, after)]
+    written = (values[0] != values[1]).any(1)
+    assert 8 <= int(written.sum()) < 64
+    taken = {step: float(n) for step, n in logged(whole, "train/steps_taken").items()}
+    assert 0 < taken[23] < 24
+    resume = ("--ckpt_path", whole / "checkpoints" / "copy.ckpt")
+    resumed = main(tiny(*callbacks, *resume, **sections))
+    assert changed(after, weights(resumed / "export")) == set()
+    assert "lr/anchor" in json.loads((resumed / "summary.json").read_text())["metrics"]
+
+
 # -- schedules and what is refused ---------------------------------------------------------------
 
 
@@ -291,6 +315,16 @@ def test_schedules(finetune):
 def test_bad_settings_are_named(finetune, model, told):
     with pytest.raises(ValueError, match=told):
         finetune(**model)
+
+
+def test_words_are_checked_outside_of_a_yaml_too(export):
+    for settings, told in (
+        ({"optimizer": "adam"}, "optimizer is 'adam': choose adamw or sgd"),
+        ({"schedule": "linear"}, "schedule is 'linear': choose constant or cosine"),
+        ({"trainable": "full"}, "trainable is 'full': choose among all, lora"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            ContinualFinetuning(400, str(export), **settings)
 
 
 def test_stopping_early_needs_whole_steps_of_known_facts(tiny, export):
