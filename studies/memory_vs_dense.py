@@ -87,6 +87,7 @@ def _words(options: argparse.Namespace, dense_twin: bool) -> tuple[str, ...]:
         *words,
         *("--model.init_args.memory.dense_twin", str(dense_twin).lower()),
         *("--trainer.max_steps", str(steps)),
+        *("--trainer.max_time", "null"),  # equal steps, however long they take
         *("--trainer.val_check_interval", str(max(1, steps // 4))),
         *("--trainer.accelerator", "cpu"),
     )
