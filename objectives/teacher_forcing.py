@@ -1,9 +1,11 @@
 """Whether a model would write a given text by itself, found out without writing it."""
 
-# Shapes: B batch, T tokens, S = T-1 predictions (position s predicts token s+1), C columns with a
-# label in any row, V vocabulary
+# Shapes: B batch, T tokens, S = T-1 predictions (position s predicts token s+1), N predictions
+# whose label counts, D hidden width, V vocabulary
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def teacher_forced(model: PreTrainedModel, batch: Batch) -> TeacherForced:
     both see the same tokens). One forward pass thus tells what generation takes one for each token
     to tell. Labels must be adjacent in a row; with EOS among them, the text must end there, too.
 
-    Logits are computed for the columns alone that have a label in some row.
+    Logits are computed at the labels alone, in every family as it computes its own.
 
     Args:
         model: A causal language model of `transformers`.
@@ -48,22 +50,36 @@ def teacher_forced(model: PreTrainedModel, batch: Batch) -> TeacherForced:
     """
     targets_BS = batch["labels"][:, 1:]
     keep_BS = targets_BS != IGNORED_LABEL
-    columns_C = keep_BS.any(0).nonzero().squeeze(1)
-    logits_BCV = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=segment_attention_mask(batch["segment_ids"]),
-        use_cache=False,
-        logits_to_keep=columns_C,
-    ).logits
-    logits_BCV = logits_BCV.to(torch.promote_types(logits_BCV.dtype, torch.float32))
-    targets_BC = targets_BS[:, columns_C]
-    nats_BC = cross_entropy(
-        logits_BCV.flatten(0, 1),
-        targets_BC.flatten(),
-        reduction="none",
-        ignore_index=IGNORED_LABEL,
-    ).view_as(targets_BC)
-    nats_BS = nats_BC.new_zeros(targets_BS.shape).index_copy(1, columns_C, nats_BC)
-    is_right_BC = (logits_BCV.argmax(-1) == targets_BC) | (targets_BC == IGNORED_LABEL)
-    return TeacherForced(NextTokenNLL(nats_BS, keep_BS), is_right_BC.all(1))
+    row_N, position_N = keep_BS.nonzero(as_tuple=True)
+    with _output_layer_at(model, row_N, position_N):
+        (logits_NV,) = model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=segment_attention_mask(batch["segment_ids"]),
+            use_cache=False,
+        ).logits
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    targets_N = targets_BS[row_N, position_N]
+    nats_N = cross_entropy(logits_NV, targets_N, reduction="none")
+    nats_BS = nats_N.new_zeros(targets_BS.shape).masked_scatter(keep_BS, nats_N)
+    num_missed_B = torch.zeros_like(keep_BS[:, 0], dtype=torch.int64)
+    num_missed_B.index_add_(0, row_N, (logits_NV.argmax(-1) != targets_N).long())
+    return TeacherForced(NextTokenNLL(nats_BS, keep_BS), num_missed_B == 0)
+
+
+@contextmanager
+def _output_layer_at(model: PreTrainedModel, row_N: Tensor, position_N: Tensor) -> Iterator[None]:
+    """Let the output layer see some positions alone, as a batch of one row (1, N, D).
+
+    What families do to logits afterwards (caps, scales) they do to each by itself.
+    """
+
+    def select(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden_BTD, *others = inputs
+        return (hidden_BTD[row_N, position_N].unsqueeze(0), *others)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -47,7 +47,7 @@ class AnswerNLL(Probe):
         seed: int = 0,
         data_dir: str | None = None,
         on_long_row: OnLongRow = "error",
-        tokens_per_batch: int = 8192,
+        tokens_per_batch: int = 4096,
     ) -> None:
         super().__init__(role, num_rows, seed, data_dir, on_long_row, tokens_per_batch)
         self.source = source

@@ -52,7 +52,7 @@ class TextPerplexity(Probe):
         num_rows: int | None = None,
         seed: int = 0,
         data_dir: str | None = None,
-        tokens_per_batch: int = 8192,
+        tokens_per_batch: int = 4096,
     ) -> None:
         super().__init__(role, num_rows, seed, data_dir, "error", tokens_per_batch)
         if context_length < 2:

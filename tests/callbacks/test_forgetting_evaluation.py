@@ -23,6 +23,7 @@ from datamodules.records import RecordSource
 from datamodules.resumable_loader import Shard
 from models.memory_lm import load_memory_lm
 from tests.lit_modules.test_memory_pretraining import TINY as PRETRAINING
+from tests.lit_modules.tiny_export import export_tiny_model, finetuning
 from train import main
 
 EMBEDDED = {"path": "embedded"}
@@ -285,6 +286,32 @@ def test_training_is_the_same_with_and_without(fit, whole_run):
     assert len(losses(plain)) == 2
     before, after = (load_memory_lm(run / "export").state_dict() for run in (plain, whole_run))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_slots_that_wait_for_their_step_learn_the_same(tiny, tmp_path):
+    """Visits of three batches end within steps of two: reads of the first batch are waiting."""
+    export = export_tiny_model(tmp_path / "export")
+    sparse = {
+        "class_path": "callbacks.sparse_memory_finetuning.SparseMemoryFinetuning",
+        "init_args": {"num_slots": 4, "ranking": "tf", "learning_rate": 5.0},
+    }
+    runs = []
+    for probes in ([], [callback(probes=PROBES, every_n_visits=1)]):
+        config = finetuning(export)
+        config["data"]["init_args"]["steps_per_visit"] = 3
+        config["trainer"] |= {
+            "accumulate_grad_batches": 2,
+            "limit_val_batches": 0,
+            "callbacks+": [sparse, *probes],
+        }
+        runs.append(main(tiny(**config)))
+    assert measured_at(runs[1]) == [(0, 0), (1, 1), (3, 2), (4, 3), (6, 4), (7, 5), (9, 6)]
+    start, plain, probed = (
+        load_memory_lm(folder).state_dict()
+        for folder in (export, runs[0] / "export", runs[1] / "export")
+    )
+    assert all(torch.equal(plain[name], probed[name]) for name in plain)
+    assert not torch.equal(start["memory_values.0.weight"], plain["memory_values.0.weight"])
 
 
 def test_accumulated_steps_are_measured_once(fit):
