@@ -123,8 +123,15 @@ def test_padding_changes_nothing_whatever_it_holds():
     assert collect(model, padded).tables[0].counts_S.sum() == ROWS * (LENGTH - 2) * 2 * 2 * 2
 
 
-def test_segments_of_a_row_do_not_see_each_other():
-    model = memory_model()
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # relative and absolute positions
+def test_segments_of_a_row_are_read_as_rows_of_their_own(family):
+    torch.manual_seed(0)
+    base = BaseLMConfig(family, hidden_size=16, num_layers=3, num_heads=2)
+    memory = MemoryConfig(layers=[0, 2], num_keys=8, num_heads=2, top_k=2)
+    model = build_memory_lm(base, memory, VOCABULARY)
+    with torch.no_grad():
+        for parameter in model.base_model.parameters():
+            parameter.mul_(5)  # at their usual scale, positions hardly decide what is read
     packed = document(0, padding=0)
     packed["segment_ids"][:, 3:] = 2
     packed["position_ids"] = torch.tensor([0, 1, 2, 0, 1, 2]).expand(ROWS, LENGTH)
