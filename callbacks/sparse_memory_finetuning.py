@@ -221,7 +221,7 @@ class SparseMemoryFinetuning(Callback):
             return
         self._reads.note(self._batch)
         counts = [_sum_over_ranks(counts_S, trainer) for counts_S in self._reads.counts()]
-        num_read = [int((counts_S > 0).sum()) for counts_S in counts]
+        num_read = [int(counts_S.count_nonzero()) for counts_S in counts]
         if any(num_read):
             selected = self._select(counts, num_read)
             gradients = [

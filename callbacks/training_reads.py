@@ -73,8 +73,9 @@ def keep_mask(batch: Any, num_tokens: int) -> Tensor | None:
 
 def _counts(table: ValueTable, keep_masks: list[Tensor | None]) -> Tensor:
     read = [
-        (reads.ids_BK if keep_B is None else reads.ids_BK[keep_B]).flatten()
+        (reads.ids_BK if keep_B is None or keep_B.all() else reads.ids_BK[keep_B]).flatten()
         for reads, keep_B in zip(table.reads, keep_masks, strict=True)
     ]
     nothing = torch.empty(0, dtype=torch.int64, device=table.weight.device)
-    return count_accesses(torch.cat([nothing, *read]), None, table.num_slots)
+    ids_M = read[0] if len(read) == 1 else torch.cat([nothing, *read])
+    return count_accesses(ids_M, None, table.num_slots)

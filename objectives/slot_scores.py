@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 Ranking = Literal["tfidf", "tf", "kl", "all"]
+# A million slots are scored in parts whose intermediate results stay in the cache.
+_CACHED_SLOTS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,12 @@ def tf_idf_scores(
     smoothed = torch.arange(1, num_documents + 2, dtype=torch.float64, device=counts_S.device)
     idf_by_frequency = ((num_documents + 1) / smoothed).log() ** idf_exponent
 
-    return tf_scores(counts_S).mul_(idf_by_frequency.index_select(0, document_frequency_S))
+    scores_S = tf_scores(counts_S)
+    for scores, frequencies in zip(
+        scores_S.split(_CACHED_SLOTS), document_frequency_S.split(_CACHED_SLOTS), strict=True
+    ):
+        scores.mul_(idf_by_frequency.index_select(0, frequencies))
+    return scores_S
 
 
 def tf_scores(counts_S: Tensor) -> Tensor:
@@ -135,7 +142,7 @@ def tf_scores(counts_S: Tensor) -> Tensor:
     >>> tf_scores(torch.tensor([3, 0, 1]))
     tensor([0.7500, 0.0000, 0.2500], dtype=torch.float64)
     """
-    return counts_S / counts_S.sum().clamp_(min=1).double()
+    return counts_S.double().div_(counts_S.sum().clamp_(min=1))
 
 
 def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 1.0) -> Tensor:
