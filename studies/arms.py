@@ -62,11 +62,7 @@ def run_arms(
     Returns:
         For each arm its run directories, in the order of the seeds.
     """
-    places = {
-        (arm.name, seed): out / "runs" / f"{arm.name}-{_key(arm, seed)}" / f"seed{seed}"
-        for arm in arms
-        for seed in seeds
-    }
+    places = {(arm.name, seed): run_dir(arm, seed, out) for arm in arms for seed in seeds}
     todo = [(arm, seed) for seed in seeds for arm in arms if not _finished(places[arm.name, seed])]
     context = multiprocessing.get_context("spawn")
     with (
@@ -91,19 +87,27 @@ def run_arms(
     return {arm.name: [places[arm.name, seed] for seed in seeds] for arm in arms}
 
 
+def run_dir(arm: Arm, seed: int, out: Path) -> Path:
+    """Where an arm's run with a seed is kept: elsewhere if its settings change."""
+    # What it starts from lies in a folder for each seed, which does not make it another arm.
+    words = [word.replace(f"seed{seed}", "seed") for word in arm.words(seed)]
+    key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
+    return out / "runs" / f"{arm.name}-{key}" / f"seed{seed}"
+
+
 def read_summary(run_dir: Path) -> dict[str, Any]:
     """The run's `summary.json`."""
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
 
 
-def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, run_dir: Path) -> None:
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint = run_dir / "checkpoints" / "last.ckpt"
+def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = place / "checkpoints" / "last.ckpt"
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
     seeded = [word for option in seed_options for word in (option, str(seed))]
-    words = ["fit", *args, *seeded, "--run_dir", str(run_dir), *resume]
-    with run_dir.with_suffix(".log").open("a") as log:
+    words = ["fit", *args, *seeded, "--run_dir", str(place), *resume]
+    with place.with_suffix(".log").open("a") as log:
         # The process's own streams, since loggers hold on to them from one run to the next.
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -112,15 +116,8 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, run_dir:
     train.main(words)
 
 
-def _key(arm: Arm, seed: int) -> str:
-    """Tells an arm's settings apart, so that a changed arm is run anew."""
-    # The folders of other seeds differ in the seed alone.
-    words = [word.replace(f"seed{seed}", "seed") for word in arm.words(seed)]
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
-
-
-def _finished(run_dir: Path) -> bool:
-    path = run_dir / "summary.json"
+def _finished(place: Path) -> bool:
+    path = place / "summary.json"
     return path.exists() and json.loads(path.read_text())["status"] == "finished"
 
 

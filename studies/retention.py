@@ -59,7 +59,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     options = parser.parse_args(args)
     steps, num_new = PRESETS[options.preset]
-    world = World(options.data_dir, options.split, steps, num_new)
+    num_old = 40 if options.preset == "smoke" else 400
+    world = World(options.data_dir, options.split, steps, num_new, num_old)
     first = 1 if options.split == "report" else 100
     seeds = list(range(first, first + (options.seeds if options.preset != "smoke" else 1)))
     out = options.out / options.preset
@@ -144,7 +145,7 @@ def _checks(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         "sparse: first 20 facts at the end, median": at_least(_median(sparse, EARLY), 0.65),
     }
     for kind in ("full", "LoRA"):
-        sweep = [numbers[name] for name in JUDGED[kind]]
+        sweep = [numbers[name] for name in JUDGED[kind] if name in numbers]
         advantages = [
             own[NEW] - _learned_at(-own[OLD_DROP], [rates[seed] for rates in sweep])
             for seed, own in enumerate(sparse)

@@ -1,0 +1,62 @@
+"""Arms are run once each, with every seed, and go on where they were stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from studies import arms as arms_module
+from studies.arms import Arm, read_summary, run_arms, run_dir
+
+CONFIG = """\
+model: {class_path: tests.tiny_lightning.TinyModule}
+data: {class_path: tests.tiny_lightning.TinyData}
+trainer: {accelerator: cpu, devices: 1, max_epochs: 1}
+tracking: {uri: null}
+"""
+
+
+@pytest.mark.slow
+def test_every_arm_and_seed_once(workdir):
+    Path("tiny.yaml").write_text(CONFIG)
+    arms = [
+        Arm("slow", ("--config", "tiny.yaml", "--model.init_args.beta", "0.25")),
+        Arm("broken", ("--config", "tiny.yaml", "--model.init_args.no_such_key", "1")),
+    ]
+    runs = run_arms(arms[:1], [3, 4], workdir / "study", num_workers=1)
+    first, second = runs["slow"]
+    assert [read_summary(run)["seed"] for run in (first, second)] == [3, 4]
+    assert read_summary(first)["status"] == "finished"
+    # The log of a run is its own, also in a process that has run another before.
+    for run in (first, second):
+        assert f"Seed set to {run.name.removeprefix('seed')}" in run.with_suffix(".log").read_text()
+
+    before = (first / "summary.json").stat().st_mtime_ns
+    with pytest.raises(RuntimeError, match=r"broken, seed 3 failed, see .*seed3\.log"):
+        run_arms(arms, [3], workdir / "study", num_workers=1)
+    assert (first / "summary.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_arm_needs_no_process(tmp_path, monkeypatch):
+    arm = Arm("done", ("--config", "no_such_file.yaml"))
+    place = run_dir(arm, 0, tmp_path)
+    place.mkdir(parents=True)
+    (place / "summary.json").write_text(json.dumps({"status": "finished"}))
+    monkeypatch.setattr(arms_module, "_train", None)  # cannot be called
+    assert run_arms([arm], [0], tmp_path, num_workers=1) == {"done": [place]}
+
+
+def test_changed_settings_are_another_arm_and_another_seed_is_not(tmp_path):
+    starts = {seed: Path(f"base/seed{seed}/export") for seed in (0, 1)}
+    one = run_dir(Arm("a", ("--config", "none.yaml"), starts), 0, tmp_path)
+    assert one.parent.parent == tmp_path / "runs"
+    assert run_dir(Arm("a", ("--config", "none.yaml"), starts), 1, tmp_path) == one.parent / "seed1"
+    changed = run_dir(Arm("a", ("--config", "other.yaml"), starts), 0, tmp_path)
+    assert changed.parent != one.parent
+    moved = {0: Path("other_base/seed0/export")}
+    assert run_dir(Arm("a", ("--config", "none.yaml"), moved), 0, tmp_path).parent != one.parent
+
+
+def test_an_arm_starts_from_its_own_seeds_folder():
+    arm = Arm("a", ("--config", "none.yaml"), {2: Path("bases/seed2/export")})
+    assert arm.words(2)[-2:] == ("--model.init_args.init_from", "bases/seed2/export")

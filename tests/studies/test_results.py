@@ -1,0 +1,48 @@
+"""What a study writes: intervals, tests and checks, against constants worked out by hand."""
+
+import json
+
+import pytest
+
+from studies.results import at_least, at_most, mean_interval, paired_test, write_results
+
+
+def test_interval_is_students():
+    entry = mean_interval([1.0, 2.0, 3.0])
+    # The standard error is 1 / sqrt(3); t of 2 degrees of freedom at 97.5% is 4.302653.
+    assert entry["mean"] == 2.0
+    assert entry["interval"] == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5])
+    assert mean_interval([5.0])["interval"] is None
+
+
+def test_paired_test_by_hand():
+    # Differences 1, 2, 3: t = 2 / (1 / sqrt(3)).
+    outcome = paired_test("a - b", [2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert outcome["statistic"] == pytest.approx(2 * 3**0.5)
+    assert outcome["p"] == pytest.approx(0.0742, abs=1e-4)
+    assert paired_test("same", [1.0, 2.0], [0.0, 1.0])["p"] is None  # no spread, no test
+
+
+def test_bounds_are_part_of_what_is_allowed():
+    assert at_most(1.0, 1.0).held
+    assert not at_most(1.01, 1.0).held
+    assert at_least(1.0, 1.0).held
+    assert not at_least(0.99, 1.0).held
+
+
+def test_a_check_that_does_not_hold_is_a_result(tmp_path, capsys):
+    results = write_results(
+        tmp_path,
+        "water is dry",
+        "smoke",
+        {"tap": {"dryness": mean_interval([0.1, 0.2])}},
+        [paired_test("tap - sea", [0.1, 0.2], [0.3, 0.1])],
+        {"dry enough": at_least(0.15, 0.5), "not too hot": at_most(0.15, 0.5)},
+        steps=3,
+    )
+    assert results["held"] is False
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert results["steps"] == 3
+    shown = capsys.readouterr().out
+    assert "dry enough: 0.15 against 0.5: not held" in shown
+    assert "0.15 [" in shown
