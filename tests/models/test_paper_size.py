@@ -1,4 +1,4 @@
-"""The paper's 1.3B model as `configs/remember/pretrain_1b.yaml` has it, without memory for weights."""
+"""The paper's 1.3B model, as `configs/remember/pretrain_1b.yaml` has it, on the meta device."""
 
 import pytest
 import torch
