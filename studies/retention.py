@@ -117,8 +117,9 @@ def _learned_at(retained: float, sweep: Sequence[dict[str, float]]) -> float:
     """
     learned = [sweep[0][BEFORE], *(n[NEW] for n in sweep)]
     kept = [0.0, *(-n[OLD_DROP] for n in sweep)]
-    value = learned_at(learned, kept, retained).value
-    # Where even its gentlest run kept more than asked for, that run learned the most it can.
+    # Nobody keeps more than the untouched model in this comparison, also where OLD has risen.
+    value = learned_at(learned, kept, min(retained, 0.0)).value
+    # Where even the run that learned most kept more than asked for, that is what it learns.
     return max(n[NEW] for n in sweep) if value is None else value
 
 
