@@ -10,8 +10,15 @@ Options of our own, beside the Trainer's, the model's and the data's:
 - ``--tracking.uri``: the MLflow store or server, ``null`` for local metrics only;
 - ``--checkpoint.*``: when checkpoints are written and which one counts as the best;
 - ``model.init_args.init_from``: an exported folder, or another configuration to be run first.
+
+A model that is given (``init_from``, ``base.pretrained``) brings its own tokenizer, unless the data
+name one.
+
+``python train.py ledger --help`` is about what runs have taught: which fact changed which slots,
+and how to take it back.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +35,7 @@ from callbacks.checkpoint_errors import readable_checkpoint_errors, refuse_missi
 from callbacks.constructor_errors import ConstructorErrors, construct
 from callbacks.error_report import one_message_per_error
 from callbacks.init_from import Stage
+from callbacks.ledger_command import run_ledger_command
 from callbacks.local_metrics import LocalMetrics
 from callbacks.mlflow_tracking import MLflowTracking
 from callbacks.parser_errors import short_parser_errors
@@ -39,7 +47,8 @@ from callbacks.save_config import SaveConfig
 ROOT = Path(__file__).resolve().parent
 DESCRIPTION = (
     "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
-    "options are merged over earlier ones; fit --help lists the options."
+    "options are merged over earlier ones; fit --help lists the options. python train.py ledger "
+    "--help is about what runs have taught, and how to take it back."
 )
 # Lightning would head these options with the name of its base class.
 OPTION_TITLES = {
@@ -215,10 +224,15 @@ class TriptychCLI(LightningCLI):
         return self._parser(self.subcommand).dump(kept, skip_unset=False)
 
     def _resolve_init_from(self, options: Namespace) -> None:
-        """Replace another configuration by what it exports, and take over its tokenizer."""
+        """Replace another configuration by what it exports; a given model brings its tokenizer."""
         model, data = options.model.get("init_args", {}), (options.data or {}).get("init_args", {})
+        tokenizer = data.get("tokenizer")
+        unset = tokenizer is not None and tokenizer.path in (None, "train")
         start = model.get("init_from")
         if start is None:
+            pretrained = (model.get("base") or {}).get("pretrained")
+            if unset and pretrained is not None:
+                tokenizer.path = pretrained
             return
         if Path(start).suffix in (".yaml", ".yml"):
             start = model["init_from"] = str(self._stage(start, options).export())
@@ -227,8 +241,6 @@ class TriptychCLI(LightningCLI):
                 f"model.init_args.init_from: there is no folder {start}; give the folder "
                 "`export` of a finished run, or an experiment's .yaml, which is then run first"
             )
-        tokenizer = data.get("tokenizer")
-        unset = tokenizer is not None and tokenizer.path in (None, "train")
         if unset and (Path(start) / "tokenizer.json").is_file():
             tokenizer.path = start
 
@@ -258,13 +270,16 @@ def main(args: ArgsType = None) -> Path:
             or the options as a mapping; by default those of the process.
 
     Returns:
-        The run's directory, with ``summary.json`` in it.
+        The run's directory, with ``summary.json`` in it; of the ledger's commands, what they wrote.
 
     Raises:
         Exception: whatever stopped the run, as it was raised; ``argparse.ArgumentError`` for an
             option or a key that does not exist.
     """
+    words = sys.argv[1:] if args is None else args
     with restored_process_state():
+        if isinstance(words, list) and words[:1] == ["ledger"]:
+            return run_ledger_command(words[1:])
         return TriptychCLI(args).run.path
 
 

@@ -21,8 +21,8 @@ class Check:
 
     Args:
         value: What came out.
-        bound: The least that was promised.
-        held: Whether it was reached.
+        bound: What was promised.
+        held: Whether the value is on the right side of it.
     """
 
     value: float
@@ -33,6 +33,11 @@ class Check:
 def at_least(value: float, bound: float) -> Check:
     """A check that holds if the value reaches the bound."""
     return Check(value, bound, value >= bound)
+
+
+def at_most(value: float, bound: float) -> Check:
+    """A check that holds if the value does not exceed the bound."""
+    return Check(value, bound, value <= bound)
 
 
 @dataclass
@@ -87,7 +92,8 @@ class Report:
             console.print(table)
         for name, check in self.checks.items():
             verdict = "held" if check.held else "[bold]not held[/bold]"
-            console.print(f"{name}: {check.value:.4g}, at least {check.bound:.4g}: {verdict}")
+            side = "at least" if (check.value >= check.bound) == check.held else "at most"
+            console.print(f"{name}: {check.value:.4g}, {side} {check.bound:.4g}: {verdict}")
 
     def _cells(self, row: dict[str, Any]) -> list[str]:
         key = f"{row['name']}@{row['size']}"

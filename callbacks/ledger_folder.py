@@ -23,6 +23,8 @@ class LedgerFolder:
 
     def __init__(self, path: Path, num_entries: int, before: Path | None) -> None:
         self.path, self.num_entries = path, num_entries
+        for partial in path.glob(".entry_*.partial"):  # of a process that was killed
+            partial.unlink()
         if before is not None and before.resolve() != path.resolve():
             self._copy(before)
         files = entry_files(path)

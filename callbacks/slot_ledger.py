@@ -86,9 +86,10 @@ class SlotLedger(RowObserver, Callback):
         for callback in watched:
             if self not in callback.observers:
                 callback.observers.append(self)
-        # What is exported is the module's model; its names and values are what deltas go by.
-        self._model = getattr(pl_module, "model", pl_module)
-        self._tables = value_tables(self._model)
+        # What is exported is the module's model: deltas go by its names.
+        self._tables, model = value_tables(pl_module), getattr(pl_module, "model", None)
+        exported = isinstance(model, nn.Module) and value_tables(model) == self._tables
+        self._model = model if exported else pl_module
         self._base, self._num_entries, self._open = None, 0, None
         self._facts.clear()
 

@@ -2,16 +2,21 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from lit_modules.language_model_training import LanguageModelTraining
 from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine
+from lit_modules.trainable import choose_trainable
 from models.base_lm import BaseLMConfig
+from models.memory_blocks import value_tables
 from models.memory_config import MemoryConfig
 from models.memory_lm import build_memory_lm, insert_memory_layers, load_memory_lm
+
+# Embeddings to tokens of the tokenizer: families round up (Qwen3: 151,936 to 151,669).
+_LARGEST_PADDED_SHARE = 1.02
 
 
 class MemoryPretraining(LanguageModelTraining):
@@ -38,12 +43,16 @@ class MemoryPretraining(LanguageModelTraining):
         sample_prompts: Texts to continue at each validation, to see what the model writes.
         init_from: Exported folder (or an experiment's config, which is then run first) whose
             weights to start from. A model with memory brings its own; one without gets `memory`.
+        train_only: `memory` trains the memory layers alone (values, queries, keys, gates): the
+            healing of a pretrained model that got a memory beside its FFNs. All other parameters
+            stay what they are to the bit. Null trains everything.
 
     Raises:
-        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, or
-            a number is out of range.
+        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, a
+            number is out of range, or there is no memory to train alone.
 
-    Source: 2510.15103, section 5; 2412.09764, sections 3 and 4.
+    Source: 2510.15103, section 5; 2412.09764, sections 3 and 4; `train_only` is from reproductions
+    with pretrained models, such as github.com/Alex-888888/memory-layers-consumer-hardware.
     """
 
     def __init__(
@@ -63,6 +72,7 @@ class MemoryPretraining(LanguageModelTraining):
         num_samples: int = 16,
         sample_prompts: list[str] | None = None,
         init_from: str | None = None,
+        train_only: Literal["memory"] | None = None,
     ) -> None:
         for name, value, least in (
             ("learning_rate", learning_rate, 0),
@@ -72,6 +82,13 @@ class MemoryPretraining(LanguageModelTraining):
             if not least <= value < math.inf:
                 raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
         model = _build(vocab_size, base or BaseLMConfig(), memory, init_from)
+        if train_only is not None:
+            if not value_tables(model):
+                raise ValueError(
+                    f"model.init_args.train_only is {train_only}, but the model has no memory "
+                    "layers: set model.init_args.memory, or leave train_only out"
+                )
+            choose_trainable(model, train_only)
         super().__init__(model, max_new_tokens, num_samples, sample_prompts)
         self.learning_rate = learning_rate
         self.value_learning_rate = value_learning_rate
@@ -121,10 +138,10 @@ def _build(
     vocab_size: int, base: BaseLMConfig, memory: MemoryConfig | None, init_from: str | None
 ) -> PreTrainedModel:
     if init_from is None:
-        return build_memory_lm(base, memory, vocab_size)
+        return build_memory_lm(base, memory, vocab_size).train()  # as below
     model = load_memory_lm(Path(init_from)).train()  # loaded models come in eval mode
     held = model.config.vocab_size
-    if held != vocab_size:
+    if not vocab_size <= held <= _LARGEST_PADDED_SHARE * vocab_size:
         raise ValueError(
             f"the model in {init_from} has {held} tokens but the data's tokenizer {vocab_size}: "
             f"use its own (data.init_args.tokenizer.path={init_from})"

@@ -1,7 +1,7 @@
 """The causal language model under the memory: any transformers architecture, built or loaded."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -29,6 +29,8 @@ class BaseLMConfig:
         dropout: Every dropout the family has.
         overrides: Further settings of the family's own config, checked against it.
         pretrained: Hub name or folder to load instead; the sizes above are then ignored.
+        pretrained_dtype: Precision to load it in; null: that of its files, often bfloat16, in
+            which small updates of what is trained are lost.
 
     Raises:
         ValueError: if heads do not divide.
@@ -45,6 +47,7 @@ class BaseLMConfig:
     dropout: float = 0.0
     overrides: dict[str, Any] = field(default_factory=dict)
     pretrained: str | None = None
+    pretrained_dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -118,7 +121,9 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
     if base.pretrained is None:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(base.to_transformers(vocab_size))
         return model
-    model = AutoModelForCausalLM.from_pretrained(base.pretrained)
+    model = AutoModelForCausalLM.from_pretrained(
+        base.pretrained, dtype=base.pretrained_dtype or "auto"
+    )
     held = model.config.vocab_size
     if vocab_size > held:
         raise ValueError(

@@ -237,9 +237,12 @@ class Ledger:
         Rows that later entries have written as well cannot be undone without touching what these
         have learned:
 
-        - `keep` leaves them alone: no row moves that a later fact has learned on.
+        - `keep` leaves them alone: no row moves that a later fact has written. This is the safer
+          one for the later facts, and the default; but where most rows are shared, what was learned
+          may still be known.
         - `subtract` takes the entry's difference (new - old) out of them, in float32 and rounded
-          once. Nothing of the entry remains, but later facts were learned on top of it.
+          once. Nothing of the entry remains. Later facts were learned on top of it, though: most
+          keep, and now and then one goes with it.
 
         Either way the books remain a chain, so that taking out everything, one after another and
         in any order, ends with the base to the bit. With `keep`, what is left of an entry stays in

@@ -54,3 +54,13 @@ def overlap(rows: SlotDelta | Sequence[Tensor], ledger: Ledger) -> Overlap:
         num_shared=num_shared,
         rows_of_entry={n: int(counts_E[n]) for n in most_first if counts_E[n]},
     )
+
+
+def shared_with_later(ledger: Ledger) -> list[int]:
+    """For each entry, how many of its rows entries after it have written as well."""
+    counts_E = torch.zeros(len(ledger), dtype=torch.int64)
+    for rows_W, entry_W in ledger.writes:
+        order_W = rows_W.argsort(stable=True)  # writes of a row one after another, last one last
+        is_overwritten_W = rows_W[order_W][:-1] == rows_W[order_W][1:]
+        counts_E += entry_W[order_W][:-1][is_overwritten_W].bincount(minlength=len(ledger))
+    return counts_E.tolist()

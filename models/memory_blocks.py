@@ -62,11 +62,14 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
     with torch.device(reference.device):
         tables = [_value_table(memory, reference.dtype) for _ in range(num_tables)]
         for position, number in enumerate(memory.layers):
-            block = blocks[number]
+            block, ffn = blocks[number], _ffn(blocks[number])
             layer = _memory_layer(memory, hidden_size, tables[min(position, num_tables - 1)])
             layer.to(reference.dtype)
-            replace = memory.placement == "replace"
-            block.mlp = layer if replace else FFNWithMemory(_ffn(block), layer)
+            block.mlp = layer
+            if memory.placement == "beside":
+                block.mlp = beside = FFNWithMemory(ffn, layer, memory.relevance_gate)
+                if beside.relevance is not None:
+                    beside.relevance.to(reference.dtype)
             block.mlp.train(model.training)
     # Registered once, at the root: layers only point at the table they share.
     model.memory_values = nn.ModuleList(tables).train(model.training)

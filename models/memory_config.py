@@ -5,6 +5,10 @@ from typing import Any, Literal
 
 import torch
 
+from models.faiss_options import FaissOptions
+
+PRODUCT_KEYS = "models.product_keys.ProductKeyIndex"
+
 
 @dataclass
 class MemoryConfig:
@@ -27,6 +31,10 @@ class MemoryConfig:
         value_dtype: Precision of the table; None follows the model.
         value_gradient: `dense`, or `selected_rows` for a compact gradient (see `ValueTable`).
         index: Class path of the `SlotIndex`, within the `models` package.
+        faiss: The search of `models.faiss_index.FaissSlotIndex`, for that index alone; None: its
+            defaults.
+        relevance_gate: With `placement: beside`, a second gate that each token sets for itself:
+            see `FFNWithMemory`.
         dense_twin: Build no memory but give the same blocks an FFN of as many multiply-adds a
             token: the baseline that a memory model is compared with.
 
@@ -46,7 +54,9 @@ class MemoryConfig:
     qk_norm: bool = False
     value_dtype: Literal["float32", "bfloat16"] | None = None
     value_gradient: Literal["dense", "selected_rows"] = "dense"
-    index: str = "models.product_keys.ProductKeyIndex"
+    index: str = PRODUCT_KEYS
+    faiss: FaissOptions | None = None
+    relevance_gate: bool = False
     dense_twin: bool = False
 
     def __post_init__(self) -> None:
@@ -69,6 +79,18 @@ class MemoryConfig:
         if self.key_dim is not None and self.key_dim % 2:
             raise ValueError(
                 f"memory.key_dim={self.key_dim} must be even: a query is split in two halves"
+            )
+        if isinstance(self.faiss, dict):  # from a model's config.json
+            self.faiss = FaissOptions(**self.faiss)
+        if self.faiss is not None and self.index == PRODUCT_KEYS:
+            raise ValueError(
+                "memory.faiss is set, but memory.index is product keys: set memory.index to "
+                "models.faiss_index.FaissSlotIndex, or leave memory.faiss out"
+            )
+        if self.relevance_gate and self.placement != "beside":
+            raise ValueError(
+                "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to "
+                "beside, or leave it out"
             )
 
     @property
@@ -119,7 +141,7 @@ class MemoryConfig:
         gather = self.num_heads * self.top_k * value_dim
         has_output = self.gated or value_dim != hidden_size
         output = hidden_size * value_dim * (int(self.gated) + int(has_output))
-        return query + scores + gather + output
+        return query + scores + gather + output + hidden_size * int(self.relevance_gate)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as stored in a model's config.json."""

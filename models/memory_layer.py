@@ -155,18 +155,35 @@ class FFNWithMemory(nn.Module):
     At gate zero the sum is the FFN's output to the bit, so a pretrained model is unchanged until
     training opens the gate.
 
+    With `relevance_gate` the memory counts only where it helps: ffn(x) + gate * sigmoid(r . x + b)
+    * memory(x), where r and b are learned and start at zero. Without it a memory speaks on every
+    token, which costs what the pretrained model knew.
+
+    Source: github.com/Alex-888888/memory-layers-consumer-hardware, where a learned gate took the
+    cost of a memory beside frozen FFNs back from 14.7% to 2.3% of WikiText's perplexity.
+    Deviation: their code is not taken; this form of the gate is ours.
+
     Args:
         ffn: The block's own FFN.
         memory: The memory added to it.
+        relevance_gate: Let each token weigh the memory.
     """
 
-    def __init__(self, ffn: nn.Module, memory: MemoryLayer) -> None:
+    def __init__(self, ffn: nn.Module, memory: MemoryLayer, relevance_gate: bool = False) -> None:
         super().__init__()
         self.ffn = ffn
         self.memory = memory
         self.memory_gate = nn.Parameter(torch.zeros(()))
+        self.relevance: nn.Linear | None = None
+        if relevance_gate:
+            self.relevance = nn.Linear(memory.query.in_features, 1)
+            nn.init.zeros_(self.relevance.weight)
+            nn.init.zeros_(self.relevance.bias)
 
     def forward(self, hidden_BTM: Tensor) -> Tensor:
         """Returns (B, T, M)."""
-        out: Tensor = self.ffn(hidden_BTM) + self.memory_gate * self.memory(hidden_BTM)
+        gate = self.memory_gate
+        if self.relevance is not None:
+            gate = gate * self.relevance(hidden_BTM).sigmoid()
+        out: Tensor = self.ffn(hidden_BTM) + gate * self.memory(hidden_BTM)
         return out

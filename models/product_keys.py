@@ -11,6 +11,18 @@ from models.slot_index import SlotIndex
 # Shapes: B queries, H heads, D query width, E = D/2, N half keys, S = N*N slots, K kept
 
 
+def normalised_halves(halves: Tensor, gain_H: Tensor | None = None) -> Tensor:
+    """The qk-norm of halves (..., E): zero mean, unit variance; eps as LayerNorm's.
+
+    Args:
+        halves: Halves of queries (B, H, 2, E) or keys.
+        gain_H: For queries: multiply each head's by its gain and divide by sqrt(E).
+    """
+    width = halves.shape[-1]
+    normal = F.layer_norm(halves, (width,))
+    return normal if gain_H is None else normal * (gain_H * width**-0.5).view(-1, 1, 1)
+
+
 class ProductKeyIndex(SlotIndex):
     """N * N slots addressed by pairs of half keys: slot i * N + j has the key [K1_i; K2_j].
 
@@ -89,14 +101,20 @@ class ProductKeyIndex(SlotIndex):
         )
         return first + second
 
+    @torch.no_grad()
+    def full_keys(self) -> Tensor:
+        """The key of every slot as queries are compared with it, keys_HSD: S times D numbers."""
+        keys_H2NE = self.keys if self.query_gain is None else normalised_halves(self.keys)
+        num_keys = self.num_keys
+        first_HSE = keys_H2NE[:, 0].repeat_interleave(num_keys, dim=1)
+        return torch.cat([first_HSE, keys_H2NE[:, 1].repeat(1, num_keys, 1)], dim=-1)
+
     def _halves(self, query_BHD: Tensor) -> tuple[Tensor, Tensor]:
         """Split queries into halves, normalising them and the keys if asked."""
         query_BH2E = query_BHD.unflatten(-1, (2, self.query_dim // 2))
         if self.query_gain is None:
             return query_BH2E, self.keys
-        width = self.query_dim // 2
-        gain_H11 = (self.query_gain * width**-0.5).view(-1, 1, 1)
-        return F.layer_norm(query_BH2E, (width,)) * gain_H11, F.layer_norm(self.keys, (width,))
+        return normalised_halves(query_BH2E, self.query_gain), normalised_halves(self.keys)
 
     def extra_repr(self) -> str:
         """Sizes, for `print(model)`."""

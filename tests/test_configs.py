@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from datamodules.text_corpus import TextCorpus
+from datamodules.tokenizer import TokenizerConfig
+from models.memory_blocks import memory_layers
+from models.memory_lm import load_memory_lm
 from tests.conftest import ROOT
 from train import main
 
@@ -14,8 +20,9 @@ HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
 DATA = sorted((CONFIGS / "data").glob("*.yaml"))
 EXPERIMENTS = sorted({*CONFIGS.rglob("*.yaml")} - {CONFIGS / "base.yaml", *HARDWARE, *DATA})
 
-# Too large to be trained here; another test builds them without memory for their weights.
-ONLY_PARSED = {CONFIGS / "remember" / "pretrain_1b.yaml"}
+# Too large to be trained here, or from the hub; other tests build the first without memory for its
+# weights, and run the second with a small model of its class.
+ONLY_PARSED = {CONFIGS / "remember" / f"{name}.yaml" for name in ("pretrain_1b", "retrofit_qwen3")}
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -76,3 +83,34 @@ def test_experiment_takes_two_steps(path, workdir):
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("finished", 2)
     assert summary["metrics"]
+
+
+def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdir):
+    data = CONFIGS / "data" / "text_embedded.yaml"
+    folder = workdir / "qwen3"
+    tokenizer = TextCorpus(tokenizer=TokenizerConfig(vocab_size=400)).tokenizer
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8, "num_hidden_layers": 22}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    # As with the real one, more embeddings than tokens, in bfloat16.
+    config = Qwen3Config(vocab_size=404, **sizes, **heads)
+    base = Qwen3ForCausalLM(config).bfloat16()
+    base.save_pretrained(folder)
+    run = main(
+        [
+            *("fit", "--config", str(CONFIGS / "remember" / "retrofit_qwen3.yaml")),
+            *("--data", str(data), "--data.init_args.tokenizer.path", str(folder)),
+            *("--model.init_args.base.pretrained", str(folder)),
+            *("--model.init_args.memory.num_keys", "32"),
+            *("--config", str(CONFIGS / "hardware" / "cpu.yaml")),
+            *("--trainer.fast_dev_run", "2"),
+            *("--trainer.accumulate_grad_batches", "1"),
+        ]
+    )
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    healed = load_memory_lm(run / "export")
+    assert isinstance(healed, Qwen3ForCausalLM)
+    assert len(memory_layers(healed)) == 3
+    state = {name.replace(".mlp.ffn.", ".mlp."): t for name, t in healed.state_dict().items()}
+    for name, tensor in base.state_dict().items():
+        assert torch.equal(state[name], tensor.float()), name

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.paired import Timing
-from benchmarks.report import Report, at_least, describe_device, prepare_device
+from benchmarks.report import Report, at_least, at_most, describe_device, prepare_device
 
 
 def make_report() -> Report:
@@ -40,9 +40,19 @@ def test_one_broken_promise_is_enough():
 def test_printing_shows_names_ratios_and_verdicts():
     report = make_report()
     report.checks["other"] = at_least(1.0, 2.0)
+    report.checks["memory"] = at_most(1.1, 1.2)
+    report.checks["state"] = at_most(3.0, 2.0)
     out = StringIO()
     report.print(Console(file=out, width=160))
-    for words in ("ours", "peer", "4.00x", "speed: 4, at least 1.5: held", "not held"):
+    for words in (
+        "ours",
+        "peer",
+        "4.00x",
+        "speed: 4, at least 1.5: held",
+        "other: 1, at least 2: not held",
+        "memory: 1.1, at most 1.2: held",
+        "state: 3, at most 2: not held",
+    ):
         assert words in out.getvalue()
 
 

@@ -187,10 +187,14 @@ def test_the_configuration_of_its_own_collects_for_a_model_that_exists(workdir, 
 
 
 def test_what_was_trained_on_before_does_not_matter(tiny, exported):
-    """Fit goes on for three batches; then the same rows are read from the first one on."""
+    """Fit goes on for an epoch of three batches; then the same rows are read from the first on."""
     found = starting_from(exported)
     found["model"]["init_args"] |= {"learning_rate": 0.0, "value_learning_rate": 0.0}
-    found["trainer"] |= {"max_steps": 3}
+    found["data"] = {
+        **TINY["data"],
+        "init_args": {**TINY["data"]["init_args"], "rows_per_epoch": 12},
+    }
+    found["trainer"] |= {"max_steps": -1, "max_epochs": 1}
     run = main(tiny(**found))
     again = BackgroundStatistics.load(run / "export" / "background.safetensors")
     assert_equal(again, BackgroundStatistics.load(exported / "background.safetensors"))

@@ -255,8 +255,10 @@ class Resumable(DataLoader):
 
 def test_a_new_run_in_the_folder_of_a_dead_one_begins_anew(tmp_path):
     run(built(TinyMemoryModule), tmp_path, visits(4))
+    (tmp_path / "ledger" / ".entry_000004.safetensors.77.partial").write_text("half of it")
     run(built(TinyMemoryModule), tmp_path, visits(2))
     assert Ledger.open(tmp_path / "ledger").facts == ["fact0", "fact1"]
+    assert list(files(tmp_path)) == ["entry_000000.safetensors", "entry_000001.safetensors"]
 
 
 def test_the_same_callback_in_a_second_run(tmp_path):

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from models.base_lm import BaseLMConfig, build_base_lm
+from models.faiss_options import FaissOptions
 from models.memory_blocks import memory_layers, value_tables
 from models.memory_config import MemoryConfig
 from models.memory_layer import FFNWithMemory
@@ -23,6 +24,7 @@ from models.segment_mask import segment_attention_mask
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gpt2"]
 VOCABULARY = 61
+FAISS = "models.faiss_index.FaissSlotIndex"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -69,11 +71,15 @@ def greedy(model: PreTrainedModel, ids: Tensor, **settings) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("share_values", [True, False])
-def test_logits_do_not_change_by_a_bit_at_insertion_beside(family, share_values):
+@pytest.mark.parametrize("relevance_gate", [True, False])
+def test_logits_do_not_change_by_a_bit_at_insertion_beside(family, share_values, relevance_gate):
     model = build_base_lm(base_config(family), VOCABULARY).eval()
     ids = tokens()
     before, words = logits(model, ids), greedy(model, ids)
-    same = insert_memory_layers(model, memory_config(placement="beside", share_values=share_values))
+    memory = memory_config(
+        placement="beside", share_values=share_values, relevance_gate=relevance_gate
+    )
+    same = insert_memory_layers(model, memory)
     assert same is model
     assert len(memory_layers(model)) == 2
     assert not any(layer.training for layer in memory_layers(model))
@@ -109,6 +115,11 @@ VARIANTS = [
     pytest.param({"gated": False}, id="ungated-projected"),
     pytest.param({"value_gradient": "selected_rows"}, id="selected-rows"),
     pytest.param({"value_dtype": "bfloat16"}, id="bfloat16-table"),
+    pytest.param({"placement": "beside", "relevance_gate": True}, id="relevance-gate"),
+    pytest.param({"index": FAISS, "qk_norm": True}, id="faiss-exact"),
+    pytest.param(
+        {"index": FAISS, "faiss": FaissOptions(exact_below=0, num_active=50)}, id="faiss-codes"
+    ),
 ]
 
 
@@ -136,8 +147,13 @@ def test_save_and_load_change_no_bit(family, settings, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_whole_bfloat16_model(family, tmp_path):
-    model = build(family).bfloat16()
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"placement": "beside", "relevance_gate": True}, {"index": FAISS}],
+    ids=["replace", "relevance-gate", "faiss"],
+)
+def test_a_whole_bfloat16_model(family, settings, tmp_path):
+    model = build(family, **settings).bfloat16()
     model.save_pretrained(tmp_path / "one")
     loaded = load_memory_lm(tmp_path / "one")
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}

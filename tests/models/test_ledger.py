@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.base_fingerprint import BaseFingerprint
 from models.ledger import Ledger
 from models.ledger_merge import merge
-from models.ledger_overlap import overlap
+from models.ledger_overlap import overlap, shared_with_later
 from models.row_changes import RowChange
 from models.slot_deltas import SlotDelta
 from tests.models.test_slot_deltas import DTYPES, TwoTables, bits, learn
@@ -362,6 +362,11 @@ def test_overlap_names_the_entries_that_share_most():
     assert list(found.rows_of_entry) == [1, 0]
     assert overlap(ledger.entries[2], ledger).rows_of_entry == {2: 2, 0: 1, 1: 1}
     assert overlap([torch.tensor([9]), none], Ledger([])).num_shared == 0
+
+
+def test_rows_shared_with_later_entries_are_counted():
+    assert shared_with_later(by_hand()[1]) == [2, 1, 0]
+    assert shared_with_later(Ledger([])) == []
 
 
 def test_folder_round_trip(tmp_path):

@@ -47,6 +47,15 @@ def test_memory_takes_the_models_precision_and_mode():
     assert not any(module.training for module in model.modules())
 
 
+def test_a_gate_beside_takes_the_models_precision_too():
+    model = build_base_lm(BaseLMConfig(hidden_size=16, num_heads=2), vocab_size=20).bfloat16()
+    config = MemoryConfig(num_keys=8, top_k=4, placement="beside", relevance_gate=True)
+    insert_memory_layers(model, config)
+    relevance = decoder_blocks(model)[1].mlp.relevance
+    assert {p.dtype for p in relevance.parameters()} == {torch.bfloat16}
+    assert model(input_ids=torch.zeros(1, 3, dtype=torch.int64)).logits.dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [

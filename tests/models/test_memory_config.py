@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.faiss_options import FaissOptions
 from models.memory_config import MemoryConfig
 
 
@@ -21,6 +22,14 @@ from models.memory_config import MemoryConfig
             "memory.top_k=32 is larger than memory.num_keys=16.*Lower top_k or raise num_keys",
         ),
         ({"key_dim": 7}, "memory.key_dim=7 must be even"),
+        (
+            {"faiss": FaissOptions()},
+            "memory.faiss is set, but memory.index is product keys: set memory.index to models",
+        ),
+        (
+            {"relevance_gate": True},
+            "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to beside",
+        ),
     ],
 )
 def test_settings_that_cannot_work(settings, message):
@@ -51,3 +60,17 @@ def test_round_trip_through_plain_types():
     assert MemoryConfig(**memory.to_dict()) == memory
     assert memory.dtype() is torch.bfloat16
     assert MemoryConfig().dtype() is None
+
+
+def test_settings_of_models_saved_before_an_option_existed():
+    old = MemoryConfig(layers=[0, 2], placement="beside").to_dict()
+    for name in ("faiss", "relevance_gate"):
+        del old[name]
+    memory = MemoryConfig(**old)
+    assert (memory.faiss, memory.relevance_gate) == (None, False)
+
+
+def test_a_relevance_gate_costs_one_multiply_add_for_each_hidden_unit():
+    plain = MemoryConfig(placement="beside").resolved(64, 4)
+    gated = MemoryConfig(placement="beside", relevance_gate=True).resolved(64, 4)
+    assert gated.multiply_adds(64) - plain.multiply_adds(64) == 64

@@ -168,6 +168,24 @@ def test_beside_starts_as_the_ffn_to_the_bit_and_can_learn():
     torch.testing.assert_close(block(x), ffn(x) + 0.5 * block.memory(x))
 
 
+def test_the_relevance_gate_starts_at_a_half_and_weighs_each_token():
+    ffn = nn.Linear(HIDDEN, HIDDEN)
+    block = FFNWithMemory(ffn, make_layer(), relevance_gate=True)
+    x = torch.randn(6, HIDDEN)
+    assert torch.equal(block(x), ffn(x))
+    block.memory_gate.data.fill_(0.8)
+    torch.testing.assert_close(block(x), ffn(x) + 0.8 * 0.5 * block.memory(x))
+    # sigmoid(ln 3 * x_0 - ln 3): 3/4 where x_0 is 2, 1/2 at 1, 1/4 at 0.
+    block.relevance.weight.data[0, 0] = torch.log(torch.tensor(3.0))
+    block.relevance.bias.data[0] = -torch.log(torch.tensor(3.0))
+    x[:3, 0] = torch.tensor([2.0, 1.0, 0.0])
+    weights = torch.tensor([[0.75], [0.5], [0.25]])
+    torch.testing.assert_close(block(x[:3]), ffn(x[:3]) + 0.8 * weights * block.memory(x[:3]))
+    block(x).square().sum().backward()
+    assert block.relevance.weight.grad.any()
+    assert block.relevance.bias.grad.any()
+
+
 def test_output_projection_without_gate():
     gate = OutputProjection(HIDDEN, VALUE)
     index = ProductKeyIndex(num_keys=9, num_heads=3, query_dim=8)

@@ -1,0 +1,248 @@
+"""One step of sparse memory finetuning and its dense peers, on one table, ready to be timed."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from benchmarks.paired import Side, quantile, seconds_of
+from callbacks.row_updates import RowUpdates
+from callbacks.training_reads import TrainingReads
+from models.base_lm import BaseLMConfig
+from models.memory_blocks import value_tables
+from models.memory_config import MemoryConfig
+from models.memory_lm import build_memory_lm
+from models.row_optimizers import RowOptimizerName, build_row_optimizer
+from objectives.batch_nll import batch_nll
+from objectives.row_selection import RowSelection
+from objectives.slot_scores import TableStatistics, count_accesses
+
+# Shapes: B tokens, K slots read by a token, D value width, S slots, U selected rows
+
+OURS, MASKING, DENSE = "selected rows", "masking trick", "dense gradient"
+TITLES = {MASKING: f"{MASKING}, dense sgd", DENSE: f"{DENSE}, dense adamw"}
+RATE = 1e-3
+DECAY: dict[RowOptimizerName, float] = {"sgd": 0.0, "adamw": 0.1}
+NUM_DOCUMENTS = 200
+VOCAB_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class StepSizes:
+    """Sizes of a step: a batch of `num_rows` texts, and the memory it reads."""
+
+    num_keys: int
+    num_rows: int = 64
+    row_length: int = 64
+    num_heads: int = 4
+    top_k: int = 32
+    width: int = 256
+    num_selected: int = 500
+    num_layers: int = 4
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of the table."""
+        return self.num_keys**2
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the batch."""
+        return self.num_rows * self.row_length
+
+
+class StepSides:
+    """A language model with one memory layer; its table; and ways to learn from one batch.
+
+    The dense peers share the table's memory, each as a parameter of its own.
+
+    Args:
+        sizes: Sizes of the model, the table and the batch.
+        device: Where they live.
+    """
+
+    def __init__(self, sizes: StepSizes, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.sizes = sizes
+        base = BaseLMConfig(hidden_size=sizes.width, num_layers=sizes.num_layers, num_heads=4)
+        middle = sizes.num_layers // 2
+        memory = MemoryConfig([middle], sizes.num_keys, sizes.num_heads, sizes.top_k)
+        with device:
+            self.model = build_memory_lm(base, memory, VOCAB_SIZE).train().requires_grad_(False)
+            shape = (sizes.num_tokens, sizes.num_heads * sizes.top_k)
+            self.ids_BK = torch.randint(sizes.num_slots, shape)
+            self.weights_BK = torch.rand(shape).softmax(1)
+            self.grad_BD = torch.randn(sizes.num_tokens, sizes.width)
+            self.anchor = torch.zeros((), requires_grad=True)
+            frequency_S = torch.randint(NUM_DOCUMENTS + 1, (sizes.num_slots,))
+        (self.table,) = value_tables(self.model)
+        self.batch = _batch(sizes, device)
+        self.selection = RowSelection(sizes.num_selected)
+        self.statistics = [TableStatistics(frequency_S, frequency_S, NUM_DOCUMENTS)]
+        self.table.set_gradient("selected_rows")
+        self.table.set_anchor(self.anchor)
+        self.reads = TrainingReads([self.table])
+        self.updates = {
+            name: RowUpdates([self.table], partial(build_row_optimizer, name, RATE, decay), [])
+            for name, decay in DECAY.items()
+        }
+        self.dense = {name: nn.Parameter(self.table.weight.data) for name in (MASKING, DENSE)}
+        self.optimizers: dict[str, Optimizer] = {
+            MASKING: SGD([self.dense[MASKING]], RATE, fused=True),
+            DENSE: AdamW([self.dense[DENSE]], RATE, weight_decay=DECAY["adamw"], fused=True),
+        }
+        # Which rows learn is given to the peers: their time is that of learning alone.
+        counts_S = count_accesses(self.ids_BK, None, sizes.num_slots)
+        (self.rows_U,) = self.selection.select([counts_S], self.statistics)
+        self.mask_S1 = torch.zeros(sizes.num_slots, 1, device=device)
+        self.mask_S1[self.rows_U] = 1
+
+    # -- the table alone --------------------------------------------------------------------------
+
+    def table_step(self, name: RowOptimizerName) -> Side:
+        """Ours: read, form the gradient of the rows that score best, update them."""
+
+        def run() -> None:
+            self.table(self.ids_BK, self.weights_BK).backward(self.grad_BD)
+            self._finish(name)
+
+        return Side(title(name), run, self._release)
+
+    def masked_table_step(self) -> Side:
+        """The paper's: a copy of the table in which only some rows have a gradient."""
+        values_SD, mask_S1 = self.dense[MASKING], self.mask_S1
+
+        def run() -> None:
+            masked_SD = values_SD * mask_S1
+            mem_SD = masked_SD + values_SD.detach() - (values_SD * mask_S1).detach()
+            self._read(mem_SD).backward(self.grad_BD)
+            self.optimizers[MASKING].step()
+
+        return Side(TITLES[MASKING], run, self._release)
+
+    def dense_table_step(self) -> Side:
+        """A gradient of the whole table, and moments for all of it."""
+
+        def run() -> None:
+            self._read(self.dense[DENSE]).backward(self.grad_BD)
+            self.optimizers[DENSE].step()
+
+        return Side(TITLES[DENSE], run, self._release)
+
+    def _read(self, values_SD: Tensor) -> Tensor:
+        return F.embedding_bag(
+            self.ids_BK, values_SD, per_sample_weights=self.weights_BK, mode="sum"
+        )
+
+    # -- the whole model --------------------------------------------------------------------------
+
+    def model_step(self, name: RowOptimizerName) -> Side:
+        """Ours: the loss of the batch, its backward, and the update."""
+
+        def run() -> None:
+            self._loss().backward()
+            self._finish(name)
+
+        return Side(title(name), run, self._release)
+
+    def dense_model_step(self) -> Side:
+        """The same model with a gradient of the whole table."""
+        own = self.table.weight
+
+        def run() -> None:
+            self.table.weight = self.dense[DENSE]
+            self.table.set_gradient("dense")
+            self._loss().backward()
+            self.optimizers[DENSE].step()
+
+        def release() -> None:
+            self.table.weight = own
+            self.table.set_gradient("selected_rows")
+            self._release()
+
+        return Side(TITLES[DENSE], run, release)
+
+    def _loss(self) -> Tensor:
+        nll = batch_nll(self.model, self.batch)
+        return nll.sum_nats / nll.num_tokens
+
+    # -- what the callback does before an optimizer step ------------------------------------------
+
+    def _finish(self, name: str) -> None:
+        with torch.no_grad():
+            self.reads.note(self.batch)
+            counts = self.reads.counts()
+            rows = self.selection.select(counts, self.statistics)
+            gradients = [self.table.row_gradient(rows_U) for rows_U in rows]
+            self.updates[name].apply(gradients)
+            self.reads.clear()
+
+    def breakdown(self, rounds: int = 5) -> list[dict[str, float | str]]:
+        """Median seconds of the parts of our step of the table, with AdamW."""
+        seconds: dict[str, list[float]] = defaultdict(list)
+        device = self.ids_BK.device
+
+        def clocked(part: str, run: Callable[[], object]) -> object:
+            kept: list[object] = []
+            seconds[part].append(seconds_of(lambda: kept.append(run()), device))
+            return kept.pop()
+
+        for _ in range(rounds):
+            out = clocked("forward", lambda: self.table(self.ids_BK, self.weights_BK))
+            clocked("backward", lambda out=out: out.backward(self.grad_BD))
+            self.reads.note(self.batch)
+            counts = clocked("counts", self.reads.counts)
+            rows = clocked("scores, best rows", lambda c=counts: self._best(c))
+            gradient = clocked("gradient of rows", lambda r=rows: self.table.row_gradient(r))
+            clocked("update", lambda g=gradient: self.updates["adamw"].apply([g]))
+            self._release()
+        return [{"part": part, "median_s": quantile(taken, 0.5)} for part, taken in seconds.items()]
+
+    def _best(self, counts: list[Tensor]) -> Tensor:
+        return self.selection.select(counts, self.statistics)[0]
+
+    # -- what is left of a step -------------------------------------------------------------------
+
+    def state_bytes(self) -> dict[str, int]:
+        """State of the optimizers after their first steps, by side."""
+        ours = {
+            title(name): sum(o.num_bytes() for o in updates.optimizers)
+            for name, updates in self.updates.items()
+        }
+        dense = {
+            TITLES[name]: sum(
+                tensor.numel() * tensor.element_size()
+                for state in optimizer.state.values()
+                for tensor in state.values()
+                if isinstance(tensor, Tensor)
+            )
+            for name, optimizer in self.optimizers.items()
+        }
+        return ours | dense
+
+    def _release(self) -> None:
+        for parameter in (*self.dense.values(), self.anchor):
+            parameter.grad = None
+        self.reads.clear()
+
+
+def title(name: RowOptimizerName) -> str:
+    """How a report calls one of ours."""
+    return f"{OURS}, {name}"
+
+
+def _batch(sizes: StepSizes, device: torch.device) -> dict[str, Tensor]:
+    """Rows without padding, as `datamodules.packing.collate_rows` lays them out."""
+    shape = (sizes.num_rows, sizes.row_length)
+    ids_BT = torch.randint(VOCAB_SIZE, shape, device=device)
+    return {
+        "input_ids": ids_BT,
+        "labels": ids_BT,
+        "position_ids": torch.arange(sizes.row_length, device=device).expand(shape),
+        "segment_ids": torch.ones(shape, dtype=torch.int64, device=device),
+    }
