@@ -24,8 +24,10 @@ from objectives.slot_scores import TableStatistics, count_accesses
 
 # Shapes: B tokens, K slots read by a token, D value width, S slots, U selected rows
 
-OURS, MASKING, DENSE = "selected rows", "masking trick", "dense gradient"
-TITLES = {MASKING: f"{MASKING}, dense sgd", DENSE: f"{DENSE}, dense adamw"}
+OURS = "selected rows"
+MASKING = "masking trick, dense sgd"
+DENSE = "dense gradient, dense adamw"
+FUSED = "dense gradient, fused adamw"
 RATE = 1e-3
 DECAY: dict[RowOptimizerName, float] = {"sgd": 0.0, "adamw": 0.1}
 NUM_DOCUMENTS = 200
@@ -91,11 +93,10 @@ class StepSides:
             name: RowUpdates([self.table], partial(build_row_optimizer, name, RATE, decay), [])
             for name, decay in DECAY.items()
         }
-        self.dense = {name: nn.Parameter(self.table.weight.data) for name in (MASKING, DENSE)}
-        self.optimizers: dict[str, Optimizer] = {
-            MASKING: SGD([self.dense[MASKING]], RATE, fused=True),
-            DENSE: AdamW([self.dense[DENSE]], RATE, weight_decay=DECAY["adamw"], fused=True),
+        self.dense = {
+            name: nn.Parameter(self.table.weight.data) for name in (MASKING, DENSE, FUSED)
         }
+        self.optimizers: dict[str, Optimizer] = {}
         # Which rows learn is given to the peers: their time is that of learning alone.
         counts_S = count_accesses(self.ids_BK, None, sizes.num_slots)
         (self.rows_U,) = self.selection.select([counts_S], self.statistics)
@@ -115,24 +116,32 @@ class StepSides:
 
     def masked_table_step(self) -> Side:
         """The paper's: a copy of the table in which only some rows have a gradient."""
-        values_SD, mask_S1 = self.dense[MASKING], self.mask_S1
+        mem, mask = self.dense[MASKING], self.mask_S1
 
         def run() -> None:
-            masked_SD = values_SD * mask_S1
-            mem_SD = masked_SD + values_SD.detach() - (values_SD * mask_S1).detach()
-            self._read(mem_SD).backward(self.grad_BD)
-            self.optimizers[MASKING].step()
+            self._read(mem * mask + mem.detach() - (mem * mask).detach()).backward(self.grad_BD)
+            self._optimizer(MASKING).step()
 
-        return Side(TITLES[MASKING], run, self._release)
+        return Side(MASKING, run, self._release)
 
-    def dense_table_step(self) -> Side:
-        """A gradient of the whole table, and moments for all of it."""
+    def dense_table_step(self, name: str = DENSE) -> Side:
+        """A gradient of the whole table, and moments for all of it; `DENSE` or `FUSED`."""
 
         def run() -> None:
-            self._read(self.dense[DENSE]).backward(self.grad_BD)
-            self.optimizers[DENSE].step()
+            self._read(self.dense[name]).backward(self.grad_BD)
+            self._optimizer(name).step()
 
-        return Side(TITLES[DENSE], run, self._release)
+        return Side(name, run, self._release)
+
+    def _optimizer(self, name: str) -> Optimizer:
+        """Torch's, as anyone would make it; and AdamW in one pass, which has to be asked for."""
+        if name not in self.optimizers:
+            kind, fused = (SGD, None) if name == MASKING else (AdamW, name == FUSED or None)
+            decay = DECAY["sgd" if name == MASKING else "adamw"]
+            self.optimizers[name] = kind(
+                [self.dense[name]], lr=RATE, weight_decay=decay, fused=fused
+            )
+        return self.optimizers[name]
 
     def _read(self, values_SD: Tensor) -> Tensor:
         return F.embedding_bag(
@@ -158,14 +167,14 @@ class StepSides:
             self.table.weight = self.dense[DENSE]
             self.table.set_gradient("dense")
             self._loss().backward()
-            self.optimizers[DENSE].step()
+            self._optimizer(DENSE).step()
 
         def release() -> None:
             self.table.weight = own
             self.table.set_gradient("selected_rows")
             self._release()
 
-        return Side(TITLES[DENSE], run, release)
+        return Side(DENSE, run, release)
 
     def _loss(self) -> Tensor:
         nll = batch_nll(self.model, self.batch)
@@ -215,7 +224,7 @@ class StepSides:
             for name, updates in self.updates.items()
         }
         dense = {
-            TITLES[name]: sum(
+            name: sum(
                 tensor.numel() * tensor.element_size()
                 for state in optimizer.state.values()
                 for tensor in state.values()

@@ -13,6 +13,12 @@ also uses some megabytes of NumPy's. On a CPU all sides have transparent huge pa
 (`THP_MEM_ALLOC_ENABLE=0` takes them away).
 """
 
+import os
+
+# Before torch is imported. Without huge pages the page faults of fresh large tensors drown what is
+# measured here.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import sys
 from typing import Any
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import continual_step
-from benchmarks.continual_step_sides import DENSE, MASKING, TITLES, StepSides, StepSizes
+from benchmarks.continual_step_sides import DENSE, FUSED, MASKING, StepSides, StepSizes
 from benchmarks.paired import PairedTimer, Side, Timing
 from benchmarks.report import Report
 
@@ -41,6 +41,8 @@ def test_dense_adamw_moves_every_row_and_ours_only_those_selected():
     assert rows == sides.rows_U.tolist()
     _, rows = moved(sides, sides.dense_table_step())
     assert rows == list(range(256))  # decay reaches rows that nothing read
+    _, rows = moved(sides, sides.dense_table_step(FUSED))
+    assert rows == list(range(256))
     _, rows = moved(sides, sides.dense_model_step())
     assert rows == list(range(256))
     _, rows = moved(sides, sides.model_step("adamw"))
@@ -67,14 +69,15 @@ def test_a_run_leaves_nothing_behind():
 
 def test_state_is_counted_in_bytes():
     sides = StepSides(TINY, CPU)
-    for side in (sides.table_step("adamw"), sides.table_step("sgd"), sides.dense_table_step()):
+    ours = [sides.table_step("adamw"), sides.table_step("sgd")]
+    for side in (*ours, sides.dense_table_step(), sides.masked_table_step()):
         side.run()
         side.release()
     held = sides.state_bytes()
     # Two moments of 16 floats; step count, id and position of 8 bytes each; torch: one step count.
     assert held["selected rows, adamw"] == 20 * (2 * 16 * 4 + 24)
-    assert held[TITLES[DENSE]] == 2 * 256 * 16 * 4 + 4
-    assert held["selected rows, sgd"] == held[TITLES[MASKING]] == 0
+    assert held[DENSE] == 2 * 256 * 16 * 4 + 4
+    assert held["selected rows, sgd"] == held[MASKING] == 0
 
 
 def test_a_small_report_has_everything(tmp_path):
@@ -87,9 +90,9 @@ def test_a_small_report_has_everything(tmp_path):
     report.write(tmp_path / "report.json")
     stored = json.loads((tmp_path / "report.json").read_text())
     assert {row["size"] for row in stored["rows"]} == {256, 1024}
-    assert len(stored["rows"]) == 2 * (4 + 3)
-    assert f"table: {TITLES[MASKING]}@1024" in stored["ratios"]
-    assert f"whole model: {TITLES[DENSE]}@1024" in stored["ratios"]
+    assert len(stored["rows"]) == 2 * (5 + 3)
+    assert f"table: {MASKING}@1024" in stored["ratios"]
+    assert f"whole model: {DENSE}@1024" in stored["ratios"]
     assert len(stored["checks"]) == 6
     assert len(stored["breakdown"]) == 2 * 6
     state = stored["checks"]["optimizer state, share of dense AdamW's@1024"]
@@ -102,9 +105,9 @@ def test_a_small_report_has_everything(tmp_path):
 
 def test_peak_memory_is_that_of_ours_beside_the_table():
     sides = StepSides(TINY, CPU)
-    state = {"16": 0, "selected rows, adamw": 1, TITLES[DENSE]: 1000}
+    state = {"16": 0, "selected rows, adamw": 1, DENSE: 1000}
     report = Report("continual_step", {}, more={"state_bytes": {"256": state}})
-    ratios = {f"table: {TITLES[MASKING]}@256": 41.0, f"table: {TITLES[DENSE]}@256": 29.0}
+    ratios = {f"table: {MASKING}@256": 41.0, f"table: {DENSE}@256": 29.0}
     report.ratios |= ratios
     # The table has 256 x 16 x 4 = 16,384 bytes.
     ours = [Timing("a", 256, [1.0], 4096), Timing("b", 256, [1.0], 1024)]
