@@ -264,12 +264,10 @@ class Ledger:
             )
         held = Ledger(self.entries[:num_held])
         left = held.without(numbers, shared_rows)
-        gone = {number for number, entry in enumerate(held.entries) if entry.reverted}
         exact, shared = [], []
         for number, table in enumerate(value_tables(model)):
-            rows_U = rows_of_any(held.entries[n].tables[number] for n in gone.union(numbers))
-            write_rows(table, *held._values_in(left, number, rows_U))
             own_U = rows_of_any(held.entries[n].tables[number] for n in numbers)
+            write_rows(table, *held._values_in(left, number, own_U))
             is_shared_U = torch.isin(own_U, held._rows_written_since(numbers, number))
             exact.append(own_U[~is_shared_U])
             shared.append(own_U[is_shared_U])
