@@ -77,5 +77,6 @@ def test_about_1_3_billion_parameters_without_the_table(built):
     # each and one at the end, embeddings in and out, and the memory layer of the test above.
     attention, ffns, norms = 22 * 16_777_216, 21 * 34_603_008, 45 * 2_048
     embeddings, memory = 2 * 65_536_000, 16_784_384
-    assert without == attention + ffns + norms + embeddings + memory  # 1.244B
+    # 1.113B and the embeddings: 0.131B here, 0.525B with the 128,256 tokens of Llama 3.
+    assert without == attention + ffns + norms + embeddings + memory
     assert 1.2e9 < without < 1.4e9
