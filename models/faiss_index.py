@@ -104,7 +104,7 @@ class FaissSlotIndex(SlotIndex):
     ) -> "FaissSlotIndex":
         """Spell out the full keys of product keys: slot i * N + j gets [K1_i; K2_j].
 
-        Scores are equal to rounding, qk-norm included; the keys take N / 2 times their memory.
+        Scores are equal to rounding, qk-norm included; the keys take N times their memory.
         """
         made = cls(index.num_slots, index.num_heads, index.query_dim, index.qk_norm, options)
         made.to(index.keys).train(index.training)
