@@ -89,10 +89,14 @@ class StepSides:
         self.table.set_gradient("selected_rows")
         self.table.set_anchor(self.anchor)
         self.reads = TrainingReads([self.table])
-        self.updates = {
-            name: RowUpdates([self.table], partial(build_row_optimizer, name, RATE, decay), [])
-            for name, decay in DECAY.items()
-        }
+        # Table and whole model learn other rows of theirs, so each has an optimizer of its own.
+        self.updates, self.model_updates = (
+            {
+                name: RowUpdates([self.table], partial(build_row_optimizer, name, RATE, decay), [])
+                for name, decay in DECAY.items()
+            }
+            for _ in range(2)
+        )
         self.dense = {
             name: nn.Parameter(self.table.weight.data) for name in (MASKING, DENSE, FUSED)
         }
@@ -110,7 +114,7 @@ class StepSides:
 
         def run() -> None:
             self.table(self.ids_BK, self.weights_BK).backward(self.grad_BD)
-            self._finish(name)
+            self._finish(self.updates[name])
 
         return Side(title(name), run, self._release)
 
@@ -155,7 +159,7 @@ class StepSides:
 
         def run() -> None:
             self._loss().backward()
-            self._finish(name)
+            self._finish(self.model_updates[name])
 
         return Side(title(name), run, self._release)
 
@@ -182,13 +186,13 @@ class StepSides:
 
     # -- what the callback does before an optimizer step ------------------------------------------
 
-    def _finish(self, name: str) -> None:
+    def _finish(self, updates: RowUpdates) -> None:
         with torch.no_grad():
             self.reads.note(self.batch)
             counts = self.reads.counts()
             rows = self.selection.select(counts, self.statistics)
             gradients = [self.table.row_gradient(rows_U) for rows_U in rows]
-            self.updates[name].apply(gradients)
+            updates.apply(gradients)
             self.reads.clear()
 
     def breakdown(self, rounds: int = 5) -> list[dict[str, float | str]]:
@@ -218,7 +222,7 @@ class StepSides:
     # -- what is left of a step -------------------------------------------------------------------
 
     def state_bytes(self) -> dict[str, int]:
-        """State of the optimizers after their first steps, by side."""
+        """State of the table's optimizers after their first steps, by side."""
         ours = {
             title(name): sum(o.num_bytes() for o in updates.optimizers)
             for name, updates in self.updates.items()

@@ -13,7 +13,7 @@ from metrics.slot_usage import SlotUsage
 from models.generation import continue_greedily
 from models.memory_blocks import memory_layers
 from objectives.batch_nll import Batch
-from objectives.language_modeling import NextTokenNLL
+from objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
 
 
 class LanguageModelEvaluation:
@@ -52,7 +52,9 @@ class LanguageModelEvaluation:
         self._metric(f"{batch['name']}/nll", TokenNLL).update(
             nll.sum_nats, nll.num_tokens, nll.num_bytes(batch["num_bytes"])
         )
-        keep_mask = (batch["segment_ids"] > 0)[..., None, None]
+        # A row without a label only fills up a rank's last batch: a copy, read elsewhere already.
+        is_own_B1 = (batch["labels"] != IGNORED_LABEL).any(1, keepdim=True)
+        keep_mask = ((batch["segment_ids"] > 0) & is_own_B1)[..., None, None]
         for number, layer in enumerate(self.layers):
             if layer.last_ids is not None:
                 usage = self._metric(f"memory/layer_{number}", SlotUsage, layer.index.num_slots)

@@ -103,8 +103,7 @@ def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdi
             *("--model.init_args.base.pretrained", str(folder)),
             *("--model.init_args.memory.num_keys", "32"),
             *("--config", str(CONFIGS / "hardware" / "cpu.yaml")),
-            *("--trainer.fast_dev_run", "2"),
-            *("--trainer.accumulate_grad_batches", "1"),
+            *("--trainer.fast_dev_run", "4"),  # steps of two batches each
         ]
     )
     assert json.loads((run / "summary.json").read_text())["steps"] == 2
