@@ -1,0 +1,1 @@
+"""Rewards: what a completion is worth, one kind a file, by `class_path`."""
