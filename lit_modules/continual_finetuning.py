@@ -14,10 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lit_modules.language_model_training import LanguageModelTraining
 from lit_modules.optimization import build_adamw, clip_apart, parameter_groups, warmup_cosine
-from lit_modules.trainable import Trainable, choose_trainable
 from lit_modules.visit_progress import VisitProgress
 from models.lora import LoRAConfig, merge_lora, merged_state_dict
 from models.memory_lm import load_memory_lm
+from models.trainable import Trainable, choose_trainable
 from objectives.batch_nll import Batch
 
 

@@ -9,11 +9,11 @@ from transformers import PreTrainedModel
 
 from lit_modules.language_model_training import LanguageModelTraining
 from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine
-from lit_modules.trainable import choose_trainable
 from models.base_lm import BaseLMConfig
 from models.memory_blocks import value_tables
 from models.memory_config import MemoryConfig
 from models.memory_lm import build_memory_lm, insert_memory_layers, load_memory_lm
+from models.trainable import choose_trainable
 
 # Embeddings to tokens of the tokenizer: families round up (Qwen3: 151,936 to 151,669).
 _LARGEST_PADDED_SHARE = 1.02

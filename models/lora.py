@@ -3,11 +3,14 @@
     add_lora(model, config)        W x  ->  W x + (alpha / rank) B A x,  W frozen, B = 0
     merged_state_dict(model)       the plain model's weights, W + (alpha / rank) B A
     merge_lora(model)              the plain model again
+    with adapters_off(model): ...  W x, to the bit
 
 peft is imported where it is needed: it takes seconds, and most runs have no adapters.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,6 +124,29 @@ def merge_lora(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(parent), child, base)
     if hasattr(model, "peft_config"):
         del model.peft_config
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether `add_lora` has put adapters into it that are not merged yet."""
+    return hasattr(model, "peft_config")
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within, the model computes what it did before it had adapters, to the bit.
+
+    peft's own switch also freezes and unfreezes the adapters, which would disturb a graph that is
+    waiting for its backward.
+    """
+    layers = list(_adapted_layers(model).values())
+    before = [layer._disable_adapters for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer, was_off in zip(layers, before, strict=True):
+            layer._disable_adapters = was_off
 
 
 def _adapted_layers(model: nn.Module) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The slots themselves: a table of value vectors, read by a weighted gather."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -76,6 +78,7 @@ class ValueTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim, dtype=dtype))
         self.reads: list[SlotReads] = []
         self._anchor: tuple[Tensor | None] = (None,)  # a tuple: it is never registered here
+        self.counted_mask_B: Tensor | None = None  # see `counting_only`
         self.set_gradient(gradient)
         self.reset_parameters()
 
@@ -194,7 +197,7 @@ class _Gather(torch.autograd.Function):
         # Kept only if a backward will read it: rows may change between forward and backward.
         needed = values_SD if ctx.needs_input_grad[2] else None
         ctx.save_for_backward(needed, ids_BK, weights_BK)
-        ctx.table = table
+        ctx.table, ctx.counted_mask_B = table, table.counted_mask_B
         return weighted_gather(values_SD, ids_BK, weights_BK)
 
     @staticmethod
@@ -211,10 +214,37 @@ class _Gather(torch.autograd.Function):
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[3]:
             reads = SlotReads(ids_BK, weights_BK.detach(), grad_BD)
             if table.gradient == "selected_rows":
-                table.reads.append(reads)
+                table.reads.append(_only(reads, ctx.counted_mask_B))
             else:
                 grad_values = _dense_gradient(reads, table.weight)
         return grad_values, None, grad_weights, grad_anchor, None
+
+
+@contextmanager
+def counting_only(tables: Sequence[ValueTable], keep_mask_B: Tensor) -> Iterator[None]:
+    """In passes within, the tables keep the reads of some tokens alone: padding is no access.
+
+    For whoever pads a batch where nobody else can see it. Nothing else changes; the gradient does
+    not either, since nothing depends on what padding read.
+
+    Args:
+        tables: The tables.
+        keep_mask_B: bool, one entry for every token of the pass; True marks one that counts.
+    """
+    before = [table.counted_mask_B for table in tables]
+    for table in tables:
+        table.counted_mask_B = keep_mask_B
+    try:
+        yield
+    finally:
+        for table, mask_B in zip(tables, before, strict=True):
+            table.counted_mask_B = mask_B
+
+
+def _only(reads: SlotReads, keep_mask_B: Tensor | None) -> SlotReads:
+    if keep_mask_B is None:
+        return reads
+    return SlotReads(*(tensor[keep_mask_B] for tensor in reads))
 
 
 def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:

@@ -4,13 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from models.output_layer import output_weight
 from models.segment_mask import segment_attention_mask
 from objectives.language_modeling import NextTokenNLL, chunked_next_token_nll, next_token_nll
 
 Batch = dict[str, Any]
-
-# What a family may do to its logits beyond the output layer (Gemma, Cohere, Granite).
-_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
@@ -31,12 +29,8 @@ def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
         "attention_mask": segment_attention_mask(batch["segment_ids"]),
         "use_cache": False,
     }
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None or _rescales_logits(model):
+    weight_VD = output_weight(model)
+    if weight_VD is None:
         return next_token_nll(model(**inputs).logits, batch["labels"])
     hidden_BTD = model.base_model(**inputs).last_hidden_state
-    return chunked_next_token_nll(hidden_BTD, head.weight, batch["labels"])
-
-
-def _rescales_logits(model: PreTrainedModel) -> bool:
-    return any(getattr(model.config, name, None) for name in _LOGIT_SETTINGS)
+    return chunked_next_token_nll(hidden_BTD, weight_VD, batch["labels"])

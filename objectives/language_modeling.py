@@ -10,12 +10,12 @@ mean of a step runs over the tokens of all ranks and all accumulated micro-batch
 # Shapes: B batch, T tokens, S = T-1 predictions (position s predicts token s+1), N predictions
 # whose label counts, C predictions in one chunk, D hidden width, V vocabulary
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
+
+from models.linear_nll import at_least_float32, linear_nll
 
 IGNORED_LABEL = -100
 
@@ -78,7 +78,7 @@ def next_token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> NextTokenNLL:
     _check_labels(labels_BT, logits_BTV, "logits_BTV")
     targets_BS = labels_BT[:, 1:]
     nll_BS = cross_entropy(
-        _at_least_float32(logits_BTV[:, :-1]).flatten(0, 1),
+        at_least_float32(logits_BTV[:, :-1]).flatten(0, 1),
         targets_BS.flatten(),
         reduction="none",
         ignore_index=IGNORED_LABEL,
@@ -92,10 +92,8 @@ def chunked_next_token_nll(
     """Do what `next_token_nll(hidden_BTD @ weight_VD.T, labels_BT)` does, in far less memory.
 
     Logits exist for one chunk of predictions at a time, only at positions whose label counts, and
-    are computed again in the backward pass: two arrays of C V numbers in place of several of B T V,
-    for a third more arithmetic in the output layer. Value and gradient are those of the plain
-    function up to the order of float additions; the weight's gradient is summed over chunks in
-    float32 at least. Under autocast the products run in its dtype, as `torch.nn.Linear`'s would.
+    are computed again in the backward pass (`models.linear_nll`): two arrays of C V numbers in
+    place of several of B T V, for a third more arithmetic in the output layer.
 
     Finding the positions that count synchronises with an accelerator once. The gradient has no
     gradient of its own.
@@ -130,85 +128,9 @@ def chunked_next_token_nll(
     keep_mask_BS = targets_BS != IGNORED_LABEL
     row_N, position_N = keep_mask_BS.nonzero(as_tuple=True)
     hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, row_N * labels_BT.shape[1] + position_N)
-    nll_N = _LinearNLL.apply(
-        _as_autocast(hidden_ND),
-        _as_autocast(weight_VD),
-        targets_BS[row_N, position_N],
-        chunk_tokens,
-    )
+    nll_N = linear_nll(hidden_ND, weight_VD, targets_BS[row_N, position_N], chunk_tokens)
     nll_BS = nll_N.new_zeros(targets_BS.shape).masked_scatter(keep_mask_BS, nll_N)
     return NextTokenNLL(nll_BS, keep_mask_BS)
-
-
-class _LinearNLL(torch.autograd.Function):
-    """Output layer and cross-entropy in one, chunk by chunk; the backward pass repeats the logits.
-
-    With p = softmax(h W^T) and nll = -ln p_target, the gradient of one nll in its logits is
-    p - onehot(target).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int
-    ) -> Tensor:
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N)
-        ctx.chunk_tokens = chunk_tokens
-        chunks = zip(hidden_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            return torch.cat(
-                [
-                    cross_entropy(_logits(hidden_CD, weight_VD), targets_C, reduction="none")
-                    for hidden_CD, targets_C in chunks
-                ]
-            )
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        hidden_ND, weight_VD, targets_N = ctx.saved_tensors
-        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
-        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
-        grad_weight_VD = torch.zeros_like(_at_least_float32(weight_VD)) if needs_weight else None
-
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            for start in range(0, len(hidden_ND), ctx.chunk_tokens):
-                chunk = slice(start, start + ctx.chunk_tokens)
-                targets_C1, grad_C1 = targets_N[chunk, None], grad_N[chunk, None]
-                grad_logits_CV = _logits(hidden_ND[chunk], weight_VD).softmax(-1)
-                grad_logits_CV.mul_(grad_C1).scatter_add_(1, targets_C1, -grad_C1)
-                grad_logits_CV = grad_logits_CV.to(hidden_ND.dtype)
-                if grad_hidden_ND is not None:
-                    torch.mm(grad_logits_CV, weight_VD, out=grad_hidden_ND[chunk])
-                if grad_weight_VD is not None:
-                    _add_product_(grad_weight_VD, grad_logits_CV.T, hidden_ND[chunk])
-
-        if grad_weight_VD is not None:
-            grad_weight_VD = grad_weight_VD.to(weight_VD.dtype)
-        return grad_hidden_ND, grad_weight_VD, None, None
-
-
-def _logits(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
-    return _at_least_float32(linear(hidden_CD, weight_VD))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _as_autocast(x: Tensor) -> Tensor:
-    """Cast as autocast casts the inputs of a matrix product; it leaves float64 alone."""
-    device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
-        return x
-    return x.to(torch.get_autocast_dtype(device_type))
-
-
-def _add_product_(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
-    """Add left @ right to a total that may have a wider dtype than they."""
-    if total_VD.dtype == left_VC.dtype:
-        total_VD.addmm_(left_VC, right_CD)  # without a product of the size of the total
-    else:
-        total_VD += left_VC @ right_CD
 
 
 def _check_labels(labels_BT: Tensor, source: Tensor, name: str) -> None:

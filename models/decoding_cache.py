@@ -1,0 +1,88 @@
+"""Keys and values of the tokens so far, in memory that is reserved once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+# Shapes: B rows, H heads, T tokens, D head width; C capacity, tokens that there is room for
+
+
+class ReservedLayer(DynamicLayer):
+    """A cache layer whose next token costs its own copy, not one of all tokens before it.
+
+    Attention sees the tokens so far as a view into memory for `capacity` of them. The layer of
+    transformers that it is in place of concatenates, which copies everything at every token.
+
+    Args:
+        capacity: Most tokens of a row, C.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self._length = 0
+        self._keys_BHCD = self._values_BHCD = torch.empty(0)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Reserve memory for the rows that come first."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._keys_BHCD, self._values_BHCD = self._room(key_states), self._room(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add tokens (B, H, T, D); returns those and all before them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin, end = self._length, self._length + key_states.shape[2]
+        assert end <= self.capacity, f"{end} tokens in a cache for {self.capacity}"
+        self._keys_BHCD[:, :, begin:end] = key_states
+        self._values_BHCD[:, :, begin:end] = value_states
+        self._length = end
+        return self._keys_BHCD[:, :, :end], self._values_BHCD[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Tokens so far."""
+        return self._length
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Give every row `repeats` rows in its place."""
+        rows = torch.arange(len(self._keys_BHCD), device=self.device)
+        self.batch_select_indices(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the named rows, which may come more than once."""
+        self._keys_BHCD = self._copy(self._keys_BHCD, indices)
+        self._values_BHCD = self._copy(self._values_BHCD, indices)
+
+    def _copy(self, states_BHCD: Tensor, rows: Tensor) -> Tensor:
+        made = self._room(states_BHCD, len(rows))
+        written = states_BHCD[:, :, : self._length]
+        torch.index_select(written, 0, rows, out=made[:, :, : self._length])
+        return made
+
+    def _room(self, states_BHTD: Tensor, num_rows: int | None = None) -> Tensor:
+        own, heads, _, width = states_BHTD.shape
+        return states_BHTD.new_empty(num_rows or own, heads, self.capacity, width)
+
+
+def decoding_cache(config: PretrainedConfig, capacity: int) -> Cache:
+    """An empty cache for rows of at most `capacity` tokens.
+
+    Families whose layers see a window, or keep a state, get their own from transformers.
+    """
+    if not attends_to_everything(config):
+        return DynamicCache(config=config)
+    return Cache(layers=[ReservedLayer(capacity) for _ in range(config.num_hidden_layers)])
+
+
+def attends_to_everything(config: PretrainedConfig) -> bool:
+    """Whether every layer's attention reaches all tokens before."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return all(kind == "full_attention" for kind in kinds)
+    return getattr(config, "sliding_window", None) is None
