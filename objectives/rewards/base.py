@@ -1,9 +1,24 @@
-"""The seam of rewards: one number for every completion, whatever may go wrong on the way."""
+"""The seam of rewards: one number for every completion, whatever may go wrong on the way.
+
+    scores = reward(rollout)          # never raises for what a completion makes a reward do
+    scores.reward_B                   # nan where a completion could not be scored
+    scores.errors                     # {row: what went wrong}
+
+A reward of one's own is a file with a subclass of `TextReward` (or of `Reward`, where it needs more
+than text), named in a YAML by its `class_path`:
+
+    class ShortReply(TextReward):
+        range = (0.0, 1.0)
+
+        def score_one(self, text, prompt, record):
+            return 1.0 if len(text) < 40 else 0.0
+"""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -31,15 +46,20 @@ class Scores:
 class Reward(ABC):
     """Scores completions. A subclass is one file, picklable, and named by `class_path` in a YAML.
 
-    `score` sees the whole rollout: texts, prompts, records, token ids, and the log-probabilities
-    under policy and reference. A reward of single completions needs `score_one` alone.
+    Call a reward to have it score a rollout. A subclass writes `score`, which sees the whole
+    rollout: texts, prompts, records, token ids, and the log-probabilities under policy and
+    reference. A reward of single completions is a `TextReward` and needs `score_one` alone.
 
     Attributes:
-        range: Least and largest value it can give; infinite where there is no bound.
-        name: How its column is called in logs and tables.
+        range: Least and largest value it can give; infinite where there is no bound. What lies
+            outside by more than rounding counts as an error of that completion.
+        scope: What a completion's reward depends on: the `completion` alone, or the others of its
+            `group` too. Where `score` raises, each of these is scored again by itself, so that
+            only what cannot be scored is lost.
     """
 
     range: tuple[float, float] = (-math.inf, math.inf)
+    scope: Literal["completion", "group"] = "group"
 
     @property
     def name(self) -> str:
@@ -47,13 +67,98 @@ class Reward(ABC):
         words = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(self).__name__)
         return words.lstrip("_")
 
+    @classmethod
+    def example(cls) -> Self:
+        """Make one with plain settings, for the tests that every reward has to pass."""
+        return cls()
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027 (most need nothing)
+        """Load what scoring needs, once; what is raised here ends the run.
+
+        Args:
+            device: Where the completions are.
+        """
+
     @abstractmethod
     def score(self, rollout: Rollout) -> Scores:
-        """Score every completion."""
+        """Score every completion; nan and a line in `errors` where that is not possible."""
+
+    def __call__(self, rollout: Rollout) -> Scores:
+        """Score every completion; what cannot be scored is nan, with a reason in `errors`.
+
+        Returns:
+            Scores: `reward_B` float32 on the device of the rollout's tokens; every entry finite and
+            in `range`, or nan.
+
+        Raises:
+            ValueError: if the reward gives another number of values than there are completions.
+        """
+        device = rollout.token_ids_BT.device
+        self.prepare(device)
+        try:
+            scores = self.score(rollout)
+        except Exception as error:  # a user's code on a model's text: anything can happen
+            scores = self._score_apart(rollout, error)
+        else:
+            self._check_length(scores, len(rollout))
+        return self._checked(scores, device)
+
+    def _score_apart(self, rollout: Rollout, error: Exception) -> Scores:
+        """Score each completion, or each group, by itself, after scoring all at once failed."""
+        parts = list(_parts(rollout, self.scope))
+        reward_B = torch.full((len(rollout),), math.nan)
+        scores = Scores(reward_B)
+        if len(parts) == 1:  # there is nothing smaller to try
+            scores.errors = dict.fromkeys(range(len(rollout)), _message(error))
+            return scores
+        for rows in parts:
+            try:
+                part = self.score(rollout.select(rows))
+            except Exception as own_error:
+                scores.errors |= dict.fromkeys(rows.tolist(), _message(own_error))
+                continue
+            self._check_length(part, len(rows))
+            reward_B[rows] = part.reward_B.detach().float().cpu()
+            for name, values in part.components.items():
+                column = scores.components.setdefault(name, torch.full_like(reward_B, math.nan))
+                column[rows] = values.detach().float().cpu()
+            scores.errors |= {int(rows[row]): text for row, text in part.errors.items()}
+        return scores
+
+    def _check_length(self, scores: Scores, expected: int) -> None:
+        columns = {"rewards": scores.reward_B} | scores.components
+        for name, values in columns.items():
+            if tuple(values.shape) != (expected,):
+                raise ValueError(
+                    f"{type(self).__name__} gave {name} of shape {tuple(values.shape)}, expected "
+                    f"({expected},): one number for each completion, also for empty ones"
+                )
+
+    def _checked(self, scores: Scores, device: torch.device) -> Scores:
+        reward_B = scores.reward_B.detach().to("cpu", torch.float32).clone()
+        errors = {int(row): text for row, text in scores.errors.items()}
+        low, high = self.range
+        slack = 1e-5 * max([1.0, *(abs(end) for end in (low, high) if math.isfinite(end))])
+        for row, value in enumerate(reward_B.tolist()):
+            if not math.isfinite(value):
+                errors.setdefault(row, f"the reward is {value}")
+            elif not low - slack <= value <= high + slack:
+                errors.setdefault(
+                    row,
+                    f"the reward is {value:g}, outside the range [{low:g}, {high:g}] that "
+                    f"{type(self).__name__} names",
+                )
+        reward_B = reward_B.clamp(low, high)
+        if errors:
+            reward_B[sorted(errors)] = math.nan
+        components = {k: v.detach().to(device, torch.float32) for k, v in scores.components.items()}
+        return Scores(reward_B.to(device), components, dict(sorted(errors.items())))
 
 
 class TextReward(Reward):
     """A reward of one completion at a time."""
+
+    scope = "completion"
 
     @abstractmethod
     def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:
@@ -69,11 +174,26 @@ class TextReward(Reward):
         """Score each completion by itself; one that raises costs itself alone (nan)."""
         rewards: list[float] = []
         errors: dict[int, str] = {}
-        for row, (text, prompt) in enumerate(zip(rollout.texts, rollout.prompts, strict=True)):
+        prompts = rollout.prompts or [""] * len(rollout)
+        for row, (text, prompt) in enumerate(zip(rollout.texts, prompts, strict=True)):
             record = dict(rollout.records[row]) if rollout.records else {}
             try:
                 rewards.append(float(self.score_one(text, prompt, record)))
             except Exception as error:  # a user's code on a model's text: anything can happen
                 rewards.append(math.nan)
-                errors[row] = f"{type(error).__name__}: {error}"
+                errors[row] = _message(error)
         return Scores(torch.tensor(rewards, dtype=torch.float32), errors=errors)
+
+
+def _message(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _parts(rollout: Rollout, scope: str) -> Iterator[Tensor]:
+    """Rows of each completion, or of each group, int64."""
+    if scope == "completion":
+        yield from torch.arange(len(rollout)).split(1)
+        return
+    group_B = rollout.group_B.cpu()
+    for group in group_B.unique().tolist():
+        yield (group_B == group).nonzero().flatten()

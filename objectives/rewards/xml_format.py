@@ -1,0 +1,39 @@
+"""A reward for the form of a completion: one XML element and nothing beside it."""
+
+from typing import Any
+
+from objectives.rewards.answer_text import normalized, within_tag
+from objectives.rewards.base import TextReward
+
+
+class XmlFormat(TextReward):
+    """1 for a completion that is one XML element with text in it and nothing beside it, else 0.
+
+    Args:
+        tag: Name of the element.
+        allowed: What may stand in it, compared as `answer_text.normalized` has it; null: any text.
+
+    Raises:
+        ValueError: if `tag` is no name of an element, or `allowed` is an empty list.
+
+    >>> reward = XmlFormat(allowed=["1", "2"])
+    >>> [reward.score_one(t, "", {}) for t in ("<answer>1</answer>", "<answer>7</answer>", "1")]
+    [1.0, 0.0, 0.0]
+    """
+
+    range = (0.0, 1.0)
+
+    def __init__(self, tag: str = "answer", allowed: list[str] | None = None) -> None:
+        if not tag.isidentifier():
+            raise ValueError(f"tag is {tag!r}: give the bare name of an element, such as answer")
+        if allowed is not None and not allowed:
+            raise ValueError("allowed is an empty list: name what may stand in the tag, or null")
+        self.tag = tag
+        self.allowed = None if allowed is None else frozenset(map(normalized, allowed))
+
+    def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:
+        """Look at the form, and at what stands in the element."""
+        given = within_tag(text, self.tag)
+        if given is None or not given.strip():
+            return 0.0
+        return float(self.allowed is None or normalized(given) in self.allowed)
