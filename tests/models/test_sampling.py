@@ -166,7 +166,7 @@ def test_one_number_chooses_the_token_by_the_cumulative_distribution(temperature
             sample_completions(model, torch.tensor(ids), mask, 50, 3, [], 0, generator, temperature)
         )
     uniforms = torch.rand(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(made[0].token_ids_BT, (uniforms.T >= expected[0]).long())
+    assert torch.equal(made[0].token_ids_BT, (expected[0] <= uniforms.T).long())
     assert torch.equal(made[0].token_ids_BT, made[1].token_ids_BT)
     log_prob = torch.tensor(expected).log()[made[0].token_ids_BT]
     torch.testing.assert_close(made[0].token_log_prob_BT, log_prob)
