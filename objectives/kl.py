@@ -168,6 +168,11 @@ class KlPenalty:
         """Whose gradient it has on-policy; `none` where it does not regularise at all."""
         return _GRADIENT[self.estimator, self.place]
 
+    @property
+    def per_token(self) -> bool:
+        """Whether it needs the reference's log-probability of every token, not of the whole."""
+        return self.level == "token" and (self.estimator, self.place) != ("k1", "reward")
+
     def in_reward(
         self,
         log_prob_BT: Tensor,
@@ -220,7 +225,7 @@ class KlPenalty:
         reference_B: Tensor | None,
     ) -> Tensor:
         function = _FUNCTIONS[self.estimator]
-        if self.level == "sequence" or (self.estimator == "k1" and self.place == "reward"):
+        if not self.per_token:
             log_prob_B = sequence_log_prob(log_prob_BT, mask_BT)
             if reference_B is None:
                 reference_B = sequence_log_prob(reference_BT, mask_BT)
