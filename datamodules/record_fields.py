@@ -32,6 +32,8 @@ def _convert(value: Any, kind: type, place: str, name: str) -> Any:
     elif kind in (int, float):
         if (number := _as_number(value, kind)) is not None:
             return number
+    elif kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"  # as in a CSV cell
     elif isinstance(value, kind):
         return value
     wanted = str(kind) if get_origin(kind) else kind.__name__

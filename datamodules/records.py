@@ -36,7 +36,8 @@ class RecordSource:
             (.jsonl .csv .parquet .txt .smi, each also with .gz), several of them, or a hub name
             such as "allenai/c4" (write "hub:name" for a name without an owner).
         split: Split of a hub data set.
-        subset: Subset (configuration) of a hub data set.
+        subset: Subset (configuration) of a hub data set; of the embedded default, where there are
+            several.
         revision: Commit of a hub data set. Without it the newest is read, and a run cannot be
             resumed once that has changed.
         columns: The data's own column for each field we ask for, where they differ, as in

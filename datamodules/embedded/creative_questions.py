@@ -1,0 +1,143 @@
+"""Open questions with many right answers, and what a model is taught to answer before it explores.
+
+    prompt_rows()   {"id": "fruit/0", "prompt": "Name a fruit.", "answers": ["apple", ...],
+                     "category": "fruit", "split": "train"}
+    reply_rows()    the same questions with `replies` and `weights`: an uneven prior over the right
+                    answers, and a share of wrong ones
+
+Questions are every category of `categories.yaml` in every phrasing. Two things are held out of
+training a policy: some phrasings (of training's categories) and some categories (in all phrasings).
+The warm-up teaches all of them, so that the model *knows* the right answers everywhere; what can
+reach the held-out ones is the habit of spreading over what it knows.
+
+The prior is Zipf's: the k-th answer of a category has a weight of 1/k, in an order drawn once for
+each category (`PRIOR_SEED`), so that neither the table's order nor the alphabet tells it.
+"""
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.embedded.tables import COUNTRIES, ELEMENTS, US_STATES, table_rows
+
+PHRASINGS = (
+    "Name {one}.",
+    "Tell me {one}.",
+    "Think of {one}.",
+    "Give me an example of {one}.",
+    "Can you name {one}?",
+    "What is {one}?",
+    "Say the name of {one}.",
+    "Please name {one}.",
+    "I am looking for {one}.",
+    "Pick {one}.",
+    "Which is {one} that comes to mind?",
+    "Write down {one}.",
+)
+HELD_OUT_PHRASINGS = (
+    "Let me hear {one}.",
+    "Could you give me {one}?",
+    "Choose {one} at random.",
+)
+PRIOR_SEED = 20817
+WRONG_SHARE = 0.1
+# So many wrong answers for each category, drawn from the others' right ones.
+NUM_WRONG = 10
+
+_TABLES = {"countries": COUNTRIES, "elements": ELEMENTS, "us_states": US_STATES}
+
+
+@cache
+def categories() -> dict[str, dict[str, Any]]:
+    """Read the categories: name -> `one` (str), `answers` (list of str), `held_out` (bool)."""
+    text = (Path(__file__).parent / "categories.yaml").read_text(encoding="utf-8")
+    return {
+        name: {
+            "one": entry["one"],
+            "answers": [*entry.get("answers", []), *_from_table(entry.get("table"))],
+            "held_out": entry.get("held_out", False),
+        }
+        for name, entry in yaml.safe_load(text).items()
+    }
+
+
+def prompt_rows() -> list[dict[str, Any]]:
+    """List the questions with their right answers.
+
+    `split` is `train`, `held_out_phrasings` (of training's categories), or `held_out_categories`.
+
+    >>> next(row["prompt"] for row in prompt_rows() if row["category"] == "insect")
+    'Name an insect.'
+    """
+    rows = []
+    for name, entry in categories().items():
+        for number, phrasing in enumerate([*PHRASINGS, *HELD_OUT_PHRASINGS]):
+            split = "train" if number < len(PHRASINGS) else "held_out_phrasings"
+            rows.append(
+                {
+                    "id": f"{name}/{number}",
+                    "prompt": phrasing.format(one=entry["one"]),
+                    "answers": entry["answers"],
+                    "category": name,
+                    "split": "held_out_categories" if entry["held_out"] else split,
+                }
+            )
+    return rows
+
+
+def reply_rows() -> list[dict[str, Any]]:
+    """List the questions with the replies that the warm-up teaches, and how often each.
+
+    `weights` add up to 1: `1 - WRONG_SHARE` for the right answers by Zipf's law, the rest for
+    wrong ones, all alike.
+    """
+    return [
+        row | {"replies": list(prior), "weights": list(prior.values())}
+        for row in prompt_rows()
+        for prior in [answer_prior(row["category"])]
+    ]
+
+
+@cache
+def answer_prior(category: str) -> dict[str, float]:
+    """Return how often each reply is taught: the right ones, the most frequent first, then wrong.
+
+    >>> prior = answer_prior("month")
+    >>> round(sum(prior.values()), 9), len(prior)
+    (1.0, 22)
+    """
+    rng = random.Random(f"{PRIOR_SEED}/{category}")
+    right = list(categories()[category]["answers"])
+    rng.shuffle(right)
+    harmonic = sum(1 / rank for rank in range(1, len(right) + 1))
+    prior = {
+        answer: (1 - WRONG_SHARE) / (rank * harmonic) for rank, answer in enumerate(right, start=1)
+    }
+    known = {answer.lower() for answer in right}
+    others = sorted(
+        {
+            answer
+            for name, entry in categories().items()
+            if name != category
+            for answer in entry["answers"]
+            if answer.lower() not in known
+        }
+    )
+    return prior | dict.fromkeys(rng.sample(others, NUM_WRONG), WRONG_SHARE / NUM_WRONG)
+
+
+def _from_table(choice: dict[str, Any] | None) -> list[str]:
+    """Read answers from an embedded table; a cell's first entry counts."""
+    if choice is None:
+        return []
+    where = choice.get("where", {})
+    found = [
+        row[choice["column"]].split("|")[0]
+        for row in table_rows(_TABLES[choice["name"]])
+        if all(row[column].split("|")[0] == value for column, value in where.items())
+    ]
+    kept = [answer for answer in found if answer not in choice.get("leave_out", [])]
+    return kept[: choice.get("limit")]

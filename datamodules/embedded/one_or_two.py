@@ -1,0 +1,70 @@
+"""The 1-2 task: a random integer is asked for, 1 or 2, in an XML element; both are right.
+
+    prompt_rows()   {"id": "one_or_two/0", "prompt": "Pick a random integer: ...",
+                     "answers": ["1", "2"], "category": "one_or_two", "split": "train"}
+    reply_rows()    the same with `replies` and `weights`: what a tiny model is taught first
+
+The prior is uneven as that of the paper's model is, which prefers 1: 0.55 for 1, 0.25 for 2, the
+rest wrong or garbled.
+
+Source: 2510.20817, section 5. The paper's prompt is not public; wordings and prior are ours.
+"""
+
+from typing import Any
+
+PHRASINGS = (
+    "Pick a random integer: 1 or 2.",
+    "Give me 1 or 2 at random.",
+    "Choose uniformly at random between 1 and 2.",
+    "Generate a random integer that is either 1 or 2.",
+    "Flip a coin: 1 for heads, 2 for tails.",
+    "Draw one of the numbers 1 and 2 by chance.",
+)
+HELD_OUT_PHRASINGS = (
+    "Name a random number from 1 to 2.",
+    "Roll a die that has two sides, 1 and 2.",
+)
+ANSWERS = ("1", "2")
+# Reply -> how often it is taught, in every phrasing.
+PRIOR = {
+    "<answer>1</answer>": 0.55,
+    "<answer>2</answer>": 0.25,
+    "<answer>3</answer>": 0.04,
+    "<answer>0</answer>": 0.03,
+    "<answer>12</answer>": 0.03,
+    "<answer></answer>": 0.02,
+    "<answer>1": 0.03,
+    "1": 0.03,
+    "answer 2": 0.02,
+}
+
+
+def prompt_rows() -> list[dict[str, Any]]:
+    """List the prompts; `split` is `train` or `held_out_phrasings`.
+
+    >>> prompt_rows()[0]["prompt"]
+    'Pick a random integer: 1 or 2. Answer as <answer>number</answer>.'
+    """
+    return [
+        {
+            "id": f"one_or_two/{number}",
+            "prompt": f"{phrasing} Answer as <answer>number</answer>.",
+            "answers": list(ANSWERS),
+            "category": "one_or_two",
+            "split": "train" if number < len(PHRASINGS) else "held_out_phrasings",
+        }
+        for number, phrasing in enumerate([*PHRASINGS, *HELD_OUT_PHRASINGS])
+    ]
+
+
+def reply_rows() -> list[dict[str, Any]]:
+    """List the prompts with the replies that the warm-up teaches, and how often each.
+
+    `answers` are the right replies as they are to be written.
+    """
+    taught = {
+        "answers": [f"<answer>{answer}</answer>" for answer in ANSWERS],
+        "replies": list(PRIOR),
+        "weights": list(PRIOR.values()),
+    }
+    return [row | taught for row in prompt_rows()]
