@@ -48,7 +48,11 @@ def assert_same(value: Any, expected: Any) -> None:
 
 
 def test_metrics_are_found():
-    assert {cls.__name__ for cls in METRICS} >= {"ExactMatch", "TokenF1", "SlotUsage", "TokenNLL"}
+    assert {cls.__name__ for cls in METRICS} >= {
+        *("ExactMatch", "TokenF1", "SlotUsage", "TokenNLL"),
+        *("DistinctNgrams", "ExpectationAdjustedDistinct", "NgramDiversity", "SelfBLEU"),
+        *("EmbeddingDistance", "VendiScore", "NoveltyBench", "ModeCoverage"),
+    }
 
 
 @every_metric
@@ -95,14 +99,40 @@ def test_a_copy_is_equal_and_independent(metric_class: type[Metric], copy: Any):
     assert_same(duplicate.compute(), updated(metric, rest).compute())
 
 
+def dtypes(metric: Metric) -> dict[str, set[torch.dtype]]:
+    """What each state is made of; a list state must hold a tensor even before the first batch."""
+    states = metric.metric_state.items()
+    return {
+        name: {part.dtype for part in (state if isinstance(state, list) else [state])}
+        for name, state in states
+    }
+
+
 @every_metric
 def test_states_keep_their_dtype(metric_class: type[Metric]):
     # A rank that has seen no batch gathers with one that has: their dtypes must agree.
     metric, batches = metric_class.example()
-    before = {name: state.dtype for name, state in metric.metric_state.items()}
+    before = dtypes(metric)
+    assert all(len(found) == 1 for found in before.values())
     updated(metric, batches)
-    assert {name: state.dtype for name, state in metric.metric_state.items()} == before
-    assert set(before.values()) <= {torch.int64, torch.float64}
+    assert dtypes(metric) == before
+    metric.reset()
+    assert dtypes(metric) == before
+    summed = {name: dtype for name, dtype in before.items() if name not in lists_of(metric)}
+    assert set().union(*summed.values()) <= {torch.int64, torch.float64}
+
+
+def lists_of(metric: Metric) -> set[str]:
+    return {name for name, state in metric.metric_state.items() if isinstance(state, list)}
+
+
+@every_metric
+def test_rows_have_one_dimension_on_every_rank(metric_class: type[Metric]):
+    # Gathering pads unequal lengths, but not unequal numbers of dimensions.
+    metric, batches = metric_class.example()
+    updated(metric, batches)
+    for name in lists_of(metric):
+        assert {part.ndim for part in metric.metric_state[name]} == {1}
 
 
 @every_metric
@@ -136,7 +166,7 @@ def compute_on_a_rank(rank: int, folder: Path) -> None:
         metric, batches = metric_class.example()
         alternating = updated(metric, batches[rank::2])
         rank_0_only = updated(metric_class.example()[0], batches if rank == 0 else [])
-        name = metric_class.__name__
+        name = f"{metric_class.__module__}.{metric_class.__name__}"
         values[name] = {
             "alternating": alternating.compute(),
             "rank_0_only": rank_0_only.compute(),
@@ -156,7 +186,7 @@ def test_two_processes_equal_one(tmp_path: Path):
         for metric_class in METRICS:
             metric, batches = metric_class.example()
             expected = updated(metric, batches).compute()
-            found = values[metric_class.__name__]
+            found = values[f"{metric_class.__module__}.{metric_class.__name__}"]
             assert_same(found["alternating"], expected)
             assert_same(found["rank_0_only"], expected)
             local = updated(metric_class.example()[0], batches[rank::2])

