@@ -1,0 +1,1 @@
+"""What is measured of sets of molecules, one family of metrics a file."""

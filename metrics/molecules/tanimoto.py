@@ -1,0 +1,106 @@
+"""Tanimoto similarities of many fingerprints, a tile at a time: never N x N numbers at once.
+
+The bits of a tile are unpacked to int8 and intersected by one matrix product, which is exact. On
+CPUs with int8 dot products (VNNI) that is an int8 product, elsewhere a float32 one; on a GPU a
+float16 one, exact up to 2048 common bits, beyond which float32 takes its place.
+
+Shapes: N molecules, R rows and C columns of a tile, K bits, W = K / 64 words
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metrics.molecules.fingerprints import count_bits, unpack
+
+TILE = 1024
+LARGEST_FLOAT16_COUNT = 2048
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Fingerprints made ready for products.
+
+    Attributes:
+        bits_NK: Zeros and ones, in the dtype of the product.
+        counts_N: Bits set, float32.
+    """
+
+    bits_NK: Tensor
+    counts_N: Tensor
+
+
+def unpacked(packed_NW: Tensor) -> Bits:
+    """Unpack fingerprints for products on their device."""
+    counts_N = count_bits(packed_NW)
+    most = int(counts_N.max()) if len(counts_N) else 0
+    dtype = _product_dtype(packed_NW.device, most)
+    return Bits(unpack(packed_NW).to(dtype), counts_N.float())
+
+
+def intersections(rows: Bits, columns: Bits) -> Tensor:
+    """Count the bits that rows and columns have in common, float32 (R, C), exact."""
+    if rows.bits_NK.dtype == torch.int8 == columns.bits_NK.dtype:
+        return torch._int_mm(rows.bits_NK, columns.bits_NK.T).float()
+    dtype = torch.promote_types(rows.bits_NK.dtype, columns.bits_NK.dtype)
+    return (rows.bits_NK.to(dtype) @ columns.bits_NK.to(dtype).T).float()
+
+
+def similarities(rows: Bits, columns: Bits, both_empty: float = 1.0) -> Tensor:
+    """Tanimoto similarities, float32 (R, C).
+
+    Args:
+        rows: Of the result's rows.
+        columns: Of its columns.
+        both_empty: Similarity of two fingerprints without a bit, which is 0 / 0.
+    """
+    common_RC = intersections(rows, columns)
+    union_RC = (rows.counts_N[:, None] + columns.counts_N).sub_(common_RC)
+    similarity_RC = common_RC.div_(union_RC)
+    if bool((rows.counts_N == 0).any()) and bool((columns.counts_N == 0).any()):
+        similarity_RC.nan_to_num_(nan=both_empty)
+    return similarity_RC
+
+
+def distances(rows: Bits, columns: Bits) -> Tensor:
+    """Tanimoto distances in float64 (R, C), bit for bit RDKit's: two empty fingerprints are at 1.
+
+    To compare with a threshold: 1 - 7/20 must not exceed 0.65.
+    """
+    common_RC = intersections(rows, columns).double()
+    union_RC = (rows.counts_N[:, None].double() + columns.counts_N).sub_(common_RC)
+    return 1 - common_RC.div_(union_RC).nan_to_num_(nan=0.0)
+
+
+def symmetric_tiles(
+    packed_NW: Tensor, both_empty: float = 1.0
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Compute every pair of a set at least once, tile by tile.
+
+    Args:
+        packed_NW: Fingerprints.
+        both_empty: As in `similarities`.
+
+    Yields:
+        The tile's rows, its columns, and their similarities, float32 (R, C). Tiles below the
+        diagonal are left out, those on it are whole.
+    """
+    starts = range(0, len(packed_NW), TILE)
+    for first in starts:
+        rows = unpacked(packed_NW[first : first + TILE])
+        for second in starts[first // TILE :]:
+            same = first == second
+            columns = rows if same else unpacked(packed_NW[second : second + TILE])
+            yield (
+                slice(first, first + len(rows.bits_NK)),
+                slice(second, second + len(columns.bits_NK)),
+                similarities(rows, columns, both_empty),
+            )
+
+
+def _product_dtype(device: torch.device, most: int) -> torch.dtype:
+    if device.type == "cpu":
+        return torch.int8 if torch.cpu._is_vnni_supported() else torch.float32
+    return torch.float16 if most <= LARGEST_FLOAT16_COUNT else torch.float32
