@@ -60,12 +60,19 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 			$(addprefix --extra ,$(EXTRAS)); \
 	then :; else \
 		echo "uv did not work here; installing with pip, which takes some minutes" >&2; \
-		$(BIN)/python -c 'import sys, tomllib; \
-			project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		$(BIN)/python -c 'import pathlib, re, sys, tomllib; \
+			settings = tomllib.load(open("pyproject.toml", "rb")); \
+			project = settings["project"]; \
 			extras = project["optional-dependencies"]; \
-			print(*project["dependencies"], *(r for e in sys.argv[1:] for r in extras[e]), sep="\n")' \
-			$(EXTRAS) > $(VENV)/requirements.txt \
+			stated = {one["name"] for one in settings["tool"]["uv"]["dependency-metadata"]}; \
+			needed = [*project["dependencies"], *(r for e in sys.argv[2:] for r in extras[e])]; \
+			alone = [r for r in needed if re.match("[A-Za-z0-9._-]*", r)[0] in stated]; \
+			write = lambda name, lines: pathlib.Path(sys.argv[1], name).write_text("\n".join(lines)); \
+			write("requirements.txt", [r for r in needed if r not in alone]); \
+			write("without-dependencies.txt", alone)' $(VENV) $(EXTRAS) \
 		&& $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-			-r $(VENV)/requirements.txt; \
+			-r $(VENV)/requirements.txt \
+		&& $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps \
+			-r $(VENV)/without-dependencies.txt; \
 	fi
 	@touch $@
