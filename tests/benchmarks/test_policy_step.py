@@ -1,0 +1,75 @@
+"""The benchmark of a policy step compares like with like, and its report says everything."""
+
+import json
+from contextlib import closing
+
+import pytest
+import torch
+
+from benchmarks import policy_step
+from benchmarks.paired import PairedTimer
+from benchmarks.policy_step_sides import (
+    GENERATE,
+    OURS,
+    OURS_MARA,
+    SAMPLING,
+    TRL,
+    PolicySides,
+    PolicySizes,
+    number_tokenizer,
+)
+from benchmarks.report import Report
+
+CPU = torch.device("cpu")
+TINY = PolicySizes(2, 3, 4, 5, vocab_size=40, hidden_size=16, num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def sides():
+    with closing(PolicySides(TINY, CPU)) as sides:
+        yield sides
+
+
+@pytest.mark.filterwarnings("ignore")  # of TRL and what it imports
+def test_both_sides_start_from_the_same_and_take_a_step_of_the_same_size(sides):
+    ours, theirs = dict(sides.policy.model.named_parameters()), sides.trainer.model
+    theirs.eval()
+    before = {name: p.detach().clone() for name, p in theirs.named_parameters()}
+    assert before.keys() == ours.keys()
+    assert all(torch.equal(ours[name], p) for name, p in before.items())
+    assert {p.dtype for p in before.values()} == {torch.float32}
+    batch = sides._trl_batch
+    assert sorted(row["prompt"] for row in batch) == sorted(
+        row["prompt"] for row in sides.prompts for _ in range(3)
+    )
+    prompt_ids, *_ = sides.trainer._tokenize_prompts([row["prompt"] for row in sides.prompts])
+    assert prompt_ids == [row["prompt_ids"] for row in sides.prompts]
+    for side in (sides.our_step(True), sides.our_step(False), sides.trl_step()):
+        side.run()
+        side.release()
+    assert any(not torch.equal(p, before[name]) for name, p in theirs.named_parameters())
+    assert any(not torch.equal(p, before[name]) for name, p in ours.items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_small_report_has_everything(sides, tmp_path):
+    report = Report("policy_step", {"type": "cpu"})
+    sides.parts.seconds.clear()
+    with PairedTimer(CPU, 2, 2, 0.0) as timer:
+        policy_step.compare(report, timer, sides)
+    report.write(tmp_path / "report.json")
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert [row["name"] for row in stored["rows"]] == [OURS_MARA, OURS, TRL, SAMPLING, GENERATE]
+    assert {row["size"] for row in stored["rows"]} == {6}
+    assert stored["ratios"].keys() == {f"{name}@6" for name in (OURS, TRL, GENERATE)}
+    assert len(stored["checks"]) == 4
+    assert sum(stored["shares"].values()) == pytest.approx(1)
+    assert stored["samples_per_second"].keys() == {OURS_MARA, OURS, TRL}
+    assert stored["num_parameters"] > 40 * 16
+
+
+def test_the_tokenizer_reads_numbers():
+    tokenizer = number_tokenizer(20)
+    assert tokenizer("3 19 5")["input_ids"] == [3, 19, 5]
+    assert tokenizer.decode([3, 1, 0, 7], skip_special_tokens=True) == "3 7"
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, len(tokenizer)) == (0, 1, 20)
