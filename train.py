@@ -11,8 +11,8 @@ Options of our own, beside the Trainer's, the model's and the data's:
 - ``--checkpoint.*``: when checkpoints are written and which one counts as the best;
 - ``model.init_args.init_from``: an exported folder, or another configuration to be run first.
 
-A model that is given (``init_from``, ``base.pretrained``) brings its own tokenizer, unless the data
-name one.
+A model that is given (``init_from``, ``base.pretrained``, ``policy.base.pretrained``) brings its
+own tokenizer, unless the data name one.
 
 ``python train.py ledger --help`` is about what runs have taught: which fact changed which slots,
 and how to take it back.
@@ -230,7 +230,8 @@ class TriptychCLI(LightningCLI):
         unset = tokenizer is not None and tokenizer.path in (None, "train")
         start = model.get("init_from")
         if start is None:
-            pretrained = (model.get("base") or {}).get("pretrained")
+            holder = model.get("policy") or model  # a policy's own settings hold its base
+            pretrained = (holder.get("base") or {}).get("pretrained")
             if unset and pretrained is not None:
                 tokenizer.path = pretrained
             return

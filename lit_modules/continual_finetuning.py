@@ -13,7 +13,13 @@ from torch.optim import SGD, Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from lit_modules.language_model_training import LanguageModelTraining
-from lit_modules.optimization import build_adamw, clip_apart, parameter_groups, warmup_cosine
+from lit_modules.optimization import (
+    build_adamw,
+    clip_apart,
+    optimizer_of_nothing,
+    parameter_groups,
+    warmup_cosine,
+)
 from lit_modules.visit_progress import VisitProgress
 from models.lora import LoRAConfig, merge_lora, merged_state_dict
 from models.memory_lm import load_memory_lm
@@ -240,7 +246,7 @@ class ContinualFinetuning(LanguageModelTraining):
             ValueError: if nothing learns, or the cosine has no end.
         """
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            return self._optimizer_of_nothing()
+            return optimizer_of_nothing(self)
         optimizer = self._build_optimizer()
         if self.schedule == "constant" and not self.warmup_steps:
             return optimizer
@@ -276,17 +282,6 @@ class ContinualFinetuning(LanguageModelTraining):
             self.model, self.learning_rate, self.learning_rate, self.weight_decay, self.weight_decay
         )
         return SGD(groups)
-
-    def _optimizer_of_nothing(self) -> Optimizer:
-        """What the loop steps where a callback updates the model by itself."""
-        anchors = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not anchors:
-            raise ValueError(
-                "nothing would learn: set model.init_args.trainable to all, lora, values or "
-                "memory, or append callbacks.sparse_memory_finetuning.SparseMemoryFinetuning to "
-                "trainer.callbacks"
-            )
-        return SGD([{"params": anchors, "name": "anchor", "lr": 0.0}])
 
 
 def _load(init_from: str, vocab_size: int) -> PreTrainedModel:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.memory_blocks import value_tables
@@ -91,3 +91,19 @@ def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
         clip(p for p in model.parameters() if id(p) in values),
         clip(p for p in model.parameters() if id(p) not in values),
     )
+
+
+def optimizer_of_nothing(module: nn.Module) -> SGD:
+    """What the loop steps where a callback updates the model by itself.
+
+    Raises:
+        ValueError: if there is no such callback, whose anchor would require a gradient.
+    """
+    anchors = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not anchors:
+        raise ValueError(
+            "nothing would learn: set model.init_args.trainable to all, lora, values or "
+            "memory, or append callbacks.sparse_memory_finetuning.SparseMemoryFinetuning to "
+            "trainer.callbacks"
+        )
+    return SGD([{"params": anchors, "name": "anchor", "lr": 0.0}])
