@@ -186,7 +186,8 @@ def test_sampling_and_references_are_no_training_accesses():
     assert table.reads == []
     made.log_prob(rollout).sum().backward()
     counted = sum(len(reads.ids_BK) for reads in table.reads)
-    assert counted == int(rollout.prompt_mask_BP.sum() + rollout.token_mask_BT.sum())
+    prompts = sum(len(row["prompt_ids"]) for row in PROMPTS)
+    assert counted == prompts + int(rollout.token_mask_BT.sum()) - len(rollout)
 
 
 def test_adapters_and_learning_slots_together_have_no_reference():

@@ -11,6 +11,8 @@ from tests.models.tiny_policies import KINDS, VOCABULARY, tiny_model
 
 # Lengths that need more than one pass, and prompts of different lengths.
 ROWS = [([5, 7, 3], [4, 6, 1]), ([9] * 20, [3, 2, 8, 8, 1]), ([2], [1]), ([3, 3], [5, 4, 4, 4, 4])]
+# Two prompts in turns, so that one is read for three completions and the other for one.
+SHARED = [([5, 7, 3, 9, 2], [4, 6, 1]), ([8], [1]), ([5, 7, 3, 9, 2], [1]), ([5, 7, 3, 9, 2], [4])]
 WEIGHTS = torch.tensor([0.5, -2.0, 1.0, 3.0])
 
 
@@ -46,13 +48,15 @@ def model(request):
     return tiny_model(request.param).eval()
 
 
-@pytest.mark.parametrize("chunk_tokens", [2, 1024])
-def test_value_and_gradient_are_those_of_a_plain_pass(model, chunk_tokens):
-    scores = completion_log_prob(model, *packed(), chunk_tokens=chunk_tokens)
-    assert scores.shape == (4, 5)
+@pytest.mark.parametrize(
+    ("rows", "chunk_tokens"), [(ROWS, 2), (ROWS, 1024), (SHARED, 1024)], ids=["2", "1024", "shared"]
+)
+def test_value_and_gradient_are_those_of_a_plain_pass(model, rows, chunk_tokens):
+    scores = completion_log_prob(model, *packed(rows), chunk_tokens=chunk_tokens)
+    assert scores.shape == (4, max(len(reply) for _, reply in rows))
     (scores.sum(1) * WEIGHTS).sum().backward()
     ours = gradients(model)
-    expected = plain(model)
+    expected = plain(model, rows)
     for row, log_prob in enumerate(expected):
         got = scores[row].detach()
         torch.testing.assert_close(got[: len(log_prob)], log_prob.detach(), rtol=0, atol=1e-5)
@@ -64,24 +68,36 @@ def test_value_and_gradient_are_those_of_a_plain_pass(model, chunk_tokens):
         torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_the_output_layer_sees_sampled_tokens_alone_in_passes_of_similar_length(model):
-    shapes, heads = [], []
-    hooks = [
-        model.get_input_embeddings().register_forward_hook(
-            lambda _, inputs, __: shapes.append(tuple(inputs[0].shape))
-        ),
-        model.get_output_embeddings().register_forward_hook(lambda *_: heads.append(1)),
-    ]
-    completion_log_prob(model, *packed())
-    for hook in hooks:
-        hook.remove()
-    # Lengths 6, 25, 2, 7: the 25 alone, then 7 and 6, then 2.
-    assert shapes == [(1, 25), (2, 7), (1, 2)]
-    assert heads == []  # its weight is read in chunks of sampled tokens
+def read_shapes(model, rows, **settings) -> list[tuple[int, int]]:
+    shapes = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, __: shapes.append(tuple(inputs[0].shape))
+    )
+    completion_log_prob(model, *packed(rows), **settings)
+    hook.remove()
+    return shapes
 
 
-def test_what_stands_in_padding_does_not_matter(model):
-    prompts, prompt_mask, replies, reply_mask = packed()
+def test_passes_take_rows_of_similar_length(model):
+    # Lengths without the last token are 5, 24, 1, 6: the 24 alone, then 6 and 5, then 1.
+    assert read_shapes(model, ROWS) == [(1, 24), (2, 6), (1, 1)]
+
+
+def test_a_prompt_is_read_once_for_all_of_its_completions(model):
+    # Both prompts, then the one completion with more than one token, without its last.
+    assert read_shapes(model, SHARED) == [(2, 5), (1, 2)]
+    assert read_shapes(model, SHARED, share_prompts=False) == [(1, 7), (2, 5), (1, 1)]
+
+
+def test_sharing_changes_no_score(model):
+    shared = completion_log_prob(model, *packed(SHARED))
+    alone = completion_log_prob(model, *packed(SHARED), share_prompts=False)
+    torch.testing.assert_close(shared, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [ROWS, SHARED], ids=["alone", "shared"])
+def test_what_stands_in_padding_does_not_matter(model, rows):
+    prompts, prompt_mask, replies, reply_mask = packed(rows)
     clean = completion_log_prob(model, prompts, prompt_mask, replies, reply_mask)
     noisy = completion_log_prob(
         model,
@@ -93,12 +109,13 @@ def test_what_stands_in_padding_does_not_matter(model):
     assert torch.equal(clean, noisy)
 
 
+@pytest.mark.parametrize("rows", [ROWS, SHARED], ids=["alone", "shared"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_autocast_stays_close_and_returns_float32(kind):
+def test_bfloat16_autocast_stays_close_and_returns_float32(kind, rows):
     model = tiny_model(kind).eval()
-    exact = completion_log_prob(model, *packed()).detach()
+    exact = completion_log_prob(model, *packed(rows)).detach()
     with torch.autocast("cpu", torch.bfloat16):
-        scores = completion_log_prob(model, *packed())
+        scores = completion_log_prob(model, *packed(rows))
     assert scores.dtype == torch.float32
     assert 0 < (scores - exact).abs().max() < 0.3
     scores.sum().backward()
@@ -120,23 +137,29 @@ def test_adapters_learn_and_nothing_else():
     assert gradients(model).keys() == {n for n, _ in model.named_parameters() if "lora_" in n}
 
 
-def test_reads_of_a_scored_batch_are_those_of_its_tokens_without_padding():
+@pytest.mark.parametrize("rows", [ROWS, SHARED], ids=["alone", "shared"])
+def test_reads_of_a_scored_batch_are_those_of_its_tokens_without_padding(rows):
     model = tiny_model("memory")
     (table,) = model.memory_values
     table.set_gradient("selected_rows")
-    completion_log_prob(model, *packed()).sum().backward()
+    completion_log_prob(model, *packed(rows)).sum().backward()
     in_passes, ids = table.row_gradient(), torch.cat([r.ids_BK for r in table.reads])
-    assert len(ids) == sum(len(prompt) + len(reply) for prompt, reply in ROWS)
+    # Every prompt once, every completion without its last token, which predicts nothing.
+    prompts = {tuple(prompt) for prompt, _ in rows}
+    assert len(prompts) == (4 if rows is ROWS else 2)
+    assert len(ids) == sum(map(len, prompts)) + sum(len(reply) - 1 for _, reply in rows)
     table.clear_reads()
-    sum(log_prob.sum() for log_prob in plain(model)).backward()
-    one_by_one, reads = table.row_gradient(), torch.cat([r.ids_BK for r in table.reads])
-    assert torch.equal(ids.flatten().sort().values, reads.flatten().sort().values)
-    assert torch.equal(in_passes.rows_U, one_by_one.rows_U)
+    sum(log_prob.sum() for log_prob in plain(model, rows)).backward()
+    one_by_one = table.row_gradient(in_passes.rows_U)
     torch.testing.assert_close(in_passes.grad_UD, one_by_one.grad_UD, rtol=1e-4, atol=1e-5)
+    left_out = set(table.row_gradient().rows_U.tolist()) - set(in_passes.rows_U.tolist())
+    assert (
+        table.row_gradient(torch.tensor(sorted(left_out), dtype=torch.int64)).grad_UD == 0
+    ).all()
     table.clear_reads()
     assert table.counted_mask_B is None
     with torch.no_grad():
-        completion_log_prob(model, *packed())
+        completion_log_prob(model, *packed(rows))
     assert table.reads == []
 
 
