@@ -67,12 +67,13 @@ class EmbeddingMetric(PromptMetric):
             return
         texts = [text for of_prompt in samples for text in of_prompt]
         embeddings_ND = torch.as_tensor(self.embedder(texts)).detach().cpu().float()
-        for text, embedding_D in zip(texts, embeddings_ND, strict=True):
-            if not embedding_D.isfinite().all() or not embedding_D.any():
-                raise ValueError(
-                    f"the embedding of {text[:60]!r} is zero or not finite: it has no cosine. "
-                    "Leave the text out, or take another embedder."
-                )
+        has_cosine_N = embeddings_ND.isfinite().all(-1) & embeddings_ND.any(-1)
+        if not has_cosine_N.all():
+            text = texts[has_cosine_N.tolist().index(False)]
+            raise ValueError(
+                f"the embedding of {text[:60]!r} is zero or not finite: it has no cosine. Leave "
+                "the text out, or take another embedder."
+            )
         parts = embeddings_ND.split([len(of_prompt) for of_prompt in samples])
         self.add_prompts([self.measure(part) for part in parts])
         if self.overall:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Embedder = Callable[[Sequence[str]], Tensor]
+# Gives a float tensor (N, D). Were that said here, a YAML would have to name a *maker* of tensors.
+Embedder = Callable[[Sequence[str]], Any]
 
 
 class TextEmbedder:

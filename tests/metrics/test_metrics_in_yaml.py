@@ -1,0 +1,47 @@
+"""Diversity metrics, their judges and embedders by `class_path`."""
+
+import math
+
+from jsonargparse import ArgumentParser
+from torchmetrics import Metric
+
+from metrics.mode_coverage import equal_answer
+from metrics.same_class_judges import ClassifierJudge
+from metrics.text_embedder import TextEmbedder
+
+CONFIG = """
+metrics:
+- class_path: metrics.novelty.NoveltyBench
+  init_args:
+    num_samples: 10
+    judge:
+      class_path: metrics.same_class_judges.ClassifierJudge
+      init_args: {model: a/model}
+- class_path: metrics.embedding_diversity.VendiScore
+  init_args:
+    order: .inf
+    embedder: {class_path: metrics.text_embedder.TextEmbedder, init_args: {batch_size: 8}}
+- class_path: metrics.embedding_diversity.EmbeddingDistance
+  init_args: {embedder: a/model}
+- class_path: metrics.text_diversity.ExpectationAdjustedDistinct
+  init_args: {vocabulary_size: {1: 10, 2: 100}, sizes: [1, 2]}
+- class_path: metrics.mode_coverage.ModeCoverage
+  init_args: {modes: ["1", ["2", two]], find_mode: metrics.mode_coverage.equal_answer}
+"""
+
+
+def test_metrics_are_built_from_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--metrics", type=list[Metric])
+    novelty, vendi, distance, ead, coverage = parser.instantiate(
+        parser.parse_string(CONFIG)
+    ).metrics
+    assert isinstance(novelty.judge, ClassifierJudge)
+    assert novelty.judge.model == "a/model"
+    assert vendi.order == math.inf
+    assert isinstance(vendi.embedder, TextEmbedder)
+    assert vendi.embedder.batch_size == 8
+    assert distance.embedder.model == "a/model"  # not loaded yet
+    assert ead.num_possible == {1: 10, 2: 100}
+    assert coverage.modes == [["1"], ["2", "two"]]
+    assert coverage.find_mode is equal_answer
