@@ -175,7 +175,7 @@ class RepliesPart(DataPart):
             (asked if held_out else taught).append(prompt)
         if num_too_long:
             rank_zero_info(
-                f"left out {num_too_long} replies of {describe(self._source)} that are "
+                f"left out {num_too_long} replies of {describe(self._source)} that are longer, "
                 f"with their prompts, than context_length ({limit} tokens)"
             )
         if not taught:

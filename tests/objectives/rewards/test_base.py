@@ -1,0 +1,80 @@
+"""A reward that goes wrong costs the completions it went wrong on, and says why."""
+
+import math
+
+import pytest
+import torch
+
+from objectives.rewards.base import Reward, Scores, TextReward
+from objectives.rewards.python_function import PythonFunction
+
+
+class Length(TextReward):
+    range = (0.0, 5.0)
+
+    def score_one(self, text, prompt, record):
+        if text == "raise":
+            raise RuntimeError("no such thing")
+        return math.nan if text == "nan" else math.inf if text == "inf" else len(text)
+
+
+class WholeBatch(Reward):
+    """Raises for all as soon as one text is bad."""
+
+    scope = "completion"
+
+    def score(self, rollout):
+        if "bad" in rollout.texts:
+            raise ValueError(f"bad among {len(rollout)}")
+        return Scores(torch.arange(len(rollout)) + 1.0, {"part": torch.ones(len(rollout))})
+
+
+class TooFew(Reward):
+    def score(self, rollout):
+        return Scores(torch.zeros(len(rollout) - 1))
+
+
+def test_single_completions_fail_alone(rollout_of):
+    scores = Length()(rollout_of(["ab", "raise", "nan", "inf", "abcdefg", "abcde"]))
+    assert scores.reward_B[[0, 5]].tolist() == [2.0, 5.0]
+    assert scores.reward_B[1:5].isnan().all()
+    assert scores.errors[1] == "RuntimeError: no such thing"
+    assert scores.errors[2] == "the reward is nan"
+    assert scores.errors[3] == "the reward is inf"
+    assert scores.errors[4] == "the reward is 7, outside the range [0, 5] that Length names"
+    assert list(scores.errors) == [1, 2, 3, 4]
+
+
+def test_a_batch_that_fails_is_scored_piece_by_piece(rollout_of):
+    reward = WholeBatch()
+    texts = ["x", "bad", "y", "z"]
+    scores = reward(rollout_of(texts, groups=[3, 3, 5, 5]))
+    torch.testing.assert_close(
+        scores.reward_B, torch.tensor([1.0, math.nan, 1.0, 1.0]), equal_nan=True
+    )
+    assert scores.errors == {1: "ValueError: bad among 1"}
+    assert scores.components["part"][[0, 2, 3]].tolist() == [1.0, 1.0, 1.0]
+    reward.scope = "group"
+    scores = reward(rollout_of(texts, groups=[3, 3, 5, 5]))
+    torch.testing.assert_close(
+        scores.reward_B, torch.tensor([math.nan, math.nan, 1.0, 2.0]), equal_nan=True
+    )
+    assert scores.errors == dict.fromkeys([0, 1], "ValueError: bad among 2")
+    scores = reward(rollout_of(texts, groups=[0, 0, 0, 0]))
+    assert scores.errors == dict.fromkeys(range(4), "ValueError: bad among 4")
+    assert scores.reward_B.isnan().all()
+
+
+def test_a_wrong_number_of_rewards_is_an_error(rollout_of):
+    with pytest.raises(ValueError, match=r"TooFew gave rewards of shape \(2,\), expected \(3,\)"):
+        TooFew()(rollout_of(["a", "b", "c"]))
+
+
+def test_a_function_of_ones_own(rollout_of):
+    reward = PythonFunction("tests.objectives.rewards.own_reward:vowels", least=0)
+    assert reward.name == "vowels"
+    assert reward(rollout_of(["pear", "fig", ""])).reward_B.tolist() == [2.0, 1.0, 0.0]
+    with pytest.raises(ValueError, match=r"no such function"):
+        PythonFunction("tests.objectives.rewards.own_reward:consonants")
+    with pytest.raises(ValueError, match=r"set least below most"):
+        PythonFunction("math:fsum", least=1, most=1)
