@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from models.base_lm import BaseLMConfig, build_base_lm
 from models.sampling import sample_completions
 from tests.models.tiny_policies import END, KINDS, PAD, VOCABULARY, tiny_model
 
@@ -183,15 +184,37 @@ def test_a_word_without_probability_is_never_said():
     assert set(made.token_ids_BT.flatten().tolist()) == {1, 3}
 
 
-def test_windows_and_eager_attention_sample_the_same():
-    """Families with layers of their own kind take transformers' cache and its masks."""
+def test_eager_attention_samples_the_same():
+    """It takes the masks that transformers makes."""
     model = tiny_model("llama").eval()
     plain = sampled(model)
     model.config._attn_implementation = "eager"
     assert torch.equal(sampled(model).token_ids_BT, plain.token_ids_BT)
-    model.config._attn_implementation = "sdpa"
-    model.config.sliding_window = 100  # Llama's layers do not look at it
-    assert torch.equal(sampled(model).token_ids_BT, plain.token_ids_BT)
+
+
+def test_layers_that_see_a_window_keep_their_own_cache():
+    base = BaseLMConfig(
+        family="mistral",
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        overrides={"sliding_window": 4, "initializer_range": 0.3},
+    )
+    torch.manual_seed(0)
+    model = build_base_lm(base, VOCABULARY).eval()
+    made = sampled(model, num_samples=8, max_new_tokens=20)
+    assert made.token_mask_BT.sum(1).max() > 8  # well beyond the window
+    wide = []
+    for row in range(24):
+        reply = made.token_ids_BT[row][made.token_mask_BT[row]].tolist()
+        expected = torch.tensor(scored_alone(model, PROMPTS[row // 8], reply))
+        got = made.token_log_prob_BT[row, : len(reply)]
+        torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
+        model.config.sliding_window, kept = None, model.config.sliding_window
+        wide += scored_alone(model, PROMPTS[row // 8], reply)
+        model.config.sliding_window = kept
+    narrow = made.token_log_prob_BT[made.token_mask_BT]
+    assert (narrow - torch.tensor(wide)).abs().max() > 0.1  # the window does something
 
 
 def test_probabilities_that_are_not_finite_are_an_error():
