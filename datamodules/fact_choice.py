@@ -1,7 +1,9 @@
 """Which of many facts are used: of some relations, few of one answer, a part drawn by seed.
 
     all facts -> those of the relations -> at most m of each answer -> an order drawn by the seed
-      -> the first `skip_facts` of it are passed over -> the next `num_facts` are used
+      -> the first `skip_facts` of it are passed over
+      -> only answers that occur among the first `answers_of_first`, if that is set
+      -> the next `num_facts` are used
 
 Two runs that differ in the last two alone share no fact as long as the ranges do not overlap. That
 is how OLD facts, which a model was pretrained on, and NEW ones, which it is to learn, are told
@@ -62,6 +64,7 @@ def draw(
     seed: int,
     templates: FactTemplates,
     source: str,
+    answers_of_first: int | None = None,
 ) -> list[Fact]:
     """Take facts `skip` to `skip + count` of an order drawn by `seed`; the source's order is kept.
 
@@ -75,6 +78,8 @@ def draw(
         seed: Of the order.
         templates: Tell which relations are the same.
         source: Names the facts' source in errors.
+        answers_of_first: Pass over facts whose (first) answer none of so many facts at the start of
+            the order has; None: any answer will do.
 
     Raises:
         ValueError: if there are not so many.
@@ -87,6 +92,14 @@ def draw(
     order = _order(len(facts), str(seed))
     passed_over = {_what_is_asked(facts[index], templates) for index in order[:skip]}
     left = [i for i in order[skip:] if _what_is_asked(facts[i], templates) not in passed_over]
+    if answers_of_first is not None:
+        if not 1 <= answers_of_first <= skip:
+            raise ValueError(
+                f"facts.answers_of_first is {answers_of_first}, but facts.skip_facts is {skip}: "
+                "answers are known from facts that are passed over, so set it between 1 and that"
+            )
+        known = {facts[index].answers[0] for index in order[:answers_of_first]}
+        left = [index for index in left if facts[index].answers[0] in known]
     if count is not None and not 1 <= count <= len(left):
         after = f" after the first {skip}" if skip else ""
         raise ValueError(

@@ -49,6 +49,9 @@ class FactsConfig:
             `skip_facts: 1000` in another, all else alike, have no fact in common: the OLD facts of
             a pretrained model, and NEW ones to teach it.
         num_facts: Use only the next so many facts of that order; null: all.
+        answers_of_first: Of those, only facts whose answer is also that of one of the first so many
+            facts of the order, which a model was pretrained on: what is new to it is then whose
+            answer it is, not the answer's name; null: any answer.
         subset_seed: Draws that order, apart from the seed of training.
         statement_share: Share of statements among the wordings trained on; the others are
             questions.
@@ -67,6 +70,7 @@ class FactsConfig:
     max_facts_per_answer: int | None = None
     skip_facts: int = 0
     num_facts: int | None = None
+    answers_of_first: int | None = None
     subset_seed: int = 0
     statement_share: float = 0.3
     loss_on: LossOn = "answer"
@@ -119,9 +123,16 @@ def choose_facts(
         chosen = of_relations(chosen, config.relations, templates, source)
     if config.max_facts_per_answer is not None:
         chosen = cap_answers(chosen, config.max_facts_per_answer, config.subset_seed)
-    if config.num_facts is not None or config.skip_facts:
-        skip, count = config.skip_facts, config.num_facts
-        chosen = draw(chosen, skip, count, config.subset_seed, templates, source)
+    if config.num_facts is not None or config.skip_facts or config.answers_of_first is not None:
+        chosen = draw(
+            chosen,
+            config.skip_facts,
+            config.num_facts,
+            config.subset_seed,
+            templates,
+            source,
+            config.answers_of_first,
+        )
     return chosen
 
 

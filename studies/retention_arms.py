@@ -33,9 +33,9 @@ REAL_TEXT: Settings = {
 NUM_OLD_EMBEDDED = 1400
 # Chosen on the tuning split: other facts and other seeds than those reported.
 SPARSE: Settings = {
-    "num_slots": 128,
+    "num_slots": 256,
     "ranking": "tfidf",
-    "idf_exponent": 2.0,
+    "idf_exponent": 4.0,
     "optimizer": "adamw",
     "learning_rate": 0.06,
 }
@@ -69,12 +69,19 @@ class World:
         count = NUM_OLD_EMBEDDED if self.data_dir is None else NUM_OLD
         return {**self.facts(), "num_facts": count}
 
-    def new_facts(self, count: int) -> Settings:
-        """The facts to learn; on real data, those to choose settings by come first."""
+    def new_facts(self, count: int, novel_answers: bool = False) -> Settings:
+        """The facts to learn; on real data, those to choose settings by come first.
+
+        Those of real data have answers that some OLD fact has, unless `novel_answers`: what is to
+        be learned is whose answer it is, as in the pilot, and not how a name is spelled.
+        """
         skip = self.old_facts()["num_facts"]
         if self.data_dir is not None and self.split == "report":
             skip += NUM_TUNING
-        return {**self.facts(), "skip_facts": skip, "num_facts": count}
+        chosen = {**self.facts(), "skip_facts": skip, "num_facts": count}
+        if self.data_dir is None or novel_answers:
+            return chosen
+        return {**chosen, "answers_of_first": NUM_OLD}
 
     def located(self) -> Settings:
         """Where relative paths start."""
@@ -129,6 +136,7 @@ class Way:
         callbacks: Further callbacks.
         num_passes: Passes over the facts.
         num_new: Facts to learn; None: as many as the others.
+        novel_answers: Their answers may be names that no OLD fact has.
     """
 
     name: str
@@ -139,6 +147,7 @@ class Way:
     callbacks: tuple[Settings, ...] = ()
     num_passes: int = 1
     num_new: int | None = None
+    novel_answers: bool = False
 
 
 def pretraining(world: World, base: Base, folder: Path) -> Arm:
@@ -172,7 +181,7 @@ def learning(world: World, way: Way, start: Mapping[int, Path], folder: Path) ->
         "data": probe(
             "datamodules.fact_stream.FactStream",
             **{
-                "facts": world.new_facts(num_new),
+                "facts": world.new_facts(num_new, way.novel_answers),
                 "context_length": 128,
                 **world.located(),
                 "steps_per_visit": STEPS_PER_VISIT,

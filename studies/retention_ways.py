@@ -79,6 +79,8 @@ def ablations() -> list[Way]:
             for step in (10.0, 30.0, 100.0)
         ),
         *(long_stream()),
+        Way("novel answers: sparse", "memory", sparse=SPARSE, novel_answers=True),
+        full(3e-5, "novel answers: full", novel_answers=True),
     ]
 
 

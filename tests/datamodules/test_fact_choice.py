@@ -103,12 +103,24 @@ def test_relations_are_known_by_the_names_of_the_source_and_of_the_templates():
             r"facts\.num_facts is 11, but 'embedded' has 10 facts.*after the first 1500",
         ),
         ({"num_facts": 0}, r"facts\.num_facts is 0"),
+        ({"answers_of_first": 5}, r"facts\.answers_of_first is 5, but facts\.skip_facts is 0"),
+        ({"skip_facts": 5, "answers_of_first": 0}, r"facts\.answers_of_first is 0.*between 1"),
         ({"max_facts_per_answer": 0}, r"facts\.max_facts_per_answer is 0: set it to at least 1"),
     ],
 )
 def test_impossible_choices_are_refused(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         choose_facts(EMBEDDED, FactsConfig(**settings), TEMPLATES)
+
+
+def test_new_facts_may_be_those_with_answers_of_old_ones():
+    facts = [fact(number, f"answer {number % 60}") for number in range(100)]
+    old = choose_facts(facts, FactsConfig(num_facts=30), TEMPLATES)
+    known = {f.answers[0] for f in old}
+    new = choose_facts(facts, FactsConfig(skip_facts=50, answers_of_first=30), TEMPLATES)
+    others = choose_facts(facts, FactsConfig(skip_facts=50), TEMPLATES)
+    assert new == [f for f in others if f.answers[0] in known]
+    assert 0 < len(new) < len(others)
 
 
 def asked_of(facts):
