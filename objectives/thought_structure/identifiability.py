@@ -1,0 +1,160 @@
+"""What the theory lets us name: latents one by one, or only as blocks; and whether it applies.
+
+Let two decoders fit the data, both with the fewest nonzero elements of the Jacobian, and let T be
+the Jacobian of the true latents by the recovered ones. From J_recovered = J_true T follows: T_jk
+may differ from 0 only if every row that depends on j depends on k too,
+
+    allowed(j) = intersection of supp(B_i) over the rows i with B_ij = 1.
+
+So latent j is recovered up to a function of itself where allowed(j) = {j}, and otherwise mixed
+with the rest of allowed(j). Latents with equal columns are recovered only as a block. The relation
+is transitive, so the inverse map has the same pattern.
+
+Paper: ThoughtComm, 2510.20733, theorems 1 to 3 (of which 3 gives B up to a permutation). Deviation:
+the paper states shared and private sets; `allowed` is what its argument gives for each latent.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Shapes: N samples, H state dimensions of all agents, Z latents
+
+
+@dataclass(frozen=True)
+class LatentBlock:
+    """Latents that no data can tell apart.
+
+    Attributes:
+        members: Latents with the same rows.
+        may_contain: Other latents whose value may leak into the recovered members; never the
+            other way round.
+    """
+
+    members: list[int]
+    may_contain: list[int]
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether this is one latent, recovered up to a function of itself."""
+        return len(self.members) == 1 and not self.may_contain
+
+
+@dataclass(frozen=True)
+class IdentifiableGroups:
+    """How a support splits latents.
+
+    Attributes:
+        blocks: Of live latents, by their smallest member.
+        dead: Latents without rows, of which nothing can be said.
+    """
+
+    blocks: list[LatentBlock]
+    dead: list[int]
+
+    @property
+    def identified(self) -> list[int]:
+        """Latents that can be named one by one."""
+        return [block.members[0] for block in self.blocks if block.is_identified]
+
+
+def allowed_latents(support_HZ: Tensor) -> Tensor:
+    """allowed(j) as row j of a bool (Z, Z); all True for a latent without rows.
+
+    >>> allowed_latents(torch.tensor([[True, True], [False, True]])).int().tolist()
+    [[1, 1], [0, 1]]
+    """
+    depends_HZ = support_HZ.double()
+    # Rows that depend on j and not on k: there must be none.
+    against_ZZ = depends_HZ.mT @ (1 - depends_HZ)
+    return against_ZZ == 0
+
+
+def identifiable_groups(support_HZ: Tensor) -> IdentifiableGroups:
+    """Split latents into blocks that the support can tell apart.
+
+    >>> groups = identifiable_groups(torch.tensor([[True, True, False], [False, True, True]]))
+    >>> groups.identified  # the shared one; private ones may contain it
+    [1]
+    >>> groups.blocks[0]
+    LatentBlock(members=[0], may_contain=[1])
+    """
+    allowed_ZZ = allowed_latents(support_HZ)
+    is_live_Z = support_HZ.any(0)
+    blocks, seen = [], set(_where(~is_live_Z))
+    dead = sorted(seen)
+    for latent in range(support_HZ.shape[1]):
+        if latent in seen:
+            continue
+        both_Z = allowed_ZZ[latent] & allowed_ZZ[:, latent] & is_live_Z
+        members = _where(both_Z)
+        blocks.append(LatentBlock(members, _where(allowed_ZZ[latent] & ~both_Z)))
+        seen.update(members)
+    return IdentifiableGroups(blocks, dead)
+
+
+@dataclass(frozen=True)
+class RankCheck:
+    """Whether Jacobian samples meet what the theorems assume.
+
+    Attributes:
+        smallest_singular_N: Of each sample's Jacobian; 0: the decoder is not one to one there.
+        largest_singular_N: For scale.
+        row_ranks_H: int64; rank of the samples of each row.
+        row_sizes_H: int64; |supp(B_i)|, which the theorems want the rank to equal.
+    """
+
+    smallest_singular_N: Tensor
+    largest_singular_N: Tensor
+    row_ranks_H: Tensor
+    row_sizes_H: Tensor
+
+    @property
+    def conditioning(self) -> float:
+        """Smallest over largest singular value, the worst sample."""
+        return float((self.smallest_singular_N / self.largest_singular_N).min())
+
+    @property
+    def spanning_share(self) -> float:
+        """Share of the rows whose samples span their support."""
+        return float((self.row_ranks_H >= self.row_sizes_H).double().mean())
+
+
+def check_ranks(
+    jacobian_NHZ: Tensor, support_HZ: Tensor, relative_tolerance: float = 1e-3
+) -> RankCheck:
+    """Singular values of samples, and ranks of rows over samples within their support.
+
+    A linear decoder has the same Jacobian everywhere, hence rank 1 in every row: the theorems'
+    assumption does not hold for it where a row has more than one latent, whatever it recovers.
+
+    Args:
+        jacobian_NHZ: Samples.
+        support_HZ: Of `binarize`.
+        relative_tolerance: Singular values below this share of a row's largest count as 0.
+
+    Raises:
+        ValueError: if shapes differ.
+    """
+    if jacobian_NHZ.shape[1:] != support_HZ.shape:
+        raise ValueError(
+            f"Jacobians are {tuple(jacobian_NHZ.shape[1:])} and the support is "
+            f"{tuple(support_HZ.shape)}: give those of the same decoder"
+        )
+    values = torch.linalg.svdvals(jacobian_NHZ)
+    # A decoder with fewer outputs than latents has no smallest singular value but 0.
+    too_few = jacobian_NHZ.shape[1] < jacobian_NHZ.shape[2]
+    rows_HNZ = (jacobian_NHZ * support_HZ).transpose(0, 1)
+    row_values = torch.linalg.svdvals(rows_HNZ)
+    cut = relative_tolerance * row_values[:, :1].clamp_min(torch.finfo(row_values.dtype).tiny)
+    return RankCheck(
+        values[:, -1] * (0.0 if too_few else 1.0),
+        values[:, 0],
+        (row_values > cut).sum(1),
+        support_HZ.sum(1),
+    )
+
+
+def _where(mask_Z: Tensor) -> list[int]:
+    return mask_Z.nonzero().flatten().tolist()
