@@ -7,27 +7,33 @@ completion):
 k1 and k3 are unbiased estimates of KL(pi || pi_ref), the reverse KL; k2 is not. What a training
 does follows from the gradient, and that depends on where the number is put. On-policy, in
 expectation:
-| estimator           | place  | sampled gradient              | its expectation               |
-|---------------------|--------|-------------------------------|-------------------------------|
-| k1                  | reward | k1 grad log pi                | grad KL(pi, ref): reverse     |
-| k1                  | loss   | grad log pi                   | 0: no regularisation at all   |
-| k2                  | reward | k2 grad log pi                | of neither                    |
-| k2                  | loss   | log(pi / ref) grad log pi     | grad KL(pi, ref): reverse     |
-| k3                  | reward | k3 grad log pi                | grad [KL(pi, ref)-KL(ref, pi)]|
-| k3                  | loss   | (1 - r) grad log pi           | grad KL(ref, pi): forward     |
-| k3_straight_through | loss   | as k2; the value shown is k3  | grad KL(pi, ref): reverse     |
-| forward             | reward | (1 - r) grad log pi           | grad KL(ref, pi): forward     |
+
+| estimator           | place       | sampled gradient        | its expectation               |
+|---------------------|-------------|-------------------------|-------------------------------|
+| k1                  | reward      | k1 grad log pi          | grad KL(pi, ref): reverse     |
+| k1                  | loss        | grad log pi             | 0: no regularisation at all   |
+| k1                  | loss, ratio | (k1 + 1) grad log pi    | grad KL(pi, ref): reverse     |
+| k2                  | reward      | k2 grad log pi          | of neither                    |
+| k2                  | loss        | k1 grad log pi          | grad KL(pi, ref): reverse     |
+| k3                  | reward      | k3 grad log pi          | grad [KL(pi, ref)-KL(ref, pi)]|
+| k3                  | loss        | (1 - r) grad log pi     | grad KL(ref, pi): forward     |
+| k3                  | loss, ratio | k1 grad log pi          | grad KL(pi, ref): reverse     |
+| k3_straight_through | loss        | as k2; shown is k3      | grad KL(pi, ref): reverse     |
+| forward             | reward      | (1 - r) grad log pi     | grad KL(ref, pi): forward     |
 
 The forward KL's rows need pi > 0 wherever pi_ref > 0. "Reward" means that beta times the number,
 without gradient, is subtracted from the reward of the whole completion; "loss" that it is
-differentiated. Per token and in the loss, the expectation is the gradient of the sum over positions
-of the next-token KLs on prefixes that the *policy* sampled, held fixed: it leaves out how the
-policy changes the prefixes it will see. For a sequence's true KL use `k1` in the reward (its sum
-over tokens is the sequence's own k1), or `level: sequence`.
+differentiated; "ratio" that it is multiplied before by pi / pi_old (`importance_weighted`), which
+is 1 on-policy and whose gradient is the score function's. Per token and in the loss, the
+expectation is the gradient of the sum over positions of the next-token KLs on prefixes that the
+*policy* sampled, held fixed: it leaves out how the policy changes the prefixes it will see. For a
+sequence's true KL use `k1` in the reward (its sum over tokens is the sequence's own k1), or
+`level: sequence`.
 
 Sources: 2510.20817, remarks 3.1 to 3.4; J. Schulman, "Approximating KL divergence" (k1, k2, k3);
-straight-through as the option `k3+` of verl. Off-policy (several updates a rollout) none of it
-holds exactly in the loss.
+straight-through as the option `k3+` of verl; the ratio as `use_bias_correction_kl` of TRL, whose
+default makes its GRPO's KL the reverse one. Off-policy (several updates a rollout) only what is
+weighted by the ratio still holds in the loss, and per token only up to the prefixes.
 """
 
 # Shapes: B completions, T completion positions, K answers (all there are), ... any
@@ -129,6 +135,8 @@ class KlPenalty:
         place: `reward` subtracts it from the completion's reward, `loss` differentiates it.
         level: `sequence` estimates once per completion, from its whole log-probability; `token`
             estimates at every token (in the reward: their sum). The same for k1.
+        importance_weighted: In the loss, multiply by the ratio pi / pi_old and differentiate that
+            too: right off-policy, and another gradient on-policy (see the table). For k1 and k3.
         max_log_ratio: Hold |log pi - log pi_ref| of an estimate to this many nats, so that exp does
             not overflow on rare completions; beyond it the gradient in the loss is 0. NOT exact.
             Null does nothing.
@@ -142,6 +150,7 @@ class KlPenalty:
     estimator: Estimator = "k1"
     place: Place = "reward"
     level: Level = "sequence"
+    importance_weighted: bool = False
     max_log_ratio: float | None = None
 
     def __post_init__(self) -> None:
@@ -160,13 +169,20 @@ class KlPenalty:
             raise ValueError(
                 "forward goes in the reward; in the loss use k3, whose gradient is the same"
             )
+        if self.importance_weighted and (
+            self.place != "loss" or self.estimator not in ("k1", "k3")
+        ):
+            raise ValueError(
+                "importance_weighted is for k1 and k3 in the loss: in the reward the policy loss "
+                "weighs by the ratio, and k2's gradient is the reverse KL's without it"
+            )
         if self.max_log_ratio is not None and not self.max_log_ratio > 0:
             raise ValueError(f"max_log_ratio is {self.max_log_ratio}: set it above 0, or to null")
 
     @property
     def gradient(self) -> Literal["reverse", "forward", "neither", "none"]:
         """Whose gradient it has on-policy; `none` where it does not regularise at all."""
-        return _GRADIENT[self.estimator, self.place]
+        return "reverse" if self.importance_weighted else _GRADIENT[self.estimator, self.place]
 
     @property
     def per_token(self) -> bool:
@@ -204,10 +220,12 @@ class KlPenalty:
         reference_log_prob_BT: Tensor,
         token_mask_BT: Tensor,
         reference_log_prob_B: Tensor | None = None,
+        old_log_prob_BT: Tensor | None = None,
     ) -> Tensor | None:
         """What beta times is to be added to the loss, differentiable; None if `place` is `reward`.
 
-        Arguments as `in_reward`; `log_prob_BT` is the current policy's.
+        Arguments as `in_reward`; `log_prob_BT` is the current policy's, `old_log_prob_BT` that of
+        the policy that sampled, for `importance_weighted` (None: the current one).
 
         Returns:
             (B, T), 0 outside the mask, where `level` is `token`; (B,) where it is `sequence`. Goes
@@ -215,7 +233,12 @@ class KlPenalty:
         """
         if self.place != "loss":
             return None
-        return self._value(log_prob_BT, reference_log_prob_BT, token_mask_BT, reference_log_prob_B)
+        value = self._value(log_prob_BT, reference_log_prob_BT, token_mask_BT, reference_log_prob_B)
+        if not self.importance_weighted:
+            return value
+        old_BT = log_prob_BT.detach() if old_log_prob_BT is None else old_log_prob_BT
+        log_ratio_BT = (log_prob_BT - old_BT).masked_fill(~token_mask_BT, 0.0)
+        return value * (log_ratio_BT if value.dim() == 2 else log_ratio_BT.sum(-1)).exp()
 
     def _value(
         self,
