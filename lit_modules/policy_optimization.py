@@ -459,6 +459,8 @@ class PolicyOptimization(LightningModule):
     def on_fit_start(self) -> None:
         """Say what the settings must lead to."""
         self._seed = torch.initial_seed()
+        # Lightning wonders about a policy that is in eval mode, as it is to be.
+        warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         self._tell(self._settings_findings)
 
     def on_train_start(self) -> None:
