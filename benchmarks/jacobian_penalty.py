@@ -1,0 +1,175 @@
+"""What does a penalty on a decoder's Jacobian cost, against `vmap(jacrev)`?
+
+`python -m benchmarks.jacobian_penalty [--quick] [--out FILE]`
+
+Forward and backward of the penalty alone, for a decoder with one hidden layer of twice as many
+units as latents and twelve times as many outputs as latents, up to 1,024 latents and 12,288 outputs
+(three agents of 4,096). The peer is what the public reproductions of ThoughtComm do: the whole
+Jacobian by `torch.func.vmap(jacrev)`, and autograd through it. Ours:
+
+    closed form       the same value and gradient, from the layers' weights
+    forward mode      the same, for any decoder; shown beside it
+    columns           unbiased, 32 columns of each sample
+    blocks            unbiased, 1,024 rows and at most 1,024 columns, in closed form
+    probes            the group norm, from one backward pass an agent
+
+All see the same latents. Then the largest size at a batch of 8, where the peer is not run, for
+memory. `--quick` leaves out the largest size for the peer: one of its runs takes a minute there.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.func import jacrev, vmap
+
+from benchmarks.paired import PairedTimer, Side, time_ratio
+from benchmarks.report import (
+    Report,
+    at_least,
+    at_most,
+    benchmark_parser,
+    describe_device,
+    prepare_device,
+    wide_console,
+)
+from models.perceptron import Perceptron
+from objectives.jacobian_penalty import JacobianPenalty
+
+LEAST_SPEED_UP, MOST_BYTES = 10.0, 4 * 2**30
+OUTPUTS_PER_LATENT, NUM_AGENTS = 12, 3
+CLOSED, FORWARD, COLUMNS, BLOCKS, PROBES, PEER = (
+    "closed form",
+    "forward mode",
+    "columns",
+    "blocks",
+    "probes",
+    "vmap(jacrev)",
+)
+PENALTIES = {
+    CLOSED: JacobianPenalty("sum"),
+    FORWARD: JacobianPenalty("sum", estimator="exact"),
+    COLUMNS: JacobianPenalty("sum", estimator="columns", num_columns=32),
+    BLOCKS: JacobianPenalty("sum", estimator="blocks", num_columns=1024, num_rows=1024),
+    PROBES: JacobianPenalty("sum", norm="group", estimator="probes"),
+}
+
+
+@dataclass
+class PenaltySides:
+    """A decoder, latents, and all ways to compute its penalty.
+
+    Args:
+        num_latents: Size; everything else follows from it.
+        batch_size: Latents.
+        device: Where.
+    """
+
+    num_latents: int
+    batch_size: int
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.state_sizes = [OUTPUTS_PER_LATENT // NUM_AGENTS * self.num_latents] * NUM_AGENTS
+        self.num_outputs = sum(self.state_sizes)
+        self.decoder = Perceptron(
+            self.num_latents, self.num_outputs, (2 * self.num_latents,), "gelu"
+        ).to(self.device)
+        self.latents = torch.randn(self.batch_size, self.num_latents, device=self.device)
+
+    def ours(self, name: str) -> Side:
+        """Forward and backward of one of our penalties."""
+        penalty = partial(PENALTIES[name], self.decoder, state_sizes=self.state_sizes)
+        return self._side(name, penalty)
+
+    def peer(self) -> Side:
+        """Forward and backward through the whole Jacobian by reverse mode."""
+
+        def penalty(latents_BZ: Tensor) -> Tensor:
+            jacobian_BHZ = vmap(jacrev(self.decoder))(latents_BZ)
+            return jacobian_BHZ.abs().sum((1, 2)).mean()
+
+        return self._side(PEER, penalty)
+
+    def _side(self, name: str, penalty: Callable[..., Tensor]) -> Side:
+        def run() -> Tensor:
+            value = penalty(latents_BZ=self.latents)
+            value.backward()
+            return value.detach()
+
+        return Side(name, run, self.decoder.zero_grad)
+
+
+def compare(report: Report, timer: PairedTimer, sides: PenaltySides) -> None:
+    """All of ours and the peer in turns."""
+    names = list(PENALTIES)
+    timings = timer.compare("penalty", sides.num_outputs, [*map(sides.ours, names), sides.peer()])
+    report.rows += [timing.row() for timing in timings]
+    *ours, peer = timings
+    for timing in ours:
+        key = f"{PEER} over {timing.name}@{sides.num_outputs}"
+        report.ratios[key] = time_ratio(peer, timing)
+        report.memory_ratios[key] = peer.peak_bytes / max(1, timing.peak_bytes)
+
+
+def promise_speed(report: Report, num_outputs: int) -> None:
+    """The checks against the peer at one size; forward mode is not promised."""
+    for name in (CLOSED, COLUMNS, BLOCKS, PROBES):
+        key = f"{PEER} over {name}@{num_outputs}"
+        report.checks[key] = at_least(report.ratios[key], LEAST_SPEED_UP)
+
+
+def promise_memory(report: Report, timer: PairedTimer, sides: PenaltySides) -> None:
+    """Peak memory of ours at a size and batch, the peer left out."""
+    names = [CLOSED, COLUMNS, BLOCKS, PROBES]
+    title = f"batch of {sides.batch_size}"
+    for timing in timer.compare(title, sides.num_outputs, [sides.ours(name) for name in names]):
+        row = timing.row()
+        report.rows.append({**row, "name": f"{row['name']}, {title}"})
+        report.checks[f"peak bytes of {timing.name}, {title}@{sides.num_outputs}"] = at_most(
+            timing.peak_bytes, MOST_BYTES
+        )
+
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the benchmark, print it and write its JSON."""
+    parser = benchmark_parser("What does a penalty on a decoder's Jacobian cost?")
+    parser.add_argument(
+        "--num-latents", type=int, nargs="+", default=[64, 256, 1024], help="sizes, ascending"
+    )
+    parser.add_argument("--batch", type=int, default=1, help="latents, when the peer runs too")
+    parser.add_argument("--large-batch", type=int, default=8, help="latents, for peak memory")
+    options = parser.parse_args(arguments)
+    device = prepare_device(options.device, options.threads)
+    report = Report("jacobian_penalty", describe_device(device))
+    report.more["batch"] = options.batch
+    sizes = options.num_latents
+    with_peer = sizes[:-1] if options.quick and len(sizes) > 1 else sizes
+    rounds = (2, 5, 2.0) if options.quick else (3, 20, 20.0)
+    with PairedTimer(device, *rounds) as timer:
+        for num_latents in with_peer:
+            sides = PenaltySides(num_latents, options.batch, device)
+            compare(report, timer, sides)
+        promise_speed(report, sides.num_outputs)
+    with PairedTimer(device, 1, 1, 0.0) as timer:
+        batch = options.batch if options.quick else options.large_batch
+        promise_memory(report, timer, PenaltySides(sizes[-1], batch, device))
+    console = wide_console()
+    report.print(console)
+    for key, ratio in report.ratios.items():
+        console.print(f"{key}: {ratio:.1f}x the time, {report.memory_ratios[key]:.1f}x the memory")
+    if options.out is not None:
+        report.write(options.out)
+        console.print(f"written to {options.out}")
+    return report
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
