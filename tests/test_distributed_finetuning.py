@@ -1,9 +1,6 @@
 """Two gloo processes learn, and pass over, what one does."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,20 +10,18 @@ import yaml
 from models.memory_lm import load_memory_lm
 from tests.conftest import ROOT
 from tests.lit_modules.tiny_export import export_tiny_model, finetuning
+from tests.train_process import run_train, run_train_on_two
 
 
-def run(folder: Path, name: str, sections: dict[str, dict], hardware: str) -> Path:
+def run(folder: Path, name: str, sections: dict[str, dict], num_processes: int) -> Path:
     config = {**sections, "trainer": dict(sections["trainer"])}
     del config["trainer"]["devices"]
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    words = ["--config", f"{name}.yaml", "--config", str(ROOT / "configs/hardware" / hardware)]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "fit", *words, "--run_dir", name],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
+    train, hardware = {1: (run_train, "cpu.yaml"), 2: (run_train_on_two, "ddp2_cpu.yaml")}[
+        num_processes
+    ]
+    overlay = ROOT / "configs" / "hardware" / hardware
+    train(folder, "fit", "--config", f"{name}.yaml", "--config", overlay, "--run_dir", name)
     return folder / name
 
 
@@ -41,8 +36,8 @@ def test_two_processes_pass_over_the_same_steps_as_one(workdir):
     """With SGD: AdamW divides by moments, and a rounding would grow to a step of full size."""
     export = export_tiny_model(workdir / "export")
     sections = finetuning(export, stop_below_nats=4.5, optimizer="sgd", learning_rate=0.3)
-    one = run(workdir, "one", sections, "cpu.yaml")
-    two = run(workdir, "two", sections, "ddp2_cpu.yaml")
+    one = run(workdir, "one", sections, 1)
+    two = run(workdir, "two", sections, 2)
     taken = column(one, "train/steps_taken")
     assert taken == column(two, "train/steps_taken")
     assert 0 < taken[-1] < len(taken)
@@ -55,7 +50,7 @@ def test_two_processes_hold_on_to_the_past_as_one(workdir):
     """Replay of two rows on each against four on one; the same penalties."""
     export = export_tiny_model(workdir / "export")
     folders = []
-    for name, batch_size, hardware in (("one", 4, "cpu.yaml"), ("two", 2, "ddp2_cpu.yaml")):
+    for name, batch_size, num_processes in (("one", 4, 1), ("two", 2, 2)):
         sections = finetuning(export, optimizer="sgd", learning_rate=0.2)
         facts = {"facts": {"num_facts": 30}, "context_length": 64, "batch_size": batch_size}
         data = {"class_path": "datamodules.facts.Facts", "init_args": facts}
@@ -71,7 +66,7 @@ def test_two_processes_hold_on_to_the_past_as_one(workdir):
                 },
             ],
         }
-        folders.append(run(workdir, name, sections, hardware))
+        folders.append(run(workdir, name, sections, num_processes))
     assert_same(
         *folders,
         "train/nll_nats_per_token",

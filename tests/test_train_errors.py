@@ -7,25 +7,22 @@ import pytest
 
 from callbacks.error_report import one_message_per_error
 from tests.conftest import ROOT
-
-
-def run_train(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+from tests.train_process import start_train
 
 
 def test_unknown_key_ends_with_its_name_and_code_2(tiny):
-    ended = run_train(tiny("--model.init_args.betta", "1"))
+    command = [sys.executable, str(ROOT / "train.py"), *tiny("--model.init_args.betta", "1")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert "betta" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_constructor_error_ends_with_its_message_and_code_1(tiny):
-    ended = run_train(tiny("--data.init_args.file", "nowhere.txt"))
-    assert ended.returncode == 1
-    assert "error: data file nowhere.txt does not exist" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_constructor_error_ends_with_its_message_and_code_1(tiny, workdir):
+    ended = start_train(workdir, *tiny("--data.init_args.file", "nowhere.txt"))
+    assert ended.wait() == 1
+    assert "error: data file nowhere.txt does not exist" in ended.stderr()
+    assert "Traceback" not in ended.stderr()
 
 
 def test_traceback_on_demand(monkeypatch, capsys):
