@@ -116,6 +116,8 @@ def sample_completions(
                     decoder.keep(open_L)
         logits_LV = decoder.read_token(ids_L)
 
+    # Where torch keeps the casts that autocast made here, a training pass would find no gradient.
+    torch.clear_autocast_cache()
     token_mask_BT = ended_TB.logical_not().T
     length = int(token_mask_BT.any(0).sum())
     token_mask_BT = token_mask_BT[:, :length].contiguous()

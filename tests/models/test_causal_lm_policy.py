@@ -260,3 +260,22 @@ def test_bad_prompts_are_named():
     with pytest.raises(ValueError, match="above 0"):
         made.sample(PROMPTS, 0)
     made.sample([prompt([3] * 40)], 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sampling_within_autocast_takes_no_gradient_away(kind):
+    """Autocast keeps casts of weights; those made while sampling have no gradient."""
+    made = policy(kind)
+    rollout = sample(made)
+    gradients = []
+    for samples_first in (False, True):
+        made.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            if samples_first:
+                sample(made)
+                made.reference_log_prob(rollout)
+            made.log_prob(rollout).sum().backward()
+        gradients.append({n: p.grad for n, p in made.named_parameters()})
+    assert all(gradient is not None for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradients[1][name], gradient), name
