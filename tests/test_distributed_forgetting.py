@@ -1,9 +1,6 @@
 """Two gloo processes measure, and stop, as one does."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +10,19 @@ import yaml
 from tests.callbacks.test_forgetting_evaluation import PROBES, callback
 from tests.conftest import ROOT
 from tests.lit_modules.tiny_export import export_tiny_model, finetuning
+from tests.train_process import run_train, run_train_on_two
 
 
-def run(folder: Path, name: str, hardware: str, **options: Any) -> dict[str, Any]:
+def run(folder: Path, name: str, num_processes: int, **options: Any) -> dict[str, Any]:
     config = finetuning(folder / "export", optimizer="sgd", learning_rate=0.5)
     config["trainer"] |= {"limit_val_batches": 0, "callbacks+": [callback(**options)]}
     del config["trainer"]["devices"]
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
-    words = ["--config", f"{name}.yaml", "--config", str(ROOT / "configs/hardware" / hardware)]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "fit", *words, "--run_dir", name],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
+    train, hardware = {1: (run_train, "cpu.yaml"), 2: (run_train_on_two, "ddp2_cpu.yaml")}[
+        num_processes
+    ]
+    overlay = ROOT / "configs" / "hardware" / hardware
+    train(folder, "fit", "--config", f"{name}.yaml", "--config", overlay, "--run_dir", name)
     return json.loads((folder / name / "forgetting.json").read_text())
 
 
@@ -42,8 +37,8 @@ def test_two_processes_measure_and_stop_as_one(workdir):
     for spec in probes.values():
         spec["init_args"]["tokens_per_batch"] = 150
     options = {"probes": probes | {"alone": alone}, "every_n_visits": 2}
-    one = run(workdir, "one", "cpu.yaml", **options)
-    two = run(workdir, "two", "ddp2_cpu.yaml", **options)
+    one = run(workdir, "one", 1, **options)
+    two = run(workdir, "two", 2, **options)
     assert two["probes"] == one["probes"]
     assert len(one["rows"]) == len(two["rows"]) > 50
     for alone_row, shared_row in zip(one["rows"], two["rows"], strict=True):
@@ -63,7 +58,7 @@ def test_two_processes_measure_and_stop_as_one(workdir):
     stopped = run(
         workdir,
         "stopped",
-        "ddp2_cpu.yaml",
+        2,
         probes={"kept": falling},
         every_n_visits=1,
         budget={"max_drop": 25},
