@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from argparse import ArgumentError
 from pathlib import Path
@@ -22,6 +20,7 @@ from models.memory_lm import load_memory_lm
 from models.slot_deltas import SlotDelta
 from tests.conftest import ROOT
 from tests.lit_modules.tiny_export import export_tiny_model, finetuning
+from tests.train_process import TrainProcess, run_train_on_two, start_train
 from train import main
 
 SPARSE = {
@@ -236,49 +235,42 @@ def test_the_process_ends_with_one_message_and_a_code(tmp_path):
         (["merge", "a"], 2, "error: the following arguments are required: second, --out"),
         (["--help"], 0, ""),
     ):
-        ended = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), "ledger", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == code
-        assert message in ended.stderr
-        assert "Traceback" not in ended.stderr
-        assert code or "unlearn" in ended.stdout
+        ended = start_train(tmp_path, "ledger", *words)
+        assert ended.wait() == code
+        assert message in ended.stderr()
+        assert "Traceback" not in ended.stderr()
+        assert code or "unlearn" in ended.stdout()
 
 
 @pytest.mark.slow
 def test_a_run_killed_and_resumed_has_the_ledger_of_one_that_was_not(made, tmp_path):
     config = yaml.safe_load(write_config(tmp_path, made / "base" / "export", "long").read_text())
-    config["data"]["init_args"]["steps_per_visit"] = 30
+    config["data"]["init_args"]["steps_per_visit"] = 12
     config["checkpoint"] = {"every_n_train_steps": 7}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(config))
 
-    def start(name: str, *words: str) -> subprocess.Popen:
-        command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", "long.yaml"]
-        command += ["--run_dir", name, *words]
-        return subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    def start(name: str, *words: str) -> TrainProcess:
+        return start_train(tmp_path, "fit", "--config", "long.yaml", "--run_dir", name, *words)
 
     def files(name: str) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in sorted((tmp_path / name / "ledger").iterdir())}
 
-    assert start("whole").wait(timeout=300) == 0
-    process, deadline = start("killed"), time.monotonic() + 240
+    assert start("whole").wait() == 0
+    killed, deadline = start("killed"), time.monotonic() + 240
     second = tmp_path / "killed" / "ledger" / "entry_000001.safetensors"
     while not second.exists():
-        assert process.poll() is None
+        assert killed.process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(killed.process.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
     left = files("killed")
     assert len([name for name in left if name.startswith("entry_")]) < 6
     whole = files("whole")
     assert all(left[name] == whole[name] for name in left if name.startswith("entry_"))
     shutil.copytree(tmp_path / "killed", tmp_path / "copy")
-    assert start("killed", "--ckpt_path", "killed/checkpoints/last.ckpt").wait(timeout=300) == 0
-    assert start("new", "--ckpt_path", "copy/checkpoints/last.ckpt").wait(timeout=300) == 0
+    assert start("killed", "--ckpt_path", "killed/checkpoints/last.ckpt").wait() == 0
+    assert start("new", "--ckpt_path", "copy/checkpoints/last.ckpt").wait() == 0
     assert files("new") == files("killed") == whole
     assert same(tmp_path / "killed" / "export", tmp_path / "whole" / "export")
 
@@ -290,15 +282,9 @@ def test_two_processes_keep_one_ledger(made, tmp_path):
     config = yaml.safe_load(path.read_text())
     del config["trainer"]["devices"]
     path.write_text(yaml.safe_dump(config))
-    overlay = str(ROOT / "configs" / "hardware" / "ddp2_cpu.yaml")
-    words = ["fit", "--config", str(path), "--config", overlay, "--run_dir", "two"]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=400,
-    )
+    overlay = ROOT / "configs" / "hardware" / "ddp2_cpu.yaml"
+    words = ("fit", "--config", path, "--config", overlay, "--run_dir", "two")
+    run_train_on_two(tmp_path, *words)
     one, two = Ledger.open(made / "a" / "ledger"), Ledger.open(tmp_path / "two" / "ledger")
     assert two.held_by(load_memory_lm(tmp_path / "two" / "export")) == 6
     assert [entry.facts for entry in two] == [entry.facts for entry in one]
