@@ -120,7 +120,7 @@ def draw_front(paths: dict[str, list[Point]], reward: str, diversity: str) -> Fi
             [p[1] for p in best], [p[2] for p in best], s=48, facecolors="none", edgecolors=color
         )
         for step, x, y in {points[0], points[-1]}:
-            axis.annotate(f"step {step}", (x, y), fontsize="small", textcoords="offset points")
+            axis.annotate(f"step {step}", (x, y), fontsize="small")
     axis.set(xlabel=reward.replace("_", " "), ylabel=diversity.replace("_", " "))
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize="small")

@@ -1,0 +1,248 @@
+"""Does MARA answer 1 and 2 equally often where a KL alone keeps the odds of the start?
+
+    python -m studies.one_or_two --preset cpu
+
+A small transformer is taught to answer a request for a random integer, 1 or 2, with an uneven
+prior. Then it is trained on a reward of 1 for either: with and without MARA, under the reverse and
+the forward KL. Probabilities are exact, of the two answers to all eight prompts (two of them held
+out of training), and are held against the closed forms of `objectives.target_distribution` for the
+very model that was started from.
+
+`cpu` trains at beta .03; `full` at .001, .01 and .03, where the paper's grid is.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from studies.answer_probabilities import reply_probabilities
+from studies.arms import Arm, run_arms
+from studies.results import at_least, at_most, mean_interval, paired_test, write_results
+
+CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the odds of the start"
+BETA = 0.03
+BETAS = {"smoke": (BETA,), "cpu": (BETA,), "full": (0.001, 0.01, BETA)}
+STEPS = {"smoke": 2, "cpu": 400, "full": 400}
+SHARE, VALID, ENTROPY, PREDICTED = (
+    "share of 1 among 1 and 2",
+    "valid answers",
+    "entropy of 1 and 2 (bits)",
+    "share of 1 predicted",
+)
+REPLIES = ("<answer>1</answer>", "<answer>2</answer>")
+VANILLA, MARA = "vanilla, reverse", "MARA, reverse"
+FORWARD, OVERSHOOT, EXACT = "vanilla, forward", "MARA, forward", "MARA, forward, exact"
+SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of training.
+
+    Args:
+        name: As in `VANILLA`, `MARA`, ...
+        beta: Strength of the KL.
+    """
+
+    name: str
+    beta: float
+
+    @property
+    def label(self) -> str:
+        """As in tables."""
+        return self.name if self.beta == BETA else f"{self.name}, beta {self.beta:g}"
+
+    @property
+    def algorithm(self) -> int | None:
+        """MARA's; None without it."""
+        return {MARA: 1, OVERSHOOT: 1, EXACT: 2}.get(self.name)
+
+    @property
+    def divergence(self) -> Any:
+        """Of the KL."""
+        return "reverse" if self.name in (VANILLA, MARA) else "forward"
+
+    def words(self) -> tuple[str, ...]:
+        """Options of the command line."""
+        words = ["--model.init_args.beta", str(self.beta)]
+        if self.algorithm is None:
+            words += ["--model.init_args.mara", "null"]
+        elif self.algorithm == 2:
+            words += ["--model.init_args.mara.algorithm", "2"]
+        if self.divergence == "forward":
+            words += ["--model.init_args.kl.estimator", "forward"]
+        return tuple(words)
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the study; returns what `results.json` holds."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", choices=STEPS, default="smoke", help="how much to run")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds of each arm")
+    parser.add_argument("--out", type=Path, default=Path("runs/studies/one_or_two"))
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument(
+        "--init_from",
+        default="configs/diversify/one_or_two_base.yaml",
+        help="what to start from: an exported folder, or a config that is run first",
+    )
+    options = parser.parse_args(args)
+    # Settings were chosen on seed 42.
+    seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
+    names = (VANILLA, MARA, FORWARD, OVERSHOOT, EXACT)
+    ways = [Way(name, beta) for beta in BETAS[options.preset] for name in names]
+    runs = run_arms(
+        [Arm(way.label, _words(options, way)) for way in ways],
+        seeds,
+        options.out / options.preset,
+        options.workers,
+        SEED_OPTIONS,
+    )
+    prompts = _prompts()
+    base = reply_probabilities(_start(runs[ways[0].label][0]), prompts, REPLIES)
+    numbers = {
+        way.label: [_numbers(run / "export", prompts, predicted_share(base, way)) for run in dirs]
+        for way, dirs in zip(ways, runs.values(), strict=True)
+    }
+    start = _shares(base)
+    _draw(numbers, start, options.out / "figure.png")
+    return write_results(
+        options.out,
+        CLAIM,
+        options.preset,
+        {
+            label: {key: mean_interval([n[key] for n in per_seed]) for key in per_seed[0]}
+            for label, per_seed in numbers.items()
+        },
+        [
+            paired_test(
+                f"{ENTROPY}, {MARA} - {VANILLA}",
+                [n[ENTROPY] for n in numbers[MARA]],
+                [n[ENTROPY] for n in numbers[VANILLA]],
+            )
+        ],
+        checks(numbers),
+        start=start,
+        seeds=seeds,
+    )
+
+
+def predicted_share(base: Sequence[Sequence[float]], way: Way) -> float:
+    """Share of 1 at the optimum, averaged over prompts.
+
+    Three answers are told apart for each prompt: 1, 2, and all that is wrong as one.
+
+    Args:
+        base: Probabilities of 1 and 2 under the start, of each prompt.
+        way: What is optimised.
+    """
+    import torch
+
+    from objectives.mara import Mara
+    from objectives.target_distribution import target
+
+    mara = None if way.algorithm is None else Mara(threshold=0.9, algorithm=way.algorithm)
+    shares = []
+    for one, two in base:
+        reference = torch.tensor([one, two, 1 - one - two], dtype=torch.float64).log()
+        optimum = target(
+            way.divergence, torch.tensor([1.0, 1.0, 0.0]), reference, way.beta, mara
+        ).exp()
+        shares.append(float(optimum[0] / (optimum[0] + optimum[1])))
+    return sum(shares) / len(shares)
+
+
+def checks(numbers: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """What was promised, against what came out."""
+
+    def mean(label: str, key: str) -> float:
+        return sum(n[key] for n in numbers[label]) / len(numbers[label])
+
+    def off(label: str) -> float:
+        return abs(mean(label, SHARE) - mean(label, PREDICTED))
+
+    within = [0.45 <= n[SHARE] <= 0.55 for n in numbers[MARA]]
+    return {
+        "valid answers, worst arm": at_least(
+            min(mean(name, VALID) for name in (VANILLA, MARA, FORWARD, OVERSHOOT, EXACT)), 0.98
+        ),
+        f"{MARA}: seeds with a share of 1 in [.45, .55]": at_least(sum(within), 0.8 * len(within)),
+        f"{VANILLA}: share of 1 off its prediction": at_most(off(VANILLA), 0.06),
+        f"{OVERSHOOT}: share of 1 off its prediction": at_most(off(OVERSHOOT), 0.06),
+        f"{EXACT}: share of 1 off one half": at_most(abs(mean(EXACT, SHARE) - 0.5), 0.06),
+    }
+
+
+def _words(options: argparse.Namespace, way: Way) -> tuple[str, ...]:
+    steps = STEPS[options.preset]
+    return (
+        *("--config", "configs/diversify/one_or_two.yaml"),
+        *("--model.init_args.init_from", options.init_from),
+        *way.words(),
+        *("--model.init_args.evaluate_first", "false"),
+        *("--trainer.max_steps", str(steps)),
+        *("--trainer.val_check_interval", str(steps)),
+        *("--trainer.accelerator", "cpu"),
+    )
+
+
+def _prompts() -> list[dict[str, Any]]:
+    from datamodules.embedded.one_or_two import prompt_rows
+
+    return prompt_rows()
+
+
+def _start(run: Path) -> Path:
+    """The folder that a run started from, as its config names it."""
+    import yaml
+
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    return Path(config["model"]["init_args"]["init_from"])
+
+
+def _shares(probabilities: Sequence[Sequence[float]]) -> dict[str, float]:
+    import math
+
+    shares = [one / (one + two) for one, two in probabilities]
+    entropies = [-sum(p * math.log2(p) for p in (s, 1 - s) if p > 0) for s in shares]
+    return {
+        SHARE: sum(shares) / len(shares),
+        VALID: sum(one + two for one, two in probabilities) / len(probabilities),
+        ENTROPY: sum(entropies) / len(entropies),
+    }
+
+
+def _numbers(export: Path, prompts: Sequence[Any], predicted: float) -> dict[str, float]:
+    return _shares(reply_probabilities(export, prompts, REPLIES)) | {PREDICTED: predicted}
+
+
+def _draw(
+    numbers: Mapping[str, Sequence[Mapping[str, float]]], start: Mapping[str, float], path: Path
+) -> None:
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    plane, bars = figure.subplots(1, 2)
+    for place, (label, per_seed) in enumerate(numbers.items()):
+        color = f"C{place % 10}"
+        entropy, valid = [n[ENTROPY] for n in per_seed], [n[VALID] for n in per_seed]
+        plane.scatter(valid, entropy, s=18, color=color, label=label)
+        bars.scatter([n[SHARE] for n in per_seed], [place] * len(per_seed), s=18, color=color)
+        bars.plot([per_seed[0][PREDICTED]] * 2, [place - 0.3, place + 0.3], color="black")
+    plane.scatter([start[VALID]], [start[ENTROPY]], marker="*", s=60, color="0.5", label="start")
+    plane.set(xlabel="valid answers (reward)", ylabel=ENTROPY)
+    bars.axvline(0.5, color="0.8", zorder=0)
+    bars.set(xlabel=f"{SHARE}; black: predicted", yticks=range(len(numbers)), xlim=(0, 1))
+    bars.set_yticklabels(list(numbers), fontsize="small")
+    bars.invert_yaxis()
+    plane.legend(frameon=False, fontsize="x-small")
+    for axis in (plane, bars):
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
