@@ -264,21 +264,21 @@ def _of_estimator(kl: KlPenalty, mara: Mara | None) -> Iterator[Finding]:
 
 
 def _std_beside_kl(beta: float, mara: Mara | None) -> Finding:
-    if mara is None:
+    if mara is not None and mara.algorithm == 1:
         return Finding(
-            "warning",
-            "Advantages are divided by their standard deviation and the KL in the loss is not: the "
-            f"KL's strength is beta ({beta:g}) times that deviation, and falls as rewards become "
-            "alike.",
-            "Put the KL in the reward, or do not divide by the standard deviation.",
+            "collapse",
+            "MARA's algorithm 1 tells good answers apart by beta times a log-ratio, to be balanced "
+            "by the KL. The group's standard deviation blows that up to order 1 while the KL in "
+            f"the loss stays at beta ({beta:g}): the rarest good answer takes everything.",
+            "Put the KL in the reward, where both are divided alike, or do not divide by the "
+            "standard deviation; algorithm 2 gives good answers one reward and is spared.",
         )
     return Finding(
-        "collapse",
-        "MARA tells good answers apart by beta times a log-ratio, to be balanced by the KL. The "
-        "group's standard deviation blows that up to order 1 while the KL in the loss stays at "
-        f"beta ({beta:g}): the rarest good answer takes everything.",
-        "Put the KL in the reward, where both are divided alike, or do not divide by the standard "
-        "deviation.",
+        "warning",
+        "Advantages are divided by their standard deviation and the KL in the loss is not: the "
+        f"KL's strength is beta ({beta:g}) times that deviation, and falls as rewards become "
+        "alike.",
+        "Put the KL in the reward, or do not divide by the standard deviation.",
     )
 
 

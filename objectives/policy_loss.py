@@ -179,7 +179,7 @@ class Grpo(PolicyLoss):
 
     Args:
         divide_by_group_std: Divide advantages by the group's standard deviation (plus 1e-4), as in
-            the GRPO paper. Never together with MARA and a KL in the loss: see
+            the GRPO paper. Not with MARA's algorithm 1 and a KL in the loss: see
             `objectives.collapse_diagnosis`.
         clip_low: See `Reinforce`.
         clip_high: See `Reinforce`.

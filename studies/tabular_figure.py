@@ -51,13 +51,9 @@ def _draw_switch(axis: Axes, task: Task, exact: Exact) -> None:
     runs = [key for key in exact if key[:2] == ("two modes", "k1 in reward")]
     betas = np.linspace(0.045, 0.3, 200)
     for arm, style in (("none", "-"), ("algorithm 1", "--")):
+        mara, reward_K, reference_K = task.mara(arm), task.rewards(), task.reference_log_prob()
         curve = np.array(
-            [
-                target("reverse", task.rewards(), task.reference_log_prob(), beta, task.mara(arm))[
-                    :2
-                ].exp()
-                for beta in betas
-            ]
+            [target("reverse", reward_K, reference_K, b, mara)[:2].exp().tolist() for b in betas]
         )
         if arm == "none":
             axis.plot(betas, curve[:, 0], color="tab:green", label="reward .75, likelier")
@@ -66,15 +62,20 @@ def _draw_switch(axis: Axes, task: Task, exact: Exact) -> None:
             axis.plot(betas, curve[:, 0], style, color="tab:blue", label="either, MARA")
         for key in runs:
             if key[2] == arm:
-                reached = exact[key][0].exp()
+                reached = exact[key][0].exp().tolist()
                 colors = ("tab:green", "tab:red") if arm == "none" else ("tab:blue",) * 2
                 for mode, color in enumerate(colors):
                     axis.plot(key[3], reached[mode], "o", color=color, markersize=4)
     reference = task.reference_log_prob()
-    star = float((task.reward_K[1] - task.reward_K[0]) / (reference[0] - reference[1]))
+    star = (task.reward_K[1] - task.reward_K[0]) / float(reference[0] - reference[1])
     axis.axvline(star, color="black", linewidth=0.8, linestyle=":")
     axis.annotate(rf"$\beta^*$ = {star:.3f}", (star + 0.004, 0.93))
-    axis.set(xlabel=r"$\beta$", ylabel="probability at the optimum", ylim=(0, 1), title="Two modes")
+    axis.set(
+        xlabel=r"$\beta$",
+        ylabel="probability at the optimum",
+        ylim=(0, 1),
+        title="Two modes, reverse KL",
+    )
     axis.legend(frameon=False, fontsize="small")
 
 
@@ -87,10 +88,11 @@ def _draw_imbalance(axis: Axes, exact: Exact) -> None:
     for group, (objective, _) in enumerate(objectives):
         for number, arm in enumerate(NAMES):
             reached, closed = exact["fifteen to one", objective, arm, beta]
-            share = closed[1].exp() / closed[:2].exp().sum()
+            share = _rare_share(closed)
             x = group + (number - 1) * 0.26
             axis.bar(x, share, width=0.24, color=COLORS[arm], label=None if group else NAMES[arm])
-            axis.plot(x, reached[1].exp() / reached[:2].exp().sum(), "ko", markersize=4)
+            dot_label = None if group or number else "exact-gradient run"
+            axis.plot(x, _rare_share(reached), "ko", markersize=4, label=dot_label)
             axis.annotate(f"{share:.2f}", (x, share + 0.02), ha="center")
     axis.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
     axis.set_xticks([0, 1], ["reverse KL", "forward KL"])
@@ -100,6 +102,11 @@ def _draw_imbalance(axis: Axes, exact: Exact) -> None:
         title=rf"Equal rewards, reference 15 : 1, $\beta$ = {beta:g}",
     )
     axis.legend(frameon=False, fontsize="small", loc="upper left")
+
+
+def _rare_share(log_prob_K: Tensor) -> float:
+    """Probability of answer 1 among answers 0 and 1."""
+    return float(log_prob_K[:2].softmax(-1)[1])
 
 
 def _draw_entropies(axis: Axes, sampled: Sampled) -> None:
@@ -113,7 +120,7 @@ def _draw_entropies(axis: Axes, sampled: Sampled) -> None:
                 bits = entropy_bits((right / right.sum(-1, keepdim=True)).log())
                 y = row + (number - 1) * 0.22
                 axis.plot(
-                    bits.mean(),
+                    float(bits.mean()),
                     y,
                     markers[place % len(markers)],
                     color=COLORS[arm],

@@ -242,6 +242,9 @@ def _checks(
     checks["std and k3 in loss, MARA: entropy (collapsed)"] = at_most(
         float(first[entropy_name(TRAP, GATED_BETA)].mean()), 0.1
     )
+    checks["std and k3 in loss, MARA algorithm 2: entropy (kept)"] = at_least(
+        float(second[entropy_name(TRAP, GATED_BETA)].mean()), 0.98
+    )
     checks |= _diagnosis_checks()
     checks |= _switch_checks(exact)
     return checks
@@ -249,18 +252,19 @@ def _checks(
 
 def _diagnosis_checks() -> dict[str, Check]:
     """Foreseen before any training: the trap under MARA; not foreseen: what does not collapse."""
-    mara = TASKS["one or two"].mara("algorithm 1")
+    task = TASKS["one or two"]
     collapses = {
-        layout.name: worst(diagnose_settings(GATED_BETA, layout.loss, layout.kl, mara))
+        (layout.name, arm): worst(
+            diagnose_settings(GATED_BETA, layout.loss, layout.kl, task.mara(arm))
+        )
         == "collapse"
         for layout in SAMPLED
+        for arm in ARMS.values()
     }
-    false_alarms = sum(found for name, found in collapses.items() if name != TRAP)
+    foreseen = collapses.pop((TRAP, "algorithm 1"))
     return {
-        "diagnosis: foresees the collapse of std and k3 in loss": at_least(
-            float(collapses[TRAP]), 1.0
-        ),
-        "diagnosis: layouts wrongly said to collapse": at_most(float(false_alarms), 0.0),
+        "diagnosis: foresees the collapse of std and k3 in loss": at_least(float(foreseen), 1.0),
+        "diagnosis: runs wrongly said to collapse": at_most(float(sum(collapses.values())), 0.0),
     }
 
 
