@@ -39,8 +39,12 @@ def file_format(path: str | Path) -> str | None:
     return suffix if suffix in FORMATS else None
 
 
-def file_rows(file: Path) -> Iterator[Row | BadRowError]:
+def file_rows(file: Path, txt_lines: str | None = None) -> Iterator[Row | BadRowError]:
     """Yield the rows of a file; a malformed one as an error, which the caller may pass over.
+
+    Args:
+        file: The file.
+        txt_lines: Field that each line of a .txt file holds; None: the file is one running text.
 
     Raises:
         ValueError: if the file as a whole cannot be read; it and what to do are named.
@@ -58,7 +62,10 @@ def file_rows(file: Path) -> Iterator[Row | BadRowError]:
                 # Only csv tells line ends within quotes from those between rows.
                 newline = "" if suffix == ".csv" else None
                 with TextIOWrapper(stream, "utf-8", newline=newline) as text:
-                    yield from read[suffix](file, text)
+                    if suffix == ".txt" and txt_lines is not None:
+                        yield from _line_rows(file, text, txt_lines)
+                    else:
+                        yield from read[suffix](file, text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}): convert it to UTF-8") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -114,6 +121,12 @@ def _txt_rows(file: Path, text: TextIO) -> Iterator[Row]:
     while lines := text.readlines(TEXT_ROW_CHARACTERS):
         yield Row(f"{file}, line {first_line}", {"text": "".join(lines)})
         first_line += len(lines)
+
+
+def _line_rows(file: Path, text: TextIO, field: str) -> Iterator[Row]:
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            yield Row(f"{file}, line {number}", {field: line.strip()})
 
 
 def _smi_rows(file: Path, text: TextIO) -> Iterator[Row]:

@@ -45,6 +45,7 @@ class RecordSource:
         limit: Use only the first so many rows.
         on_bad_row: What to do with a malformed row: "error" stops and names file, line and field;
             "skip" leaves it out, counts, and warns with the count.
+        txt_lines: Field that each line of a .txt file holds; null: the file is one running text.
     """
 
     path: str | list[str] = "embedded"
@@ -54,6 +55,7 @@ class RecordSource:
     columns: dict[str, str] = field(default_factory=dict)
     limit: int | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+    txt_lines: str | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -197,7 +199,8 @@ def source_fingerprint(source: RecordSource, embedded: EmbeddedRows | None = Non
     name and revision.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps([source.columns, source.limit, source.on_bad_row]).encode())
+    how = [source.columns, source.limit, source.on_bad_row]
+    digest.update(json.dumps(how + ([source.txt_lines] if source.txt_lines else [])).encode())
     if source.is_embedded:
         digest.update(json.dumps(_embedded_rows(embedded), sort_keys=True).encode())
     elif name := source.hub_name:
@@ -227,7 +230,7 @@ def _raw_rows(
         yield from _hub_rows(source, name)
     else:
         for file in source.files():
-            yield from file_rows(file)
+            yield from file_rows(file, source.txt_lines)
 
 
 def _embedded_rows(embedded: EmbeddedRows | None) -> list[dict[str, Any]]:
