@@ -1,7 +1,8 @@
 """States of two agents made from latents that are known, to check what a codec recovers.
 
     row_sparse_linear      every dimension of a state mixes a few latents of its agent
-    row_sparse_nonlinear   the same, each dimension then bent by a leaky ReLU of its own
+    row_sparse_gaussian    the same of normal latents, which their independence cannot tell apart
+    row_sparse_nonlinear   the linear one, each dimension then bent by a leaky ReLU of its own
     block_dense_nonlinear  every dimension of a state depends on all latents of its agent
 
 Each agent has latents of its own and some that both share. With sparse rows every latent can be
@@ -12,7 +13,7 @@ Paper: ThoughtComm, 2510.20733, synthetic experiments: independent Laplace laten
 map with structure. The map itself is not stated; these are ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -26,7 +27,9 @@ from objectives.thought_structure.sharing import Sharing
 
 # Shapes: N samples, H state dimensions of both agents, Z latents, K = 2 agents
 
-Kind = Literal["row_sparse_linear", "row_sparse_nonlinear", "block_dense_nonlinear"]
+Kind = Literal[
+    "row_sparse_linear", "row_sparse_gaussian", "row_sparse_nonlinear", "block_dense_nonlinear"
+]
 BEND = 0.3  # slope of the leaky ReLUs below zero
 _MOST_DRAWS = 200
 
@@ -36,8 +39,9 @@ class SyntheticThoughts:
     """Samples with the truth behind them.
 
     Attributes:
-        latents_NZ: Independent, zero mean, unit variance, Laplace; first those private to agent 0,
-            then the shared, then those private to agent 1.
+        latents_NZ: Independent, zero mean, unit variance, Laplace (normal in
+            `row_sparse_gaussian`); first those private to agent 0, then the shared, then those
+            private to agent 1.
         states_NH: Both agents' states side by side.
         state_sizes: Width of each agent's state.
         support_HZ: bool; True where the state depends on the latent.
@@ -95,9 +99,11 @@ def make_thoughts(
     if not 1 <= latents_per_row <= min(first, second) + shared:
         raise ValueError(f"latents_per_row is {latents_per_row}: an agent has fewer latents")
     map_generator = torch.Generator().manual_seed(2 * seed)
-    latents_NZ = _laplace(
-        num_samples, sum(group_sizes), torch.Generator().manual_seed(2 * seed + 1)
-    )
+    sample_generator = torch.Generator().manual_seed(2 * seed + 1)
+    if kind == "row_sparse_gaussian":
+        latents_NZ = torch.randn(num_samples, sum(group_sizes), generator=sample_generator)
+    else:
+        latents_NZ = _laplace(num_samples, sum(group_sizes), sample_generator)
     reads = [slice(0, first + shared), slice(first, sum(group_sizes))]
     if kind == "block_dense_nonlinear":
         support_HZ = torch.zeros(2 * state_size, sum(group_sizes), dtype=torch.bool)
@@ -146,15 +152,20 @@ class SyntheticThoughtsData(L.LightningDataModule):
         super().__init__()
         self.num_samples, self.num_val_samples = num_samples, num_val_samples
         self.batch_size = batch_size
-        self.make: Callable[[int], SyntheticThoughts] = lambda number: make_thoughts(
-            kind, group_sizes or [8, 8, 8], state_size, number, seed, latents_per_row
-        )
+        self.seed = seed
+        self.map = {
+            "kind": kind,
+            "group_sizes": group_sizes or [8, 8, 8],
+            "state_size": state_size,
+            "latents_per_row": latents_per_row,
+        }
         self.thoughts: SyntheticThoughts | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the samples, once."""
         if self.thoughts is None:
-            self.thoughts = self.make(self.num_samples + self.num_val_samples)
+            number = self.num_samples + self.num_val_samples
+            self.thoughts = make_thoughts(**self.map, num_samples=number, seed=self.seed)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled."""

@@ -1,5 +1,7 @@
 """Synthetic thoughts: what they are made of, and that their structure is the one they name."""
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
@@ -70,6 +72,15 @@ def test_latents_are_laplace_of_unit_variance():
     assert latents.square().square().mean().item() == pytest.approx(6.0, abs=0.7)
 
 
+def test_normal_latents_go_through_the_same_map():
+    normal, laplace = (
+        make_thoughts(f"row_sparse_{kind}", (3, 2, 3), 10, 50_000, seed=3)
+        for kind in ("gaussian", "linear")
+    )
+    assert torch.equal(normal.support_HZ, laplace.support_HZ)
+    assert normal.latents_NZ.square().square().mean().item() == pytest.approx(3.0, abs=0.1)
+
+
 def test_seeds_make_the_map_and_the_samples():
     one, same = (make_thoughts("row_sparse_linear", (3, 2, 3), 10, 6, seed=4) for _ in range(2))
     assert torch.equal(one.states_NH, same.states_NH)
@@ -84,6 +95,7 @@ def test_the_datamodule_serves_both_parts_of_one_map():
     data = SyntheticThoughtsData(
         group_sizes=[3, 2, 3], state_size=10, num_samples=12, num_val_samples=5, batch_size=4
     )
+    data = pickle.loads(pickle.dumps(data))  # as spawned processes get it
     data.setup()
     assert [len(batch["states"]) for batch in data.train_dataloader()] == [4, 4, 4]
     held_out = torch.cat([batch["latents"] for batch in data.val_dataloader()])
