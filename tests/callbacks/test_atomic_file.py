@@ -1,9 +1,6 @@
 """Killed at any time, a file is whole or it is the old one."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import torch
 
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.atomic_file import atomic_file, atomic_folder
-from tests.conftest import ROOT
+from tests.train_process import CONTEXT, start_server
 
 
 def test_error_leaves_the_old_file(tmp_path):
@@ -53,32 +50,28 @@ def test_folder_is_replaced_as_a_whole(tmp_path):
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["b"]
 
 
-SAVE_FOREVER = """
-import sys, torch
-from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
-
-step = 0
-while True:
-    step += 1
-    checkpoint = {"step": step, "weights": torch.full((2_000_000,), float(step))}
-    AtomicCheckpointIO().save_checkpoint(checkpoint, sys.argv[1])
-"""
+def save_forever(path: Path) -> None:
+    step = 0
+    while True:
+        step += 1
+        checkpoint = {"step": step, "weights": torch.full((2_000_000,), float(step))}
+        AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
 def test_checkpoint_is_whole_after_kill_9(tmp_path):
     path = tmp_path / "last.ckpt"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVE_FOREVER, str(path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    start_server()
+    process = CONTEXT.Process(target=save_forever, args=(path,))
+    process.start()
     deadline = time.monotonic() + 120
     while not path.exists():  # from here on it is being replaced all the time
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     checkpoint = torch.load(path)
     assert (checkpoint["weights"] == checkpoint["step"]).all()
 
