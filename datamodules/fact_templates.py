@@ -20,6 +20,8 @@ from typing import Any, Literal
 import yaml
 
 BUILT_IN_RELATIONS = Path(__file__).parent / "embedded" / "relations.yaml"
+# Reads the built-in file in a tenth of the time, where PyYAML was built with libyaml.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 QuestionSet = Literal["training", "held_out", "own_question"]
 
@@ -173,7 +175,7 @@ class FactTemplates:
             raise FileNotFoundError(
                 f"no templates at {str(path)!r}: give a file that exists, or null"
             )
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
         if not isinstance(entries, dict):
             raise ValueError(f"{path}: expected a mapping from relation names to their templates")
         return cls([_parse_relation(path, str(name), entry) for name, entry in entries.items()])
