@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from itertools import islice
 
 import pytest
@@ -23,6 +20,7 @@ from models.memory_lm import load_memory_lm
 from objectives.background_statistics import BackgroundStatistics
 from tests.conftest import ROOT
 from tests.lit_modules.test_memory_pretraining import TINY
+from tests.train_process import run_train_on_two
 from train import main
 
 NAME = "callbacks.background_statistics.CollectBackgroundStatistics"
@@ -278,16 +276,7 @@ def test_two_processes_find_what_one_finds(tiny, exported, workdir):
     found = starting_from(exported)
     del found["trainer"]["devices"]
     words = tiny(**found)[1:]
-    overlay = str(ROOT / "configs" / "hardware" / "ddp2_cpu.yaml")
-    subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "train.py"), "validate", *words, "--config", overlay),
-            *("--run_dir", "two"),
-        ],
-        cwd=workdir,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=400,
-    )
+    overlay = ROOT / "configs" / "hardware" / "ddp2_cpu.yaml"
+    run_train_on_two(workdir, "validate", *words, "--config", overlay, "--run_dir", "two")
     two = BackgroundStatistics.load("two/background.safetensors")
     assert_equal(two, BackgroundStatistics.load(exported / "background.safetensors"))
