@@ -1,0 +1,87 @@
+"""How hard a molecule is to make: Ertl and Schuffenhauer's score, or a retrosynthesis model."""
+
+import importlib.util
+import os
+import sys
+from abc import ABC, abstractmethod
+from functools import cache
+from typing import Any
+
+from models.molecule import Mol
+from objectives.rewards.molecules.component import MoleculeComponent
+from objectives.rewards.molecules.transforms import ReverseSigmoid, Transform
+
+
+class SyntheticAccessibility(MoleculeComponent):
+    """SA score (Ertl and Schuffenhauer 2009), from 1 (easy) to 10 (hard); RDKit's contribution.
+
+    Args:
+        transform: Maps it to [0, 1]; null: a reverse sigmoid from 2 to 6 with k = 0.25 (ours).
+    """
+
+    cost_ms = 0.9
+
+    def __init__(self, transform: Transform | None = None) -> None:
+        super().__init__(transform or ReverseSigmoid(low=2.0, high=6.0, k=0.25))
+
+    def prepare(self) -> None:
+        """Read the table of fragments."""
+        _scorer()
+
+    def value(self, molecule: Mol, smiles: str) -> float:
+        """Compute the SA score."""
+        return float(_scorer().calculateScore(molecule))
+
+
+class RetrosynthesisModel(ABC):
+    """Plans syntheses. Wrap a planner (Syntheseus, AiZynthFinder) in a subclass of one file.
+
+    Public attributes are its settings, as for a component.
+    """
+
+    def prepare(self) -> None:  # noqa: B027 (some need nothing)
+        """Load the model."""
+
+    @abstractmethod
+    def score(self, smiles: str) -> float:
+        """Score a molecule in [0, 1]: 1 where a route from purchasable parts was found."""
+
+
+class Retrosynthesis(MoleculeComponent):
+    """What a retrosynthesis model says. MARA's chemistry tasks ask Syntheseus with MEGAN.
+
+    Args:
+        model: The model, by `class_path`.
+        transform: Maps its score to [0, 1]; null: as it is.
+    """
+
+    cost_ms = 10_000.0
+
+    def __init__(self, model: RetrosynthesisModel, transform: Transform | None = None) -> None:
+        super().__init__(transform)
+        self.model = model
+
+    def prepare(self) -> None:
+        """Load the model."""
+        self.model.prepare()
+
+    def value(self, molecule: Mol, smiles: str) -> float:
+        """Ask the model."""
+        return self.model.score(smiles)
+
+
+@cache
+def _scorer() -> Any:
+    """Load RDKit's contributed module, which is not in its package."""
+    from rdkit.Chem import RDConfig
+
+    path = os.path.join(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
+    spec = importlib.util.spec_from_file_location("rdkit_sascorer", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise ValueError(
+            f"this RDKit brings no SA score (looked for {path}): install RDKit from its wheels"
+        )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

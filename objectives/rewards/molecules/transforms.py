@@ -1,0 +1,144 @@
+"""From a property to a score in [0, 1]: REINVENT's transforms, by their published formulas.
+
+All powers are of 10, as in REINVENT (Blaschke et al. 2020), not of e.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+
+class Transform(ABC):
+    """Maps a property to [0, 1]."""
+
+    @abstractmethod
+    def __call__(self, value: float) -> float:
+        """Score a value."""
+
+
+class Identity(Transform):
+    """The value itself, which must lie in [0, 1] already."""
+
+    def __call__(self, value: float) -> float:
+        """Return the value."""
+        return value
+
+
+class Sigmoid(Transform):
+    """Rises from 0 to 1: 1 / (1 + 10^(-10 k (v - (high + low) / 2) / (high - low))).
+
+    Args:
+        low: Where it is near 0.
+        high: Where it is near 1.
+        k: Steepness; at the ends it is 10^(-5k) or so away from 0 and 1.
+
+    Raises:
+        ValueError: If `low` is not below `high` or `k` is not positive.
+
+    >>> Sigmoid(0.0, 4.0, k=0.2)(2.0)
+    0.5
+    """
+
+    def __init__(self, low: float, high: float, k: float = 0.25) -> None:
+        _check_ends(low, high, k)
+        self.low, self.high, self.k = low, high, k
+
+    def __call__(self, value: float) -> float:
+        """Score a value."""
+        middle = (self.high + self.low) / 2
+        return logistic10(10 * self.k * (value - middle) / (self.high - self.low))
+
+
+class ReverseSigmoid(Transform):
+    """Falls from 1 to 0: 1 / (1 + 10^(10 k (v - (high + low) / 2) / (high - low))).
+
+    Args:
+        low: Where it is near 1.
+        high: Where it is near 0.
+        k: Steepness.
+
+    Raises:
+        ValueError: If `low` is not below `high` or `k` is not positive.
+
+    >>> round(ReverseSigmoid(-16.0, 0.0, k=0.15)(-16.0), 4)  # 1 / (1 + 10^-0.75)
+    0.849
+    """
+
+    def __init__(self, low: float, high: float, k: float = 0.25) -> None:
+        _check_ends(low, high, k)
+        self.low, self.high, self.k = low, high, k
+
+    def __call__(self, value: float) -> float:
+        """Score a value."""
+        middle = (self.high + self.low) / 2
+        return logistic10(-10 * self.k * (value - middle) / (self.high - self.low))
+
+
+class DoubleSigmoid(Transform):
+    """Near 1 between two ends: rises at `low`, falls at `high`.
+
+    f(v) = 1 / (1 + 10^(-r (v - low) / d)) - 1 / (1 + 10^(-s (v - high) / d)).
+
+    Args:
+        low: Where it rises.
+        high: Where it falls.
+        divisor: d, REINVENT's coef_div.
+        falling: s, its coef_si.
+        rising: r, its coef_se.
+
+    Raises:
+        ValueError: If `low` is not below `high` or a coefficient is not positive.
+    """
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        divisor: float = 100.0,
+        falling: float = 150.0,
+        rising: float = 150.0,
+    ) -> None:
+        _check_ends(low, high, min(divisor, falling, rising))
+        self.low, self.high = low, high
+        self.divisor, self.falling, self.rising = divisor, falling, rising
+
+    def __call__(self, value: float) -> float:
+        """Score a value."""
+        up = logistic10(self.rising * (value - self.low) / self.divisor)
+        down = logistic10(self.falling * (value - self.high) / self.divisor)
+        return max(0.0, up - down)  # the difference may be -1e-17
+
+
+class Step(Transform):
+    """1 from `low` to `high`, both included, else 0.
+
+    Args:
+        low: Least value that scores.
+        high: Largest value that scores.
+
+    Raises:
+        ValueError: If `low` is above `high`.
+    """
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf) -> None:
+        if not low <= high:
+            raise ValueError(f"a step from {low} to {high}: set low to at most high")
+        self.low, self.high = low, high
+
+    def __call__(self, value: float) -> float:
+        """Score a value."""
+        return float(self.low <= value <= self.high)
+
+
+def logistic10(power: float) -> float:
+    """Compute 1 / (1 + 10^-power) without overflow."""
+    if power < -300:
+        return 0.0
+    return 1 / (1 + 10 ** (-power)) if power < 300 else 1.0
+
+
+def _check_ends(low: float, high: float, steepness: float) -> None:
+    if not low < high or not steepness > 0:
+        raise ValueError(
+            f"a sigmoid from {low} to {high} with the coefficient {steepness}: set low below high "
+            "and every coefficient above 0"
+        )

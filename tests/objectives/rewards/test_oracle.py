@@ -1,0 +1,145 @@
+"""The oracle: workers that survive anything, books that are never paid twice."""
+
+import logging
+import pickle
+
+import pytest
+import torch
+
+from objectives.rewards.molecules.objective import MoleculeObjective
+from objectives.rewards.molecules.oracle_ledger import OracleLedger
+from objectives.rewards.molecules.oracle_reward import OracleReward
+from objectives.rewards.molecules.properties import DrugLikeness
+from objectives.rewards.molecules.scoring_pool import ScoringPool
+from tests.objectives.rewards.molecule_components import Breaking, Counting
+
+
+@pytest.fixture
+def counted(tmp_path):
+    """Makes a reward that writes down its calls, and reads them back."""
+
+    def make(budget=10, name="calls.db", **settings):
+        own = {key: settings.pop(key) for key in ("value", "interrupt") if key in settings}
+        objective = MoleculeObjective([Counting(tmp_path / "asked.txt", **own)])
+        return OracleReward(objective, budget, str(tmp_path / name), **settings)
+
+    def asked():
+        file = tmp_path / "asked.txt"
+        return file.read_text().split() if file.exists() else []
+
+    make.asked = asked
+    return make
+
+
+def test_workers_that_die_or_hang_cost_one_molecule_each(caplog):
+    pool = ScoringPool(MoleculeObjective([Breaking()]), num_workers=2, time_limit_s=2.0)
+    smiles = ["C", "CCC", "CCCC", "CCCCC", "CO", "CN"]
+    with caplog.at_level(logging.WARNING):
+        found = dict(pool.score(smiles))
+    assert {smiles[index]: result.score for index, result in found.items()} == {
+        "C": 0.5, "CCC": 0, "CCCC": 0, "CCCCC": 0, "CO": 0.5, "CN": 0.5,
+    }  # fmt: skip
+    assert "CCC scores 0: its worker process died" in caplog.text
+    assert "CCCC scores 0: it took over 2 s" in caplog.text
+    assert "CCCCC scores 0: RuntimeError: no pentane" in caplog.text
+    # The pool lives on, with workers it has.
+    processes = {worker.process.pid for worker in pool._workers}
+    assert [result.score for _, result in pool.score(["CC"])] == [0.5]
+    assert {worker.process.pid for worker in pool._workers} == processes
+    pool.close()
+    assert pool._workers == []
+
+
+def test_each_molecule_is_scored_once_and_invalid_ones_cost_nothing(counted, rollout_of):
+    reward = counted()
+    scores = reward(rollout_of(["OCC", "C1CC", "CCO", "CN", ""]))
+    assert scores.reward_B.tolist() == [0.5, 0, 0.5, 0.5, 0]
+    assert scores.components["oracle_call"].tolist() == [1, 0, 1, 2, 0]
+    assert scores.errors == {}
+    again = reward(rollout_of(["NC", "CC"]))
+    assert again.components["oracle_call"].tolist() == [2, 3]
+    assert counted.asked() == ["CCO", "CN", "CC"]
+    assert (reward.num_calls, reward.is_spent) == (3, False)
+    calls = reward.ledger.calls()
+    assert [(call.number, call.smiles, call.score) for call in calls] == [
+        (1, "CCO", 0.5), (2, "CN", 0.5), (3, "CC", 0.5),
+    ]  # fmt: skip
+    assert calls[0].components == {"counting": 0.5}
+
+
+def test_a_spent_budget_scores_what_it_knows_and_nothing_else(counted, rollout_of):
+    reward = counted(budget=2)
+    scores = reward(rollout_of(["C", "CC", "CCC", "C"]))
+    assert scores.reward_B.isnan().tolist() == [False, False, True, False]
+    assert scores.errors == {2: "the budget of 2 oracle calls is spent"}
+    assert reward.is_spent
+    assert reward(rollout_of(["CC"])).reward_B.tolist() == [0.5]
+    assert counted.asked() == ["C", "CC"]
+
+
+def test_a_killed_run_goes_on_and_pays_nothing_twice(counted, rollout_of):
+    texts = ["C", "CC", "CCC", "CCCC"]
+    with pytest.raises(KeyboardInterrupt):
+        counted(budget=4, interrupt=True, seed=1)(rollout_of(texts))
+    resumed = counted(budget=4, seed=2)
+    assert resumed.num_calls == 4  # reserved
+    scores = resumed(rollout_of(["CCCC", "N", "C"]))
+    assert scores.components["oracle_call"].nan_to_num(-1).tolist() == [4, -1, 1]
+    assert resumed(rollout_of(texts)).components["oracle_call"].tolist() == [1, 2, 3, 4]
+    assert counted.asked() == ["C", "CC", "CCCC", "CCC"]
+    assert [call.seed for call in resumed.ledger.calls()] == [1, 1, 1, 1]
+
+
+def test_another_run_shares_the_ledger_of_the_same_objective_only(counted, rollout_of):
+    counted(seed=1)(rollout_of(["C", "CC"]))
+    other = counted(seed=2)
+    assert other(rollout_of(["CC", "CCC"])).components["oracle_call"].tolist() == [2, 3]
+    assert [call.seed for call in other.ledger.calls()] == [1, 1, 2]
+    changed = counted(value=0.75)
+    with pytest.raises(ValueError, match="another objective") as caught:
+        changed(rollout_of(["C"]))
+    assert '-   "constant": 0.5' in str(caught.value)
+    assert '+   "constant": 0.75' in str(caught.value)
+    assert "transform" not in str(caught.value)  # only what differs is shown
+
+
+def test_two_open_ledgers_never_give_one_number_twice(tmp_path):
+    ledgers = [OracleLedger(tmp_path / "calls.db", {"a": 1}) for _ in range(2)]
+    assert ledgers[0].reserve(["C", "CC"], budget=4, seed=0) == {"C": 1, "CC": 2}
+    assert ledgers[1].reserve(["CC", "N", "O", "F"], budget=4, seed=0) == {"CC": 2, "N": 3, "O": 4}
+    ledgers[0].record("C", 0.1, {}, "broke")
+    assert ledgers[1].look_up(["C", "CC"])["C"].error == "broke"
+    assert list(ledgers[1].look_up(["C", "CC"])) == ["C"]
+    assert len(ledgers[1]) == 4
+    for ledger in ledgers:
+        ledger.close()
+
+
+def test_mistakes(tmp_path, counted):
+    with pytest.raises(ValueError, match="budget is 0"):
+        counted(budget=0)
+    with pytest.raises(ValueError, match="num_workers is -1"):
+        counted(num_workers=-1)
+    with pytest.raises(ValueError, match="time_limit_s is 0"):
+        counted(time_limit_s=0)
+    (tmp_path / "text.db").write_text("no ledger " * 500)
+    with pytest.raises(ValueError, match=r"text\.db is no ledger of oracle calls"):
+        OracleLedger(tmp_path / "text.db", {})
+    ledger = OracleLedger(None, {})
+    ledger.reserve(["C"], 1, 0)
+    with pytest.raises(ValueError, match="which is no number"):
+        ledger.record("C", float("nan"), {}, None)
+
+
+def test_it_keeps_the_contract_of_rewards(rollout_of):
+    reward = OracleReward.example()
+    rollout = rollout_of(["", "apple", "CCO", "c1ccccc1", "\ufffd\x00"])
+    scores = reward(rollout)
+    assert scores.reward_B.dtype == torch.float32
+    assert scores.reward_B.tolist()[:2] == [0, 0]
+    assert 0 < scores.reward_B[2] < 1
+    again = pickle.loads(pickle.dumps(reward))
+    torch.testing.assert_close(again(rollout).reward_B, scores.reward_B)
+    assert reward(rollout_of([])).reward_B.shape == (0,)
+    assert reward.name == "oracle_reward"
+    assert isinstance(reward.objective.components[0], DrugLikeness)
