@@ -44,7 +44,8 @@ def test_a_small_report_has_everything(tmp_path):
     )
     stored = json.loads(out.read_text())
     assert {row["size"] for row in stored["rows"]} == {24, 48}
-    assert f"{PEER} over {CLOSED}@24" in stored["ratios"]
-    assert len(stored["checks"]) == 4 + 4
-    assert stored["checks"][f"peak bytes of {PROBES}, batch of 1@48"]["bound"] == 4 * 2**30
-    assert stored["checks"][f"{PEER} over {COLUMNS}@24"]["bound"] == 10.0
+    assert f"{PEER} over {CLOSED}, batch 8@24" in stored["ratios"]
+    assert len(stored["checks"]) == 2 * 4 + 4
+    assert stored["checks"][f"peak bytes of {PROBES}, batch 1@48"]["bound"] == 4 * 2**30
+    assert stored["checks"][f"{PEER} over {COLUMNS}, batch 1@24"]["bound"] == 10.0
+    assert len({(row["name"], row["size"]) for row in stored["rows"]}) == len(stored["rows"])
