@@ -481,7 +481,8 @@ class PolicyOptimization(LightningModule):
 
     def on_train_end(self) -> None:
         """Warn of a threshold that was never reached in a short run."""
-        self._warn_of_threshold()
+        if not self.trainer.fast_dev_run:
+            self._warn_of_threshold()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was counted."""

@@ -309,7 +309,9 @@ class CountsReads(Callback):
         (finetuning,) = [c for c in trainer.callbacks if isinstance(c, SparseMemoryFinetuning)]
         reads: TrainingReads = finetuning._reads
         rollout = pl_module.experience.rollout
-        tokens = int(rollout.prompt_mask_BP.sum() + rollout.token_mask_BT.sum())
+        # Every prompt once, and of every completion all that predicts a token of it.
+        lengths = dict(zip(rollout.prompts, rollout.prompt_mask_BP.sum(1).tolist(), strict=True))
+        tokens = sum(lengths.values()) + int((rollout.num_tokens - 1).sum())
         self.pairs.append((int(sum(c.sum() for c in reads.counts())), tokens))
 
 
