@@ -75,7 +75,10 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.workers,
         SEED_OPTIONS,
     )
-    sampler = Sampler((PHRASINGS, CATEGORIES), PROMPTS[options.preset])
+    embedder = None
+    if options.preset == "smoke":  # without the embedder's model
+        from metrics.text_embedder import letter_counts as embedder
+    sampler = Sampler((PHRASINGS, CATEGORIES), PROMPTS[options.preset], embedder)
     numbers: dict[str, list[Numbers]] = {
         name: [sampler.measure(run / "export", seed) for run, seed in zip(dirs, seeds, strict=True)]
         for name, dirs in runs.items()

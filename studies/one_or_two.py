@@ -26,7 +26,7 @@ from studies.results import at_least, at_most, mean_interval, paired_test, write
 CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the odds of the start"
 BETA = 0.03
 BETAS = {"smoke": (BETA,), "cpu": (BETA,), "full": (0.001, 0.01, BETA)}
-STEPS = {"smoke": 2, "cpu": 400, "full": 400}
+STEPS = {"smoke": 2, "cpu": 250, "full": 400}
 SHARE, VALID, ENTROPY, PREDICTED = (
     "share of 1 among 1 and 2",
     "valid answers",

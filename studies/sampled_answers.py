@@ -15,11 +15,15 @@ class Sampler:
     Args:
         sets: Names of the held-out sets.
         num_prompts: So many prompts of each, the first ones; None: all.
+        embedder: Of the embedding distance; None: all-MiniLM-L6-v2.
     """
 
-    def __init__(self, sets: Sequence[str], num_prompts: int | None = None) -> None:
+    def __init__(
+        self, sets: Sequence[str], num_prompts: int | None = None, embedder: Any = None
+    ) -> None:
         from datamodules.embedded.creative_questions import prompt_rows
 
+        self.embedder = embedder
         self.rows = {
             name: [row for row in prompt_rows() if row["split"] == name][:num_prompts]
             for name in sets
@@ -49,7 +53,7 @@ class Sampler:
             prompts = [row | {"prompt_ids": i} for row, i in zip(rows, ids, strict=True)]
             answers = DistinctAnswers()
             ead = ExpectationAdjustedDistinct(compat="rlfh-gen-div", overall=False)
-            embedded = EmbeddingDistance(overall=False)
+            embedded = EmbeddingDistance(self.embedder, overall=False)
             for start in range(0, len(prompts), 64):
                 part = prompts[start : start + 64]
                 generator = torch.Generator().manual_seed(1000 * seed + start)
@@ -64,7 +68,7 @@ class Sampler:
                 RIGHT: found["distinct_right_answers"],
                 ANY: found["distinct_answers"],
                 EAD: ead.compute()["ead"],
-                EMBEDDED: next(iter(embedded.compute().values())),
+                EMBEDDED: embedded.compute()["cosine_distance"],
             }
             place = name.replace("_", " ")
             numbers |= {f"{place}: {key}": float(value) for key, value in values.items()}
