@@ -102,7 +102,7 @@ def test_creative_qa_of_qwen3(workdir, folders, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     # The embedding metric needs a model of its own, and the classifier one of the hub.
     metrics = [
-        {"class_path": "metrics.novelty.Novelty", "init_args": {"num_samples": 2}},
+        {"class_path": "metrics.novelty.NoveltyBench", "init_args": {"num_samples": 2}},
         {"class_path": "metrics.text_diversity.ExpectationAdjustedDistinct"},
     ]
     run = two_steps(
