@@ -48,8 +48,21 @@ def train_codec(
     num_steps: int,
     learning_rate: float,
     batch_size: int = 256,
+    first_scale: float = 1.0,
 ) -> None:
-    """Train in place; the penalty's weight rises over the first tenth of the steps."""
+    """Train in place.
+
+    Args:
+        codec: Its standardizer is fitted already.
+        scores_NH: Standardized states.
+        objective: What is minimised in the end.
+        num_steps: Steps of Adam.
+        learning_rate: Its highest.
+        batch_size: Samples a step.
+        first_scale: The penalty's weight rises over the first tenth of the steps, is this many
+            times too high, and comes down to its own until half of them: what it switches off early
+            seldom comes back, so more is decided while latents can still change places.
+    """
     optimizer = torch.optim.Adam(codec.parameters(), learning_rate, fused=True)
     schedule = OneCycleLR(optimizer, learning_rate, total_steps=num_steps)
     codec.train()
@@ -61,7 +74,9 @@ def train_codec(
             order_N = torch.randperm(len(scores_NH))
         start = place * batch_size
         batch_BH = scores_NH[order_N[start : start + batch_size]]
-        loss = objective(codec, batch_BH, ramp=min(1.0, step / (0.1 * num_steps)))
+        done = step / num_steps
+        ramp = min(1.0, done / 0.1) * (first_scale + (1 - first_scale) * min(1.0, done / 0.5))
+        loss = objective(codec, batch_BH, ramp)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

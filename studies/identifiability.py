@@ -40,7 +40,7 @@ SPARSE_512 = Problem(LINEAR, (171, 170, 171), 1024, 20_000, weight=0.05)
 SPARSE_1024 = Problem(LINEAR, (341, 342, 341), 2048, 20_000, weight=0.05)
 NORMAL_24 = replace(SPARSE_24, kind=NORMAL)
 BENT_128 = replace(SPARSE_128, kind=BENT)  # by a linear codec
-BLOCKS = Problem(DENSE, (2, 2, 2), 6, 4_000, weight=0.2, decoder_hidden=64, num_steps=1_500)
+BLOCKS = Problem(DENSE, (2, 2, 2), 6, 4_000, weight=0.2, decoder_hidden=64, num_steps=3_000)
 PROBLEMS = {
     "smoke": [SPARSE_24, replace(BLOCKS, num_steps=30)],
     "cpu": [SPARSE_24, NORMAL_24, SPARSE_128, SPARSE_512, BLOCKS],

@@ -30,6 +30,7 @@ from studies.linear_codec_fit import WhitenedStates, draw_plain, fit_rotation, s
 # Without the penalty: decorrelation stays, or not even that.
 Way = Literal["penalty", "decorrelation alone", "plain autoencoder", "FastICA"]
 NUM_TEST, NUM_JACOBIANS = 4000, 256
+FIRST_SCALE = 3.0  # see `train_codec`
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,14 @@ def _train(
     codec.fit_statistics(states_NH)
     scores_NH = codec.standardize(states_NH)
     objective = objective_of(problem, fit.way)
-    train_codec(codec, scores_NH, objective, problem.num_steps, problem.learning_rate)
+    train_codec(
+        codec,
+        scores_NH,
+        objective,
+        problem.num_steps,
+        problem.learning_rate,
+        first_scale=FIRST_SCALE,
+    )
     codec.fit_latent_statistics(states_NH)
     with torch.no_grad():
         return float(objective(codec.eval(), scores_NH)), codec
