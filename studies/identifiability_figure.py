@@ -29,8 +29,8 @@ def draw(numbers: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], path: P
     mcc, routing, with_penalty, without = figure.subplots(1, 4, width_ratios=(1.15, 1.15, 1, 1))
     _draw_sizes(mcc, numbers, "mcc")
     _draw_sizes(routing, numbers, "routing")
-    mcc.set(title="row-sparse linear: latents", ylabel="MCC, held out", ylim=(0, 1.03))
-    routing.set(title="row-sparse linear: who needs what", ylabel="share of (agent, latent) right")
+    mcc.set(title="row-sparse linear:\nlatents", ylabel="MCC, held out", ylim=(0, 1.03))
+    routing.set(title="row-sparse linear:\nwho needs what", ylabel="share of (agent, latent) right")
     routing.set_ylim(0, 1.03)
     mcc.legend(frameon=False, fontsize="small")
     _draw_blocks(with_penalty, numbers, "penalty")
@@ -72,7 +72,7 @@ def len_of(problem: str) -> int:
 def _draw_blocks(
     axis: Axes, numbers: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], way: str
 ) -> None:
-    axis.set_title(f"block-dense nonlinear: {way}")
+    axis.set_title(f"block-dense nonlinear:\n{way}")
     matrices = [
         outcome["block_r2"]
         for (problem, own), outcomes in numbers.items()
