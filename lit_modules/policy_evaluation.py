@@ -2,13 +2,14 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
+from metrics.completion_means import CompletionMeans
 from metrics.distinct_answers import DistinctAnswers, TaggedAnswer
 from metrics.mode_coverage import ModeCoverage
 from metrics.prompt_metric import samples_by_group
@@ -20,6 +21,8 @@ from objectives.rewards.composed import ComposedReward
 
 # Shapes: B completions, k completions of a prompt
 
+#: What is measured of every completion.
+MEANS = ("reward", "kl_nats", "entropy_nats", "finished_share", "tokens_per_completion")
 #: Answers that are none of the known ones, in `mode_counts`.
 NO_MODE = "(none of them)"
 
@@ -67,44 +70,52 @@ class PolicyEvaluation:
         self.answers = answers_of(reward)
         self.further = list(metrics)
         self.num_tables = num_tables
+        self.device = torch.device("cpu")
         self.metrics: dict[str, Metric] = {}
         self.samples: list[dict[str, Any]] = []
         self.mode_counts: dict[str, dict[str, Counter[str]]] = {}
 
-    def reset(self) -> None:
-        """Begin an epoch."""
+    def reset(self, device: torch.device) -> None:
+        """Begin an epoch, with sums kept on a device that all ranks can exchange."""
+        self.device = device
         self.samples, self.mode_counts = [], {}
         for metric in self.metrics.values():
             metric.reset()
 
+    def prepare(self, name: str, record: Mapping[str, Any]) -> None:
+        """Make the metrics of a set, on every rank, whether it has prompts of it or not.
+
+        Args:
+            name: The set.
+            record: One of its prompts.
+        """
+        self._metric(f"{name}/", lambda: CompletionMeans(MEANS))
+        self._metric(f"{name}/words", lambda: DistinctNgrams(sizes=[1, 2], overall=False))
+        for number, metric in enumerate(self.further):
+            self._metric(f"{name}/#{number}", metric.clone)
+        if self.answers is not None and record.get(self.answers.field):
+            read = TaggedAnswer(self.answers.tag)
+            self._metric(f"{name}/answers", lambda: DistinctAnswers(read))
+            self._metric(f"{name}/modes", lambda: ModeCoverage(find_mode=AnswerMode(read)))
+
     def add(self, name: str, experience: Experience) -> None:
-        """Count the completions of some prompts of the set `name`, without fillers."""
+        """Count the completions of some prompts of the set `name`, once it was prepared."""
         rollout = experience.rollout
-        if not len(rollout):
-            return
-        kl_B = rollout.log_prob_B - experience.reference_log_prob
-        for key, values_B in (
-            ("reward", experience.reward),
-            ("kl_nats", kl_B),
-            ("entropy_nats", -rollout.log_prob_B),
-            ("finished_share", rollout.finished_B.float()),
-            ("tokens_per_completion", rollout.num_tokens.float()),
-        ):
-            kept = values_B[values_B.isfinite()]
-            if len(kept):
-                mean = self._metric(f"{name}/{key}", lambda: MeanMetric(nan_strategy="error"))
-                mean.update(kept.float())
+        values = (
+            experience.reward,
+            rollout.log_prob_B - experience.reference_log_prob,
+            -rollout.log_prob_B,
+            rollout.finished_B,
+            rollout.num_tokens,
+        )
+        self.metrics[f"{name}/"].update(dict(zip(MEANS, values, strict=True)))
         samples = samples_by_group(rollout.texts, rollout.group_B)
         scores = _by_group(experience.reward, rollout.group_B)
-        self._metric(f"{name}/", lambda: DistinctNgrams(sizes=[1, 2], overall=False)).update(
-            samples
-        )
-        for number, metric in enumerate(self.further):
-            own = self._metric(f"{name}/#{number}", metric.clone)
-            if "scores" in inspect.signature(metric.update).parameters:
-                own.update(samples, scores=scores)
-            else:
-                own.update(samples)
+        self.metrics[f"{name}/words"].update(samples)
+        for number in range(len(self.further)):
+            metric = self.metrics[f"{name}/#{number}"]
+            takes_scores = "scores" in inspect.signature(metric.update).parameters
+            metric.update(samples, **({"scores": scores} if takes_scores else {}))
         self._add_answers(name, experience, samples)
         room = max(0, self.num_tables - sum(row["set"] == name for row in self.samples))
         self.samples += completion_rows(experience, name)[:room]
@@ -112,18 +123,15 @@ class PolicyEvaluation:
     def _add_answers(
         self, name: str, experience: Experience, samples: Sequence[Sequence[str]]
     ) -> None:
-        records = experience.rollout.records
-        if self.answers is None or not records or not records[0].get(self.answers.field):
+        if self.answers is None or f"{name}/answers" not in self.metrics:
             return
-        read = TaggedAnswer(self.answers.tag)
+        records = experience.rollout.records
         first = _first_rows(experience.rollout.group_B)
         known = [list(records[row][self.answers.field]) for row in first]
-        self._metric(f"{name}/answers", lambda: DistinctAnswers(read)).update(samples, known)
-        self._metric(f"{name}/modes", lambda: ModeCoverage(find_mode=AnswerMode(read))).update(
-            samples, known
-        )
+        self.metrics[f"{name}/answers"].update(samples, known)
+        self.metrics[f"{name}/modes"].update(samples, known)
         of_set = self.mode_counts.setdefault(name, {})
-        find = AnswerMode(read)
+        find = AnswerMode(TaggedAnswer(self.answers.tag))
         for row, texts, modes in zip(first, samples, known, strict=True):
             category = str(records[row].get("category") or "all")
             counts = of_set.setdefault(category, Counter(dict.fromkeys([*modes, NO_MODE], 0)))
@@ -140,7 +148,7 @@ class PolicyEvaluation:
                 prefix = f"val/{name.rpartition('/')[0]}/"
                 values |= {prefix + key: value for key, value in result.items()}
             else:
-                values[f"val/{name}"] = result
+                values[f"val/{name.rpartition('/')[0]}/{type(metric).__name__}"] = result
         return {name: value.float() for name, value in values.items()}
 
     def entropy_over_prompts(self) -> dict[str, float]:
@@ -159,10 +167,9 @@ class PolicyEvaluation:
                     bits[name] = float(-(share * share.clamp_min(1e-30).log2()).sum())
         return bits
 
-    def _metric(self, name: str, make: Any) -> Any:
+    def _metric(self, name: str, make: Callable[[], Metric]) -> None:
         if name not in self.metrics:
-            self.metrics[name] = make()
-        return self.metrics[name]
+            self.metrics[name] = make().to(self.device)
 
 
 def answers_of(reward: Reward) -> AnswerInSet | None:

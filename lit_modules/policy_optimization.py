@@ -465,13 +465,12 @@ class PolicyOptimization(LightningModule):
 
     def on_train_start(self) -> None:
         """Validate once before the first step, outside of Lightning's own counting."""
-        if self.evaluate_first and self.trainer.global_step == 0 and not self.trainer.fast_dev_run:
-            with torch.no_grad():
-                loaders = self.trainer.datamodule.val_dataloader()
-                self.evaluation.reset()
-                for number, loader in enumerate(loaders):
-                    for batch_idx, batch in enumerate(loader):
-                        self.validation_step(batch, batch_idx, number)
+        is_first = self.trainer.global_step == 0 and not self.trainer.fast_dev_run
+        if self.evaluate_first and is_first and self.trainer.limit_val_batches:
+            self.evaluation.reset(self.device)
+            for number, loader in enumerate(self._validation_loaders()):
+                for batch_idx, batch in enumerate(loader):
+                    self.validation_step(batch, batch_idx, number)
             numbers = self.evaluation.compute()
             self.start_numbers = {name: float(value) for name, value in numbers.items()}
             if self.trainer.is_global_zero:
@@ -499,12 +498,13 @@ class PolicyOptimization(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Begin an evaluation."""
-        self.evaluation.reset()
+        self.evaluation.reset(self.device)
 
     @torch.no_grad()
     def validation_step(self, batch: Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Sample k completions of held-out prompts, with the same noise each time; score them."""
         loader = self._validation_loaders()[dataloader_idx]
+        self.evaluation.prepare(loader.name, batch[0])
         prompts = [row for row in batch if not row.get("is_filler")]
         if not prompts:
             return

@@ -1,0 +1,60 @@
+"""Means over completions of whatever was measured of each.
+
+Shapes: B completions, N names.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from metrics.summed_metric import SummedMetric
+
+
+class CompletionMeans(SummedMetric):
+    """Means of several numbers over all completions; those that are not finite are left out.
+
+    Args:
+        names: What the numbers are called.
+        kwargs: Options of `torchmetrics.Metric`.
+
+    >>> metric = CompletionMeans(["reward"])
+    >>> metric.update({"reward": torch.tensor([1.0, 0.0, torch.nan])})
+    >>> metric.compute()["reward"].item()
+    0.5
+    """
+
+    total_N: Tensor
+    count_N: Tensor
+
+    def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.names = tuple(names)
+        self.add_sum("total_N", torch.float64, (len(self.names),))
+        self.add_sum("count_N", torch.int64, (len(self.names),))
+
+    @classmethod
+    def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
+        """Return a fresh metric and batches, one with what could not be measured, one empty."""
+        return cls(["reward", "length"]), [
+            ({"reward": torch.tensor([0.25, torch.nan]), "length": torch.tensor([3, 4])},),
+            ({"reward": torch.tensor([0.5]), "length": torch.tensor([8])},),
+            ({"reward": torch.zeros(0), "length": torch.zeros(0)},),
+        ]
+
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Add completions.
+
+        Args:
+            values: For each name (B,) numbers.
+        """
+        columns = [values[name].detach().double().to(self.device) for name in self.names]
+        kept = [column[column.isfinite()] for column in columns]
+        self.total_N = self.total_N + torch.stack([column.sum() for column in kept])
+        counts = [len(column) for column in kept]
+        self.count_N = self.count_N + torch.tensor(counts, device=self.device)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The mean of each, float64; nan where there was nothing."""
+        return dict(zip(self.names, self.total_N / self.count_N, strict=True))
