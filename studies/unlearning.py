@@ -1,0 +1,172 @@
+"""Can one fact of many be taken out of a model again, and what does it cost the others?
+
+    python -m studies.unlearning --preset cpu --data_dir FOLDER
+
+A memory model that was pretrained on text and OLD facts learns 50 NEW ones, one after another, with
+`SparseMemoryFinetuning` and `SlotLedger`. Then `train.py ledger unlearn` takes the 20th out, in two
+ways: rows that later facts wrote too keep what they hold (`keep`), or lose this fact's share of it
+(`subtract`). All facts are asked before and after, in questions and in statements.
+
+The pretrained models are those of `studies.retention` and are found there if it ran before.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.ledger import Ledger
+from models.memory_blocks import value_tables
+from models.memory_lm import load_memory_lm
+from models.row_changes import same_bits
+from studies.arms import run_arms
+from studies.results import at_most, mean_interval, write_results
+from studies.retention_arms import SPARSE, Way, World, learning, pretraining, probe
+from train import main as run_train
+
+CLAIM = "a fact of many can be unlearned, and the others stay known"
+PRESETS = {"smoke": (4, 3, 2), "cpu": (1000, 50, 20), "full": (1000, 50, 20)}
+SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
+WAYS = ("keep", "subtract")
+OTHERS = "other facts, points lost ({})"
+ITSELF = "the fact itself, recall after ({})"
+ELSEWHERE = "rows changed that the fact never wrote ({})"
+UNDONE = "rows that the fact alone wrote, not undone to the bit ({})"
+KNOWN = "the fact itself, recall before"
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the study; returns what `results.json` holds."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
+    parser.add_argument("--out", type=Path, default=Path("runs/studies/unlearning"))
+    parser.add_argument("--bases", type=Path, default=Path("runs/studies/retention/bases"))
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    options = parser.parse_args(args)
+    steps, num_new, unlearned = PRESETS[options.preset]
+    smoke = options.preset == "smoke"
+    sizes: dict[str, Any] = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
+    world = World(options.data_dir, "report", steps, num_new, **sizes)
+    seeds = list(range(1, 1 + (1 if smoke else options.seeds)))
+    out = options.out / options.preset
+    bases = run_arms(
+        [pretraining(world, "memory", out / "arms")],
+        seeds,
+        options.bases,
+        options.workers,
+        SEED_OPTIONS,
+    )
+    starts = {s: run / "export" for s, run in zip(seeds, bases["memory"], strict=True)}
+    way = Way("taught", "memory", sparse=SPARSE, callbacks=(LEDGER,))
+    arm = learning(world, way, starts, out / "arms")
+    taught = run_arms([arm], seeds, out, options.workers, SEED_OPTIONS)[way.name]
+    numbers = [
+        _unlearn(run, arm.args, unlearned, out / "unlearned" / f"seed{seed}", seed)
+        for seed, run in zip(seeds, taught, strict=True)
+    ]
+    return write_results(
+        options.out,
+        CLAIM,
+        options.preset,
+        {"unlearning": {key: mean_interval([n[key] for n in numbers]) for key in numbers[0]}},
+        [],
+        {
+            f"{name}, worst seed": at_most(max(n[name] for n in numbers), bound)
+            for name, bound in (
+                (OTHERS.format("keep"), 2.0),
+                *((text.format(way), 0.0) for way in WAYS for text in (ELSEWHERE, UNDONE)),
+            )
+        },
+        seeds=seeds,
+    )
+
+
+LEDGER = probe("callbacks.slot_ledger.SlotLedger")
+
+
+def _unlearn(
+    run: Path, words: Sequence[str], number: int, folder: Path, seed: int
+) -> dict[str, float]:
+    """Take the fact of this entry (from 1) out, in both ways, and ask all of them again."""
+    ledger = Ledger.open(run / "ledger")
+    entry = ledger.entries[min(number, len(ledger)) - 1]
+    fact, own_visit = entry.facts[0], (entry.visit or 0) + 1
+    before = _recall(run / "export", words, folder / "before", seed)
+    numbers = {KNOWN: before[own_visit]}
+    for way in WAYS:
+        model = folder / way / "export"
+        if not model.is_dir():
+            command = ["ledger", "unlearn", fact, "--model", str(run / "export")]
+            command += ["--ledger", str(run / "ledger"), "--shared_rows", way]
+            run_train([*command, "--out", str(model)])
+        after = _recall(model, words, folder / way / "asked", seed)
+        others = [visit for visit in before if visit != own_visit]
+        lost = sum(before[visit] - after[visit] for visit in others) / len(others)
+        numbers |= {OTHERS.format(way): 100 * lost, ITSELF.format(way): after[own_visit]}
+        numbers[ELSEWHERE.format(way)] = _rows_of_others(run, model, ledger, fact)
+        numbers[UNDONE.format(way)] = _rows_not_undone(model, ledger, fact)
+    return numbers
+
+
+def _recall(model: Path, words: Sequence[str], place: Path, seed: int) -> dict[int, float]:
+    """Recall of each fact, by the number of its visit from 1, over questions and statements."""
+    if not (place / "forgetting.json").is_file():
+        probes = {
+            wording: probe(
+                "callbacks.probes.fact_recall.FactRecall", wording=wording, visits_per_group=1
+            )
+            for wording in ("held_out", "statement")
+        }
+        measured = probe("callbacks.forgetting_evaluation.ForgettingEvaluation", probes=probes)
+        words = [
+            *("validate", *words, "--run_dir", str(place)),
+            *(word for option in SEED_OPTIONS for word in (option, str(seed))),
+            *("--model.init_args.init_from", str(model)),
+            *("--trainer.limit_val_batches", "1"),
+            *("--trainer.callbacks", json.dumps([measured])),
+        ]
+        run_train(words)
+    found: dict[int, list[float]] = {}
+    for row in json.loads((place / "forgetting.json").read_text())["rows"]:
+        parts = row["metric"].split("_")
+        if parts[0] == "visits":
+            found.setdefault(int(parts[1]), []).append(row["value"])
+    return {visit: sum(values) / len(values) for visit, values in found.items()}
+
+
+def _tables(folder: Path) -> list[torch.Tensor]:
+    return [table.weight.detach() for table in value_tables(load_memory_lm(folder))]
+
+
+def _rows_of_others(run: Path, model: Path, ledger: Ledger, fact: str) -> float:
+    """Rows that unlearning changed although the fact never wrote them: 0."""
+    count = 0
+    for before, after, rows in zip(
+        _tables(run / "export"), _tables(model), ledger.rows_of(fact), strict=True
+    ):
+        changed = ~same_bits(before, after)
+        changed[rows] = False
+        count += int(changed.sum())
+    return float(count)
+
+
+def _rows_not_undone(model: Path, ledger: Ledger, fact: str) -> float:
+    """Rows that the fact alone wrote and that are not, to the bit, what they were before it: 0."""
+    own = ledger.entries_of(fact)
+    others = [entry for number, entry in enumerate(ledger) if number not in own]
+    count = 0
+    for number, after in enumerate(_tables(model)):
+        first = ledger.entries[own[0]].tables[number]
+        shared = [entry.tables[number].rows_U for entry in others]
+        alone = ~torch.isin(first.rows_U, torch.cat(shared)) if shared else first.rows_U >= 0
+        count += int((~same_bits(first.old_UD[alone], after[first.rows_U[alone]])).sum())
+    return float(count)
+
+
+if __name__ == "__main__":
+    main()
