@@ -273,7 +273,7 @@ class PolicyOptimization(LightningModule):
                 augmentation.reference_log_prob_B,
             )
             reward_B = reward_B - self.beta * self.kl.in_reward(old_BT, *rest)
-            penalty = self.kl.in_loss(log_prob_BT, *rest)
+            penalty = self.kl.in_loss(log_prob_BT, *rest, old_BT if self._update else None)
             penalty = None if penalty is None else self.beta * penalty
         return PolicySamples(
             log_prob_BT=log_prob_BT,
