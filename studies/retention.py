@@ -41,7 +41,7 @@ from studies.retention_numbers import (
 from studies.retention_ways import JUDGED, ways_of
 
 CLAIM = "sparse memory finetuning learns a stream of facts and forgets less than full or LoRA"
-PRESETS = {"smoke": (20, 4), "cpu": (1000, 140), "full": (1000, 140)}
+PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
 SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 
 
@@ -61,10 +61,11 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     options = parser.parse_args(args)
     steps, num_new = PRESETS[options.preset]
-    num_old = 40 if options.preset == "smoke" else 400
-    world = World(options.data_dir, options.split, steps, num_new, num_old)
+    smoke = options.preset == "smoke"
+    sizes = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
+    world = World(options.data_dir, options.split, steps, num_new, **sizes)
     first = 1 if options.split == "report" else 100
-    seeds = list(range(first, first + (options.seeds if options.preset != "smoke" else 1)))
+    seeds = list(range(first, first + (options.seeds if not smoke else 1)))
     out = options.out / options.preset
     bases = run_arms(
         [pretraining(world, base, out / "arms") for base in ("memory", "dense twin")],

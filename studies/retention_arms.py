@@ -15,6 +15,8 @@ Split = Literal["report", "tuning"]
 Settings = dict[str, Any]
 
 NUM_OLD, NUM_TUNING = 1024, 300
+# Of these, facts with answers of OLD ones; more would be taken from those that are reported.
+MOST_TUNED = 140
 # EntityQuestions' relations of the pilot, and few facts that share an answer.
 REAL_FACTS: Settings = {
     "source": {"path": "qa/facts.jsonl.gz"},
@@ -52,6 +54,9 @@ class World:
         base_steps: Optimizer steps of pretraining.
         num_new: Facts to learn.
         num_old: Facts of pretraining that are asked again.
+        num_windows: Windows of text that the model is measured on.
+        brief: Whether pretraining is asked few facts at its end, and reads few documents for its
+            background statistics: for runs that are to go through, not to learn.
     """
 
     data_dir: str | None
@@ -59,6 +64,8 @@ class World:
     base_steps: int
     num_new: int
     num_old: int = 400
+    num_windows: int = 96
+    brief: bool = False
 
     def facts(self) -> Settings:
         """What the facts are drawn from."""
@@ -78,6 +85,8 @@ class World:
         skip = self.old_facts()["num_facts"]
         if self.data_dir is not None and self.split == "report":
             skip += NUM_TUNING
+        elif self.data_dir is not None:
+            count = min(count, MOST_TUNED)
         chosen = {**self.facts(), "skip_facts": skip, "num_facts": count}
         if self.data_dir is None or novel_answers:
             return chosen
@@ -109,7 +118,7 @@ class World:
             ),
             "text": probe(
                 "callbacks.probes.text_perplexity.TextPerplexity",
-                num_windows=96,
+                num_windows=self.num_windows,
                 context_length=128,
                 role="retained",
                 **text,
@@ -161,6 +170,10 @@ def pretraining(world: World, base: Base, folder: Path) -> Arm:
         data |= {"text": {**REAL_TEXT, "without_facts": new_facts}, **world.located()}
     content["model"]["init_args"]["memory"]["dense_twin"] = base == "dense twin"
     content["trainer"] |= {"max_steps": world.base_steps, "val_check_interval": world.base_steps}
+    if world.brief:
+        data["facts"]["validation_facts"] = world.num_old
+        (background,) = content["trainer"]["callbacks+"]
+        background["init_args"]["num_documents"] = world.num_old
     return written(base, content, folder)
 
 

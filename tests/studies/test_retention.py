@@ -8,7 +8,7 @@ import yaml
 from datamodules.facts import FactsConfig, FactsPart
 from studies import retention
 from studies.retention import _learned_at
-from studies.retention_arms import NUM_TUNING, World, learning, pretraining
+from studies.retention_arms import MOST_TUNED, World, learning, pretraining
 from studies.retention_numbers import (
     BEFORE,
     EARLY,
@@ -82,10 +82,10 @@ def test_old_new_and_tuning_facts_are_apart():
     report, tuning = (World(str(data), split, 1, 140) for split in ("report", "tuning"))
     old, tuned, reported = (
         ids(report.old_facts()),
-        ids(tuning.new_facts(NUM_TUNING)),
+        ids(tuning.new_facts(300)),
         ids(report.new_facts(300)),
     )
-    assert (len(tuned), len(reported)) == (NUM_TUNING, 300)
+    assert (len(tuned), len(reported)) == (MOST_TUNED, 300)
     assert not old & tuned
     assert not old & reported
     assert not tuned & reported
