@@ -4,6 +4,7 @@ import copy
 import hashlib
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from models.memory_blocks import value_tables
@@ -36,7 +37,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     return made.eval()
 
 
-def copied_fingerprint(model: PreTrainedModel, reference: PreTrainedModel) -> str:
+def copied_fingerprint(model: nn.Module, reference: nn.Module) -> str:
     """Hash the parameters that a reference does not share with its model.
 
     The shared ones are in the model's checkpoint; these are not, and have to come out the same when

@@ -98,7 +98,7 @@ def sample_completions(
     for t in range(max_new_tokens):
         everyone = len(rows_L) == num_rows
         uniform_L = uniforms_TB[t] if everyone else uniforms_TB[t][rows_L]
-        ids_L, log_prob_L = _draw(logits_LV, uniform_L, temperature)
+        ids_L, log_prob_L = draw_tokens(logits_LV, uniform_L, temperature)
         ended_TB[t].index_copy_(0, rows_L, ended_L)
         ids_TB[t].index_copy_(0, rows_L, ids_L)
         log_prob_TB[t].index_copy_(0, rows_L, log_prob_L)
@@ -132,7 +132,7 @@ def sample_completions(
     return Completions(token_ids_BT, token_mask_BT, token_log_prob_BT, finished_B)
 
 
-def _draw(logits_LV: Tensor, uniform_L: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def draw_tokens(logits_LV: Tensor, uniform_L: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Draw a token of each row, and say how probable it was."""
     if temperature != 1.0:
         logits_LV = logits_LV / temperature

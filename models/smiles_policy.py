@@ -1,0 +1,245 @@
+"""A recurrent network as a policy: it writes SMILES strings, asked for nothing in particular."""
+
+# Shapes: B completions, L completions still in the batch, T completion positions
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from models.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
+from models.frozen_reference import copied_fingerprint
+from models.policy import Policy
+from models.rollout import Rollout
+from models.sampling import COMPACT_BELOW, draw_tokens
+from models.smiles_rnn import SmilesRNN, is_smiles_rnn, load_smiles_rnn
+
+# Asking an accelerator whether all rows have ended stalls it, so it is asked every few tokens.
+_TOKENS_BETWEEN_LOOKS = {"cpu": 1}
+_OTHERWISE = 8
+
+
+class SmilesPolicy(Policy):
+    """Samples molecules with a recurrent network, and scores them.
+
+    The network runs in eval mode always, in training too: dropout would make what is scored another
+    distribution than what was sampled from. The reference is a frozen copy of the network as it was
+    given. It is in no checkpoint: a resumed run makes it again, and its hash in the checkpoint says
+    whether it came out the same.
+
+    Args:
+        model: The network.
+        tokenizer: Its tokenizer, with a start, an end and a padding token.
+        max_new_tokens: Longest completion, end token included.
+
+    Raises:
+        ValueError: if the tokenizer's vocabulary is another than the network's, or a number is out
+            of range.
+    """
+
+    def __init__(
+        self, model: SmilesRNN, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = 100
+    ) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}: set it to at least 1")
+        self.model = model.eval()
+        self.max_new_tokens = max_new_tokens
+        self.use_tokenizer(tokenizer)
+        # In a tuple: its parameters are not this module's.
+        self._reference = (copy.deepcopy(model).requires_grad_(False).eval(),)
+        self._fingerprint = copied_fingerprint(model, *self._reference)
+
+    def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take a tokenizer of the network's own vocabulary.
+
+        Raises:
+            ValueError: if it has another one; the difference is named.
+        """
+        self.model.use_vocabulary(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+        self.tokenizer = tokenizer
+
+    # -- sampling ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Rollout:
+        """Sample molecules: `num_samples` for each of the prompts, whose number alone counts.
+
+        All random numbers are drawn at the start, so that what row b says depends on those of row b
+        alone. Rows that have ended leave the batch as soon as a quarter of it has.
+
+        Args:
+            prompts: As many rows as there are to be groups.
+            num_samples: Completions of each group.
+            generator: Source of randomness; None takes torch's, of the CPU.
+            temperature: Other than 1 for evaluation alone: `log_prob_B` is then that of the
+                tempered distribution, and `token_log_prob` is not.
+
+        Raises:
+            ValueError: if a number is out of range.
+            FloatingPointError: if the network's probabilities are not finite.
+        """
+        if num_samples < 1 or not prompts or not temperature > 0:
+            raise ValueError(
+                f"asked for {num_samples} samples of {len(prompts)} prompts at temperature "
+                f"{temperature}: all three have to be above 0"
+            )
+        device = self.model.output.weight.device
+        num_rows = len(prompts) * num_samples
+        source = torch.device("cpu") if generator is None else generator.device
+        uniforms_TB = torch.rand(
+            self.max_new_tokens, num_rows, dtype=torch.float64, generator=generator, device=source
+        ).to(device) * (1 - 2**-50)
+        ids_TB, log_prob_TB, sampled_TB = self._write(uniforms_TB, temperature)
+
+        length = int(sampled_TB.any(1).sum())
+        token_mask_BT = sampled_TB[:length].t().contiguous()
+        token_ids_BT = ids_TB[:length].t().contiguous()
+        log_prob_B = log_prob_TB[:length].t().masked_fill(~token_mask_BT, 0.0).sum(1)
+        if not torch.isfinite(log_prob_B).all():
+            raise FloatingPointError(
+                "the policy's probabilities are not finite: training has diverged. A smaller "
+                "learning rate or gradient clipping usually helps"
+            )
+        bos_B1 = torch.full((num_rows, 1), self.tokenizer.bos_token_id, device=device)
+        group_B = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
+        records = [row for row in prompts for _ in range(num_samples)]
+        return Rollout(
+            prompts=[""] * num_rows,
+            texts=self._decode(token_ids_BT, token_mask_BT),
+            group_B=group_B,
+            prompt_ids_BP=bos_B1,
+            prompt_mask_BP=torch.ones_like(bos_B1, dtype=torch.bool),
+            token_ids_BT=token_ids_BT,
+            token_mask_BT=token_mask_BT,
+            finished_B=((token_ids_BT == self.tokenizer.eos_token_id) & token_mask_BT).any(1),
+            log_prob_B=log_prob_B,
+            records=records,
+        )
+
+    def _write(self, uniforms_TB: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids, their log-probabilities, and True where one was sampled, each (T, B)."""
+        longest, num_rows = uniforms_TB.shape
+        device, end = uniforms_TB.device, self.tokenizer.eos_token_id
+        ids_TB = torch.full((longest, num_rows), self.tokenizer.pad_token_id, device=device)
+        log_prob_TB = torch.zeros(longest, num_rows, device=device)
+        sampled_TB = torch.zeros(longest, num_rows, dtype=torch.bool, device=device)
+        rows_L = torch.arange(num_rows, device=device)
+        ended_L = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        ids_L = torch.full((num_rows,), self.tokenizer.bos_token_id, device=device)
+        state = self.model.first_state(num_rows)
+        look_every = _TOKENS_BETWEEN_LOOKS.get(device.type, _OTHERWISE)
+        for t in range(longest):
+            logits_LV, state = self.model.step(ids_L, state)
+            ids_L, log_prob_L = draw_tokens(logits_LV, uniforms_TB[t][rows_L], temperature)
+            ids_TB[t, rows_L] = torch.where(ended_L, self.tokenizer.pad_token_id, ids_L)
+            log_prob_TB[t, rows_L] = log_prob_L.float()
+            sampled_TB[t, rows_L] = ~ended_L
+            ended_L = ended_L | (ids_L == end)
+            if (t + 1) % look_every == 0:
+                num_open = len(ended_L) - int(ended_L.sum())
+                if num_open == 0:
+                    break
+                if num_open < COMPACT_BELOW * len(ended_L):
+                    open_L = ended_L.logical_not().nonzero().squeeze(1)
+                    rows_L, ids_L, ended_L = rows_L[open_L], ids_L[open_L], ended_L[open_L]
+                    state = tuple(part.index_select(1, open_L) for part in state)
+        return ids_TB, log_prob_TB, sampled_TB
+
+    def _decode(self, token_ids_BT: Tensor, token_mask_BT: Tensor) -> list[str]:
+        words = self.model.vocabulary
+        assert words is not None
+        silent = set(self.tokenizer.all_special_ids)
+        lengths = token_mask_BT.sum(1).tolist()
+        return [
+            "".join(words[token] for token in ids[:length] if token not in silent)
+            for ids, length in zip(token_ids_BT.tolist(), lengths, strict=True)
+        ]
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    def token_log_prob(self, rollout: Rollout) -> Tensor:
+        """Log-probability of every sampled token, (B, T) in nats, differentiable."""
+        return self._score(self.model, rollout)
+
+    @torch.no_grad()
+    def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
+        """The same under the reference policy, without gradient."""
+        return self._score(self._reference[0], rollout)
+
+    @staticmethod
+    def _score(model: SmilesRNN, rollout: Rollout) -> Tensor:
+        read_BT = torch.cat([rollout.prompt_ids_BP[:, -1:], rollout.token_ids_BT[:, :-1]], 1)
+        log_prob_BTV = model(read_BT).float().log_softmax(-1)
+        found_BT = log_prob_BTV.gather(2, rollout.token_ids_BT[..., None])[..., 0]
+        return found_BT.masked_fill(~rollout.token_mask_BT, 0.0)
+
+    # -- the module -------------------------------------------------------------------------------
+
+    def export_state_dict(self) -> dict[str, Tensor]:
+        """The weights as `models.smiles_rnn.load_smiles_rnn` reads them."""
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state
+
+    def train(self, mode: bool = True) -> "SmilesPolicy":
+        """Set the flag; the network stays in eval mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SmilesPolicy":
+        """Move the reference along (`to`, `cuda`)."""
+        for reference in self._reference:
+            reference._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+    def get_extra_state(self) -> str:
+        """Which reference this policy has; torch keeps it in the `state_dict`."""
+        return self._fingerprint
+
+    def set_extra_state(self, state: str) -> None:
+        """Make sure that a checkpoint's reference is this one.
+
+        Raises:
+            ValueError: if it is another.
+        """
+        if state != self._fingerprint:
+            raise ValueError(
+                "the checkpoint's run had another prior than this one: give the model the "
+                "init_from in the checkpoint's config.yaml"
+            )
+
+
+def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Policy:
+    """Make a policy of an exported prior: the recurrent network, or a transformers decoder.
+
+    Args:
+        folder: What `lit_modules.causal_lm.CausalLM` exported: model and tokenizer.
+        max_new_tokens: Longest completion, end token included.
+
+    Raises:
+        FileNotFoundError: if there is no tokenizer.
+        ValueError: if the tokenizer does not fit the model.
+    """
+    path = Path(folder)
+    if not (path / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"{path} has no tokenizer.json: give the folder export of a prior that "
+            "lit_modules.causal_lm.CausalLM trained"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    if is_smiles_rnn(path):
+        return SmilesPolicy(load_smiles_rnn(path), tokenizer, max_new_tokens)
+    config = CausalLMPolicyConfig(init_from=str(path), max_new_tokens=max_new_tokens)
+    return build_policy(config, len(tokenizer), tokenizer)
