@@ -83,9 +83,9 @@ def test_old_new_and_tuning_facts_are_apart():
     old, tuned, reported = (
         ids(report.old_facts()),
         ids(tuning.new_facts(300)),
-        ids(report.new_facts(300)),
+        ids(report.new_facts(240)),
     )
-    assert (len(tuned), len(reported)) == (MOST_TUNED, 300)
+    assert (len(tuned), len(reported)) == (MOST_TUNED, 240)
     assert not old & tuned
     assert not old & reported
     assert not tuned & reported
