@@ -265,19 +265,44 @@ class Agent(nn.Module):
             replies: Right-padded ids (B, T), or embeddings (B, T, D).
             prefix_BMD: Before the prompts.
         """
+        return self._read(ids_BP, mask_BP, replies, prefix_BMD, False).logits.float()
+
+    def reply_logits_and_states(
+        self,
+        ids_BP: Tensor,
+        mask_BP: Tensor,
+        replies: Tensor,
+        config: StateConfig,
+        prefix_BMD: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`reply_logits` and `states` in one pass."""
+        output = self._read(ids_BP, mask_BP, replies, prefix_BMD, True)
+        _, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
+        layer_BCD = output.hidden_states[config.layer(self.num_layers)].float()
+        states_BD = pool_states(layer_BCD[:, : mask_BC.shape[1]], mask_BC, config)
+        return output.logits.float(), states_BD
+
+    def _read(
+        self,
+        ids_BP: Tensor,
+        mask_BP: Tensor,
+        replies: Tensor,
+        prefix_BMD: Tensor | None,
+        output_hidden_states: bool,
+    ) -> Any:
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         replies_BTD = self.embed(replies) if replies.ndim == 2 else replies.to(values_BCD.dtype)
         # The last reply token predicts nothing, and right padding is seen by nothing that counts.
         all_BCD = torch.cat([values_BCD, replies_BTD[:, :-1]], 1)
         all_mask_BC = torch.cat([mask_BC, mask_BC.new_ones(replies_BTD[:, :-1].shape[:2])], 1)
-        logits_BTV: Tensor = self.model(
+        return self.model(
             inputs_embeds=all_BCD,
             attention_mask=all_mask_BC,
             position_ids=_positions(all_mask_BC),
             use_cache=False,
             logits_to_keep=replies_BTD.shape[1],
-        ).logits.float()
-        return logits_BTV
+            output_hidden_states=output_hidden_states,
+        )
 
     @torch.no_grad()
     def generate(

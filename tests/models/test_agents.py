@@ -78,6 +78,10 @@ def test_reply_logits_are_the_models_own(agents, number):
     logits = agent.reply_logits(*agent.pad([prompt]), torch.tensor([reply]))
     whole = agent.model(torch.tensor([prompt + reply])).logits[:, 2:5]
     torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
+    both = agent.reply_logits_and_states(*agent.pad([prompt]), torch.tensor([reply]), StateConfig())
+    assert torch.equal(both[0], logits)
+    alone = agent.states(*agent.pad([prompt]), StateConfig())
+    torch.testing.assert_close(both[1], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_embeddings_of_tokens_as_a_prefix_are_those_tokens(agents):
