@@ -11,7 +11,6 @@ The pretrained models are those of `studies.retention` and are found there if it
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from models.memory_blocks import value_tables
 from models.memory_lm import load_memory_lm
 from models.row_changes import same_bits
 from studies.arms import run_arms
+from studies.asked_again import ask
 from studies.results import at_most, mean_interval, write_results
 from studies.retention_arms import SPARSE, Way, World, learning, pretraining, probe
 from train import main as run_train
@@ -115,24 +115,15 @@ def _unlearn(
 
 def _recall(model: Path, words: Sequence[str], place: Path, seed: int) -> dict[int, float]:
     """Recall of each fact, by the number of its visit from 1, over questions and statements."""
-    if not (place / "forgetting.json").is_file():
-        probes = {
-            wording: probe(
-                "callbacks.probes.fact_recall.FactRecall", wording=wording, visits_per_group=1
-            )
-            for wording in ("held_out", "statement")
-        }
-        measured = probe("callbacks.forgetting_evaluation.ForgettingEvaluation", probes=probes)
-        words = [
-            *("validate", *words, "--run_dir", str(place)),
-            *(word for option in SEED_OPTIONS for word in (option, str(seed))),
-            *("--model.init_args.init_from", str(model)),
-            *("--trainer.limit_val_batches", "1"),
-            *("--trainer.callbacks", json.dumps([measured])),
-        ]
-        run_train(words)
+    probes = {
+        wording: probe(
+            "callbacks.probes.fact_recall.FactRecall", wording=wording, visits_per_group=1
+        )
+        for wording in ("held_out", "statement")
+    }
+    seed_words = [word for option in SEED_OPTIONS for word in (option, str(seed))]
     found: dict[int, list[float]] = {}
-    for row in json.loads((place / "forgetting.json").read_text())["rows"]:
+    for row in ask(model, words, probes, place, seed_words):
         parts = row["metric"].split("_")
         if parts[0] == "visits":
             found.setdefault(int(parts[1]), []).append(row["value"])
