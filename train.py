@@ -242,8 +242,12 @@ class TriptychCLI(LightningCLI):
                 f"model.init_args.init_from: there is no folder {start}; give the folder "
                 "`export` of a finished run, or an experiment's .yaml, which is then run first"
             )
-        if unset and (Path(start) / "tokenizer.json").is_file():
+        has_tokenizer = (Path(start) / "tokenizer.json").is_file()
+        if unset and has_tokenizer:
             tokenizer.path = start
+        smiles = data.get("smiles")  # molecules name theirs among their own settings
+        if smiles is not None and smiles.get("tokenizer") is None and has_tokenizer:
+            smiles.tokenizer = start
 
     def _stage(self, config: str, options: Namespace) -> Stage:
         path = next((p for p in (Path(config), ROOT / config) if p.is_file()), None)

@@ -1,9 +1,10 @@
 """A recurrent network as a policy: it writes SMILES strings, asked for nothing in particular."""
 
-# Shapes: B completions, L completions still in the batch, T completion positions
+# Shapes: B completions, T completion positions
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,8 @@ from models.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from models.frozen_reference import copied_fingerprint
 from models.policy import Policy
 from models.rollout import Rollout
-from models.sampling import COMPACT_BELOW, draw_tokens
 from models.smiles_rnn import SmilesRNN, is_smiles_rnn, load_smiles_rnn
-
-# Asking an accelerator whether all rows have ended stalls it, so it is asked every few tokens.
-_TOKENS_BETWEEN_LOOKS = {"cpu": 1}
-_OTHERWISE = 8
+from models.smiles_sampling import sample_smiles
 
 
 class SmilesPolicy(Policy):
@@ -65,7 +62,6 @@ class SmilesPolicy(Policy):
 
     # -- sampling ---------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def sample(
         self,
         prompts: Sequence[Mapping[str, Any]],
@@ -74,9 +70,6 @@ class SmilesPolicy(Policy):
         temperature: float = 1.0,
     ) -> Rollout:
         """Sample molecules: `num_samples` for each of the prompts, whose number alone counts.
-
-        All random numbers are drawn at the start, so that what row b says depends on those of row b
-        alone. Rows that have ended leave the batch as soon as a quarter of it has.
 
         Args:
             prompts: As many rows as there are to be groups.
@@ -94,77 +87,16 @@ class SmilesPolicy(Policy):
                 f"asked for {num_samples} samples of {len(prompts)} prompts at temperature "
                 f"{temperature}: all three have to be above 0"
             )
-        device = self.model.output.weight.device
         num_rows = len(prompts) * num_samples
-        source = torch.device("cpu") if generator is None else generator.device
-        uniforms_TB = torch.rand(
-            self.max_new_tokens, num_rows, dtype=torch.float64, generator=generator, device=source
-        ).to(device) * (1 - 2**-50)
-        ids_TB, log_prob_TB, sampled_TB = self._write(uniforms_TB, temperature)
-
-        length = int(sampled_TB.any(1).sum())
-        token_mask_BT = sampled_TB[:length].t().contiguous()
-        token_ids_BT = ids_TB[:length].t().contiguous()
-        log_prob_B = log_prob_TB[:length].t().masked_fill(~token_mask_BT, 0.0).sum(1)
-        if not torch.isfinite(log_prob_B).all():
-            raise FloatingPointError(
-                "the policy's probabilities are not finite: training has diverged. A smaller "
-                "learning rate or gradient clipping usually helps"
-            )
-        bos_B1 = torch.full((num_rows, 1), self.tokenizer.bos_token_id, device=device)
-        group_B = torch.arange(len(prompts), device=device).repeat_interleave(num_samples)
-        records = [row for row in prompts for _ in range(num_samples)]
-        return Rollout(
-            prompts=[""] * num_rows,
-            texts=self._decode(token_ids_BT, token_mask_BT),
-            group_B=group_B,
-            prompt_ids_BP=bos_B1,
-            prompt_mask_BP=torch.ones_like(bos_B1, dtype=torch.bool),
-            token_ids_BT=token_ids_BT,
-            token_mask_BT=token_mask_BT,
-            finished_B=((token_ids_BT == self.tokenizer.eos_token_id) & token_mask_BT).any(1),
-            log_prob_B=log_prob_B,
-            records=records,
+        rollout = sample_smiles(
+            self.model, self.tokenizer, num_rows, self.max_new_tokens, generator, temperature
         )
-
-    def _write(self, uniforms_TB: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids, their log-probabilities, and True where one was sampled, each (T, B)."""
-        longest, num_rows = uniforms_TB.shape
-        device, end = uniforms_TB.device, self.tokenizer.eos_token_id
-        ids_TB = torch.full((longest, num_rows), self.tokenizer.pad_token_id, device=device)
-        log_prob_TB = torch.zeros(longest, num_rows, device=device)
-        sampled_TB = torch.zeros(longest, num_rows, dtype=torch.bool, device=device)
-        rows_L = torch.arange(num_rows, device=device)
-        ended_L = torch.zeros(num_rows, dtype=torch.bool, device=device)
-        ids_L = torch.full((num_rows,), self.tokenizer.bos_token_id, device=device)
-        state = self.model.first_state(num_rows)
-        look_every = _TOKENS_BETWEEN_LOOKS.get(device.type, _OTHERWISE)
-        for t in range(longest):
-            logits_LV, state = self.model.step(ids_L, state)
-            ids_L, log_prob_L = draw_tokens(logits_LV, uniforms_TB[t][rows_L], temperature)
-            ids_TB[t, rows_L] = torch.where(ended_L, self.tokenizer.pad_token_id, ids_L)
-            log_prob_TB[t, rows_L] = log_prob_L.float()
-            sampled_TB[t, rows_L] = ~ended_L
-            ended_L = ended_L | (ids_L == end)
-            if (t + 1) % look_every == 0:
-                num_open = len(ended_L) - int(ended_L.sum())
-                if num_open == 0:
-                    break
-                if num_open < COMPACT_BELOW * len(ended_L):
-                    open_L = ended_L.logical_not().nonzero().squeeze(1)
-                    rows_L, ids_L, ended_L = rows_L[open_L], ids_L[open_L], ended_L[open_L]
-                    state = tuple(part.index_select(1, open_L) for part in state)
-        return ids_TB, log_prob_TB, sampled_TB
-
-    def _decode(self, token_ids_BT: Tensor, token_mask_BT: Tensor) -> list[str]:
-        words = self.model.vocabulary
-        assert words is not None
-        silent = set(self.tokenizer.all_special_ids)
-        lengths = token_mask_BT.sum(1).tolist()
-        return [
-            "".join(words[token] for token in ids[:length] if token not in silent)
-            for ids, length in zip(token_ids_BT.tolist(), lengths, strict=True)
-        ]
+        groups = torch.arange(len(prompts), device=rollout.group_B.device)
+        return replace(
+            rollout,
+            group_B=groups.repeat_interleave(num_samples),
+            records=[row for row in prompts for _ in range(num_samples)],
+        )
 
     # -- scoring ----------------------------------------------------------------------------------
 

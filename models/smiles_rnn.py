@@ -91,27 +91,11 @@ class SmilesRNN(nn.Module):
             ValueError: if the model was trained with others, or there are more or fewer.
         """
         given = list(vocabulary)
-        if self.vocabulary is None and len(given) == self.vocab_size:
-            self.vocabulary = given
-        if self.vocabulary == given:
-            return
-        own = self.vocabulary or []
-        only_own, only_given = sorted({*own} - {*given}), sorted({*given} - {*own})
-        if not own:
-            difference = f"the data has {len(given)} tokens, the model {self.vocab_size}"
-        elif not only_own and not only_given:
-            place = next(i for i, (a, b) in enumerate(zip(own, given, strict=True)) if a != b)
-            difference = f"token {place} is {own[place]!r} to the model, {given[place]!r} here"
-        else:
-            difference = (
-                f"only the model has {' '.join(only_own) or 'none'}; only the data has "
-                f"{' '.join(only_given) or 'none'}"
-            )
-        raise ValueError(
-            f"the model was made for another vocabulary ({difference}): set "
-            "data.init_args.smiles.tokenizer to the model's folder, and filter out molecules that "
-            "need other tokens, or train a prior on these data"
-        )
+        if self.vocabulary is not None:
+            refuse_other_vocabulary(self.vocabulary, given)
+        elif len(given) != self.vocab_size:
+            raise ValueError(f"the data has {len(given)} tokens, the model {self.vocab_size}")
+        self.vocabulary = given
 
     # -- all positions at once --------------------------------------------------------------------
 
@@ -207,6 +191,30 @@ class SmilesRNN(nn.Module):
         save_tensors(path / "model.safetensors", dict(weights), {"model_type": MODEL_TYPE})
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (path / "config.json").write_text(text + "\n")
+
+
+def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
+    """Make sure that a model's tokens and those of the data are the same, in the same order.
+
+    Raises:
+        ValueError: if they are not; the message names the difference.
+    """
+    if list(own) == list(given):
+        return
+    only_own, only_given = sorted({*own} - {*given}), sorted({*given} - {*own})
+    if only_own or only_given:
+        difference = (
+            f"only the model has {' '.join(only_own) or 'none'}; only the data has "
+            f"{' '.join(only_given) or 'none'}"
+        )
+    else:
+        place = next(i for i, (a, b) in enumerate(zip(own, given, strict=True)) if a != b)
+        difference = f"token {place} is {own[place]!r} to the model, {given[place]!r} here"
+    raise ValueError(
+        f"the model was made for another vocabulary ({difference}): set "
+        "data.init_args.smiles.tokenizer to the model's folder and filter out molecules that need "
+        "other tokens, or train a prior on these data"
+    )
 
 
 def is_smiles_rnn(folder: str | Path) -> bool:

@@ -93,6 +93,7 @@ class NovelMolecules(GatheredMetric):
 
     Args:
         reference: SMILES of the reference set, such as the prior's training data.
+        is_canonical: Take the reference's strings for canonical, unread: a datamodule's are.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -106,9 +107,11 @@ class NovelMolecules(GatheredMetric):
 
     higher_is_better = True
 
-    def __init__(self, reference: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, reference: Sequence[str], is_canonical: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        canonical = [canonical_smiles(text) for text in reference]
+        canonical: list[str | None] = list(reference)
+        if not is_canonical:
+            canonical = [canonical_smiles(text) for text in reference]
         if None in canonical:
             place = canonical.index(None)
             raise ValueError(

@@ -49,7 +49,7 @@ def test_rows_end_with_the_end_token_and_are_spelled_without_it():
 def test_who_leaves_the_batch_changes_no_sample(monkeypatch):
     policy = tiny_smiles_policy()
     with_all = policy.sample([{}], 40, seeded())
-    monkeypatch.setattr("models.smiles_policy.COMPACT_BELOW", 0.0)
+    monkeypatch.setattr("models.smiles_sampling.COMPACT_BELOW", 0.0)
     kept = policy.sample([{}], 40, seeded())
     assert with_all.texts == kept.texts
     torch.testing.assert_close(with_all.log_prob_B, kept.log_prob_B)
