@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -139,10 +139,6 @@ class Agent(nn.Module):
         if frozen:
             model.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Self:
-        """A frozen agent stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
-
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer."""
@@ -215,6 +211,9 @@ class Agent(nn.Module):
         Raises:
             ValueError: if the prefix is of another width or number.
         """
+        # What trains around it puts all modules into training mode; a frozen one has no dropout.
+        if self.frozen and self.model.training:
+            self.model.eval()
         values_BPD = self.embed(ids_BP)
         if prefix_BMD is None:
             return values_BPD, mask_BP

@@ -48,7 +48,8 @@ class ThoughtSystem(nn.Module):
 
     @torch.no_grad()
     def think(self, states_BH: Tensor) -> Tensor:
-        """Latents of the agents' states side by side, (B, Z)."""
+        """Latents of the agents' states side by side, (B, Z), by the codec's fitted statistics."""
+        self.codec.eval()
         return self.codec.encode(states_BH)
 
     def prefixes(self, latents_BZ: Tensor) -> list[Tensor]:

@@ -34,7 +34,9 @@ def agents() -> Agents:
 def test_agents_of_any_family_are_frozen_and_have_their_own_sizes(agents):
     assert agents.state_sizes == agents.widths == [16, 24, 16]
     agents.train()
-    assert not any(agent.model.training for agent in agents.agents)
+    for agent in agents:
+        agent.states(*agent.pad([[2]]), StateConfig())
+        assert not agent.model.training
     assert not any(parameter.requires_grad for parameter in agents.parameters())
 
 
