@@ -87,6 +87,22 @@ def run_arms(
     return {arm.name: [places[arm.name, seed] for seed in seeds] for arm in arms}
 
 
+def exported_start(init_from: str, out: Path, seed: int = 42) -> Path:
+    """The exported folder that arms start from.
+
+    Args:
+        init_from: The folder, or a config, which is then run once.
+        out: Where that run is kept.
+        seed: Its seed.
+    """
+    if Path(init_from).suffix not in (".yaml", ".yml"):
+        return Path(init_from)
+    (run,) = run_arms([Arm(Path(init_from).stem, ("--config", init_from))], [seed], out)[
+        Path(init_from).stem
+    ]
+    return run / "export"
+
+
 def run_dir(arm: Arm, seed: int, out: Path) -> Path:
     """Where an arm's run with a seed is kept: elsewhere if its settings change."""
     # What it starts from lies in a folder for each seed, which does not make it another arm.

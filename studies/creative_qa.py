@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from studies.arms import Arm, read_summary, run_arms
+from studies.arms import Arm, exported_start, read_summary, run_arms
 from studies.results import at_least, mean_interval, paired_test, write_results
 from studies.sampled_answers import REWARD, RIGHT, Sampler
 
@@ -68,8 +68,9 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(f"--arms: {MARA} and {RLOO} are what is compared, give both")
     # Settings were chosen on seed 42.
     seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
+    start = exported_start(options.init_from, options.out / "base")
     runs = run_arms(
-        [Arm(name, _words(options, WORDS[name])) for name in options.arms],
+        [Arm(name, _words(options, WORDS[name], start)) for name in options.arms],
         seeds,
         options.out / options.preset,
         options.workers,
@@ -168,11 +169,11 @@ def _differences(
     return [a - b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _words(options: argparse.Namespace, own: Sequence[str]) -> tuple[str, ...]:
+def _words(options: argparse.Namespace, own: Sequence[str], start: Path) -> tuple[str, ...]:
     steps = STEPS[options.preset]
     return (
         *("--config", "configs/diversify/creative_qa.yaml"),
-        *("--model.init_args.init_from", options.init_from),
+        *("--model.init_args.init_from", str(start)),
         *own,
         *("--model.init_args.evaluate_first", "false"),
         *("--trainer.max_steps", str(steps)),

@@ -20,7 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from studies.answer_probabilities import reply_probabilities
-from studies.arms import Arm, run_arms
+from studies.arms import Arm, exported_start, run_arms
 from studies.results import at_least, at_most, mean_interval, paired_test, write_results
 
 CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the odds of the start"
@@ -95,21 +95,22 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
     names = (VANILLA, MARA, FORWARD, OVERSHOOT, EXACT)
     ways = [Way(name, beta) for beta in BETAS[options.preset] for name in names]
+    start = exported_start(options.init_from, options.out / "base")
     runs = run_arms(
-        [Arm(way.label, _words(options, way)) for way in ways],
+        [Arm(way.label, _words(options, way, start)) for way in ways],
         seeds,
         options.out / options.preset,
         options.workers,
         SEED_OPTIONS,
     )
     prompts = _prompts()
-    base = reply_probabilities(_start(runs[ways[0].label][0]), prompts, REPLIES)
+    base = reply_probabilities(start, prompts, REPLIES)
     numbers = {
         way.label: [_numbers(run / "export", prompts, predicted_share(base, way)) for run in dirs]
         for way, dirs in zip(ways, runs.values(), strict=True)
     }
-    start = _shares(base)
-    _draw(numbers, start, options.out / "figure.png")
+    shares = _shares(base)
+    _draw(numbers, shares, options.out / "figure.png")
     return write_results(
         options.out,
         CLAIM,
@@ -126,7 +127,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             )
         ],
         checks(numbers),
-        start=start,
+        start=shares,
         seeds=seeds,
     )
 
@@ -177,11 +178,11 @@ def checks(numbers: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, An
     }
 
 
-def _words(options: argparse.Namespace, way: Way) -> tuple[str, ...]:
+def _words(options: argparse.Namespace, way: Way, start: Path) -> tuple[str, ...]:
     steps = STEPS[options.preset]
     return (
         *("--config", "configs/diversify/one_or_two.yaml"),
-        *("--model.init_args.init_from", options.init_from),
+        *("--model.init_args.init_from", str(start)),
         *way.words(),
         *("--model.init_args.evaluate_first", "false"),
         *("--trainer.max_steps", str(steps)),
@@ -194,14 +195,6 @@ def _prompts() -> list[dict[str, Any]]:
     from datamodules.embedded.one_or_two import prompt_rows
 
     return prompt_rows()
-
-
-def _start(run: Path) -> Path:
-    """The folder that a run started from, as its config names it."""
-    import yaml
-
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    return Path(config["model"]["init_args"]["init_from"])
 
 
 def _shares(probabilities: Sequence[Sequence[float]]) -> dict[str, float]:
