@@ -40,7 +40,8 @@ def base(tmp_path_factory):
         (one_or_two.VANILLA, 0.6875),  # 55 to 25
         (one_or_two.MARA, 0.5),
         (one_or_two.FORWARD, 0.6875),
-        (one_or_two.OVERSHOOT, 0.4454),  # .0165/x + .0075/(x - .02365) + .006/(1 + x) = 1: x = .03725
+        # .0165/x + .0075/(x - .02365) + .006/(1 + x) = 1 at x = .03725
+        (one_or_two.OVERSHOOT, 0.4454),
         (one_or_two.EXACT, 0.5),
     ],
 )
