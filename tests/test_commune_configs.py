@@ -1,0 +1,183 @@
+"""The experiments of the third panel: stage after stage, small; and the paper's on stand-ins."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from datamodules.agent_states import StateCache
+from datamodules.text_corpus import TextCorpus
+from datamodules.tokenizer import TokenizerConfig
+from models.thought_system import ThoughtSystem
+from tests.conftest import ROOT
+from train import main
+
+COMMUNE = ROOT / "configs" / "commune"
+TASK = "--data.init_args.task.init_args"
+
+
+def run(name: str, *options: object) -> Path:
+    return main(
+        [
+            *("fit", "--config", str(COMMUNE / f"{name}.yaml"), "--tracking.uri", "null"),
+            *("--config", str(ROOT / "configs" / "hardware" / "cpu.yaml")),
+            *map(str, options),
+        ]
+    )
+
+
+def summary(path: Path) -> dict:
+    return json.loads((path / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> dict[str, Path]:
+    """The three stages, each on what the one before it left."""
+    folder = tmp_path_factory.mktemp("commune")
+    small = (f"{TASK}.num_train", 64, f"{TASK}.num_val", 24, "--trainer.val_check_interval", 3)
+    small += ("--data.init_args.batch_size", 16, "--trainer.max_steps", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("TRIPTYCH_CACHE", str(folder / "cache"))
+        # two sizes: the second agent is wider than the others
+        base = {"family": "llama", "num_layers": 3, "num_heads": 2, "max_position_embeddings": 64}
+        bases = [base | {"hidden_size": size} for size in (16, 24, 16)]
+        agents = run("agents", *small, "--model.init_args.agents.bases", json.dumps(bases))
+        start = ("--model.init_args.init_from", agents / "export")
+        codec = ("--model.init_args.codec.private_per_agent", 4)
+        codec += ("--model.init_args.adversary_weight", 1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            autoencoder = run("autoencoder", *small, *start, *codec)
+        # after three steps nothing is private yet, and the user is told so
+        assert any("there is no structure to route by" in str(w.message) for w in caught)
+        adapter = run(
+            "adapter",
+            *(*small, "--model.init_args.init_from", autoencoder / "export"),
+            *("--model.init_args.adapter.routing.mode", "all"),
+            *("--model.init_args.rounds", 3, "--model.init_args.probe_samples", 64),
+        )
+    return {
+        name: (folder / path)
+        for name, path in {"agents": agents, "codec": autoencoder, "adapter": adapter}.items()
+    }
+
+
+def test_agents_learn_and_say_how_they_do_with_messages(stages):
+    result = summary(stages["agents"])
+    assert (result["status"], result["steps"]) == ("finished", 3)
+    names = {"single", "text_1", "text_2", "text_full"}
+    assert {f"val/{name}/accuracy" for name in names} <= result["metrics"].keys()
+    assert 0 < result["metrics"]["val/state/evidence_share"] < 1
+
+
+def test_the_codec_ends_in_a_structure(stages):
+    report = json.loads((stages["codec"] / "structure.json").read_text())
+    assert len(report["agreement"]) == 32
+    assert {finding["name"] for finding in report["findings"]} >= {"sharing", "gap"}
+    assert (stages["codec"] / "figures" / "sharing.png").stat().st_size > 1000
+    assert "val/states/explained_share" in summary(stages["codec"])["metrics"]
+
+
+def test_the_adapter_ends_in_accuracies_with_every_control(stages):
+    metrics = summary(stages["adapter"])["metrics"]
+    conditions = ("single", "majority", "text_1", "text_2", "text_full", "no_prefix", "thought")
+    for name in (*conditions, "zero", "constant", "shuffled"):
+        assert 0 <= metrics[f"val/{name}/accuracy"] <= 1, name
+    # three agents, all 32 latents or those that are alive, two exchanges of float32
+    assert metrics["val/thought/bytes_per_question"] <= 3 * 32 * 4 * 2
+    assert 0 < metrics["val/leakage/linear_probe_accuracy"] < 1
+    assert 0 < metrics["val/leakage/nonlinear_probe_accuracy"] < 1
+
+
+@pytest.mark.parametrize("gradient", ["straight_through", "reinforce"])
+def test_sampled_replies_train_too_and_text_may_circulate(stages, gradient, workdir, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
+    path = run(
+        "adapter",
+        *("--model.init_args.init_from", stages["codec"] / "export", f"{TASK}.num_train", 64),
+        *(f"{TASK}.num_val", 8, "--data.init_args.batch_size", 16, "--trainer.fast_dev_run", 1),
+        *("--model.init_args.loss.gradient", gradient, "--model.init_args.rounds", 3),
+        *("--model.init_args.text_between_rounds", "true", "--model.init_args.train_on", "all"),
+        *("--model.init_args.adapter.routing.mode", "all", "--model.init_args.reference", "task"),
+    )
+    before = ThoughtSystem.load(stages["codec"] / "export")
+    after = ThoughtSystem.load(path / "export")
+    assert before.agents.fingerprints() == after.agents.fingerprints()
+    assert summary(path)["metrics"]["train/nll_nats_per_token"] > 0
+
+
+def test_no_checkpoint_holds_the_frozen_agents(stages):
+    for name in ("codec", "adapter"):
+        state = torch.load(stages[name] / "checkpoints" / "last.ckpt")["state_dict"]
+        assert not any(".agents." in key for key in state)
+        assert any(".codec." in key for key in state)
+
+
+def test_agents_and_codec_stay_what_they_were_while_the_adapter_learns(stages):
+    before = ThoughtSystem.load(stages["codec"] / "export")
+    after = ThoughtSystem.load(stages["adapter"] / "export")
+    assert before.agents.state_sizes == [16, 24, 16]
+    assert before.agents.fingerprints() == after.agents.fingerprints()
+    for name, tensor in before.codec.state_dict().items():
+        assert torch.equal(tensor, after.codec.state_dict()[name]), name
+    assert before.adapter is None
+    assert [p.shape for p in after.prefixes(after.think(torch.randn(2, 56)))] == [
+        (2, 1, 16),
+        (2, 1, 24),
+        (2, 1, 16),
+    ]
+
+
+def test_agents_that_were_changed_are_refused(stages, tmp_path):
+    for file in (stages["codec"] / "export").rglob("*"):
+        if file.is_file():
+            target = tmp_path / file.relative_to(stages["codec"] / "export")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    system = ThoughtSystem.load(tmp_path)
+    with torch.no_grad():
+        system.agents[1].model.get_input_embeddings().weight += 1
+    system.agents.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="weights of agent 1 are not those"):
+        ThoughtSystem.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no codec with its agents"):
+        ThoughtSystem.load(stages["agents"] / "export")
+
+
+def test_states_were_cached_once_for_codec_and_adapter(stages):
+    caches = sorted((stages["agents"].parents[3] / "cache" / "agent_states").glob("*-*"))
+    folders = [path for path in caches if path.is_dir()]
+    assert [path.name.partition("-")[0] for path in folders] == ["train", "val"]
+    assert len(StateCache(folders[0])) == 64
+
+
+def test_the_papers_setting_takes_two_steps_on_small_models_of_its_class(workdir, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
+    folder = workdir / "qwen3"
+    tokenizer = TextCorpus(tokenizer=TokenizerConfig(vocab_size=400)).tokenizer
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    Qwen3ForCausalLM(Qwen3Config(vocab_size=404, **sizes, **heads)).bfloat16().save_pretrained(
+        folder
+    )
+    rows = workdir / "math.jsonl"
+    row = '{"problem": "What is %d + 1?", "solution": "\\\\boxed{%d}", "level": 3}\n'
+    rows.write_text("".join(row % (i, i + 1) for i in range(12)))
+    small = [f"{TASK}.source.path", rows]
+    small += [f"{TASK}.num_train", 8, f"{TASK}.num_val", 4, f"{TASK}.max_new_tokens", 4]
+    small += ["--trainer.fast_dev_run", 2, "--data.init_args.batch_size", 4]
+    bases = json.dumps([{"pretrained": str(folder)}])
+    codec = run("math_qwen3_codec", *small, "--model.init_args.agents.bases", bases)
+    assert summary(codec)["steps"] == 2
+    start = ("--model.init_args.init_from", codec / "export")
+    adapter = run("math_qwen3", *small, *start)
+    assert summary(adapter)["steps"] == 2
+    system = ThoughtSystem.load(adapter / "export")
+    assert system.codec.config.num_latents == 1024
+    assert system.agents[0].model.dtype == torch.bfloat16
+    assert not (adapter / "export" / "model_0").exists(), "pretrained agents are named, not copied"
