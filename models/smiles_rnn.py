@@ -1,6 +1,6 @@
 """A recurrent language model of SMILES tokens: GRU or LSTM, as REINVENT's priors are.
 
-folder/config.json          settings and vocabulary
+folder/smiles_rnn.json       settings and vocabulary
 folder/model.safetensors    weights; nothing in a folder is run when it is read
 """
 
@@ -190,7 +190,7 @@ class SmilesRNN(nn.Module):
         content["vocabulary"] = self.vocabulary
         save_tensors(path / "model.safetensors", dict(weights), {"model_type": MODEL_TYPE})
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        (path / "config.json").write_text(text + "\n")
+        (path / "smiles_rnn.json").write_text(text + "\n")
 
 
 def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
@@ -219,7 +219,7 @@ def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
 
 def is_smiles_rnn(folder: str | Path) -> bool:
     """Whether a folder holds what `SmilesRNN.save_pretrained` wrote."""
-    path = Path(folder) / "config.json"
+    path = Path(folder) / "smiles_rnn.json"
     return path.is_file() and json.loads(path.read_text()).get("model_type") == MODEL_TYPE
 
 
@@ -231,9 +231,9 @@ def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
         ValueError: if the folder holds another model, or its weights do not fit its settings.
     """
     path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} has no config.json: give the folder export of a prior")
-    content = json.loads((path / "config.json").read_text())
+    if not (path / "smiles_rnn.json").is_file():
+        raise FileNotFoundError(f"{path} has no smiles_rnn.json: give the folder export of a prior")
+    content = json.loads((path / "smiles_rnn.json").read_text())
     found = content.pop("model_type", None)
     if found != MODEL_TYPE:
         raise ValueError(
@@ -246,5 +246,7 @@ def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit its config.json ({error})") from error
+        raise ValueError(
+            f"the weights in {path} do not fit its smiles_rnn.json ({error})"
+        ) from error
     return model.eval()

@@ -70,7 +70,7 @@ def test_comes_back_from_disk(cell, tmp_path):
     assert loaded.config == model.config
     assert is_smiles_rnn(tmp_path)
     assert not is_smiles_rnn(tmp_path / "nothing")
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"smiles_rnn.json", "model.safetensors"}
 
 
 def test_another_vocabulary_is_refused_with_the_difference():
@@ -84,15 +84,15 @@ def test_another_vocabulary_is_refused_with_the_difference():
 
 
 def test_what_is_no_prior_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"no smiles_rnn\.json"):
         load_smiles_rnn(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "smiles_rnn.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match="a model of type llama"):
         load_smiles_rnn(tmp_path)
     tiny().save_pretrained(tmp_path)
-    content = json.loads((tmp_path / "config.json").read_text()) | {"hidden_size": 4}
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="do not fit its config"):
+    content = json.loads((tmp_path / "smiles_rnn.json").read_text()) | {"hidden_size": 4}
+    (tmp_path / "smiles_rnn.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="do not fit its smiles_rnn"):
         load_smiles_rnn(tmp_path)
     with pytest.raises(ValueError, match="call use_vocabulary"):
         SmilesRNN(SmilesRNNConfig(), 7).save_pretrained(tmp_path)
