@@ -68,7 +68,7 @@ class AgentPretraining(LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
-        self.readouts = nn.ModuleList()
+        self.readouts = nn.ModuleDict()
 
     @property
     def task(self) -> DebateTask:
@@ -89,8 +89,10 @@ class AgentPretraining(LightningModule):
         self.debate = Debate(self.model, self.task)
         if not len(self.readouts):
             num_classes = sum(self.task.report_classes)
-            sizes = self.model.state_sizes if num_classes else []
-            self.readouts = nn.ModuleList(nn.Linear(size, num_classes) for size in sizes)
+            # Agents of one model share a readout, under the number of the first of them.
+            for first, *_ in self._by_model() if num_classes else []:
+                size = self.model[first].state_size
+                self.readouts[str(first)] = nn.Linear(size, num_classes)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: each question is put to one agent."""
@@ -105,7 +107,7 @@ class AgentPretraining(LightningModule):
         return loss
 
     def _readout_of(self, agent: int) -> int:
-        """Agents of one model share a readout, that of the first of them."""
+        """Number of the agent whose readout this one shares."""
         return next(group[0] for group in self._by_model() if agent in group)
 
     def _by_model(self) -> list[list[int]]:
@@ -143,7 +145,7 @@ class AgentPretraining(LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy and accuracy of what the readout says the agent sees."""
         labels = torch.tensor(seen, device=states.device)
-        logits = self.readouts[agent](states).split(list(self.task.report_classes), 1)
+        logits = self.readouts[str(agent)](states).split(list(self.task.report_classes), 1)
         losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(logits)]
         right = [(part.argmax(1) == labels[:, i]).float() for i, part in enumerate(logits)]
         return torch.stack(losses).mean(), torch.stack(right).mean()
