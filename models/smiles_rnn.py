@@ -1,6 +1,6 @@
 """A recurrent language model of SMILES tokens: GRU or LSTM, as REINVENT's priors are.
 
-folder/smiles_rnn.json       settings and vocabulary
+folder/smiles_rnn.json      settings and vocabulary
 folder/model.safetensors    weights; nothing in a folder is run when it is read
 """
 
