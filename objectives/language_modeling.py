@@ -70,6 +70,7 @@ def next_token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> NextTokenNLL:
     Raises:
         ValueError: If the shapes of logits and labels do not agree.
 
+    >>> import torch
     >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0986123], [9.0, 9.0]]])  # ln 3
     >>> nll = next_token_nll(logits, torch.tensor([[IGNORED_LABEL, 0, 1]]))
     >>> nll.nats, nll.num_tokens  # ln 2 and ln 4/3
@@ -110,6 +111,7 @@ def chunked_next_token_nll(
     Raises:
         ValueError: If shapes do not agree or `chunk_tokens` is not positive.
 
+    >>> import torch
     >>> hidden, weight = torch.tensor([[[0.0], [1.0], [5.0]]]), torch.tensor([[0.0], [1.0986123]])
     >>> labels = torch.tensor([[IGNORED_LABEL, 0, 1]])
     >>> chunked_next_token_nll(hidden, weight, labels, chunk_tokens=1).nats
