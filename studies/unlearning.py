@@ -31,6 +31,7 @@ CLAIM = "a fact of many can be unlearned, and the others stay known"
 PRESETS = {"smoke": (4, 3, 2), "cpu": (1000, 50, 20), "full": (1000, 50, 20)}
 SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 WAYS = ("keep", "subtract")
+Tables = list[torch.Tensor]
 OTHERS = "other facts, points lost ({})"
 ITSELF = "the fact itself, recall after ({})"
 ELSEWHERE = "rows changed that the fact never wrote ({})"
@@ -108,8 +109,9 @@ def _unlearn(
         others = [visit for visit in before if visit != own_visit]
         lost = sum(before[visit] - after[visit] for visit in others) / len(others)
         numbers |= {OTHERS.format(way): 100 * lost, ITSELF.format(way): after[own_visit]}
-        numbers[ELSEWHERE.format(way)] = _rows_of_others(run, model, ledger, fact)
-        numbers[UNDONE.format(way)] = _rows_not_undone(model, ledger, fact)
+        tables = _tables(run / "export"), _tables(model)
+        numbers[ELSEWHERE.format(way)] = rows_of_others(*tables, ledger, fact)
+        numbers[UNDONE.format(way)] = rows_not_undone(tables[1], ledger, fact)
     return numbers
 
 
@@ -130,32 +132,30 @@ def _recall(model: Path, words: Sequence[str], place: Path, seed: int) -> dict[i
     return {visit: sum(values) / len(values) for visit, values in found.items()}
 
 
-def _tables(folder: Path) -> list[torch.Tensor]:
+def _tables(folder: Path) -> Tables:
     return [table.weight.detach() for table in value_tables(load_memory_lm(folder))]
 
 
-def _rows_of_others(run: Path, model: Path, ledger: Ledger, fact: str) -> float:
+def rows_of_others(before: Tables, after: Tables, ledger: Ledger, fact: str) -> float:
     """Rows that unlearning changed although the fact never wrote them: 0."""
     count = 0
-    for before, after, rows in zip(
-        _tables(run / "export"), _tables(model), ledger.rows_of(fact), strict=True
-    ):
-        changed = ~same_bits(before, after)
+    for old, new, rows in zip(before, after, ledger.rows_of(fact), strict=True):
+        changed = ~same_bits(old, new)
         changed[rows] = False
         count += int(changed.sum())
     return float(count)
 
 
-def _rows_not_undone(model: Path, ledger: Ledger, fact: str) -> float:
+def rows_not_undone(after: Tables, ledger: Ledger, fact: str) -> float:
     """Rows that the fact alone wrote and that are not, to the bit, what they were before it: 0."""
     own = ledger.entries_of(fact)
     others = [entry for number, entry in enumerate(ledger) if number not in own]
     count = 0
-    for number, after in enumerate(_tables(model)):
+    for number, table in enumerate(after):
         first = ledger.entries[own[0]].tables[number]
         shared = [entry.tables[number].rows_U for entry in others]
         alone = ~torch.isin(first.rows_U, torch.cat(shared)) if shared else first.rows_U >= 0
-        count += int((~same_bits(first.old_UD[alone], after[first.rows_U[alone]])).sum())
+        count += int((~same_bits(first.old_UD[alone], table[first.rows_U[alone]])).sum())
     return float(count)
 
 
