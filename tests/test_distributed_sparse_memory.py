@@ -18,7 +18,6 @@ from tests.callbacks.tiny_memory import (
     same_bits,
     trainer_for,
 )
-from tests.train_process import start_server
 
 NUM_STEPS, ACCUMULATED, ROWS_A_MICRO_BATCH = 1000, 4, 4
 NUM_EPOCHS = 20
@@ -73,8 +72,7 @@ def finetune(folder: Path, num_processes: int, start: Path | None = None) -> lis
     )
     settings = {"max_epochs": NUM_EPOCHS, "accumulate_grad_batches": ACCUMULATED}
     if num_processes > 1:
-        start_server()
-        strategy = DDPStrategy(start_method="forkserver", process_group_backend="gloo")
+        strategy = DDPStrategy(start_method="spawn", process_group_backend="gloo")
         settings |= {"devices": num_processes, "strategy": strategy}
         settings |= {"use_distributed_sampler": False}  # it would shuffle
     trainer = trainer_for([finetuning, KeepsTables(folder)], folder, **settings)
