@@ -104,7 +104,7 @@ class DebateQuestions(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         num_rows = len(self.train_questions)
         return DataLoader(
-            range(num_rows),  # type: ignore[arg-type]
+            range(num_rows),  # type: ignore[arg-type]  # any sequence will do, torch's stubs want a Dataset
             self.batch_size,
             sampler=ShuffledRows(num_rows, self.seed, rank, world),
             drop_last=num_rows // world >= self.batch_size,
@@ -118,7 +118,7 @@ class DebateQuestions(LightningDataModule):
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         rows = list(range(len(self.val_questions)))[rank::world]
         return DataLoader(
-            rows,  # type: ignore[arg-type]
+            rows,  # type: ignore[arg-type]  # any sequence will do, torch's stubs want a Dataset
             self.eval_batch_size,
             collate_fn=self.val_batch,
             generator=torch.Generator().manual_seed(0),

@@ -18,7 +18,7 @@ from lit_modules.optimization import (
     clip_apart,
     optimizer_of_nothing,
     parameter_groups,
-    warmup_cosine,
+    scheduled,
 )
 from lit_modules.visit_progress import VisitProgress
 from models.lora import LoRAConfig, merge_lora, merged_state_dict
@@ -248,21 +248,7 @@ class ContinualFinetuning(LanguageModelTraining):
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             return optimizer_of_nothing(self)
         optimizer = self._build_optimizer()
-        if self.schedule == "constant" and not self.warmup_steps:
-            return optimizer
-        total, final_share = float(self.warmup_steps), 1.0
-        if self.schedule == "cosine":
-            total, final_share = self.trainer.estimated_stepping_batches, 0.1
-            if not math.isfinite(total):
-                raise ValueError(
-                    "the cosine schedule needs an end: set trainer.max_steps (or "
-                    "trainer.max_epochs), or model.init_args.schedule=constant"
-                )
-        scheduler = warmup_cosine(optimizer, self.warmup_steps, int(total), final_share)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def configure_gradient_clipping(
         self,

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.memory_blocks import value_tables
@@ -107,3 +108,37 @@ def optimizer_of_nothing(module: nn.Module) -> SGD:
             "trainer.callbacks"
         )
     return SGD([{"params": anchors, "name": "anchor", "lr": 0.0}])
+
+
+def scheduled(
+    optimizer: Optimizer,
+    schedule: Literal["constant", "cosine"],
+    warmup_steps: int,
+    trainer: Trainer,
+) -> Any:
+    """What `configure_optimizers` returns: the optimizer with its warm-up and schedule.
+
+    Args:
+        optimizer: At its peak rates.
+        schedule: After warm-up, `constant`, or a `cosine` down to a tenth at the run's end.
+        warmup_steps: Steps of linear warm-up.
+        trainer: Says how many steps the run has.
+
+    Raises:
+        ValueError: if the cosine has no end.
+    """
+    if schedule == "constant" and not warmup_steps:
+        return optimizer
+    total, final_share = float(warmup_steps), 1.0
+    if schedule == "cosine":
+        total, final_share = trainer.estimated_stepping_batches, 0.1
+        if not math.isfinite(total):
+            raise ValueError(
+                "the cosine schedule needs an end: set trainer.max_steps (or "
+                "trainer.max_epochs), or model.init_args.schedule=constant"
+            )
+    scheduler = warmup_cosine(optimizer, warmup_steps, int(total), final_share)
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+    }

@@ -20,7 +20,7 @@ from lit_modules.optimization import (
     build_adamw,
     clip_apart,
     optimizer_of_nothing,
-    warmup_cosine,
+    scheduled,
 )
 from lit_modules.policy_evaluation import PolicyEvaluation
 from models.causal_lm_policy import CausalLMPolicy
@@ -548,21 +548,7 @@ class PolicyOptimization(LightningModule):
             self.weight_decay,
             self.betas,
         )
-        if self.schedule == "constant" and not self.warmup_steps:
-            return optimizer
-        total, final_share = float(self.warmup_steps), 1.0
-        if self.schedule == "cosine":
-            total, final_share = self.trainer.estimated_stepping_batches, 0.1
-            if not math.isfinite(total):
-                raise ValueError(
-                    "the cosine schedule needs an end: set trainer.max_steps (or "
-                    "trainer.max_epochs), or model.init_args.schedule=constant"
-                )
-        scheduler = warmup_cosine(optimizer, self.warmup_steps, int(total), final_share)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def configure_gradient_clipping(
         self,
