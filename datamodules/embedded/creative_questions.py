@@ -10,8 +10,11 @@ training a policy: some phrasings (of training's categories) and some categories
 The warm-up teaches all of them, so that the model *knows* the right answers everywhere; what can
 reach the held-out ones is the habit of spreading over what it knows.
 
-The prior is Zipf's: the k-th answer of a category has a weight of 1/k, in an order drawn once for
-each category (`PRIOR_SEED`), so that neither the table's order nor the alphabet tells it.
+The prior is Zipf's: the k-th answer of a category has a weight of 1/k^2, in an order drawn once for
+each category (`PRIOR_SEED`), so that neither the table's order nor the alphabet tells it. The
+exponent was set by arithmetic before any policy was trained on it: ten samples then hold 3.7
+different right answers, about as many as the paper's RLOO keeps (3.88 of 10), where equal odds hold
+8.1. With 1/k they hold 6.6, and no method could reach 1.5 times as many.
 """
 
 import random
@@ -43,6 +46,7 @@ HELD_OUT_PHRASINGS = (
     "Choose {one} at random.",
 )
 PRIOR_SEED = 20817
+PRIOR_EXPONENT = 2
 WRONG_SHARE = 0.1
 # So many wrong answers for each category, drawn from the others' right ones.
 NUM_WRONG = 10
@@ -112,9 +116,10 @@ def answer_prior(category: str) -> dict[str, float]:
     rng = random.Random(f"{PRIOR_SEED}/{category}")
     right = list(categories()[category]["answers"])
     rng.shuffle(right)
-    harmonic = sum(1 / rank for rank in range(1, len(right) + 1))
+    weights = [rank**-PRIOR_EXPONENT for rank in range(1, len(right) + 1)]
     prior = {
-        answer: (1 - WRONG_SHARE) / (rank * harmonic) for rank, answer in enumerate(right, start=1)
+        answer: (1 - WRONG_SHARE) * weight / sum(weights)
+        for answer, weight in zip(right, weights, strict=True)
     }
     known = {answer.lower() for answer in right}
     others = sorted(
