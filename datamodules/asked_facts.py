@@ -110,13 +110,7 @@ def ask_taught_facts(
     Raises:
         ValueError: if the datamodule is no stream of facts, or no fact has such a wording.
     """
-    if not (isinstance(datamodule, VisitDataModule) and hasattr(datamodule, "facts")):
-        raise ValueError(
-            f"the data ({type(datamodule).__name__}) are no stream of facts, so that what they "
-            "teach cannot be asked: set the probe's `facts`, or train on "
-            "datamodules.fact_stream.FactStream"
-        )
-    part: Any = datamodule.part
+    part = _stream_of_facts(datamodule)
     seed_of_stream, context_length = datamodule.seed, datamodule.context_length
     source = part.visits(replace(row_format, seed=seed_of_stream, context_length=context_length))
     facts: list[Fact] = datamodule.facts
@@ -134,6 +128,36 @@ def ask_taught_facts(
     visits = [visit_of[index] for index in range(len(facts))]
     asked = _ask(facts, statements, part.templates, wording, seed, visits)
     return _at_least_one(asked, wording, "the stream")
+
+
+def ask_skipped_facts(datamodule: Any, wording: Wording, seed: int) -> list[AskedFact]:
+    """Ask the facts that a stream passes over, each in one wording drawn by `seed`.
+
+    Args:
+        datamodule: A `fact_stream.FactStream`.
+        wording: How they are asked.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: if the datamodule is no stream of facts, it passes over none, or no fact has
+            such a wording.
+    """
+    part = _stream_of_facts(datamodule)
+    facts: list[Fact] = part.skipped_facts
+    statements = [part.templates.statements(fact) for fact in facts]
+    asked = _ask(facts, statements, part.templates, wording, seed, [None] * len(facts))
+    return _at_least_one(asked, wording, "what the stream passes over")
+
+
+def _stream_of_facts(datamodule: Any) -> Any:
+    """Its part that holds the facts."""
+    if not (isinstance(datamodule, VisitDataModule) and hasattr(datamodule, "facts")):
+        raise ValueError(
+            f"the data ({type(datamodule).__name__}) are no stream of facts, so that what they "
+            "teach cannot be asked: set the probe's `facts`, or train on "
+            "datamodules.fact_stream.FactStream"
+        )
+    return datamodule.part
 
 
 def _ask(

@@ -3,6 +3,7 @@
     all facts -> those of the relations -> at most m of each answer -> an order drawn by the seed
       -> the first `skip_facts` of it are passed over
       -> only answers that occur among the first `answers_of_first`, if that is set
+      -> only facts of the `later_relations`, if these are set
       -> the next `num_facts` are used
 
 Two runs that differ in the last two alone share no fact as long as the ranges do not overlap. That
@@ -10,6 +11,7 @@ is how OLD facts, which a model was pretrained on, and NEW ones, which it is to 
 apart.
 """
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -25,15 +27,27 @@ def of_relations(
     Raises:
         ValueError: if a relation does not occur in `source`.
     """
+    wanted = _are_of(facts, relations, templates, source, "relations")
+    return list(itertools.compress(facts, wanted))
+
+
+def _are_of(
+    facts: Sequence[Fact],
+    relations: Sequence[str],
+    templates: FactTemplates,
+    source: str,
+    setting: str,
+) -> list[bool]:
+    """Say of each fact whether it is of one of the relations that a setting names."""
     names = [_relation_names(fact, templates) for fact in facts]
     unknown = set(relations).difference(*names)
     if unknown:
         most_common = [name for name, _ in Counter(n for ns in names for n in ns).most_common()]
         raise ValueError(
-            f"facts.relations {sorted(unknown)} do not occur in {source}: "
+            f"facts.{setting} {sorted(unknown)} do not occur in {source}: "
             f"choose among {', '.join(most_common) or 'none (no row names a relation)'}"
         )
-    return [f for f, n in zip(facts, names, strict=True) if n & set(relations)]
+    return [not n.isdisjoint(relations) for n in names]
 
 
 def cap_answers(facts: Sequence[Fact], max_facts_per_answer: int, seed: int) -> list[Fact]:
@@ -65,6 +79,7 @@ def draw(
     templates: FactTemplates,
     source: str,
     answers_of_first: int | None = None,
+    later_relations: Sequence[str] | None = None,
 ) -> list[Fact]:
     """Take facts `skip` to `skip + count` of an order drawn by `seed`; the source's order is kept.
 
@@ -80,6 +95,7 @@ def draw(
         source: Names the facts' source in errors.
         answers_of_first: Pass over facts whose (first) answer none of so many facts at the start of
             the order has; None: any answer will do.
+        later_relations: Pass over facts of other relations; None: any will do.
 
     Raises:
         ValueError: if there are not so many.
@@ -100,6 +116,10 @@ def draw(
             )
         known = {facts[index].answers[0] for index in order[:answers_of_first]}
         left = [index for index in left if facts[index].answers[0] in known]
+    if later_relations is not None:
+        those = [facts[index] for index in left]
+        wanted = _are_of(those, later_relations, templates, source, "later_relations")
+        left = list(itertools.compress(left, wanted))
     if count is not None and not 1 <= count <= len(left):
         after = f" after the first {skip}" if skip else ""
         raise ValueError(

@@ -11,6 +11,8 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +21,7 @@ from datamodules.fact_documents import LossOn, check_length, encode_rendering
 from datamodules.fact_paraphrases import Paraphrases, ParaphrasesConfig
 from datamodules.fact_questions import completion_evaluation
 from datamodules.fact_templates import Fact, FactTemplates, Rendering
-from datamodules.facts import FactsConfig, FactsPart
+from datamodules.facts import FactsConfig, FactsPart, choose_facts, read_facts
 from datamodules.packed_datamodule import RowFormat
 from datamodules.packing import Document
 from datamodules.tokenizer import TokenizerConfig
@@ -111,6 +113,28 @@ class FactStreamPart(VisitedPart[FactVisits]):
     def facts(self) -> list[Fact]:
         """The facts to teach; a batch's `group` counts these."""
         return self._asked.facts
+
+    @cached_property
+    def skipped_facts(self) -> list[Fact]:
+        """The facts before them, `skip_facts` in number: those that a pretrained model was taught.
+
+        Raises:
+            ValueError: if the stream begins with the first fact.
+        """
+        config = self._asked.config
+        if not config.skip_facts:
+            raise ValueError(
+                "the stream's facts.skip_facts is 0, so that there are no facts before it to be "
+                "asked: set the probe's `facts`, or teach later facts"
+            )
+        before = replace(
+            config,
+            skip_facts=0,
+            num_facts=config.skip_facts,
+            answers_of_first=None,
+            later_relations=None,
+        )
+        return choose_facts(read_facts(config.source, self.templates), before, self.templates)
 
     @property
     def templates(self) -> FactTemplates:

@@ -52,6 +52,8 @@ class FactsConfig:
         answers_of_first: Of those, only facts whose answer is also that of one of the first so many
             facts of the order, which a model was pretrained on: what is new to it is then whose
             answer it is, not the answer's name; null: any answer.
+        later_relations: Of those, only facts of these relations; null: any. Unlike `relations` it
+            leaves the order as it is, so that a model's OLD facts may be of other relations too.
         subset_seed: Draws that order, apart from the seed of training.
         statement_share: Share of statements among the wordings trained on; the others are
             questions.
@@ -71,6 +73,7 @@ class FactsConfig:
     skip_facts: int = 0
     num_facts: int | None = None
     answers_of_first: int | None = None
+    later_relations: list[str] | None = None
     subset_seed: int = 0
     statement_share: float = 0.3
     loss_on: LossOn = "answer"
@@ -123,7 +126,8 @@ def choose_facts(
         chosen = of_relations(chosen, config.relations, templates, source)
     if config.max_facts_per_answer is not None:
         chosen = cap_answers(chosen, config.max_facts_per_answer, config.subset_seed)
-    if config.num_facts is not None or config.skip_facts or config.answers_of_first is not None:
+    later = config.answers_of_first, config.later_relations
+    if config.num_facts is not None or config.skip_facts or later != (None, None):
         chosen = draw(
             chosen,
             config.skip_facts,
@@ -131,7 +135,7 @@ def choose_facts(
             config.subset_seed,
             templates,
             source,
-            config.answers_of_first,
+            *later,
         )
     return chosen
 
@@ -181,6 +185,8 @@ class FactsPart(DataPart):
             config.max_facts_per_answer,
             config.skip_facts,
             config.num_facts,
+            config.answers_of_first,
+            config.later_relations,
             config.subset_seed,
             config.statement_share,
             config.loss_on,

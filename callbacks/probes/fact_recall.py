@@ -1,12 +1,21 @@
 """Recall of facts that are known to be taught: those of pretraining, or the stream's own."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from callbacks.probes.base import ProbeSetting, Role
 from callbacks.probes.recall import Recall, Scoring
-from datamodules.asked_facts import AskedFact, Wording, ask_facts, ask_taught_facts
+from datamodules.asked_facts import (
+    AskedFact,
+    Wording,
+    ask_facts,
+    ask_skipped_facts,
+    ask_taught_facts,
+)
 from datamodules.facts import FactsConfig
 from datamodules.prompted_documents import OnLongRow
+
+OfStream = Literal["taught", "skipped"]
 
 
 class FactRecall(Recall):
@@ -19,10 +28,12 @@ class FactRecall(Recall):
 
     Args:
         facts: The facts asked: `source`, `templates` and what chooses among the facts; null: those
-            that the run's stream of facts teaches.
+            of the run's stream of facts.
         wording: "held_out" (questions that never teach), "training" (questions that may),
             "own_question" (the source's), or "statement" (statements to complete; of a stream's
             facts, such as it teaches). One of a fact's wordings is drawn by `seed`.
+        of_stream: Which of the stream's: "taught", or "skipped", those that its `skip_facts` passes
+            over because the model was pretrained on them.
         first_visits: Also tell the recall of the facts of the first so many visits; null: do not.
         visits_per_group: Also tell the recall of each group of so many visits; null: do not.
         scoring: "generate" writes answers and scores their text (exact match and F1);
@@ -45,6 +56,7 @@ class FactRecall(Recall):
         self,
         facts: FactsConfig | None = None,
         wording: Wording = "held_out",
+        of_stream: OfStream = "taught",
         first_visits: int | None = None,
         visits_per_group: int | None = None,
         scoring: Scoring = "teacher_forced",
@@ -62,12 +74,13 @@ class FactRecall(Recall):
         for name, value in (("first_visits", first_visits), ("visits_per_group", visits_per_group)):
             if value is not None and value < 1:
                 raise ValueError(f"the probe's {name} is {value}: set it to at least 1")
-            if value is not None and facts is not None:
+            if value is not None and (facts is not None or of_stream != "taught"):
                 raise ValueError(
-                    f"the probe has {name} and facts of its own, of which nobody knows when they "
-                    "are visited: leave one of the two out"
+                    f"the probe has {name} and facts that the stream does not teach, so that none "
+                    "is visited: leave one of the two out"
                 )
         self.facts = facts
+        self.of_stream: OfStream = of_stream
         self.wording: Wording = wording
         self.first_visits = first_visits
         self.visits_per_group = visits_per_group
@@ -83,12 +96,14 @@ class FactRecall(Recall):
         """Word the facts."""
         if self.facts is not None:
             return ask_facts(self.facts, self.wording, self.seed, self.data_dir)
+        if self.of_stream == "skipped":
+            return ask_skipped_facts(setting.datamodule, self.wording, self.seed)
         return ask_taught_facts(setting.datamodule, self.wording, self.seed, setting.row_format)
 
     def sets(self, asked: Sequence[AskedFact]) -> dict[str, list[int]]:
         """All facts, those of the first visits, and those of each group of visits."""
         sets = super().sets(asked)
-        visits = [fact.visit or 0 for fact in asked]  # None where `facts` are given: no sets then
+        visits = [fact.visit or 0 for fact in asked]  # None where none is taught: no sets then
         if self.first_visits is not None:
             early = [place for place, visit in enumerate(visits) if visit < self.first_visits]
             sets[f"first_{self.first_visits}_visits_"] = early

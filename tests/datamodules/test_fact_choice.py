@@ -105,6 +105,7 @@ def test_relations_are_known_by_the_names_of_the_source_and_of_the_templates():
         ({"num_facts": 0}, r"facts\.num_facts is 0"),
         ({"answers_of_first": 5}, r"facts\.answers_of_first is 5, but facts\.skip_facts is 0"),
         ({"skip_facts": 5, "answers_of_first": 0}, r"facts\.answers_of_first is 0.*between 1"),
+        ({"skip_facts": 5, "later_relations": ["P0"]}, r"facts\.later_relations \['P0'\] do not"),
         ({"max_facts_per_answer": 0}, r"facts\.max_facts_per_answer is 0: set it to at least 1"),
     ],
 )
@@ -120,6 +121,14 @@ def test_new_facts_may_be_those_with_answers_of_old_ones():
     new = choose_facts(facts, FactsConfig(skip_facts=50, answers_of_first=30), TEMPLATES)
     others = choose_facts(facts, FactsConfig(skip_facts=50), TEMPLATES)
     assert new == [f for f in others if f.answers[0] in known]
+    assert 0 < len(new) < len(others)
+
+
+def test_new_facts_may_be_of_fewer_relations_than_old_ones():
+    facts = [fact(n, relation="P36" if n % 3 else "P17") for n in range(90)]
+    new = choose_facts(facts, FactsConfig(skip_facts=60, later_relations=["country"]), TEMPLATES)
+    others = choose_facts(facts, FactsConfig(skip_facts=60), TEMPLATES)
+    assert new == [f for f in others if f.relation == "P17"]
     assert 0 < len(new) < len(others)
 
 

@@ -51,14 +51,13 @@ def test_the_real_pretraining_leaves_the_new_facts_out(real_data):
     new = build("fact_stream_local", "--data.init_args.data_dir", str(real_data)).facts
     raw = yaml.safe_load((CONFIGS / "fact_stream_local.yaml").read_text())
     chosen = raw["init_args"]["facts"]
-    config = FactsConfig(
-        RecordSource(chosen["source"]["path"]),
-        relations=chosen["relations"],
-        max_facts_per_answer=chosen["max_facts_per_answer"],
-        num_facts=chosen["skip_facts"],
-    )
+    pretraining = yaml.safe_load((CONFIGS / "text_and_facts_local.yaml").read_text())
+    taught = pretraining["init_args"]["facts"]
+    config = FactsConfig(RecordSource(taught["source"]["path"]), num_facts=taught["num_facts"])
     old = FactsPart(config, str(real_data)).facts
-    assert (len(old), len(new)) == (1024, 300)
+    assert (len(old), len(new)) == (1024, 140)
+    assert {fact.relation for fact in new} == set(chosen["later_relations"])
+    assert {fact.answers[0] for fact in new} <= {fact.answers[0] for fact in old}
     assert not {fact.id for fact in old} & {fact.id for fact in new}
     assert not named(old) & named(new)
 

@@ -191,6 +191,27 @@ def test_groups_of_visits(tiny_lm):
     assert recall.shown == ("exact_match", "first_3_visits_exact_match")
 
 
+def test_facts_that_the_stream_skips(tiny_lm):
+    """Those of the order's beginning, which a pretraining with `num_facts` as many has taught."""
+
+    def stream(**chosen) -> FactStream:
+        data = FactStream(FactsConfig(relations=["author"], **chosen))
+        data.tokenizer = tiny_lm.tokenizer
+        return data
+
+    skipped = FactRecall(of_stream="skipped", role="retained", seed=5)
+    asked = skipped.ask(tiny_lm.setting(datamodule=stream(skip_facts=30, num_facts=10)))
+    pretrained = FactsConfig(relations=["author"], num_facts=30)
+    assert asked == FactRecall(pretrained, seed=5).ask(tiny_lm.setting())
+    assert {fact.visit for fact in asked} == {None}
+    taught = FactRecall(seed=5).ask(tiny_lm.setting(datamodule=stream(skip_facts=30, num_facts=10)))
+    assert not {fact.prompt for fact in asked} & {fact.prompt for fact in taught}
+    with pytest.raises(ValueError, match="skip_facts is 0, so that there are no facts before it"):
+        skipped.ask(tiny_lm.setting(datamodule=stream(num_facts=10)))
+    with pytest.raises(ValueError, match="no stream of facts"):
+        skipped.ask(tiny_lm.setting(datamodule=None))
+
+
 def test_a_trial_stops_after_the_first_batches(tiny_lm):
     recall = probe("held_out", "teacher_forced", tokens_per_batch=400)
     recall.prepare(tiny_lm.setting())
@@ -217,8 +238,10 @@ def test_mistakes_are_explained(tiny_lm):
         ClosedBook(max_new_tokens=0)
     with pytest.raises(ValueError, match=r"'Ask me\.' has no place for the question"):
         ClosedBook(prompt="Ask me.")
-    with pytest.raises(ValueError, match="first_visits and facts of its own"):
+    with pytest.raises(ValueError, match="first_visits and facts that the stream does not teach"):
         FactRecall(FactsConfig(), first_visits=3)
+    with pytest.raises(ValueError, match="visits_per_group and facts that the stream does not"):
+        FactRecall(of_stream="skipped", visits_per_group=3)
     with pytest.raises(ValueError, match="visits_per_group is 0"):
         FactRecall(visits_per_group=0)
     with pytest.raises(ValueError, match="rows are longer than the context of 128 tokens"):
