@@ -90,6 +90,10 @@ class Report:
                 if row["size"] == size:
                     table.add_row(*self._cells(row))
             console.print(table)
+        self.print_checks(console)
+
+    def print_checks(self, console: Console) -> None:
+        """Print what was promised beside what came out."""
         for name, check in self.checks.items():
             verdict = "held" if check.held else "[bold]not held[/bold]"
             side = "at least" if (check.value >= check.bound) == check.held else "at most"

@@ -58,6 +58,9 @@ class MoleculeOptimization(PolicyOptimization):
     Attributes:
         replayed: What joined the last step from the memory.
         generated_samples: Molecules sampled since the start, on all processes.
+        oracle_calls: Number of the last call whose score this run has seen; the budget, once a
+            molecule came too late. A run that goes on after a kill counts again what its ledger
+            already knows, and so ends where it would have ended.
 
     Raises:
         ValueError: on settings that contradict each other or are out of range.
@@ -117,6 +120,7 @@ class MoleculeOptimization(PolicyOptimization):
         self.diversity_filter = diversity_filter
         self.replayed: Experience | None = None
         self.generated_samples = 0
+        self.oracle_calls = 0
 
     @property
     def model(self) -> nn.Module:
@@ -158,8 +162,11 @@ class MoleculeOptimization(PolicyOptimization):
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:
         """Score molecules on the first process, whose ledger it is; the others are told."""
-        alone = self._world_size == 1
-        scored = super().score(rollout) if alone else self._score_on_first(rollout)
+        if self._world_size == 1:
+            scored = super().score(rollout)
+            self._count_calls(scored.scores)
+        else:
+            scored = self._score_on_first(rollout)
         # That the budget ends within a step is no failure of a molecule.
         errors = {
             row: text for row, text in scored.scores.errors.items() if not text.endswith(_SPENT)
@@ -176,6 +183,8 @@ class MoleculeOptimization(PolicyOptimization):
             told = [(scores.reward_B.tolist(), components, scores.errors)]
         torch.distributed.broadcast_object_list(told, src=0)
         rewards, components, errors = told[0]
+        everyone = {name: torch.tensor(part) for name, part in components.items()}
+        self._count_calls(Scores(torch.tensor(rewards), everyone, errors))
         first = sum(len(part) for part in texts[: self.trainer.global_rank])
         own = slice(first, first + len(rollout))
         scores = Scores(
@@ -191,6 +200,17 @@ class MoleculeOptimization(PolicyOptimization):
             return super().score(rollout)
         finally:
             self.reward = given
+
+    def _count_calls(self, scores: Scores) -> None:
+        """Note how far the oracle was called, from the scores of all processes."""
+        if not isinstance(self.reward, OracleReward):
+            return
+        if any(text.endswith(_SPENT) for text in scores.errors.values()):
+            self.oracle_calls = self.reward.budget
+        numbers_B = scores.components.get("oracle_call")
+        if numbers_B is not None and len(numbers_B):
+            last = int(numbers_B.nan_to_num().max())
+            self.oracle_calls = max(self.oracle_calls, last)
 
     def _filter(self, scored: Experience) -> Experience:
         """Lower the rewards of kinds that were found often; the log keeps what they were."""
@@ -268,15 +288,6 @@ class MoleculeOptimization(PolicyOptimization):
         if self.diversity_filter is not None:
             self.log("train/full_buckets", float(self.diversity_filter.num_full))
 
-    @property
-    def oracle_calls(self) -> int:
-        """Calls in the ledger, as the first process counts them."""
-        assert isinstance(self.reward, OracleReward)
-        own = self.reward.num_calls if self.trainer.is_global_zero else 0
-        if self._world_size == 1:
-            return own
-        return int(self.trainer.strategy.broadcast(own))
-
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -298,6 +309,12 @@ class MoleculeOptimization(PolicyOptimization):
             folder = Path(self.trainer.default_root_dir)
             self.reward.ledger_path = str(folder / "oracle.sqlite")
 
+    def on_fit_start(self) -> None:
+        """Write the run's seed beside its calls."""
+        super().on_fit_start()
+        if isinstance(self.reward, OracleReward) and self.reward.seed is None:
+            self.reward.seed = self._seed
+
     def teardown(self, stage: str) -> None:
         """End the scoring processes."""
         if isinstance(self.reward, OracleReward):
@@ -309,6 +326,7 @@ class MoleculeOptimization(PolicyOptimization):
         memories = {"replay": self.replay, "diversity_filter": self.diversity_filter}
         checkpoint["molecule_optimization"] = {
             "generated_samples": self.generated_samples,
+            "oracle_calls": self.oracle_calls,
             **{name: None if m is None else m.state_dict() for name, m in memories.items()},
         }
 
@@ -321,6 +339,7 @@ class MoleculeOptimization(PolicyOptimization):
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["molecule_optimization"]
         self.generated_samples = state["generated_samples"]
+        self.oracle_calls = state["oracle_calls"]
         for name in ("replay", "diversity_filter"):
             memory = getattr(self, name)
             if (memory is None) != (state[name] is None):

@@ -34,7 +34,7 @@ class OracleReward(Reward):
         num_workers: Processes that score; 0 scores in this one, without a time limit.
         time_limit_s: Seconds a molecule may take.
         keep_stereo: Whether molecules that differ in stereochemistry alone are different.
-        seed: Of the run, written beside each call.
+        seed: Of the run, written beside each call; null: a search writes its own, others 0.
 
     Raises:
         ValueError: If the budget is below 1 or a setting is out of range; when scoring begins, if
@@ -51,7 +51,7 @@ class OracleReward(Reward):
         num_workers: int = 0,
         time_limit_s: float = 10.0,
         keep_stereo: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         if budget < 1:
             raise ValueError(
@@ -130,7 +130,7 @@ class OracleReward(Reward):
 
     def _call(self, new: Any) -> None:
         """Make the calls that the budget allows, and write each down as it ends."""
-        allowed = list(self.ledger.reserve(list(new), self.budget, self.seed))
+        allowed = list(self.ledger.reserve(list(new), self.budget, self.seed or 0))
         for index, result in self.pool.score(allowed):
             self.ledger.record(allowed[index], result.score, result.components, result.error)
 

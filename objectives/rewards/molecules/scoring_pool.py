@@ -84,6 +84,23 @@ class ScoringPool:
             for worker in [worker for worker in self._workers if worker.index is not None]:
                 self._end(worker)  # what it works on was given up
 
+    def start(self) -> None:
+        """Start all workers and wait until they have imported what they need.
+
+        Without it workers start when there are molecules for them.
+
+        Raises:
+            RuntimeError: If one does not come up.
+        """
+        while len(self._workers) < self.num_workers:
+            self._start()
+        for worker in self._workers:
+            if not worker.is_started:
+                if not worker.connection.poll(START_S):
+                    raise RuntimeError(f"a scoring process did not start within {START_S:g} s")
+                worker.connection.recv()
+                worker.is_started = True
+
     def close(self) -> None:
         """End all workers; they are started anew when needed."""
         for worker in list(self._workers):

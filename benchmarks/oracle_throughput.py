@@ -1,0 +1,195 @@
+"""How many oracle calls a second does a search for molecules make, end to end?
+
+`python -m benchmarks.oracle_throughput [--quick] [--prior FOLDER] [--out FILE]`
+
+A search samples 64 molecules a step, scores those that are new (`benchmarks.plain_reward`: QED, SA,
+donors, likeness to eight drugs) and learns from all by REINVENT's loss, until so many different
+molecules were scored. In turns:
+
+- the plain loop: one process, torch's GRU, rows that have ended sampled on until the last one ends,
+  one molecule scored after another, a dictionary for books. With one thread of torch, and with two;
+- two paired runs, REINVENT and MARA with the same seed, a process of one thread each, as studies
+  run them: the Trainer, a ledger on disk, metrics of every step in a file;
+- a single run whose molecules are scored by two processes beside it.
+
+Processes and imports are there before the clock starts. Seconds are those of as many calls as one
+search makes: the two runs' are halved. Every molecule that the plain loop scored is scored again by
+our objective, and the single run must write the same ledger as the one that scores by itself.
+
+The prior: `--prior`, an exported folder or an experiment's configuration; by default
+`configs/diversify/molecules_prior.yaml`, which is trained first if it was not yet.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.oracle_throughput_sides import Job, Outcome, Searcher, run_together
+from benchmarks.paired import Timing, time_ratio
+from benchmarks.plain_reward import drugs_task
+from benchmarks.report import (
+    Report,
+    at_least,
+    at_most,
+    benchmark_parser,
+    describe_device,
+    prepare_device,
+    wide_console,
+)
+from callbacks.init_from import Stage
+from train import ROOT
+
+PRIOR = "configs/diversify/molecules_prior.yaml"
+PLAIN, PLAIN_2 = "plain loop", "plain loop, two threads"
+PAIR, PARALLEL = "two paired runs", "a run with two scoring processes"
+LEAST_OF_PAIR, LEAST_OF_PARALLEL, CALLS_PER_SECOND = 1.8, 1.2, 300.0
+
+
+def jobs(prior: str, seed: int, num_calls: int) -> dict[str, list[Job]]:
+    """What each side runs, by its name; jobs of one side run at once."""
+    return {
+        PLAIN: [Job("plain", prior, seed, num_calls)],
+        PLAIN_2: [Job("plain", prior, seed, num_calls, num_threads=2)],
+        PAIR: [Job("ours", prior, seed, num_calls, with_mara=mara) for mara in (False, True)],
+        PARALLEL: [Job("ours", prior, seed, num_calls, num_workers=2)],
+    }
+
+
+def compare(report: Report, prior: str, num_calls: int, num_rounds: int) -> None:
+    """Run all sides in turns, after one round of few calls that is not timed."""
+    searchers: list[Searcher] = [Searcher(), Searcher()]
+    seconds: dict[str, list[float]] = {}
+    outcomes: dict[str, list[list[Outcome]]] = {}
+    try:
+        for number in range(num_rounds + 1):
+            sides = jobs(prior, number, num_calls if number else min(num_calls, 64))
+            for name, side in sides.items():
+                elapsed, found = run_together(searchers, side)
+                if number:
+                    seconds.setdefault(name, []).append(elapsed / len(side))
+                    outcomes.setdefault(name, []).append(found)
+    finally:
+        for searcher in searchers:
+            searcher.close()
+    timings = {
+        name: Timing(
+            name,
+            num_calls,
+            seconds[name],
+            max(sum(run.resident_bytes for run in found) for found in outcomes[name]),
+        )
+        for name in seconds
+    }
+    report.rows += [
+        timing.row() | costs(outcomes[name], num_calls / timing.median_s)
+        for name, timing in timings.items()
+    ]
+    report.ratios |= {
+        f"{peer} / {ours}@{num_calls}": time_ratio(timings[peer], timings[ours])
+        for peer in (PLAIN, PLAIN_2)
+        for ours in (PAIR, PARALLEL)
+    }
+    report.checks |= {
+        f"{PAIR}, times the calls of the {PLAIN}": at_least(
+            report.ratios[f"{PLAIN} / {PAIR}@{num_calls}"], LEAST_OF_PAIR
+        ),
+        f"{PARALLEL}, times the calls of the {PLAIN}": at_least(
+            report.ratios[f"{PLAIN} / {PARALLEL}@{num_calls}"], LEAST_OF_PARALLEL
+        ),
+        f"{PAIR}, calls per second together": at_least(
+            num_calls / timings[PAIR].median_s, CALLS_PER_SECOND
+        ),
+    } | agreement(outcomes)
+
+
+def costs(found: list[list[Outcome]], calls_per_second: float) -> dict[str, Any]:
+    """Calls per second of a side, and the processor's milliseconds and samples of a call."""
+    runs = [run for side in found for run in side]
+    num_calls = sum(len(run.scores) for run in runs)
+    return {
+        "calls_per_s": calls_per_second,
+        "cpu_ms_per_call": 1e3 * sum(run.cpu_s for run in runs) / num_calls,
+        "samples_per_call": sum(run.samples for run in runs) / num_calls,
+    }
+
+
+def agreement(outcomes: dict[str, list[list[Outcome]]]) -> dict[str, Any]:
+    """Whether scores are those of the plain loop, however they were computed."""
+    objective = drugs_task()
+    objective.prepare()
+    plain = {text: score for (run,) in outcomes[PLAIN] for text, score in run.scores.items()}
+    farthest = max(abs(objective.score(text).score - score) for text, score in plain.items())
+    different = sum(
+        differing(alone, parallel)
+        for (alone, _), (parallel,) in zip(outcomes[PAIR], outcomes[PARALLEL], strict=True)
+    )
+    return {
+        "largest difference from a score of the plain loop": at_most(farthest, 0.0),
+        "calls that parallel scoring makes otherwise": at_most(different, 0),
+    }
+
+
+def differing(one: Outcome, other: Outcome) -> int:
+    """Count the calls that differ in molecule or score."""
+    pairs = zip(one.scores.items(), other.scores.items(), strict=False)
+    return sum(a != b for a, b in pairs) + abs(len(one.scores) - len(other.scores))
+
+
+def exported(prior: str) -> str:
+    """Find a prior, after training it if it is a configuration that nobody has run yet."""
+    if Path(prior).suffix not in (".yaml", ".yml"):
+        return prior
+    path = next((p for p in (Path(prior), ROOT / prior) if p.is_file()), None)
+    if path is None:
+        raise ValueError(f"--prior {prior}: there is no such file")
+    return str(Stage(path, {"config": path.read_text()}, ("--tracking.uri", "null")).export())
+
+
+def print_rates(report: Report, console: Console) -> None:
+    """Print calls per second and what a call costs."""
+    table = Table("side", "calls/s", "s", "CPU ms a call", "samples a call", "resident")
+    for row in report.rows:
+        table.add_row(
+            row["name"],
+            f"{row['calls_per_s']:.0f}",
+            f"{row['p10_s']:.1f} to {row['p90_s']:.1f}",
+            f"{row['cpu_ms_per_call']:.2f}",
+            f"{row['samples_per_call']:.2f}",
+            f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+        )
+    console.print(table)
+    for name, ratio in report.ratios.items():
+        console.print(f"{name}: {ratio:.2f}")
+
+
+def main(arguments: list[str] | None = None) -> Report:
+    """Run the benchmark, print it and write its JSON."""
+    parser = benchmark_parser("How many oracle calls a second does a search for molecules make?")
+    parser.add_argument("--prior", default=PRIOR, help="exported folder, or a configuration")
+    parser.add_argument("--num-calls", type=int, help="of a search; default 3,000, quick: 500")
+    options = parser.parse_args(arguments)
+    if options.device not in (None, "cpu"):
+        raise ValueError(f"--device {options.device}: this is about the CPU; leave it out")
+    device = prepare_device("cpu", options.threads)
+    num_calls = options.num_calls or (500 if options.quick else 3000)
+    if num_calls < 1:
+        raise ValueError(f"--num-calls is {num_calls}: set it to at least 1")
+    report = Report("oracle_throughput", describe_device(device))
+    compare(report, exported(options.prior), num_calls, 3 if options.quick else 5)
+    console = wide_console()
+    print_rates(report, console)
+    report.print_checks(console)
+    if options.out is not None:
+        report.write(options.out)
+        console.print(f"written to {options.out}")
+    return report
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,83 @@
+"""Drug-likeness, ease of making, few donors and likeness to eight drugs: ours, and written plainly.
+
+The geometric mean of QED, of the SA score's reverse sigmoid from 2 to 6, of 1 for at most three
+hydrogen bond donors, and of the largest Tanimoto similarity to a drug.
+"""
+
+import math
+from typing import Any
+
+from datamodules.embedded.molecules import drugs
+from objectives.rewards.molecules.objective import MoleculeObjective
+from objectives.rewards.molecules.properties import DrugLikeness, HydrogenBondDonors
+from objectives.rewards.molecules.structure import TargetSimilarity
+from objectives.rewards.molecules.synthesizability import SyntheticAccessibility
+from objectives.rewards.molecules.transforms import Step
+
+TARGETS = (
+    *("celecoxib", "diazepam", "paroxetine", "imatinib"),
+    *("losartan", "rivaroxaban", "sildenafil", "carbamazepine"),
+)
+
+
+def drugs_task() -> MoleculeObjective:
+    """Make the objective of our own parts."""
+    known = drugs()
+    return MoleculeObjective(
+        [
+            DrugLikeness(),
+            SyntheticAccessibility(),
+            HydrogenBondDonors(Step(0, 3)),
+            TargetSimilarity([known[name] for name in TARGETS]),
+        ]
+    )
+
+
+class PlainReward:
+    """The same by RDKit alone, every part computed for every molecule."""
+
+    def __init__(self) -> None:
+        import os
+        import sys
+
+        from rdkit import Chem, RDConfig, RDLogger
+        from rdkit.Chem import rdFingerprintGenerator
+
+        sys.path.append(os.path.join(RDConfig.RDContribDir, "SA_Score"))
+        try:
+            import sascorer
+        finally:
+            sys.path.pop()
+        RDLogger.DisableLog("rdApp.*")
+        self._chem, self._sascorer = Chem, sascorer
+        generator = rdFingerprintGenerator.GetMorganGenerator(2, fpSize=2048)
+        self._fingerprint = generator.GetFingerprint
+        known = drugs()
+        self._targets = [self._fingerprint(Chem.MolFromSmiles(known[name])) for name in TARGETS]
+        self("CCO")  # reads the table of fragments
+
+    def canonical(self, smiles: str) -> str | None:
+        """Write a molecule canonically; None for what is none."""
+        molecule = self._chem.MolFromSmiles(smiles)
+        if molecule is None or not molecule.GetNumAtoms():
+            return None
+        text: str = self._chem.MolToSmiles(molecule)
+        return text
+
+    def __call__(self, smiles: str) -> float:
+        """Score a canonical SMILES string, read anew as REINVENT's components read it."""
+        from rdkit import DataStructs
+        from rdkit.Chem import QED, rdMolDescriptors
+
+        molecule: Any = self._chem.MolFromSmiles(smiles)
+        hardness = self._sascorer.calculateScore(molecule)
+        likeness = DataStructs.BulkTanimotoSimilarity(self._fingerprint(molecule), self._targets)
+        factors = [
+            QED.qed(molecule),
+            1 / (1 + 10 ** (10 * 0.25 * (hardness - 4) / 4)),
+            1.0 if rdMolDescriptors.CalcNumHBD(molecule) <= 3 else 0.0,
+            max(likeness),
+        ]
+        if min(factors) == 0:
+            return 0.0
+        return math.exp(sum(math.log(factor) for factor in factors) / len(factors))
