@@ -1,7 +1,9 @@
 """The second half: an adapter that turns thoughts into prefixes, agents and codec frozen."""
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ from datamodules.debate_task import DebateTask, Question
 from lit_modules.debate import Debate, end_mask
 from lit_modules.optimization import warmup_cosine
 from lit_modules.thought_evaluation import ThoughtEvaluation
+from lit_modules.thought_interventions import intervene
 from models.agents import Agents, StateConfig
 from models.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
 from models.soft_replies import sample_soft_reply
@@ -57,6 +60,8 @@ class ThoughtAdapter(LightningModule):
         text_budgets: Words of each message in the debates by text to compare with, beside whole
             ones.
         probe_samples: Training questions whose messages leakage probes are fitted on; 0: no probe.
+        intervention_samples: Held-out questions on which every latent is set to a low and to a high
+            value, to see whom it moves (`interventions.json`); 0: none.
 
     Raises:
         ValueError: if a number is out of range, or the structure leaves an agent without thoughts.
@@ -78,6 +83,7 @@ class ThoughtAdapter(LightningModule):
         max_reference_tokens: int = 64,
         text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
         probe_samples: int = 2048,
+        intervention_samples: int = 0,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -85,6 +91,7 @@ class ThoughtAdapter(LightningModule):
             ("max_reference_tokens", max_reference_tokens, 1),
             ("warmup_steps", warmup_steps, 0),
             ("probe_samples", probe_samples, 0),
+            ("intervention_samples", intervention_samples, 0),
         ):
             if value < least:
                 raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
@@ -106,6 +113,7 @@ class ThoughtAdapter(LightningModule):
         self.max_reference_tokens = max_reference_tokens
         self.text_budgets = list(text_budgets)
         self.probe_samples = probe_samples
+        self.intervention_samples = intervention_samples
         self.strict_loading = False  # frozen agents are in no checkpoint
         self.sample_rows: list[dict[str, Any]] = []
         self._references: list[list[Tensor]] = []
@@ -288,10 +296,29 @@ class ThoughtAdapter(LightningModule):
             values |= self.evaluation.probe(
                 fit, private, held_out, [q.private for q in data.val_questions]
             )
+        self._summary = self.evaluation.table(values)
+        if self.intervention_samples and not self.trainer.fast_dev_run:
+            values |= self._intervene()
         for name, value in values.items():
             self.log(name, value, sync_dist=True)
         self.sample_rows = self.evaluation.samples
-        self._summary = self.evaluation.table(values)
+
+    def _intervene(self) -> dict[str, float]:
+        """Set latents by hand; leaves `interventions.json`."""
+        data = self.trainer.datamodule
+        cache: StateCache = data.caches["val"]
+        rows = range(min(self.intervention_samples, len(cache)))
+        found = intervene(
+            self.model,
+            self.debate,
+            data.val_questions[: len(rows)],
+            cache.rows(rows).to(self.device),
+        )
+        if self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir) / "interventions.json"
+            path.write_text(json.dumps(found.report()) + "\n")
+        self._summary += found.table()
+        return found.values()
 
     def _reduce_sum(self, counts: Tensor) -> Tensor:
         if self.trainer.world_size == 1:

@@ -1,14 +1,13 @@
 """What thoughts are worth: accuracy with them, without them, and with thoughts that are not theirs.
 
-single, text_*      what agents manage alone, and in a debate by text
-majority            each agent takes the answer that most gave alone
 thought             the real thing
 no_prefix           the last round without a prefix (with what was heard, if anything)
 zero, constant      prefixes of zeros; of the mean thought
 shuffled            every question with the thoughts of another one
+
+Beside what `lit_modules.debate_evaluation` has: single agents, a majority, and debates by text.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,16 +16,16 @@ from torch import Tensor
 
 from datamodules.debate_task import Question
 from lit_modules.debate import Debate
+from lit_modules.debate_evaluation import DebateEvaluation, Messages
 from metrics.leakage_probe import probe_accuracy
 from models.thought_system import ThoughtSystem
 
 # Shapes: B questions, N questions to fit on, H states, Z latents, M prefix tokens, D width
 
 BYTES_PER_NUMBER = 4
-Messages = list[list[list[str]]]
 
 
-class ThoughtEvaluation:
+class ThoughtEvaluation(DebateEvaluation):
     """Collects a validation epoch.
 
     Args:
@@ -49,40 +48,22 @@ class ThoughtEvaluation:
         text_budgets: Sequence[int],
     ) -> None:
         self.system = system
-        self.debate = debate
-        self.rounds = rounds
         self.text_between_rounds = text_between_rounds
-        self.budgets: list[int | None] = [*text_budgets, None]
         self.samples: list[dict[str, Any]] = []
-        self.reset()
+        super().__init__(debate, rounds, text_budgets)
 
     def reset(self) -> None:
         """Begin an epoch."""
-        self.right: Counter[str] = Counter()
-        self.agreed: Counter[str] = Counter()
-        self.sent_bytes: Counter[str] = Counter()
-        self.num_replies = self.num_questions = 0
+        super().reset()
         self.samples = []
 
     @torch.no_grad()
     def add(self, questions: Sequence[Question], states_BH: Tensor) -> None:
         """Ask some questions under every condition."""
         debate = self.debate
-        self.num_questions += len(questions)
-        self.num_replies += len(questions) * len(debate.agents)
-        alone = debate.replies(questions)
-        self._count("single", questions, alone)
-        self._count("majority", questions, self._majority(alone))
-        for budget in self.budgets:
-            name = "text_full" if budget is None else f"text_{budget}"
-            replies = alone
-            for _ in range(self.rounds - 1):
-                heard = debate.hear(questions, replies, budget)
-                self.sent_bytes[name] += _text_bytes(heard)
-                replies = debate.replies(questions, heard)
-            self._count(name, questions, replies)
+        alone = self.debate_by_text(questions)
         messages = debate.hear(questions, alone) if self.text_between_rounds else None
-        self._count("no_prefix", questions, debate.replies(questions, messages))
+        self.count("no_prefix", questions, debate.replies(questions, messages))
         latents_BZ = self.system.think(states_BH)
         for name, change in (
             ("thought", lambda latents: latents),
@@ -91,7 +72,7 @@ class ThoughtEvaluation:
             ("zero", None),
         ):
             replies = self._with_thoughts(questions, latents_BZ, messages, change)
-            self._count(name, questions, replies)
+            self.count(name, questions, replies)
             if name == "thought":
                 self._sample(questions, alone, replies)
         routed = self.system.adapter.routing.routed_KZ.sum() if self.system.adapter else 0
@@ -120,25 +101,6 @@ class ThoughtEvaluation:
                     messages = self.debate.hear(questions, said)
         return self.debate.replies(questions, messages, prefixes)
 
-    def _majority(self, replies: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Every agent says what most answered; the first agent's answer among equals."""
-        chosen = []
-        for of_question in zip(*replies, strict=True):
-            answers = [self.debate.task.read_answer(reply) for reply in of_question]
-            known = Counter(answer for answer in answers if answer is not None)
-            best = known.most_common(1)[0][0] if known else None
-            chosen.append(of_question[answers.index(best)] if known else of_question[0])
-        return [list(chosen) for _ in replies]
-
-    def _count(
-        self, name: str, questions: Sequence[Question], replies: Sequence[Sequence[str]]
-    ) -> None:
-        self.right[name] += self.debate.correct(questions, replies)[0]
-        read = self.debate.task.read_answer
-        for of_question in zip(*replies, strict=True):
-            answers = {read(reply) for reply in of_question}
-            self.agreed[name] += len(answers) == 1 and None not in answers
-
     def _sample(
         self,
         questions: Sequence[Question],
@@ -156,34 +118,6 @@ class ThoughtEvaluation:
                         "with thoughts": of_agent[number],
                     }
                 )
-
-    def compute(self, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Accuracy and consensus of each condition, and bytes sent a question.
-
-        Args:
-            reduce_sum: Adds counts over processes.
-        """
-        names = list(self.right)
-        counts = torch.tensor(
-            [self.right[n] for n in names]
-            + [self.agreed[n] for n in names]
-            + [self.sent_bytes[n] for n in names]
-            + [self.num_replies, self.num_questions],
-            dtype=torch.float32,
-        )
-        *totals, num_replies, num_questions = reduce_sum(counts).tolist()
-        right, agreed, sent = (
-            totals[: len(names)],
-            totals[len(names) : 2 * len(names)],
-            totals[2 * len(names) :],
-        )
-        values = {}
-        for place, name in enumerate(names):
-            values[f"val/{name}/accuracy"] = right[place] / num_replies
-            values[f"val/{name}/consensus"] = agreed[place] / num_questions
-            if sent[place]:
-                values[f"val/{name}/bytes_per_question"] = sent[place] / num_questions
-        return values
 
     @torch.no_grad()
     def probe(
@@ -224,20 +158,10 @@ class ThoughtEvaluation:
 
     def table(self, values: dict[str, float]) -> list[tuple[str, str]]:
         """The rows of the table at the end."""
-        rows = []
-        for name in self.right:
-            text = f"{values[f'val/{name}/accuracy']:.3f}"
-            text += f"   consensus {values[f'val/{name}/consensus']:.3f}"
-            if (sent := values.get(f"val/{name}/bytes_per_question")) is not None:
-                text += f"   {sent:,.0f} bytes"
-            rows.append((f"accuracy: {name.replace('_', ' ')}", text))
+        rows = super().table(values)
         chance = self.debate.task.num_private_classes
         for kind in ("linear", "nonlinear"):
             if (value := values.get(f"val/leakage/{kind}_probe_accuracy")) is not None:
                 text = f"{value:.3f}   chance {1 / chance:.3f}"
                 rows.append((f"others' private evidence, {kind} probe", text))
         return rows
-
-
-def _text_bytes(heard: Messages) -> int:
-    return sum(len(text.encode()) for of_agent in heard for said in of_agent for text in said)

@@ -11,6 +11,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from datamodules.agent_states import StateCache
 from datamodules.text_corpus import TextCorpus
 from datamodules.tokenizer import TokenizerConfig
+from models.agents import Agents
 from models.thought_system import ThoughtSystem
 from tests.conftest import ROOT
 from train import main
@@ -59,11 +60,11 @@ def stages(tmp_path_factory) -> dict[str, Path]:
             *(*small, "--model.init_args.init_from", autoencoder / "export"),
             *("--model.init_args.adapter.routing.mode", "all"),
             *("--model.init_args.rounds", 3, "--model.init_args.probe_samples", 64),
+            *("--model.init_args.intervention_samples", 8),
         )
-    return {
-        name: (folder / path)
-        for name, path in {"agents": agents, "codec": autoencoder, "adapter": adapter}.items()
-    }
+        finetuned = run("agent_finetuning", *small, *start)
+    paths = {"agents": agents, "codec": autoencoder, "adapter": adapter, "finetuned": finetuned}
+    return {name: (folder / path) for name, path in paths.items()}
 
 
 def test_agents_learn_and_say_how_they_do_with_messages(stages):
@@ -91,6 +92,30 @@ def test_the_adapter_ends_in_accuracies_with_every_control(stages):
     assert metrics["val/thought/bytes_per_question"] <= 3 * 32 * 4 * 2
     assert 0 < metrics["val/leakage/linear_probe_accuracy"] < 1
     assert 0 < metrics["val/leakage/nonlinear_probe_accuracy"] < 1
+
+
+def test_latents_are_set_by_hand(stages):
+    report = json.loads((stages["adapter"] / "interventions.json").read_text())
+    assert [len(row) for row in report["state_KZ"]] == [32] * 3
+    metrics = summary(stages["adapter"])["metrics"]
+    # what the encoder's masks rule out for a reader, the decoder may still use; routing is exact
+    routed = torch.tensor(report["routed_KZ"])
+    assert (torch.tensor(report["prefix_KZ"])[~routed] == 0).all()
+    assert (torch.tensor(report["prefix_KZ"])[routed] > 0).all()
+    assert metrics["val/do/state/expected_effect"] > 0
+    assert 0 <= metrics["val/do/reply/expected_effect"] <= 1
+
+
+def test_agents_are_finetuned_on_their_debates(stages):
+    before = Agents.load(stages["agents"] / "export")
+    after = Agents.load(stages["finetuned"] / "export")
+    assert len({id(agent) for agent in after}) == len(after) == 3
+    for one, other in zip(before.fingerprints(), after.fingerprints(), strict=True):
+        assert one != other
+    metrics = summary(stages["finetuned"])["metrics"]
+    assert {
+        f"val/{name}/accuracy" for name in ("single", "majority", "text_full")
+    } <= metrics.keys()
 
 
 @pytest.mark.parametrize("gradient", ["straight_through", "reinforce"])

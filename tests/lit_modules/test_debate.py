@@ -55,7 +55,7 @@ def test_majority_and_consensus(debate):
     evaluation = ThoughtEvaluation(None, debate, 2, False, [])
     replies = [["1", "n0", "2"], ["1", "3", "3"], ["2", "3", "?"]]
     # most say 1; two of those that say anything say 3; among equals the first agent's
-    assert evaluation._majority(replies) == [["1", "3", "2"]] * 3
+    assert evaluation.majority(replies) == [["1", "3", "2"]] * 3
     questions = TASK.questions("train")[:3]
-    evaluation._count("x", questions, [["1", "2", "?"]] * 3)
+    evaluation.count("x", questions, [["1", "2", "?"]] * 3)
     assert evaluation.agreed["x"] == 2
