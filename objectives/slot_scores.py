@@ -10,15 +10,15 @@ found, and equal counts give equal scores on every rank.
 
 # Shapes: S slots, U selected slots, (B, T, H, K) batch, tokens, heads, slots read by a head
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Ranking = Literal["tfidf", "tf", "kl", "all"]
-# A million slots are scored in parts whose intermediate results stay in the cache.
-_CACHED_SLOTS = 1 << 16
+# Blocks that a table is searched in, for each slot that is selected.
+_BLOCKS_A_SLOT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,15 @@ class TableStatistics:
     document_frequency_S: Tensor
     counts_S: Tensor
     num_documents: int
+    _idf: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def idf(self, exponent: float) -> Tensor:
+        """ln((|B| + 1) / (df + 1))^exponent of each slot, float64 (S,); kept for the next step."""
+        if exponent not in self._idf:
+            self._idf[exponent] = inverse_document_frequency(
+                self.document_frequency_S, self.num_documents, exponent
+            )
+        return self._idf[exponent]
 
     def to(self, device: torch.device | str) -> "TableStatistics":
         """The same statistics on another device."""
@@ -111,21 +120,28 @@ def tf_idf_scores(
     tensor([0.5199, 0.0000, 0.0000], dtype=torch.float64)
     """
     _same_shape(counts_S, document_frequency_S, "document_frequency_S")
-    if not idf_exponent > 0:
+    idf_S = inverse_document_frequency(document_frequency_S, num_documents, idf_exponent)
+    return tf_scores(counts_S).mul_(idf_S)
+
+
+def inverse_document_frequency(
+    document_frequency_S: Tensor, num_documents: int, exponent: float = 1.0
+) -> Tensor:
+    """The factor of `tf_idf_scores` by which seldom read slots come first; arguments are its own.
+
+    Returns:
+        idf_S: float64.
+    """
+    if not exponent > 0:
         raise ValueError(
-            f"idf_exponent is {idf_exponent}: set it above 0 (1 is the paper's), or "
+            f"idf_exponent is {exponent}: set it above 0 (1 is the paper's), or "
             "ranking: tf to rank without document frequencies"
         )
     # One entry for each document frequency: equal counts give equal scores, to the last bit.
-    smoothed = torch.arange(1, num_documents + 2, dtype=torch.float64, device=counts_S.device)
-    idf_by_frequency = ((num_documents + 1) / smoothed).log() ** idf_exponent
-
-    scores_S = tf_scores(counts_S)
-    for scores, frequencies in zip(
-        scores_S.split(_CACHED_SLOTS), document_frequency_S.split(_CACHED_SLOTS), strict=True
-    ):
-        scores.mul_(idf_by_frequency.index_select(0, frequencies))
-    return scores_S
+    device = document_frequency_S.device
+    smoothed = torch.arange(1, num_documents + 2, dtype=torch.float64, device=device)
+    idf_by_frequency = ((num_documents + 1) / smoothed).log() ** exponent
+    return idf_by_frequency.index_select(0, document_frequency_S)
 
 
 def tf_scores(counts_S: Tensor) -> Tensor:
@@ -231,9 +247,8 @@ def slot_scores(
         )
     if ranking == "kl":
         return kl_scores(counts_S, background.counts_S)
-    return tf_idf_scores(
-        counts_S, background.document_frequency_S, background.num_documents, idf_exponent
-    )
+    _same_shape(counts_S, background.document_frequency_S, "document_frequency_S")
+    return tf_scores(counts_S).mul_(background.idf(idf_exponent))
 
 
 def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
@@ -259,7 +274,11 @@ def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
         raise ValueError(f"num_slots is {num_slots}: select at least 1 slot, or null for all")
     if num_slots is None or num_slots >= scores_S.numel():
         return _scoring(scores_S)
-    lowest = scores_S.topk(num_slots).values[-1]
+    # Each block's best is one of the scores, so the t best are no lower than the t-th of these:
+    # what is left to choose from is a small part of a large table, found in one pass.
+    num_blocks = min(_BLOCKS_A_SLOT * num_slots, scores_S.numel())
+    blocks = scores_S[: scores_S.numel() // num_blocks * num_blocks].view(num_blocks, -1)
+    lowest = blocks.amax(1).topk(num_slots).values[-1]
     if not lowest > 0:  # fewer score, or a nan stands before them
         return _first(_scoring(scores_S), scores_S, num_slots)
     return _first((scores_S >= lowest).nonzero().squeeze(1), scores_S, num_slots)
