@@ -23,6 +23,7 @@ from objectives.rewards.molecules.oracle_reward import OracleReward
 # Shapes: B completions, R replayed ones, T completion positions
 
 _FOR_REPLAY = 2**31 + 1
+_LEDGER = "oracle.sqlite"
 # How the oracle ends what it says of molecules that came too late.
 _SPENT = "oracle calls is spent"
 
@@ -39,7 +40,8 @@ class MoleculeOptimization(PolicyOptimization):
     Args:
         reward: What is maximised, usually an
             `objectives.rewards.molecules.oracle_reward.OracleReward`. Its ledger is
-            `oracle.sqlite` in the run's directory where it names none.
+            `oracle.sqlite` in the run's directory where it names none; a run that goes on in
+            another directory takes the calls along.
         init_from: Exported prior, or an experiment's config, which is then run first.
         vocab_size: Not used; the prior brings its vocabulary.
         mara: Mode-anchored reward augmentation, `scope: batch` or `batch_and_replay`; null: none.
@@ -121,6 +123,7 @@ class MoleculeOptimization(PolicyOptimization):
         self.replayed: Experience | None = None
         self.generated_samples = 0
         self.oracle_calls = 0
+        self._keeps_own_ledger = False
 
     @property
     def model(self) -> nn.Module:
@@ -306,8 +309,9 @@ class MoleculeOptimization(PolicyOptimization):
                         f"{self._world_size} processes: set it to null, or trainer.devices to 1"
                     )
         if isinstance(self.reward, OracleReward) and self.reward.ledger_path is None:
+            self._keeps_own_ledger = True
             folder = Path(self.trainer.default_root_dir)
-            self.reward.ledger_path = str(folder / "oracle.sqlite")
+            self.reward.ledger_path = str(folder / _LEDGER)
 
     def on_fit_start(self) -> None:
         """Write the run's seed beside its calls."""
@@ -327,6 +331,7 @@ class MoleculeOptimization(PolicyOptimization):
         checkpoint["molecule_optimization"] = {
             "generated_samples": self.generated_samples,
             "oracle_calls": self.oracle_calls,
+            "folder": str(Path(self.trainer.default_root_dir).absolute()),
             **{name: None if m is None else m.state_dict() for name, m in memories.items()},
         }
 
@@ -349,6 +354,26 @@ class MoleculeOptimization(PolicyOptimization):
                 )
             if memory is not None:
                 memory.load_state_dict(state[name])
+        if self._keeps_own_ledger and self.oracle_calls and self.trainer.is_global_zero:
+            self._take_calls_along(Path(state["folder"]))
+
+    def _take_calls_along(self, folder: Path) -> None:
+        """Begin with the calls of the run that is gone on with, if this one has another folder."""
+        assert isinstance(self.reward, OracleReward)
+        assert self.reward.ledger_path is not None
+        if Path(self.reward.ledger_path).is_file():
+            return
+        # The folder may have been moved since, with its checkpoints.
+        moved = Path(str(self.trainer.ckpt_path)).absolute().parent.parent
+        for place in (folder / _LEDGER, moved / _LEDGER):
+            if place.is_file():
+                self.reward.ledger.copy_from(place)
+                return
+        raise ValueError(
+            f"the checkpoint's run made {self.oracle_calls:,} oracle calls, but {folder / _LEDGER} "
+            "is gone: name the file by model.init_args.reward.init_args.ledger, or all of them "
+            "would be made again"
+        )
 
 
 class _Given(Reward):

@@ -122,6 +122,10 @@ def test_going_on_is_never_having_stopped(prior, tmp_path):
     other = search(prior, budget=400)
     with pytest.raises(ValueError, match="replay is null, unlike in"):
         trainer(tmp_path / "other", 6).fit(other, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
+    (tmp_path / "parts" / "oracle.sqlite").unlink()
+    astray = search(prior, budget=400, **with_memories())
+    with pytest.raises(ValueError, match=r"oracle calls, but .*oracle\.sqlite is gone"):
+        trainer(tmp_path / "astray", 6).fit(astray, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
     for module in (whole, first, second):
         module.reward.close()
 

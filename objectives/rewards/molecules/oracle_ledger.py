@@ -170,6 +170,23 @@ class OracleLedger:
         rows = self._connection.execute("SELECT * FROM calls WHERE score IS NOT NULL ORDER BY call")
         return [_call(row) for row in rows]
 
+    def copy_from(self, path: str | Path) -> None:
+        """Take over the calls of a ledger of the same objective, under their numbers.
+
+        Raises:
+            ValueError: If it belongs to another objective, or this one has calls already.
+        """
+        if len(self):
+            raise ValueError(f"{self.path} has calls of its own: copy into a ledger without any")
+        (description,) = self._connection.execute("SELECT description FROM objective").fetchone()
+        other = OracleLedger(path, json.loads(description))
+        try:
+            rows = other._connection.execute("SELECT * FROM calls ORDER BY call").fetchall()
+        finally:
+            other.close()
+        with self._transaction():
+            self._connection.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", rows)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.execute("BEGIN IMMEDIATE")

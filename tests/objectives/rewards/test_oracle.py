@@ -115,6 +115,21 @@ def test_two_open_ledgers_never_give_one_number_twice(tmp_path):
         ledger.close()
 
 
+def test_a_ledger_takes_over_the_calls_of_another(tmp_path):
+    first = OracleLedger(tmp_path / "first.db", {"a": 1})
+    first.reserve(["C", "CC"], budget=3, seed=5)
+    first.record("C", 0.25, {"part": 0.5}, None)
+    second = OracleLedger(tmp_path / "second.db", {"a": 1})
+    second.copy_from(tmp_path / "first.db")
+    assert second.calls() == first.calls()
+    assert second.reserve(["N", "CC", "O"], budget=3, seed=6) == {"CC": 2, "N": 3}
+    assert len(first) == 2  # which is left as it was
+    with pytest.raises(ValueError, match="has calls of its own"):
+        second.copy_from(tmp_path / "first.db")
+    with pytest.raises(ValueError, match="another objective"):
+        OracleLedger(tmp_path / "third.db", {"a": 2}).copy_from(tmp_path / "first.db")
+
+
 def test_mistakes(tmp_path, counted):
     with pytest.raises(ValueError, match="budget is 0"):
         counted(budget=0)
