@@ -9,10 +9,10 @@ facts whose answers are new names as well, which is harder). What they keep is m
 and on text.
 
 `cpu` runs the arms that are judged, at learning rates chosen beforehand on other facts and seeds
-(`--split tuning`); `full` sweeps the rates of every arm and adds the ablations, replay, EWC and a
-stream of 240 facts. Several passes over the facts and many facts a batch are reported beside the
-single pass, since there full finetuning has the better case. Without `--data_dir` the embedded
-facts and text are used.
+(`--split tuning`); `full` sweeps the rates of every arm and adds the ablations, replay, EWC, KL to
+the base, and a stream of 300 facts. Several passes over the facts and many facts a batch are
+reported beside the single pass, since there full finetuning has the better case. Without
+`--data_dir` the embedded facts and text are used.
 """
 
 import argparse

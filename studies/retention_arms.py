@@ -12,6 +12,7 @@ from studies.arms import Arm
 
 Base = Literal["memory", "dense twin"]
 Split = Literal["report", "tuning"]
+Hold = Literal["replay", "EWC", "KL to the base"]
 Settings = dict[str, Any]
 
 NUM_OLD, NUM_TUNING = 1024, 300
@@ -42,6 +43,16 @@ SPARSE: Settings = {
     "learning_rate": 0.06,
 }
 STEPS_PER_VISIT, STOP_BELOW_NATS = 15, 0.15
+# As many rows as a fact has statements; EWC's weight is large since its sums are over short rows.
+HELD_ROWS = 12
+HOLDS: dict[Hold, tuple[str, Settings]] = {
+    "replay": ("callbacks.replay.Replay", {"weight": 1.0}),
+    "EWC": (
+        "callbacks.elastic_weight_consolidation.ElasticWeightConsolidation",
+        {"weight": 1e4, "num_rows": 512},
+    ),
+    "KL to the base": ("callbacks.kl_to_base.KLToBase", {"weight": 1.0}),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,13 @@ class World:
         """Where relative paths start."""
         return {} if self.data_dir is None else {"data_dir": self.data_dir}
 
+    def held_by(self, hold: Hold) -> Settings:
+        """The callback that holds a model back, with the OLD facts as its data."""
+        class_path, settings = HOLDS[hold]
+        old = {"facts": self.old_facts(), "context_length": 128, "batch_size": HELD_ROWS}
+        data = probe("datamodules.facts.Facts", **old, **self.located())
+        return probe(class_path, data=data, **settings)
+
     def probes(self) -> Settings:
         """What is measured before, during and after learning."""
         text = (
@@ -143,6 +161,8 @@ class Way:
         sparse: Settings of `SparseMemoryFinetuning`; None: without it.
         data: Settings of `FactStream`.
         callbacks: Further callbacks.
+        held_by: What holds it back from forgetting: on rows of OLD facts, replay, EWC, or KL to the
+            base.
         num_passes: Passes over the facts.
         num_new: Facts to learn; None: as many as the others.
         novel_answers: Their answers may be names that no OLD fact has.
@@ -154,6 +174,7 @@ class Way:
     sparse: Settings | None = None
     data: Settings = field(default_factory=dict)
     callbacks: tuple[Settings, ...] = ()
+    held_by: Hold | None = None
     num_passes: int = 1
     num_new: int | None = None
     novel_answers: bool = False
@@ -184,6 +205,8 @@ def learning(world: World, way: Way, start: Mapping[int, Path], folder: Path) ->
         callbacks.append(
             probe("callbacks.sparse_memory_finetuning.SparseMemoryFinetuning", **way.sparse)
         )
+    if way.held_by is not None:
+        callbacks.append(world.held_by(way.held_by))
     num_new = way.num_new or world.num_new
     measured = probe(
         "callbacks.forgetting_evaluation.ForgettingEvaluation",

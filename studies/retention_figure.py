@@ -20,6 +20,7 @@ FAMILIES = {
     "LoRA": ("tab:green", "D"),
     "replay": ("tab:purple", "P"),
     "EWC": ("tab:brown", "X"),
+    "KL to the base": ("tab:pink", "*"),
 }
 
 

@@ -1,6 +1,8 @@
 """Which ways of learning each preset of the retention study compares."""
 
-from studies.retention_arms import SPARSE, Settings, Way
+from typing import get_args
+
+from studies.retention_arms import SPARSE, Hold, Settings, Way
 
 TF_ONLY = "sparse, TF only"
 SPARSE_NAME = "sparse, TF-IDF"
@@ -70,15 +72,16 @@ def ablations() -> list[Way]:
     rate = SPARSE["learning_rate"]
     return [
         *(sparse(f"sparse, rate {share * rate:g}", learning_rate=share * rate) for share in RATES),
-        *(sparse(f"sparse, t = {slots}", num_slots=slots) for slots in (32, 64, 256, 512)),
-        *(sparse(f"sparse, idf^{power:g}", idf_exponent=power) for power in (1.0, 3.0)),
+        *(sparse(f"sparse, t = {slots}", num_slots=slots) for slots in (32, 64, 128, 512)),
+        *(sparse(f"sparse, idf^{power:g}", idf_exponent=power) for power in (1.0, 2.0)),
         sparse("sparse, KL", ranking="kl"),
         sparse("sparse, all read", ranking="all", num_slots=None, score_share=1.0),
         *(
             sparse(f"sparse, SGD {step:g}", optimizer="sgd", learning_rate=step)
             for step in (10.0, 30.0, 100.0)
         ),
-        *(long_stream()),
+        *held_back(),
+        *long_stream(),
         Way("novel answers: sparse", "memory", sparse=SPARSE, novel_answers=True),
         full(3e-5, "novel answers: full", novel_answers=True),
     ]
@@ -87,9 +90,19 @@ def ablations() -> list[Way]:
 RATES = (0.25, 0.5, 2.0)
 
 
+def held_back() -> list[Way]:
+    """Full finetuning that is held back, at the rates of full finetuning and above."""
+    holds: tuple[Hold, ...] = get_args(Hold)
+    return [full(rate, hold, held_by=hold) for hold in holds for rate in HELD_RATES]
+
+
+HELD_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+
+
 def long_stream() -> list[Way]:
-    """All facts there are, one after another."""
+    """300 facts, one after another; not so many have answers that OLD facts taught."""
+    longer: Settings = {"num_new": 300, "novel_answers": True}
     return [
-        Way("240 facts: sparse", "memory", sparse=SPARSE, num_new=240),
-        full(3e-5, "300 facts: full", num_new=300),
+        Way("300 facts: sparse", "memory", sparse=SPARSE, **longer),
+        full(3e-5, "300 facts: full", **longer),
     ]

@@ -85,6 +85,7 @@ def test_old_new_and_tuning_facts_are_apart():
         ids(tuning.new_facts(300)),
         ids(report.new_facts(240)),
     )
+    assert len(ids(report.new_facts(300, novel_answers=True))) == 300
     assert (len(tuned), len(reported)) == (MOST_TUNED, 240)
     assert not old & tuned
     assert not old & reported
@@ -102,6 +103,31 @@ def test_arms_are_files_that_run_as_they_are(tmp_path, monkeypatch):
         (tmp_path / pretraining(world, "dense twin", tmp_path).args[1]).read_text()
     )
     assert twin["model"]["init_args"]["memory"]["dense_twin"] is True
+
+
+@pytest.mark.parametrize("data_dir", [None, "shared"])
+def test_every_way_of_full_is_a_configuration(data_dir, tmp_path, monkeypatch):
+    """Each arm of each preset parses, with what it is held back by."""
+    monkeypatch.chdir(ROOT)
+    data = ROOT.parent / "shared" / "data"
+    if data_dir is not None and not data.is_dir():
+        pytest.skip("the real facts are not on this machine")
+    world = World(data_dir and str(data), "report", 20, 4)
+    held = {}
+    for way in ways_of("full"):
+        arm = learning(world, way, {1: tmp_path / "seed1" / "export"}, tmp_path)
+        content = yaml.safe_load((tmp_path / arm.args[1]).read_text())
+        if way.held_by is not None:
+            callback, _ = content["trainer"]["callbacks+"]
+            data_of = callback["init_args"]["data"]
+            assert data_of["init_args"]["facts"]["num_facts"] == world.old_facts()["num_facts"]
+            assert data_of["init_args"].get("data_dir") == world.data_dir
+            held.setdefault(way.held_by, []).append(callback["class_path"].rsplit(".", 1)[1])
+    assert held == {
+        "replay": ["Replay"] * 4,
+        "EWC": ["ElasticWeightConsolidation"] * 4,
+        "KL to the base": ["KLToBase"] * 4,
+    }
 
 
 @pytest.mark.slow
