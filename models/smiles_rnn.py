@@ -124,7 +124,7 @@ class SmilesRNN(nn.Module):
 
     def _gru_states(self, ids_TB: Tensor) -> Tensor:
         first_BH = self.embedding.weight.new_zeros(ids_TB.shape[1], self.config.hidden_size)
-        inputs_TBG = embedding(ids_TB, self._table())
+        inputs_TBG = embedding(ids_TB, self._table().to(first_BH.dtype))
         states_TBH = gru_states(inputs_TBG, *self._weights(0)[2:], first_BH)
         for layer in range(1, self.config.num_layers):
             weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)

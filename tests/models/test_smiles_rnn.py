@@ -31,6 +31,25 @@ def test_one_step_by_hand():
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
+def test_under_autocast_only_products_are_rounded(num_layers):
+    model = tiny("gru", num_layers)
+    ids_BT = torch.randint(len(WORDS), (4, 6))
+    exact = model(ids_BT)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model._gru_states(ids_BT.t()).dtype == torch.float32
+        rounded = model(ids_BT)
+    assert not torch.equal(rounded.float(), exact)
+    torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0.03)
+    gradients = [
+        torch.autograd.grad(logits.float().square().mean(), list(model.parameters()))
+        for logits in (rounded, exact)
+    ]
+    for near, right in zip(*gradients, strict=True):
+        assert near.dtype == torch.float32
+        assert (near - right).norm() < 0.05 * right.norm() + 1e-4
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
 def test_gru_is_torchs(num_layers):
     model = tiny("gru", num_layers)
     ids_BT = torch.randint(len(WORDS), (4, 6))
