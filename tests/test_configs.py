@@ -26,6 +26,7 @@ ONLY_PARSED = {
     *(CONFIGS / "remember" / f"{name}.yaml" for name in ("pretrain_1b", "retrofit_qwen3")),
     # tests/test_diversify_configs.py runs these
     *(CONFIGS / "diversify").glob("*_qwen*.yaml"),
+    *(CONFIGS / "diversify").glob("synth*.yaml"),
     # tests/test_commune_configs.py runs these, stage after stage
     *(CONFIGS / "commune").glob("*.yaml"),
 }

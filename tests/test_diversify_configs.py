@@ -1,10 +1,13 @@
 """The paper's large settings take two steps on tiny stand-ins of the same classes."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -16,7 +19,11 @@ from transformers import (
 from datamodules.text_corpus import TextCorpus
 from datamodules.tokenizer import TokenizerConfig
 from models.memory_lm import load_memory_lm
+from objectives.rewards.molecules.docking import VinaDocking
+from objectives.rewards.molecules.oracle_ledger import Call
 from tests.conftest import ROOT
+from tests.killed_search import calls
+from tests.models.tiny_molecules import tiny_rnn, tiny_tokenizer
 from train import main
 
 CONFIGS = ROOT / "configs"
@@ -120,3 +127,43 @@ def test_creative_qa_of_qwen3(workdir, folders, tmp_path):
     metrics = json.loads((run / "summary.json").read_text())["metrics"]
     assert {"val/held_out/distinct", "val/held_out/utility", "val/held_out/ead"} <= set(metrics)
     assert isinstance(load_memory_lm(run / "export"), Qwen3ForCausalLM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["synth", "synth_all_amide"])
+def test_the_tasks_of_chemistry(workdir, monkeypatch, name):
+    """Docking gives a constant, also where its programs are not installed; the rest is real."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda wanted, *more: find_spec("json" if wanted in ("vina", "meeko") else wanted, *more),
+    )
+    monkeypatch.setattr(VinaDocking, "value", lambda self, molecule, smiles: -8.0)
+    tiny_rnn().save_pretrained("prior")
+    tiny_tokenizer().save_pretrained("prior")
+    Path("receptor.pdbqt").write_text("stands for a protein\n")
+    Path("ligand.pdb").write_text(Chem.MolToPDBBlock(tiny_ligand()))
+    Path("building_blocks.smi").write_text("CC(=O)O\nCN\n")
+    reward = "--model.init_args.reward.init_args"
+    run = two_steps(
+        f"{name}.yaml",
+        *("--model.init_args.init_from", "prior", "--model.init_args.max_new_tokens", 8),
+        *("--model.init_args.num_samples", 8, f"{reward}.num_workers", 0),
+    )
+    found = [dict(zip(Call.__annotations__, row, strict=True)) for row in calls(run)]
+    assert found
+    for call in found:
+        parts = json.loads(call["components"])
+        assert call["error"] is None
+        # The planner finds no route, and is asked before the docking program is.
+        docked = name == "synth"
+        assert parts.get("vina_docking") == (pytest.approx(0.5) if docked else None)
+        assert (call["score"] > 0) == docked
+        assert ("synthetic_accessibility" in parts) == docked
+        assert parts.get("retrosynthesis") == (None if docked else 0.0)
+
+
+def tiny_ligand() -> Chem.Mol:
+    molecule = Chem.MolFromSmiles("OC")
+    rdDistGeom.EmbedMolecule(molecule, randomSeed=1)
+    return molecule

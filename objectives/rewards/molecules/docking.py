@@ -1,6 +1,7 @@
 """Docking with AutoDock Vina: how well a molecule fits into a protein's pocket."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from models.molecule import Mol
@@ -16,16 +17,19 @@ class VinaDocking(MoleculeComponent):
 
     Args:
         receptor: PDBQT file of the protein.
-        center: Middle of the search box, in angstrom.
+        center: Middle of the search box, in angstrom; null: that of `ligand`.
         box_size: Its sides, in angstrom.
         exhaustiveness: How long Vina searches.
         num_cpus: Threads of a docking.
         seed: Of the coordinates and of the search.
         transform: Maps the energy to [0, 1]; null: the reverse sigmoid from -16 to 0 with k = 0.15
             of MARA's sister paper (2505.08774).
+        ligand: PDB or SDF file of a molecule in the pocket, whose atoms have the middle of the box
+            for their mean.
 
     Raises:
-        ValueError: If vina or meeko is not installed.
+        ValueError: If vina or meeko is not installed, a file is missing or cannot be read, or both
+            or none of `center` and `ligand` are given.
     """
 
     cost_ms = 30_000.0
@@ -33,12 +37,13 @@ class VinaDocking(MoleculeComponent):
     def __init__(
         self,
         receptor: str,
-        center: tuple[float, float, float],
+        center: tuple[float, float, float] | None = None,
         box_size: tuple[float, float, float] = (20.0, 20.0, 20.0),
         exhaustiveness: int = 8,
         num_cpus: int = 1,
         seed: int = 1,
         transform: Transform | None = None,
+        ligand: str | None = None,
     ) -> None:
         super().__init__(transform or ReverseSigmoid(low=-16.0, high=0.0, k=0.15))
         missing = [name for name in ("vina", "meeko") if importlib.util.find_spec(name) is None]
@@ -47,7 +52,15 @@ class VinaDocking(MoleculeComponent):
                 f"docking needs {' and '.join(missing)}: install the extra `docking` "
                 "(pip install -c constraints.txt vina meeko)"
             )
-        self.receptor, self.center, self.box_size = receptor, center, box_size
+        if not Path(receptor).is_file():
+            raise ValueError(
+                f"receptor is {receptor}, and there is no such file: give the protein as PDBQT, "
+                "which meeko's mk_prepare_receptor.py makes of a PDB file"
+            )
+        if (center is None) == (ligand is None):
+            raise ValueError("give the pocket by center or by ligand, one of them")
+        self.receptor, self.box_size, self.ligand = receptor, box_size, ligand
+        self.center = _middle(Path(ligand)) if ligand is not None else center
         self.exhaustiveness, self.num_cpus, self.seed = exhaustiveness, num_cpus, seed
 
     def value(self, molecule: Mol, smiles: str) -> float:
@@ -61,6 +74,7 @@ class VinaDocking(MoleculeComponent):
         program: Any = Vina(sf_name="vina", cpu=self.num_cpus, seed=self.seed, verbosity=0)
         program.set_receptor(self.receptor)
         program.set_ligand_from_string(self._ligand(molecule, smiles))
+        assert self.center is not None
         program.compute_vina_maps(center=list(self.center), box_size=list(self.box_size))
         program.dock(exhaustiveness=self.exhaustiveness, n_poses=1)
         return float(program.energies(n_poses=1)[0][0])
@@ -80,3 +94,20 @@ class VinaDocking(MoleculeComponent):
         if not is_ok:
             raise ValueError(f"meeko cannot prepare {smiles}: {why}")
         return str(text)
+
+
+def _middle(path: Path) -> tuple[float, float, float]:
+    """Mean of a molecule's atoms, in angstrom."""
+    from rdkit import Chem, rdBase
+
+    if not path.is_file():
+        raise ValueError(f"ligand is {path}, and there is no such file")
+    with rdBase.BlockLogs():
+        if path.suffix == ".pdb":
+            molecule = Chem.MolFromPDBFile(str(path), sanitize=False)
+        else:
+            molecule = Chem.MolFromMolFile(str(path), sanitize=False)  # the first one
+    if molecule is None or not molecule.GetNumAtoms():
+        raise ValueError(f"ligand is {path}, which holds no molecule: give a .pdb or .sdf file")
+    x, y, z = molecule.GetConformer().GetPositions().mean(0).tolist()
+    return x, y, z

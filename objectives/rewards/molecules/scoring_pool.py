@@ -51,9 +51,10 @@ class ScoringPool:
         self.num_workers = num_workers
         self.time_limit_s = time_limit_s
         self._workers: list[_Worker] = []
+        self._is_prepared = False  # in this process
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_workers": []}
+        return {**vars(self), "_workers": [], "_is_prepared": False}
 
     def score(self, smiles: Sequence[str]) -> Iterator[tuple[int, MoleculeScore]]:
         """Score molecules.
@@ -65,6 +66,9 @@ class ScoringPool:
             Index and score of each, as they come.
         """
         if self.num_workers == 0:
+            if not self._is_prepared:
+                self.objective.prepare()
+                self._is_prepared = True
             for index, text in enumerate(smiles):
                 yield index, _scored(self.objective, text)
             return

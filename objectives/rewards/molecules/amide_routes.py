@@ -1,0 +1,106 @@
+"""Routes of amide couplings alone, from building blocks that can be bought."""
+
+import hashlib
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from models.molecule import Mol, canonical_smiles, read_molecule
+from objectives.rewards.molecules.synthesizability import RetrosynthesisModel
+
+# A carboxamide outside of rings: no urea, carbamate or imide, no hydrazide or hydroxamate.
+_AMIDE = "[CX3;H1,$(C(=O)(N)[#6])](=[OX1])-!@[NX3;!$(N[!#6]);!$(N(C=O)C=O)]"
+
+
+class AmideRoutes(RetrosynthesisModel):
+    """1 for what is made of building blocks by amide couplings and no other reaction, else 0.
+
+    Amide bonds are cut to an acid and an amine, all sets of them in turn; a route is there if every
+    piece of a set can be bought. Whether a coupling finds the right amine is not looked at, nor is
+    stereochemistry.
+
+    Args:
+        building_blocks: File with one SMILES string a line; what follows it on the line is a name.
+        max_cuts: Most amide bonds of a molecule; one with more scores 0.
+
+    Raises:
+        ValueError: If the file is not there or holds something else, or `max_cuts` is below 1.
+
+    Deviation: 2510.20817 asks Syntheseus with MEGAN for routes whose reactions are all amide
+    couplings (2505.08774). This planner (ours) knows no other reaction, and buys from your list.
+    """
+
+    def __init__(self, building_blocks: str, max_cuts: int = 5) -> None:
+        if max_cuts < 1:
+            raise ValueError(f"max_cuts is {max_cuts}: set it to at least 1")
+        path = Path(building_blocks)
+        if not path.is_file():
+            raise ValueError(
+                f"building_blocks is {building_blocks}, and there is no such file: give one with a "
+                "SMILES string a line, such as a vendor's catalogue"
+            )
+        self.building_blocks, self.max_cuts = building_blocks, max_cuts
+        #: Of the file: a ledger is good for these building blocks only.
+        self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self._blocks: frozenset[str] | None = None
+
+    def prepare(self) -> None:
+        """Read the building blocks."""
+        if self._blocks is None:
+            self._blocks = frozenset(_read(Path(self.building_blocks)))
+
+    def score(self, smiles: str) -> float:
+        """Score a molecule: 1 where there is a route, else 0."""
+        self.prepare()
+        assert self._blocks is not None
+        molecule = read_molecule(smiles)
+        if molecule is None:
+            return 0.0
+        bonds = amide_bonds(molecule)
+        if len(bonds) > self.max_cuts:
+            return 0.0
+        for count in range(1, len(bonds) + 1):
+            for chosen in combinations(bonds, count):
+                if all(piece in self._blocks for piece in pieces(molecule, chosen)):
+                    return 1.0
+        return 0.0
+
+
+def amide_bonds(molecule: Mol) -> list[tuple[int, int]]:
+    """Find the bonds that an amide coupling makes: carbon and nitrogen of each."""
+    from rdkit import Chem
+
+    matches = molecule.GetSubstructMatches(Chem.MolFromSmarts(_AMIDE))
+    return sorted({(carbon, nitrogen) for carbon, _, nitrogen in matches})
+
+
+def pieces(molecule: Mol, bonds: tuple[tuple[int, int], ...]) -> set[str]:
+    """Cut amide bonds to acids and amines: canonical SMILES without stereochemistry."""
+    from rdkit import Chem
+
+    editable: Any = Chem.RWMol(molecule)
+    for carbon, nitrogen in bonds:
+        editable.RemoveBond(carbon, nitrogen)
+        oxygen = editable.AddAtom(Chem.Atom(8))
+        editable.AddBond(carbon, oxygen, Chem.BondType.SINGLE)
+        amine = editable.GetAtomWithIdx(nitrogen)
+        if amine.GetNoImplicit():  # it was written in brackets
+            amine.SetNumExplicitHs(amine.GetNumExplicitHs() + 1)
+    Chem.SanitizeMol(editable)
+    parts = Chem.GetMolFrags(editable, asMols=True)
+    return {Chem.MolToSmiles(part, isomericSmiles=False) for part in parts}
+
+
+def _read(path: Path) -> list[str]:
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        canonical = canonical_smiles(words[0], keep_stereo=False)
+        if canonical is None:
+            raise ValueError(
+                f"{path}, line {number}: {words[0]!r} is no molecule: mend or remove it"
+            )
+        found.append(canonical)
+    return found
