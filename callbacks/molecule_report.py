@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from typing_extensions import override
 
 from callbacks.atomic_file import atomic_file
+from callbacks.chemical_space import draw_space
 from callbacks.mlflow_tracking import MLflowTracking
+from callbacks.property_histograms import draw_properties
 from metrics.molecules.circles import Circles, bit_vectors
 from metrics.molecules.fingerprints import morgan_fingerprints
 from metrics.molecules.internal_diversity import InternalDiversity
@@ -28,8 +30,10 @@ class MoleculeReport(Callback):
 
     ``hits.csv`` (every molecule at the threshold, best first, with its components and call),
     ``figures/oracle_calls.png`` (score and Yield over calls), ``figures/best_molecules.png`` and
-    ``figures/diverse_molecules.png`` (the best hits; those that are most unlike each other), and
-    rows of the final table: Yield, oracle burden, internal diversity, Circles, scaffolds.
+    ``figures/diverse_molecules.png`` (the best hits; those that are most unlike each other),
+    ``figures/properties.png`` and ``figures/chemical_space.png`` (what molecules are like, and
+    where they lie, from the first call to the last), and rows of the final table: Yield, oracle
+    burden, internal diversity, Circles, scaffolds.
 
     Args:
         threshold: Least score of a hit.
@@ -81,8 +85,9 @@ class MoleculeReport(Callback):
                 step=trainer.global_step,
             )
         folder = Path(trainer.default_root_dir)
-        paths = [write_hits(hits, reward.objective.names, folder / "hits.csv")]
-        paths += self._draw(calls, hits, folder / "figures")
+        names = reward.objective.names
+        paths = [write_hits(hits, names, folder / "hits.csv")]
+        paths += self._draw(calls, hits, names, folder / "figures")
         for logger in trainer.loggers:
             if isinstance(logger, MLflowTracking):
                 for path in paths:
@@ -111,13 +116,21 @@ class MoleculeReport(Callback):
         failed = sum(call.error is not None for call in calls)
         return [*rows, ("molecules the oracle failed on", f"{failed:,}")] if failed else rows
 
-    def _draw(self, calls: Sequence[Call], hits: Sequence[Call], folder: Path) -> list[Path]:
+    def _draw(
+        self, calls: Sequence[Call], hits: Sequence[Call], names: Sequence[str], folder: Path
+    ) -> list[Path]:
         if not calls:
             return []
-        path = folder / "oracle_calls.png"
-        with atomic_file(path) as partial:
-            draw_calls(calls, self.threshold).savefig(partial, dpi=150, format="png")
-        paths = [path]
+        figures = {"oracle_calls": draw_calls(calls, self.threshold)}
+        figures["properties"] = draw_properties(calls, self.threshold, names)
+        if len(calls) > 1:
+            figures["chemical_space"] = draw_space(calls, self.threshold)
+        paths = []
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            with atomic_file(path) as partial:
+                figure.savefig(partial, dpi=150, format="png")
+            paths.append(path)
         # Without hits the best of all are shown: they say how far the search is from one.
         pool = list(hits) or sorted(calls, key=lambda call: -call.score)
         diverse = [pool[place] for place in most_diverse([c.smiles for c in pool], self.num_shown)]

@@ -85,7 +85,8 @@ def test_a_search_ends_with_its_budget_and_reports(prior, tmp_path):
     assert rows["oracle calls"] == "30 of 30"
     assert rows["oracle calls until hit 1,000"] == ">30"
     assert report.numbers["yield"] == len(hits)
-    for name in ("oracle_calls", "best_molecules", "diverse_molecules"):
+    names = ("oracle_calls", "best_molecules", "diverse_molecules", "properties", "chemical_space")
+    for name in names:
         picture = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
     module.reward.close()
