@@ -10,7 +10,7 @@ import yaml
 
 from studies.arms import Arm
 
-Base = Literal["memory", "dense twin"]
+Base = Literal["memory", "dense twin", "plain"]
 Split = Literal["report", "tuning"]
 Hold = Literal["replay", "EWC", "KL to the base"]
 Settings = dict[str, Any]
@@ -195,6 +195,9 @@ def pretraining(world: World, base: Base, folder: Path) -> Arm:
         data["facts"]["validation_facts"] = world.num_old
         (background,) = content["trainer"]["callbacks+"]
         background["init_args"]["num_documents"] = world.num_old
+    if base == "plain":
+        content["model"]["init_args"]["memory"] = None
+        del content["trainer"]["callbacks+"]  # which count the reads of a memory
     return written(base, content, folder)
 
 

@@ -1,0 +1,155 @@
+"""Can a model that was pretrained without memory be given one, and learn by its slots alone?
+
+    python -m studies.retrofit --preset cpu --data_dir FOLDER
+
+A plain model is pretrained on text and OLD facts. Memory is put beside one of its FFNs behind gates
+that start at zero, and healed on the data of pretraining, the memory alone learning. Then it learns
+NEW facts one after another by sparse memory finetuning. Text is measured before the memory, after
+healing and after learning; NEW and OLD facts are asked.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from models.memory_config import MemoryConfig
+from models.memory_lm import insert_memory_layers, load_memory_lm
+from models.row_changes import same_bits
+from studies.arms import Arm, run_arms
+from studies.asked_again import ask
+from studies.results import at_least, at_most, mean_interval, write_results
+from studies.retention_arms import SPARSE, Settings, Way, World, learning, pretraining, written
+from studies.retention_numbers import (
+    NEW,
+    OLD_DROP,
+    STATEMENT,
+    TEXT,
+    TEXT_RISE,
+    numbers_of,
+)
+
+CLAIM = "a pretrained model with memory put into it learns new facts by slots alone"
+PRESETS = {"smoke": (4, 4, 2), "cpu": (1000, 600, 140), "full": (1000, 600, 140)}
+SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
+#: As the memory of the retention study, but beside the FFN.
+MEMORY: Settings = {
+    "layers": [1],
+    "num_keys": 256,
+    "num_heads": 4,
+    "top_k": 16,
+    "placement": "beside",
+    "relevance_gate": True,
+    "qk_norm": True,
+}
+HEALING: Settings = {
+    "train_only": "memory",
+    "learning_rate": 1e-3,
+    "value_learning_rate": 1e-2,
+    "warmup_steps": 50,
+    "max_new_tokens": 12,
+}
+PLAIN_TEXT, HEALED_TEXT = "text before the memory", "text after healing, percent"
+LEARNED_TEXT = "text after learning, percent"
+CHANGED = "logits changed by the insertion"
+NLL = "nll_nats_per_token"
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the study; returns what `results.json` holds."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
+    parser.add_argument("--out", type=Path, default=Path("runs/studies/retrofit"))
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument(
+        "--split",
+        choices=("report", "tuning"),
+        default="report",
+        help="which NEW facts and seeds: `tuning` has others, to choose settings by",
+    )
+    options = parser.parse_args(args)
+    steps, healing_steps, num_new = PRESETS[options.preset]
+    smoke = options.preset == "smoke"
+    sizes: dict[str, Any] = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
+    world = World(options.data_dir, options.split, steps, num_new, **sizes)
+    first = 1 if options.split == "report" else 100
+    seeds = list(range(first, first + (1 if smoke else options.seeds)))
+    out = options.out / options.preset
+
+    def run(arm: Arm) -> dict[int, Path]:
+        runs = run_arms([arm], seeds, out, options.workers, SEED_OPTIONS)[arm.name]
+        return {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
+
+    plain = run(pretraining(world, "plain", out / "arms"))
+    healed = run(healing(world, healing_steps, plain, out / "arms"))
+    taught = learning(world, Way("learned", "memory", sparse=SPARSE), healed, out / "arms")
+    untouched = learning(world, Way("plain", "plain"), plain, out / "arms")
+    numbers = []
+    for seed, learned in run(taught).items():
+        words = [word for option in SEED_OPTIONS for word in (option, str(seed))]
+        before = ask(plain[seed], untouched.args, world.probes(), out / f"asked/seed{seed}", words)
+        numbers.append(numbers_of_seed(before, numbers_of(learned.parent)))
+        numbers[-1][CHANGED] = changed_logits(plain[seed])
+    return write_results(
+        options.out,
+        CLAIM,
+        options.preset,
+        {"retrofit": {key: mean_interval([n[key] for n in numbers]) for key in numbers[0]}},
+        [],
+        {
+            f"{CHANGED}, worst seed": at_most(max(n[CHANGED] for n in numbers), 0.0),
+            f"{LEARNED_TEXT}, worst seed": at_most(max(n[LEARNED_TEXT] for n in numbers), 1.0),
+            f"{NEW}, worst seed": at_least(min(n[NEW] for n in numbers), 0.5),
+        },
+        split=options.split,
+        seeds=seeds,
+    )
+
+
+def healing(world: World, steps: int, plain: dict[int, Path], folder: Path) -> Arm:
+    """The run that puts the memory in and trains it alone, on the data of pretraining."""
+    (config,) = pretraining(world, "memory", folder).args[1:]
+    content = yaml.safe_load(Path(config).read_text())
+    content["model"]["init_args"] = {"memory": MEMORY, **HEALING}
+    content["trainer"] |= {"max_steps": steps, "val_check_interval": steps}
+    return written("healing", content, folder, plain)
+
+
+def numbers_of_seed(
+    before: Sequence[dict[str, Any]], learned: dict[str, float]
+) -> dict[str, float]:
+    """What one seed comes to.
+
+    Args:
+        before: What was measured of the plain model.
+        learned: Numbers of the run that learned; it began with the healed model.
+    """
+    (text,) = (row["value"] for row in before if (row["probe"], row["metric"]) == ("text", NLL))
+    healed = learned[TEXT] / (1 + learned[TEXT_RISE] / 100)
+    return {
+        PLAIN_TEXT: text,
+        HEALED_TEXT: 100 * (healed / text - 1),
+        LEARNED_TEXT: 100 * (learned[TEXT] / text - 1),
+        **{key: learned[key] for key in (NEW, STATEMENT, OLD_DROP)},
+    }
+
+
+@torch.no_grad()
+def changed_logits(folder: Path, num_rows: int = 32, row_length: int = 64) -> float:
+    """How many logits of random rows are not the same to the bit once the memory is in: 0."""
+    model = load_memory_lm(folder).eval()
+    generator = torch.Generator().manual_seed(0)
+    ids_BT = torch.randint(model.config.vocab_size, (num_rows, row_length), generator=generator)
+    before = model(input_ids=ids_BT).logits
+    insert_memory_layers(model, MemoryConfig(**MEMORY)).eval()
+    after = model(input_ids=ids_BT).logits
+    return float((~same_bits(before.view(-1, 1), after.view(-1, 1))).sum())
+
+
+if __name__ == "__main__":
+    main()
