@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -312,6 +312,16 @@ class CausalLM(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; Lightning will not where a fused optimizer meets `precision: bf16-mixed`."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def _scheduler(self, optimizer: AdamW, total: int) -> LambdaLR | OneCycleLR:
         warmup = round(self.warmup_share * total)
