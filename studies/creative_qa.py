@@ -15,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from matplotlib.figure import Figure
 
 from studies.arms import Arm, exported_start, read_summary, run_arms
 from studies.results import at_least, mean_interval, paired_test, write_results
-from studies.sampled_answers import REWARD, RIGHT, Sampler
+from studies.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
 
+CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
 STEPS = {"smoke": 2, "cpu": 300, "full": 600}
 PROMPTS = {"smoke": 4, "cpu": None, "full": None}
@@ -84,13 +86,12 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         name: [sampler.measure(run / "export", seed) for run, seed in zip(dirs, seeds, strict=True)]
         for name, dirs in runs.items()
     }
-    hotter = [
-        hot(
-            [sampler.measure(run / "export", seed, t) for t in TEMPERATURES[options.preset]],
-            numbers[MARA][place],
-        )
-        for place, (run, seed) in enumerate(zip(runs[RLOO], seeds, strict=True))
-    ]
+    hotter = []
+    for place, (run, seed) in enumerate(zip(runs[RLOO], seeds, strict=True)):
+        export, temperatures = run / "export", TEMPERATURES[options.preset]
+        rewards = sampler.rewards(export, seed, temperatures, PHRASINGS)
+        chosen = hot(rewards, numbers[MARA][place])
+        hotter.append(sampler.measure(export, seed, chosen["temperature"]))
     numbers[HOT] = hotter
     _draw(numbers, options.out / "figure.png")
     return write_results(
@@ -108,6 +109,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         ],
         checks(numbers),
         seeds=seeds,
+        predicted=predicted(),
         seconds_of_training={
             name: [read_summary(run)["wall_seconds"] for run in dirs] for name, dirs in runs.items()
         },
@@ -123,6 +125,35 @@ def hot(by_temperature: Sequence[Numbers], rival: Numbers) -> Numbers:
     """
     key = _on(PHRASINGS, REWARD)
     return min(by_temperature, key=lambda numbers: abs(numbers[key] - rival[key]))
+
+
+def predicted() -> dict[str, Numbers]:
+    """Reward and different right answers at the optimum, of a start that has learned its prior."""
+    import torch
+
+    from datamodules.embedded.creative_questions import answer_prior, categories
+    from objectives.mara import Mara
+    from objectives.target_distribution import target
+
+    settings = yaml.safe_load(CONFIG.read_text())["model"]["init_args"]
+    numbers: dict[str, Numbers] = {}
+    for arm, mara in ((RLOO, None), (MARA, Mara(**settings["mara"]))):
+        numbers[arm] = {}
+        for set_name in (PHRASINGS, CATEGORIES):
+            reward, right = [], []
+            for name, entry in categories().items():
+                if entry["held_out"] != (set_name == CATEGORIES):
+                    continue
+                prior = answer_prior(name)
+                reward_K = torch.tensor([float(reply in entry["answers"]) for reply in prior])
+                prior_K = torch.tensor(list(prior.values()), dtype=torch.float64).log()
+                share_K = target("reverse", reward_K, prior_K, settings["beta"], mara).exp()
+                of_right_R = share_K[reward_K > 0]
+                reward.append(float(of_right_R.sum()))
+                right.append(float((1 - (1 - of_right_R) ** NUM_SAMPLES).sum()))
+            numbers[arm][_on(set_name, REWARD)] = sum(reward) / len(reward)
+            numbers[arm][_on(set_name, RIGHT)] = sum(right) / len(right)
+    return numbers
 
 
 def checks(numbers: Mapping[str, Sequence[Numbers]]) -> dict[str, Any]:
@@ -172,7 +203,7 @@ def _differences(
 def _words(options: argparse.Namespace, own: Sequence[str], start: Path) -> tuple[str, ...]:
     steps = STEPS[options.preset]
     return (
-        *("--config", "configs/diversify/creative_qa.yaml"),
+        *("--config", str(CONFIG)),
         *("--model.init_args.init_from", str(start)),
         *own,
         *("--model.init_args.evaluate_first", "false"),
