@@ -319,7 +319,7 @@ class CausalLM(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm; Lightning will not where a fused optimizer meets `precision: bf16-mixed`."""
+        """Clip by norm; Lightning refuses to where a fused optimizer meets `bf16-mixed`."""
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 

@@ -87,19 +87,19 @@ def run_arms(
     return {arm.name: [places[arm.name, seed] for seed in seeds] for arm in arms}
 
 
-def exported_start(init_from: str, out: Path, seed: int = 42) -> Path:
+def exported_start(init_from: str, out: Path, seed: int = 42, more: Sequence[str] = ()) -> Path:
     """The exported folder that arms start from.
 
     Args:
         init_from: The folder, or a config, which is then run once.
         out: Where that run is kept.
         seed: Its seed.
+        more: Further words of that run's command line.
     """
     if Path(init_from).suffix not in (".yaml", ".yml"):
         return Path(init_from)
-    (run,) = run_arms([Arm(Path(init_from).stem, ("--config", init_from))], [seed], out)[
-        Path(init_from).stem
-    ]
+    arm = Arm(Path(init_from).stem, ("--config", init_from, *more))
+    (run,) = run_arms([arm], [seed], out)[arm.name]
     return run / "export"
 
 

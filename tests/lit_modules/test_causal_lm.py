@@ -26,6 +26,8 @@ def numbers(run) -> dict[str, float]:
 def test_a_prior_learns_is_exported_and_tuned_further(workdir, tiny):
     path = write_molecules(workdir)
     sections = prior_sections(path, 30, rnn=SMALL, learning_rate=0.05)
+    # The small CPU's way: products in bfloat16, gradients clipped all the same.
+    sections["trainer"] |= {"precision": "bf16-mixed", "gradient_clip_val": 1.0}
     run = main(tiny(name="prior", **sections))
     found = numbers(run)
     assert found["val/nll_nats_per_token"] < 1.9 < math.log(14)  # below a uniform choice
@@ -38,6 +40,7 @@ def test_a_prior_learns_is_exported_and_tuned_further(workdir, tiny):
 
     # Fine-tuning without a learning rate validates exactly as the first run did at its end.
     tuned = prior_sections(path, 2, init_from=str(run / "export"), learning_rate=0.0)
+    tuned["trainer"] |= {"precision": "bf16-mixed"}
     again = main(tiny(name="tuned", **tuned))
     assert numbers(again)["val/nll_nats_per_token"] == pytest.approx(
         found["val/nll_nats_per_token"], abs=1e-6
