@@ -148,21 +148,25 @@ def search_numbers(
     """Yield, oracle burdens (infinite where not reached), and how diverse the hits are."""
     smiles = [call.smiles for call in calls]
     scores = [call.score for call in calls]
-    found = Yield(threshold)
+    alone = {"sync_on_compute": False}  # the other processes do not take part
+    found = Yield(threshold, **alone)
     found.update(smiles, scores)
     numbers = {"calls": float(len(calls)), "yield": float(found.compute())}
     for count in num_hits:
-        burden = OracleBurden(count, threshold)
+        burden = OracleBurden(count, threshold, **alone)
         burden.update(smiles, scores, [call.number for call in calls])
         numbers[f"oracle_burden_{count}"] = float(burden.compute())
     if scores:
         numbers["mean_score_last_100"] = float(np.mean(scores[-100:]))
     hits = [call.smiles for call in calls if call.score >= threshold]
     if hits:
-        for name, metric in (("int_div1", InternalDiversity()), ("circles", Circles())):
+        for name, metric in (
+            ("int_div1", InternalDiversity(**alone)),
+            ("circles", Circles(**alone)),
+        ):
             metric.update(hits)
             numbers[f"hits_{name}"] = float(metric.compute())
-        scaffolds = Scaffolds()
+        scaffolds = Scaffolds(**alone)
         scaffolds.update(hits)
         numbers["hits_scaffolds"] = float(scaffolds.compute()["num_scaffolds"])
     return numbers

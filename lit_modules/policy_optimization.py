@@ -348,7 +348,8 @@ class PolicyOptimization(LightningModule):
                 self.log("train/threshold", augmentation.threshold)
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
-        num_failed = int(len(rollout) - scored_B.sum())
+        # What only came too late has no reward and no error.
+        num_failed = len(experience.scores.errors)
         sums = self._over_ranks(
             [torch.where(kept_B, value_B.double(), 0.0).sum() for value_B, kept_B in means.values()]
             + [kept_B.sum() for _, kept_B in means.values()]
