@@ -48,7 +48,8 @@ class PromptsConfig:
     Args:
         source: Rows in WildChat's schema or plain prompts (`chat_records`): embedded, local files
             (.jsonl .csv .parquet .txt, .gz too) or a hub name such as allenai/WildChat-1M. Of the
-            embedded sets, `subset` names creative_questions (the default) or one_or_two.
+            embedded sets, `subset` names creative_questions (the default), creative_questions_small
+            or one_or_two.
         history: `first_turn` answers the user's first message; `all_turns` the last, with the
             conversation before it.
         keep: Which conversations are left out.

@@ -13,6 +13,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from datamodules.chat_template import ROLES
@@ -26,10 +27,12 @@ Message = dict[str, str]
 # The embedded sets, by the `subset` that names them; the first is the default.
 EMBEDDED_PROMPTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.prompt_rows,
+    "creative_questions_small": partial(creative_questions.prompt_rows, small=True),
     "one_or_two": one_or_two.prompt_rows,
 }
 EMBEDDED_REPLIES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.reply_rows,
+    "creative_questions_small": partial(creative_questions.reply_rows, small=True),
     "one_or_two": one_or_two.reply_rows,
 }
 REQUIRED: dict[str, type] = {}

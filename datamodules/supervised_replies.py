@@ -52,7 +52,7 @@ class RepliesConfig:
         source: Rows with a prompt and its `replies` (with `weights`, or all alike), or
             conversations, of which the assistant's answer is the reply (`chat_records`). Embedded,
             local or by hub name; of the embedded sets, `subset` names creative_questions (the
-            default) or one_or_two.
+            default), creative_questions_small or one_or_two.
         history: Which of a conversation's messages is answered; see `chat_prompts.PromptsConfig`.
         keep: Which conversations are left out.
         draws_per_prompt: Replies of each prompt in an epoch.

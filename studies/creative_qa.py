@@ -24,7 +24,10 @@ from studies.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
 
 CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
-STEPS = {"smoke": 2, "cpu": 300, "full": 600}
+STEPS = {"smoke": 2, "cpu": 200, "full": 600}
+#: All categories need a base that was taught for longer.
+ALL_CATEGORIES = {"smoke": False, "cpu": False, "full": True}
+FULL_BASE_STEPS = 2400
 PROMPTS = {"smoke": 4, "cpu": None, "full": None}
 PHRASINGS, CATEGORIES = "held_out_phrasings", "held_out_categories"
 MARA, MARA_FORWARD, RLOO, GRPO = "MARA, reverse", "MARA, forward", "RLOO", "GRPO"
@@ -70,7 +73,19 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         parser.error(f"--arms: {MARA} and {RLOO} are what is compared, give both")
     # Settings were chosen on seed 42.
     seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
-    start = exported_start(options.init_from, options.out / "base")
+    all_categories = ALL_CATEGORIES[options.preset]
+    start = exported_start(
+        options.init_from,
+        options.out / "base",
+        more=(
+            (
+                *("--data.init_args.replies.source.subset", "creative_questions"),
+                *("--trainer.max_steps", str(FULL_BASE_STEPS)),
+            )
+            if all_categories
+            else ()
+        ),
+    )
     runs = run_arms(
         [Arm(name, _words(options, WORDS[name], start)) for name in options.arms],
         seeds,
@@ -81,7 +96,9 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     embedder = None
     if options.preset == "smoke":  # without the embedder's model
         from metrics.text_embedder import letter_counts as embedder
-    sampler = Sampler((PHRASINGS, CATEGORIES), PROMPTS[options.preset], embedder)
+    sampler = Sampler(
+        (PHRASINGS, CATEGORIES), PROMPTS[options.preset], embedder, small=not all_categories
+    )
     numbers: dict[str, list[Numbers]] = {
         name: [sampler.measure(run / "export", seed) for run, seed in zip(dirs, seeds, strict=True)]
         for name, dirs in runs.items()
@@ -109,7 +126,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         ],
         checks(numbers),
         seeds=seeds,
-        predicted=predicted(),
+        predicted=predicted(small=not all_categories),
         seconds_of_training={
             name: [read_summary(run)["wall_seconds"] for run in dirs] for name, dirs in runs.items()
         },
@@ -127,11 +144,15 @@ def hot(by_temperature: Sequence[Numbers], rival: Numbers) -> Numbers:
     return min(by_temperature, key=lambda numbers: abs(numbers[key] - rival[key]))
 
 
-def predicted() -> dict[str, Numbers]:
-    """Reward and different right answers at the optimum, of a start that has learned its prior."""
+def predicted(small: bool) -> dict[str, Numbers]:
+    """Reward and different right answers at the optimum, of a start that has learned its prior.
+
+    Args:
+        small: Of the small set of categories.
+    """
     import torch
 
-    from datamodules.embedded.creative_questions import answer_prior, categories
+    from datamodules.embedded.creative_questions import answer_prior, categories, small_categories
     from objectives.mara import Mara
     from objectives.target_distribution import target
 
@@ -141,7 +162,8 @@ def predicted() -> dict[str, Numbers]:
         numbers[arm] = {}
         for set_name in (PHRASINGS, CATEGORIES):
             reward, right = [], []
-            for name, entry in categories().items():
+            for name in small_categories() if small else categories():
+                entry = categories()[name]
                 if entry["held_out"] != (set_name == CATEGORIES):
                     continue
                 prior = answer_prior(name)
@@ -206,6 +228,11 @@ def _words(options: argparse.Namespace, own: Sequence[str], start: Path) -> tupl
         *("--config", str(CONFIG)),
         *("--model.init_args.init_from", str(start)),
         *own,
+        *(
+            ("--data.init_args.prompts.source.subset", "creative_questions")
+            if ALL_CATEGORIES[options.preset]
+            else ()
+        ),
         *("--model.init_args.evaluate_first", "false"),
         *("--trainer.max_steps", str(steps)),
         *("--trainer.val_check_interval", str(steps)),

@@ -41,16 +41,21 @@ class Sampler:
         sets: Names of the held-out sets.
         num_prompts: So many prompts of each, the first ones; None: all.
         embedder: Of the embedding distance; None: all-MiniLM-L6-v2.
+        small: Of the small set of categories.
     """
 
     def __init__(
-        self, sets: Sequence[str], num_prompts: int | None = None, embedder: Any = None
+        self,
+        sets: Sequence[str],
+        num_prompts: int | None = None,
+        embedder: Any = None,
+        small: bool = True,
     ) -> None:
         from datamodules.embedded.creative_questions import prompt_rows
 
         self.embedder = EachTextOnce(embedder)
         self.rows = {
-            name: [row for row in prompt_rows() if row["split"] == name][:num_prompts]
+            name: [row for row in prompt_rows(small) if row["split"] == name][:num_prompts]
             for name in sets
         }
 

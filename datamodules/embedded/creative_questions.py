@@ -8,7 +8,8 @@
 Questions are every category of `categories.yaml` in every phrasing. Two things are held out of
 training a policy: some phrasings (of training's categories) and some categories (in all phrasings).
 The warm-up teaches all of them, so that the model *knows* the right answers everywhere; what can
-reach the held-out ones is the habit of spreading over what it knows.
+reach the held-out ones is the habit of spreading over what it knows. The small set has a third of
+the categories, so that a model of half a million parameters knows them after a minute.
 
 The prior is Zipf's: the k-th answer of a category has a weight of 1/k^2, in an order drawn once for
 each category (`PRIOR_SEED`), so that neither the table's order nor the alphabet tells it. The
@@ -54,6 +55,10 @@ NUM_WRONG = 10
 _TABLES = {"countries": COUNTRIES, "elements": ELEMENTS, "us_states": US_STATES}
 
 
+# The small set: so many categories apart, of training's and of the held-out ones.
+SMALL_STEPS = {False: 3, True: 2}
+
+
 @cache
 def categories() -> dict[str, dict[str, Any]]:
     """Read the categories: name -> `one` (str), `answers` (list of str), `held_out` (bool)."""
@@ -68,8 +73,23 @@ def categories() -> dict[str, dict[str, Any]]:
     }
 
 
-def prompt_rows() -> list[dict[str, Any]]:
+def small_categories() -> list[str]:
+    """Name the categories of the small set: 18 of training's, 5 of the held-out ones.
+
+    >>> small_categories()[:3], small_categories()[-1]
+    (['fruit', 'bird', 'tree'], 'toy')
+    """
+    names: dict[bool, list[str]] = {False: [], True: []}
+    for name, entry in categories().items():
+        names[entry["held_out"]].append(name)
+    return [name for held_out, step in SMALL_STEPS.items() for name in names[held_out][::step]]
+
+
+def prompt_rows(small: bool = False) -> list[dict[str, Any]]:
     """List the questions with their right answers.
+
+    Args:
+        small: Of the small set of categories alone, for models that learn in minutes.
 
     `split` is `train`, `held_out_phrasings` (of training's categories), or `held_out_categories`.
 
@@ -77,7 +97,9 @@ def prompt_rows() -> list[dict[str, Any]]:
     'Name an insect.'
     """
     rows = []
-    for name, entry in categories().items():
+    names = small_categories() if small else list(categories())
+    for name in names:
+        entry = categories()[name]
         for number, phrasing in enumerate([*PHRASINGS, *HELD_OUT_PHRASINGS]):
             split = "train" if number < len(PHRASINGS) else "held_out_phrasings"
             rows.append(
@@ -92,15 +114,18 @@ def prompt_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def reply_rows() -> list[dict[str, Any]]:
+def reply_rows(small: bool = False) -> list[dict[str, Any]]:
     """List the questions with the replies that the warm-up teaches, and how often each.
+
+    Args:
+        small: As in `prompt_rows`.
 
     `weights` add up to 1: `1 - WRONG_SHARE` for the right answers by Zipf's law, the rest for
     wrong ones, all alike.
     """
     return [
         row | {"replies": list(prior), "weights": list(prior.values())}
-        for row in prompt_rows()
+        for row in prompt_rows(small)
         for prior in [answer_prior(row["category"])]
     ]
 
