@@ -17,6 +17,7 @@ from objectives.experience import Experience, rows_of
 from objectives.experience_replay import ExperienceReplay
 from objectives.mara import Mara
 from objectives.policy_loss import Dap, LossSum, PolicyLoss
+from objectives.random_distillation import RandomDistillation
 from objectives.rewards.base import Reward, Scores
 from objectives.rewards.molecules.oracle_reward import OracleReward
 
@@ -51,7 +52,8 @@ class MoleculeOptimization(PolicyOptimization):
         num_samples: Molecules of a step.
         updates_per_rollout: Optimizer steps on the molecules of a step.
         replay: Memory of the best molecules; null: none. For DAP and one process.
-        diversity_filter: Buckets of molecules whose reward falls as they fill; null: none.
+        diversity_filter: Buckets of molecules whose reward falls as they fill, or a bonus for those
+            unlike what was found (`objectives.random_distillation`); null: none.
         max_new_tokens: Longest molecule, end token included.
         learning_rate: Of Adam.
         schedule: As in `PolicyOptimization`.
@@ -83,7 +85,7 @@ class MoleculeOptimization(PolicyOptimization):
         num_samples: int = 64,
         updates_per_rollout: int = 1,
         replay: ExperienceReplay | None = None,
-        diversity_filter: DiversityFilter | None = None,
+        diversity_filter: DiversityFilter | RandomDistillation | None = None,
         max_new_tokens: int = 100,
         learning_rate: float = 1e-3,
         schedule: Schedule = "constant",
@@ -288,7 +290,7 @@ class MoleculeOptimization(PolicyOptimization):
         if isinstance(self.reward, OracleReward):
             self.log("train/oracle_calls", float(self.oracle_calls), prog_bar=True)
         self.log("train/generated_samples", float(self.generated_samples))
-        if self.diversity_filter is not None:
+        if isinstance(self.diversity_filter, DiversityFilter):
             self.log("train/full_buckets", float(self.diversity_filter.num_full))
 
     # -- before and after -------------------------------------------------------------------------

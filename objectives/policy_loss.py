@@ -239,16 +239,22 @@ class Dap(PolicyLoss):
 
     Args:
         sigma: Null takes 1 / beta. With MARA leave it null: both must mean the same beta.
+        entropy_bonus: w >= 0: alpha H(pi) joins the reward, with alpha = w beta. The optimum is
+            (pi_ref exp(sigma R))^(1 / (1 + w)): equal rewards keep the reference's odds to that
+            power (ours in this form; the paper names entropy bonuses as a rival).
 
     Source: REINVENT 2.0 (Blaschke et al. 2020), "difference between augmented and posterior".
     """
 
     sigma: float | None = None
+    entropy_bonus: float = 0.0
     contains_kl = True
 
     def __post_init__(self) -> None:
         if self.sigma is not None and not self.sigma > 0:
             raise ValueError(f"sigma is {self.sigma}: set it above 0, or to null for 1 / beta")
+        if not 0 <= self.entropy_bonus < float("inf"):
+            raise ValueError(f"entropy_bonus is {self.entropy_bonus}: set it to 0 or above")
 
     def __call__(self, samples: PolicySamples) -> LossSum:
         """Mean over scored rows of the squared difference."""
@@ -263,6 +269,7 @@ class Dap(PolicyLoss):
             sigma = 1 / samples.beta
         log_prob_B = sequence_log_prob(samples.log_prob_BT, samples.token_mask_BT)
         target_B = samples.reference_log_prob_B + sigma * samples.reward_B
+        target_B = target_B / (1 + self.entropy_bonus)
         scored_B = samples.scored
         # where before the square: a nan would come back through its gradient.
         difference_B = torch.where(scored_B, target_B, 0.0) - torch.where(scored_B, log_prob_B, 0.0)

@@ -27,7 +27,7 @@ class Paired:
 
     Args:
         first: MARA's.
-        second: REINVENT's.
+        second: The rival's.
     """
 
     first: Sequence[float]
@@ -66,7 +66,7 @@ class Paired:
         """As `results.json` has it."""
         return {
             "mara": mean_interval(self.first),
-            "reinvent": mean_interval(self.second),
+            "rival": mean_interval(self.second),
             "difference": mean_interval(self.differences.tolist()),
             "p_greater": self.p,
         }
@@ -75,19 +75,19 @@ class Paired:
 Comparison = dict[str, Paired]
 
 
-def compare(mara: Sequence[Search], reinvent: Sequence[Search], seeds: Sequence[int]) -> Comparison:
+def compare(mara: Sequence[Search], rival: Sequence[Search], seeds: Sequence[int]) -> Comparison:
     """All numbers of both.
 
     Args:
         mara: A search of each seed.
-        reinvent: Of the same seeds, in the same order.
+        rival: Of the same seeds, in the same order.
         seeds: They also draw the hits whose diversity is compared.
 
     Returns:
         By name. A seed in which one of the two never had 100 hits has no part in `BURDEN`; where
         that is so in all of them, there is none.
     """
-    pairs = list(zip(mara, reinvent, strict=True))
+    pairs = list(zip(mara, rival, strict=True))
     burdens = [(a.burden(NUM_HITS), b.burden(NUM_HITS)) for a, b in pairs]
     hits = [equal_number(a.hits, b.hits, s) for (a, b), s in zip(pairs, seeds, strict=True)]
     diverse = [(diversity(a), diversity(b)) for a, b in hits]
@@ -129,7 +129,7 @@ def show(comparisons: dict[str, Comparison]) -> None:
     """Print them all."""
     console = Console()
     for title, numbers in comparisons.items():
-        table = Table("", "MARA", "REINVENT", "difference [95%]", "p, MARA greater", title=title)
+        table = Table("", "MARA", "rival", "difference [95%]", "p, MARA greater", title=title)
         for name, paired in numbers.items():
             entry = paired.entry()
             interval = entry["difference"]["interval"]
@@ -137,7 +137,7 @@ def show(comparisons: dict[str, Comparison]) -> None:
             table.add_row(
                 name,
                 f"{entry['mara']['mean']:.4g}",
-                f"{entry['reinvent']['mean']:.4g}",
+                f"{entry['rival']['mean']:.4g}",
                 f"{entry['difference']['mean']:.4g}{spread}",
                 f"{entry['p_greater']:.2g}",
             )

@@ -10,9 +10,9 @@ The gates are fixed beforehand on the cell of a pilot: any of six fused rings an
 64, learning rate 1e-3, ten seeds. Beside them stand, always, both methods at equal calls, at equal
 samples, and each at its own best sigma, which is chosen on other seeds than those reported.
 
-`cpu` runs the gated cell, and sigma 32 and 64 for the best of both; `full` all four ways over four
+`cpu` runs the gated cell, and sigma 32 and 64 for the best of both; `full` all ways over four
 sigmas on four tasks: the rings, likeness to drugs, a product of properties, and a stand-in for
-docking.
+docking. To its ways belong two rivals: REINVENT with an entropy bonus, and with one for novelty.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from studies.retention_arms import probe, written
 CLAIM = "MARA finds more good molecules than REINVENT within the same oracle calls and samples"
 REINVENT, MARA = "REINVENT", "MARA"
 FILTERED = " with a diversity filter"
+ENTROPY, DISTILLED = "REINVENT with an entropy bonus", "REINVENT with random distillation"
 SIGMA = 64.0
 TASK = "scaffolds"
 BATCH = 64
@@ -62,7 +63,14 @@ class Preset:
     max_samples: int = 6400
 
 
-ALL = (REINVENT, MARA, REINVENT + FILTERED, MARA + FILTERED)
+ALL = (REINVENT, MARA, REINVENT + FILTERED, MARA + FILTERED, ENTROPY, DISTILLED)
+#: What is compared, each at its best sigma.
+PAIRS = (
+    (MARA, REINVENT),
+    (MARA + FILTERED, REINVENT + FILTERED),
+    (MARA, ENTROPY),
+    (MARA, DISTILLED),
+)
 PRESETS = {
     "smoke": Preset(ways=ALL, sigmas=(SIGMA,), num_seeds=1, budget=60, max_samples=2 * BATCH),
     "cpu": Preset(),
@@ -99,6 +107,7 @@ class Cell:
     def arm(self, task: Task, preset: Preset, start: Path, folder: Path) -> Arm:
         """Its run."""
         has_mara = self.way.startswith(MARA)
+        bonus = 0.1 if self.way == ENTROPY else 0.0
         return written(
             self.label,
             {
@@ -109,6 +118,7 @@ class Cell:
                     reward=task.reward(preset.budget),
                     sigma=self.sigma,
                     mara={"threshold": task.threshold, "scope": "batch"} if has_mara else None,
+                    loss=probe("objectives.policy_loss.Dap", entropy_bonus=bonus),
                     diversity_filter=self._filter(),
                     num_samples=BATCH,
                     learning_rate=1e-3,
@@ -133,6 +143,8 @@ class Cell:
         )
 
     def _filter(self) -> Settings | None:
+        if self.way == DISTILLED:
+            return probe("objectives.random_distillation.RandomDistillation", weight=0.25)
         if not self.way.endswith(FILTERED):
             return None
         kind = "objectives.diversity_filters.DiversityFilter"
@@ -164,10 +176,10 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
     comparisons = {"the gated cell": compare(found[cells[1]], found[cells[0]], seeds)}
     for task in preset.tasks:
-        for kind in ("", FILTERED):
-            pair = [best[task, way + kind] for way in (MARA, REINVENT) if way + kind in preset.ways]
-            if pair:
-                title = f"{task}{kind}, best sigmas {pair[0].sigma:g} and {pair[1].sigma:g}"
+        for ours, rival in PAIRS:
+            if rival in preset.ways:
+                pair = best[task, ours], best[task, rival]
+                title = f"{task}: {ours} (sigma {pair[0].sigma:g}), {rival} ({pair[1].sigma:g})"
                 comparisons[title] = compare(found[pair[0]], found[pair[1]], seeds)
     draw({cell.label: found[cell] for cell in cells}, options.out / "figure.png")
     results = write_results(

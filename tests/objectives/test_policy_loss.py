@@ -86,6 +86,8 @@ def test_dap_by_hand():
     torch.testing.assert_close(gradient(Dap(), given), by_row([0.0, 0.25, -1.0, 0.0]))
     torch.testing.assert_close(gradient(Dap(sigma=2.0), given), gradient(Dap(), given))
     assert Dap.contains_kl
+    # An entropy bonus as strong as the KL halves the targets: differences 1.5, 0, 2, 1.
+    assert float(Dap(entropy_bonus=1.0)(given).mean().detach()) == pytest.approx(7.25 / 4)
 
 
 LOSSES = [
@@ -251,6 +253,7 @@ def test_ranks_average_to_the_whole_batch(loss):
         (lambda: Grpo(token_weighting="constant_length"), "max_tokens"),
         (lambda: Grpo(max_tokens=7), "max_tokens"),
         (lambda: Dap(sigma=0.0), "sigma"),
+        (lambda: Dap(entropy_bonus=-0.1), "entropy_bonus"),
         (lambda: Dap()(samples([0.0] * 4)), "reference_log_prob_B"),
         (lambda: Dap()(samples([0.0] * 4, reference_log_prob_B=torch.zeros(4))), "beta"),
         (

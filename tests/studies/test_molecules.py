@@ -190,7 +190,7 @@ def test_the_study_runs_through(tmp_path, monkeypatch):
     assert not results["held"]  # a prior that knows no rings finds none
     titles = list(results["comparisons"])
     assert titles[0] == "the gated cell"
-    assert len(titles) == 3
+    assert len(titles) == 1 + len(molecules.PAIRS)
     assert (tmp_path / "figure.png").stat().st_size > 1000
     (run,) = (tmp_path / "smoke" / "runs").glob("scaffolds: MARA, sigma 64-*/seed5")
     found = read_search(run, 0.99)
