@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from studies import arms as arms_module
-from studies.arms import Arm, read_summary, run_arms, run_dir
+from studies.arms import Arm, exported_start, read_summary, run_arms, run_dir
 
 CONFIG = """\
 model: {class_path: tests.tiny_lightning.TinyModule}
@@ -44,6 +44,16 @@ def test_a_finished_arm_needs_no_process(tmp_path, monkeypatch):
     (place / "summary.json").write_text(json.dumps({"status": "finished"}))
     monkeypatch.setattr(arms_module, "_train", None)  # cannot be called
     assert run_arms([arm], [0], tmp_path, num_workers=1) == {"done": [place]}
+
+
+def test_a_start_is_a_folder_or_what_a_config_exports(tmp_path, monkeypatch):
+    monkeypatch.setattr(arms_module, "_train", None)  # cannot be called
+    assert exported_start("some/export", tmp_path) == Path("some/export")
+    words = ("--data.init_args.data_dir", "here")
+    place = run_dir(Arm("prior", ("--config", "prior.yaml", *words)), 42, tmp_path)
+    place.mkdir(parents=True)
+    (place / "summary.json").write_text(json.dumps({"status": "finished"}))
+    assert exported_start("prior.yaml", tmp_path, more=words) == place / "export"
 
 
 def test_changed_settings_are_another_arm_and_another_seed_is_not(tmp_path):
