@@ -20,7 +20,7 @@ from models.thought_codec import EVERYONE, ThoughtCodec, ThoughtCodecConfig
 from models.thought_system import ThoughtSystem
 from objectives.jacobian import decorrelation
 from objectives.jacobian_penalty import JacobianPenalty
-from objectives.private_thoughts import Adversary
+from objectives.private_thoughts import OutsideAdversary, SharedAdversary
 from objectives.thought_structure.findings import Finding, examine
 from objectives.thought_structure.sharing import Sharing
 from objectives.thought_structure.stability import stability_over_bootstraps
@@ -49,6 +49,9 @@ class CodecSizes:
         activation: `leaky_relu` or `gelu`.
         private_per_agent: So many latents of each agent are read from its state alone (the masked
             encoder, ours), and the rest from all. 0: all from all, as in the paper.
+        private_hidden: Widths of the hidden layers of encoders of private latents; none: linear.
+            Adversaries go by squared errors, which see what moves the mean of a private latent. A
+            linear encoder cannot put evidence anywhere else.
     """
 
     num_latents: int = 32
@@ -56,6 +59,7 @@ class CodecSizes:
     decoder_hidden: list[int] = field(default_factory=lambda: [64])
     activation: Activation = "gelu"
     private_per_agent: int = 0
+    private_hidden: list[int] = field(default_factory=list)
 
     def of(self, agents: Agents) -> ThoughtCodecConfig:
         """The codec for these agents.
@@ -81,6 +85,7 @@ class CodecSizes:
             self.activation,
             owners,
             agents.names,
+            list(self.private_hidden),
         )
 
 
@@ -119,10 +124,13 @@ class ThoughtAutoencoder(LightningModule):
         decorrelation_weight: Of the decorrelation.
         adversary_weight: Of what an adversary finds of private latents in the shared ones, which
             the encoder is trained to hide; needs `codec.private_per_agent`.
+        outsider_weight: Of what another one finds of an agent's private latents in the others'
+            states, so that shared evidence is kept by shared latents; likewise.
         structure: How the structure is read.
         learning_rate: Of Adam: the peak of one cycle, or constant.
         schedule: `one_cycle` or `constant`.
-        penalty_ramp_share: Share of the steps over which the penalty's weight rises.
+        penalty_ramp_share: Share of the steps over which the weights of the penalty and against
+            adversaries rise.
 
     Raises:
         ValueError: if not exactly one of `init_from` and `agents` is given, or a number is out of
@@ -142,6 +150,7 @@ class ThoughtAutoencoder(LightningModule):
         penalty_weight: float = 0.3,
         decorrelation_weight: float = 1.0,
         adversary_weight: float = 0.0,
+        outsider_weight: float = 0.0,
         structure: StructureConfig = StructureConfig(),
         learning_rate: float = 4e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
@@ -157,14 +166,15 @@ class ThoughtAutoencoder(LightningModule):
             ("penalty_weight", penalty_weight),
             ("decorrelation_weight", decorrelation_weight),
             ("adversary_weight", adversary_weight),
+            ("outsider_weight", outsider_weight),
             ("learning_rate", learning_rate),
         ):
             if not 0 <= value < math.inf:
                 raise ValueError(f"model.init_args.{name} is {value}: set it to at least 0")
-        if adversary_weight and not codec.private_per_agent:
+        if (adversary_weight or outsider_weight) and not codec.private_per_agent:
             raise ValueError(
-                "model.init_args.adversary_weight needs latents that are private to begin with: "
-                "set model.init_args.codec.private_per_agent"
+                "model.init_args.adversary_weight and outsider_weight need latents that are "
+                "private to begin with: set model.init_args.codec.private_per_agent"
             )
         team = Agents.load(init_from) if init_from is not None else build_agents(_given(agents))
         made = ThoughtCodec(codec.of(team))
@@ -175,9 +185,11 @@ class ThoughtAutoencoder(LightningModule):
         self.structure = structure
         self.learning_rate, self.schedule = learning_rate, schedule
         self.penalty_ramp_share = penalty_ramp_share
-        self.adversary_weight = adversary_weight
-        self.adversary = (
-            Adversary(made.config.latent_owners or [], EVERYONE) if adversary_weight else None
+        self.adversary_weight, self.outsider_weight = adversary_weight, outsider_weight
+        owners = made.config.latent_owners or []
+        self.adversary = SharedAdversary(owners, EVERYONE) if adversary_weight else None
+        self.outsider = (
+            OutsideAdversary(owners, EVERYONE, team.state_sizes) if outsider_weight else None
         )
         self.findings: list[Finding] = []
         self.strict_loading = False  # frozen agents are in no checkpoint
@@ -218,9 +230,13 @@ class ThoughtAutoencoder(LightningModule):
             self.log("train/jacobian_penalty", value.detach())
             loss = loss + self._ramp() * self.penalty_weight * value
         if self.adversary is not None:
-            found = self.adversary(latents_BZ)
-            self.log("train/adversary_error", found.detach())
-            loss = loss + self.adversary_weight * found
+            game = self.adversary(latents_BZ)
+            self.log("train/adversary_error", game.found.detach())
+            loss = loss + game.found + self._ramp() * self.adversary_weight * game.hiding
+        if self.outsider is not None:
+            game = self.outsider(latents_BZ, scores_BH)
+            self.log("train/outsider_error", game.found.detach())
+            loss = loss + game.found + self._ramp() * self.outsider_weight * game.hiding
         self.log("train/squared_error", error.detach(), prog_bar=True)
         return loss
 
@@ -263,7 +279,9 @@ class ThoughtAutoencoder(LightningModule):
         magnitude_KZ = agent_magnitude(magnitude_HZ, codec.state_sizes, config.statistic)
         threshold = widest_gap(magnitude_KZ) if config.threshold is None else config.threshold
         support = binarize(magnitude_KZ, threshold, relative=True)
-        sharing = Sharing(support.mask)
+        # What is read from one agent is its own, whatever others' decoders make of it.
+        relevant_KZ = support.mask & codec.may_matter().to(support.mask.device)
+        sharing = Sharing(relevant_KZ)
         squares_NKZ = sample_agent_squares(codec.decoder, latents_NZ, codec.state_sizes)
         stability = None
         if config.statistic == "rms" and config.num_bootstraps >= 2:
@@ -275,7 +293,7 @@ class ThoughtAutoencoder(LightningModule):
                 generator=torch.Generator(squares_NKZ.device).manual_seed(0),
             )
         self.findings = examine(sharing, support, stability=stability)
-        self.model.relevant_KZ.copy_(support.mask)
+        self.model.relevant_KZ.copy_(relevant_KZ)
         self._magnitude_KZ = magnitude_KZ.cpu()
         self._report = {
             "relative_threshold": threshold,
@@ -320,10 +338,17 @@ class ThoughtAutoencoder(LightningModule):
             del checkpoint["state_dict"][name]
 
     def configure_optimizers(self) -> dict[str, Any] | torch.optim.Optimizer:
-        """Adam over the codec (and the adversary)."""
-        groups = [{"params": list(self.model.codec.parameters()), "name": "codec"}]
-        if self.adversary is not None:
-            groups.append({"params": list(self.adversary.parameters()), "name": "adversary"})
+        """Adam over the codec (and the adversaries)."""
+        parts = {
+            "codec": self.model.codec,
+            "adversary": self.adversary,
+            "outsider": self.outsider,
+        }
+        groups = [
+            {"params": list(part.parameters()), "name": name}
+            for name, part in parts.items()
+            if part is not None
+        ]
         optimizer = torch.optim.Adam(groups, self.learning_rate)
         if self.schedule == "constant":
             return optimizer

@@ -46,6 +46,8 @@ class ThoughtCodecConfig:
             are ours: without them a latent that is private by its decoder may still carry what
             the encoder read from another agent.
         agent_names: Who the agents are, such as their models' names; null: agent 0, agent 1, ...
+        owner_hidden: Widths of the hidden layers of encoders that read one agent; null: those of
+            `encoder_hidden`.
 
     Raises:
         ValueError: if these do not fit each other.
@@ -58,6 +60,7 @@ class ThoughtCodecConfig:
     activation: Activation = "leaky_relu"
     latent_owners: list[int] | None = None
     agent_names: list[str] | None = None
+    owner_hidden: list[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.state_sizes or min(self.state_sizes) < 1:
@@ -113,11 +116,12 @@ class ThoughtEncoder(nn.Module):
             else:
                 read = slice(starts[owner], starts[owner] + config.state_sizes[owner])
             own = [latent for latent, agent in enumerate(owners) if agent == owner]
+            hidden = config.encoder_hidden
+            if owner != EVERYONE and config.owner_hidden is not None:
+                hidden = config.owner_hidden
             self.reads.append(read)
             self.parts.append(
-                Perceptron(
-                    read.stop - read.start, len(own), config.encoder_hidden, config.activation
-                )
+                Perceptron(read.stop - read.start, len(own), hidden, config.activation)
             )
             latents += own
         # parts give their latents one owner after another; this puts each in its place
@@ -160,6 +164,13 @@ class ThoughtCodec(nn.Module):
     def state_sizes(self) -> list[int]:
         """Width of each agent's state."""
         return self.config.state_sizes
+
+    def may_matter(self) -> Tensor:
+        """Bool (K, Z); False where a latent is read from another agent's state alone."""
+        num_agents, num_latents = len(self.state_sizes), self.config.num_latents
+        owner_Z = torch.tensor(self.config.latent_owners or [EVERYONE] * num_latents)
+        agent_K1 = torch.arange(num_agents)[:, None]
+        return (owner_Z == EVERYONE) | (owner_Z == agent_K1)
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
         """Put one (B, H_k) tensor of each agent side by side: (B, H).

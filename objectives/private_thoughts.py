@@ -1,48 +1,63 @@
-"""An adversary that looks for private thoughts in shared ones, and an encoder that hides them.
+"""What keeps private thoughts private: adversaries, and an encoder that leaves them nothing.
 
 A masked encoder reads an agent's private latents from its state alone; shared latents read
-everyone's, and may carry what is private along (a linear probe finds it). The adversary predicts
-every private latent from all shared ones; its gradient is reversed on the way to the encoder, so
-that it gets better at predicting while the encoder leaves it less to predict from.
+everyone's, and may carry what is private along (a probe finds it). Two things have to hold:
 
-Ours; gradient reversal is that of Ganin and Lempitsky, 2015.
+    shared latents tell nothing of private ones     or private evidence goes along with shared one
+    an agent's private latents tell nothing that    or shared evidence hides in private latents, and
+    the others' states tell                         shared ones are cleaned of what they are for
+
+For each there is an adversary, a regression that is trained on what it sees, while the encoder is
+trained to raise its error up to that of knowing nothing (1, at unit variance). An encoder that
+raised it further would only run from this adversary.
+
+Ours; the game is that of predictability minimisation (Schmidhuber, 1992).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from models.perceptron import Perceptron
 
-# Shapes: B batch, Z latents, S shared latents, P private latents
+# Shapes: B batch, H dimensions of all agents' states, Z latents, of which S shared, P private
 
 
-class _Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return values.view_as(values)
+@dataclass(frozen=True)
+class Contest:
+    """Both sides of a game, to be minimised together.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return -grads[0]
-
-
-def reverse_gradient(values: Tensor) -> Tensor:
-    """The values themselves, with the negative of their gradient.
-
-    >>> x = torch.tensor(3.0, requires_grad=True)
-    >>> reverse_gradient(x).square().backward()
-    >>> x.grad
-    tensor(-6.)
+    Attributes:
+        found: Mean squared error of the adversary, with a gradient for it alone.
+        hiding: Minus the same, at least -1, with a gradient for the encoder alone.
     """
-    reversed_: Tensor = _Reversed.apply(values)
-    return reversed_
+
+    found: Tensor
+    hiding: Tensor
 
 
-class Adversary(nn.Module):
-    """Predicts private latents from shared ones; minimising its value trains both sides.
+def contest(predictor: nn.Module, seen: Tensor, target: Tensor, hides: Tensor) -> Contest:
+    """Let a predictor and what it is to be kept from play.
+
+    Args:
+        predictor: Of `target` from `seen`.
+        seen: What it sees, (B, ...).
+        target: What it is after, (B, ...), of unit variance.
+        hides: `seen` or `target`: the side that gets the gradient of `hiding`; the other is fixed.
+    """
+    found = (predictor(seen.detach()) - target.detach()).square().mean()
+    fixed = {name: value.detach() for name, value in predictor.named_parameters()}
+    free_seen = seen if hides is seen else seen.detach()
+    free_target = target if hides is target else target.detach()
+    guess: Tensor = functional_call(predictor, fixed, (free_seen,))
+    return Contest(found, -(guess - free_target).square().mean().clamp_max(1.0))
+
+
+class SharedAdversary(nn.Module):
+    """Predicts all private latents from all shared ones, which hide them.
 
     Private latents are targets without a gradient: they are not to become harder to predict by
     becoming noise.
@@ -67,9 +82,55 @@ class Adversary(nn.Module):
             )
         self.predictor = Perceptron(len(self.shared), len(self.private), [hidden], "gelu")
 
-    def forward(self, latents_BZ: Tensor) -> Tensor:
-        """Mean squared error of the prediction; 1: nothing of the private latents was found."""
-        shared_BS = reverse_gradient(latents_BZ[:, self.shared])
-        private_BP = latents_BZ[:, self.private].detach()
-        error: Tensor = (self.predictor(shared_BS) - private_BP).square().mean()
-        return error
+    def forward(self, latents_BZ: Tensor) -> Contest:
+        """Play a batch."""
+        shared_BS = latents_BZ[:, self.shared]
+        return contest(self.predictor, shared_BS, latents_BZ[:, self.private], shared_BS)
+
+
+class OutsideAdversary(nn.Module):
+    """Predicts every agent's private latents from the other agents' states; the latents hide.
+
+    What others see too then has no place in private latents, and is left to shared ones: also where
+    nobody else happens to see it, since an encoder that reads one agent cannot know that.
+
+    Args:
+        owners: For each latent its agent's number, or `everyone`.
+        everyone: What stands for a shared one.
+        state_sizes: Width of each agent's state.
+        hidden: Width of its hidden layers.
+    """
+
+    def __init__(
+        self,
+        owners: Sequence[int],
+        everyone: int,
+        state_sizes: Sequence[int],
+        hidden: int = 64,
+    ) -> None:
+        super().__init__()
+        self.state_sizes = list(state_sizes)
+        self.agents = sorted({owner for owner in owners if owner != everyone})
+        self.private = [[z for z, o in enumerate(owners) if o == agent] for agent in self.agents]
+        self.predictors = nn.ModuleList(
+            Perceptron(sum(state_sizes) - state_sizes[agent], len(own), [hidden], "gelu")
+            for agent, own in zip(self.agents, self.private, strict=True)
+        )
+
+    def forward(self, latents_BZ: Tensor, scores_BH: Tensor) -> Contest:
+        """Play a batch; mean over agents.
+
+        Args:
+            latents_BZ: Of unit variance.
+            scores_BH: Standardized states that they are of.
+        """
+        states = scores_BH.split(self.state_sizes, 1)
+        games = []
+        for agent, own, predictor in zip(self.agents, self.private, self.predictors, strict=True):
+            others = torch.cat([part for k, part in enumerate(states) if k != agent], 1)
+            private_BP = latents_BZ[:, own]
+            games.append(contest(predictor, others, private_BP, private_BP))
+        return Contest(
+            torch.stack([game.found for game in games]).mean(),
+            torch.stack([game.hiding for game in games]).mean(),
+        )

@@ -49,12 +49,9 @@ def stages(tmp_path_factory) -> dict[str, Path]:
         agents = run("agents", *small, "--model.init_args.agents.bases", json.dumps(bases))
         start = ("--model.init_args.init_from", agents / "export")
         codec = ("--model.init_args.codec.private_per_agent", 4)
-        codec += ("--model.init_args.adversary_weight", 1)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            autoencoder = run("autoencoder", *small, *start, *codec)
-        # after three steps nothing is private yet, and the user is told so
-        assert any("there is no structure to route by" in str(w.message) for w in caught)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # after three steps hardly anything is settled
+            autoencoder = run("masked_autoencoder", *small, *start, *codec)
         adapter = run(
             "adapter",
             *(*small, "--model.init_args.init_from", autoencoder / "export"),
@@ -81,6 +78,34 @@ def test_the_codec_ends_in_a_structure(stages):
     assert {finding["name"] for finding in report["findings"]} >= {"sharing", "gap"}
     assert (stages["codec"] / "figures" / "sharing.png").stat().st_size > 1000
     assert "val/states/explained_share" in summary(stages["codec"])["metrics"]
+
+
+def test_latents_of_the_masked_encoder_are_their_owners(stages):
+    report = json.loads((stages["codec"] / "structure.json").read_text())
+    for agent in range(3):
+        for latent in range(4 * agent, 4 * agent + 4):
+            assert not any(latent in own for k, own in enumerate(report["private"]) if k != agent)
+            assert latent not in report["shared"]
+    metrics = summary(stages["codec"])["metrics"]
+    assert metrics["train/adversary_error"] > 0
+    assert metrics["train/outsider_error"] > 0
+
+
+def test_thresholds_that_keep_everything_or_nothing(stages, workdir, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
+    small = (f"{TASK}.num_train", 32, f"{TASK}.num_val", 8, "--data.init_args.batch_size", 16)
+    small += ("--trainer.max_steps", 1, "--trainer.val_check_interval", 1)
+    start = (*small, "--model.init_args.init_from", stages["agents"] / "export")
+    threshold = "--model.init_args.structure.threshold"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run("autoencoder", *start, threshold, 0)
+        path = run("autoencoder", *start, threshold, 0.999)
+    told = " ".join(str(warning.message) for warning in caught)
+    assert "there is no structure to route by" in told
+    assert "matter to no agent" in told
+    with pytest.raises(ValueError, match="lower the structure's threshold"):
+        run("adapter", *small, "--model.init_args.init_from", path / "export")
 
 
 def test_the_adapter_ends_in_accuracies_with_every_control(stages):

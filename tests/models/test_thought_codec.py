@@ -124,6 +124,18 @@ def test_an_owned_latent_reads_its_owner_alone(hidden):
     assert not torch.equal(before[:, 2], after[:, 2])
 
 
+def test_encoders_of_owned_latents_may_be_linear():
+    codec = fitted(encoder_hidden=[6], latent_owners=OWNERS, owner_hidden=[])
+    assert [len(part.layers) for part in codec.encoder.parts] == [2, 1, 1]
+    own = fitted(encoder_hidden=[6], latent_owners=OWNERS)
+    assert [len(part.layers) for part in own.encoder.parts] == [2, 2, 2]
+
+
+def test_an_owned_latent_is_nobody_elses():
+    assert fitted(latent_owners=OWNERS).may_matter().int().tolist() == [[0, 1, 1, 0], [1, 1, 0, 1]]
+    assert fitted().may_matter().all()
+
+
 def test_states_of_agents_are_joined_and_split():
     codec = fitted()
     parts = [torch.zeros(2, 3), torch.ones(2, 5)]
