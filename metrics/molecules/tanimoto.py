@@ -9,13 +9,16 @@ Shapes: N molecules, R rows and C columns of a tile, K bits, W = K / 64 words
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from metrics.molecules.fingerprints import count_bits, unpack
 
-TILE = 1024
+TILE = 512
+TILES_ON_ACCELERATOR = 8  # in a row of a tile there, so that fewer kernels are started
+MOST_UNPACKED_TILES = 64
 LARGEST_FLOAT16_COUNT = 2048
 
 
@@ -87,12 +90,18 @@ def symmetric_tiles(
         The tile's rows, its columns, and their similarities, float32 (R, C). Tiles below the
         diagonal are left out, those on it are whole.
     """
-    starts = range(0, len(packed_NW), TILE)
+    size = TILE if packed_NW.device.type == "cpu" else TILE * TILES_ON_ACCELERATOR
+    starts = range(0, len(packed_NW), size)
+
+    def tile(start: int) -> Bits:
+        return unpacked(packed_NW[start : start + size])
+
+    # All of a small set are unpacked once; of a large one, columns anew for each tile of rows.
+    get = cache(tile) if len(starts) <= MOST_UNPACKED_TILES else tile
     for first in starts:
-        rows = unpacked(packed_NW[first : first + TILE])
-        for second in starts[first // TILE :]:
-            same = first == second
-            columns = rows if same else unpacked(packed_NW[second : second + TILE])
+        rows = get(first)
+        for second in starts[first // size :]:
+            columns = rows if first == second else get(second)
             yield (
                 slice(first, first + len(rows.bits_NK)),
                 slice(second, second + len(columns.bits_NK)),

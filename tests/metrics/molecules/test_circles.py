@@ -7,7 +7,14 @@ from rdkit import DataStructs
 from rdkit.SimDivFilters import rdSimDivPickers
 
 from metrics.molecules import circles as module
-from metrics.molecules.circles import Circles, chunked, leader, maxmin
+from metrics.molecules.circles import (
+    Circles,
+    chunked,
+    leader,
+    leader_by_bits,
+    leader_by_tiles,
+    maxmin,
+)
 from metrics.molecules.fingerprints import pack
 from tests.metrics.molecules.molecule_sets import DRUGS, from_bits, random_bits, rdkit_vectors
 
@@ -33,12 +40,16 @@ def taken_one_by_one(vectors, indices, threshold):
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.65, 0.75, 0.8])
-@pytest.mark.parametrize("tile", [16, 1024])
-def test_leader_is_rdkits(threshold, tile, monkeypatch):
-    monkeypatch.setattr(module, "TILE", tile)
+@pytest.mark.parametrize("size", [1, 1024])
+def test_leader_is_rdkits(threshold, size, monkeypatch):
+    """On small tiles and large ones; leaving out what is near after each centre, and never."""
+    monkeypatch.setattr(module, "TILE", 16 * size)
+    monkeypatch.setattr(module, "_CENTRES_BETWEEN_LOOKS", size)
     picker = rdSimDivPickers.LeaderPicker()
     expected = list(picker.LazyBitVectorPick(VECTORS, len(VECTORS), threshold))
     assert leader(pack(BITS), threshold) == expected
+    assert leader_by_bits(pack(BITS), threshold) == expected
+    assert leader_by_tiles(pack(BITS), threshold) == expected
     assert expected == taken_one_by_one(VECTORS, range(len(VECTORS)), threshold)
     assert 5 < len(expected) < len(BITS)
 
@@ -74,6 +85,19 @@ def test_chunked_is_the_authors_program():
     assert chunked(pack(BITS), 0.75, seed=3) != chunked(pack(BITS), 0.75, seed=4)
 
 
+def test_fingerprints_of_many_bits():
+    """More than an octet counts, of fingerprints that are close to each other."""
+    rng = np.random.default_rng(1)
+    bits = (rng.random((40, 1024)) < rng.uniform(0.1, 0.9, (40, 1))).astype(np.uint8)
+    vectors = rdkit_vectors(bits)
+    assert bits.sum(1).max() > 600
+    for threshold in (0.3, 0.5, 0.7):
+        expected = taken_one_by_one(vectors, range(40), threshold)
+        assert leader_by_bits(pack(bits), threshold) == expected
+        assert leader_by_tiles(pack(bits), threshold) == expected
+    assert 1 < len(expected) < 40
+
+
 def test_a_distance_equal_to_the_threshold():
     pair = from_bits({0, 1}, {0, 2, 3})  # 1 in common of 4
     assert leader(pair, 0.75) == [0]
@@ -84,6 +108,8 @@ def test_a_distance_equal_to_the_threshold():
     pair = from_bits(set(range(14)), set(range(7, 20)))
     assert leader(pair, 0.65) == [0]
     assert leader(pair, 0.65, include_equal=True) == [0, 1]
+    assert leader_by_tiles(pair, 0.65) == [0]
+    assert leader_by_tiles(pair, 0.65, include_equal=True) == [0, 1]
 
 
 def test_order_matters_and_can_be_given():
