@@ -36,9 +36,8 @@ def lora(rate: float, name: str = "LoRA", **more: object) -> Way:
 def several_passes() -> list[Way]:
     """Three passes over the facts, five steps a visit: where full finetuning has its case."""
     data: Settings = {"steps_per_visit": 5}
-    slower = SPARSE | {"learning_rate": SPARSE["learning_rate"] / 2}
     return [
-        Way("3 passes: sparse", "memory", sparse=slower, data=data, num_passes=3),
+        Way("3 passes: sparse", "memory", sparse=SPARSE, data=data, num_passes=3),
         full(3e-5, "3 passes: full", data=data, num_passes=3),
     ]
 
@@ -46,7 +45,7 @@ def several_passes() -> list[Way]:
 def many_facts_a_batch() -> list[Way]:
     """Sixteen facts a batch, fifteen passes: ordinary training rather than a stream."""
     data: Settings = {"facts_per_batch": 16, "steps_per_visit": 1}
-    wider = SPARSE | {"num_slots": 1024, "learning_rate": SPARSE["learning_rate"] / 2}
+    wider = SPARSE | {"num_slots": 1024}
     return [
         Way("16 a batch: sparse", "memory", sparse=wider, data=data, num_passes=15),
         full(1e-4, "16 a batch: full", data=data, num_passes=15),
@@ -72,7 +71,7 @@ def ablations() -> list[Way]:
     rate = SPARSE["learning_rate"]
     return [
         *(sparse(f"sparse, rate {share * rate:g}", learning_rate=share * rate) for share in RATES),
-        *(sparse(f"sparse, t = {slots}", num_slots=slots) for slots in (32, 64, 128, 512)),
+        *(sparse(f"sparse, t = {slots}", num_slots=slots) for slots in (64, 128, 256, 512)),
         *(sparse(f"sparse, idf^{power:g}", idf_exponent=power) for power in (1.0, 2.0)),
         sparse("sparse, KL", ranking="kl"),
         sparse("sparse, all read", ranking="all", num_slots=None, score_share=1.0),
