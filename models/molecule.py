@@ -4,6 +4,9 @@ from typing import Any
 
 # RDKit ships no complete types: a molecule is Any.
 Mol = Any
+# RDKit walks along a molecule by recursion, which some ten thousand atoms in a row end with the
+# whole process; and the time it takes grows with their square.
+MOST_CHARACTERS = 2000
 
 
 def read_molecule(smiles: str) -> Mol | None:
@@ -13,13 +16,16 @@ def read_molecule(smiles: str) -> Mol | None:
         smiles: A SMILES string, as a model may have written it.
 
     Returns:
-        The molecule; None where the string is no molecule, or one without atoms.
+        The molecule; None where the string is no molecule, one without atoms, or enormous: longer
+        than `MOST_CHARACTERS`.
 
     >>> read_molecule("C1CC") is None, read_molecule("") is None, read_molecule("CCO").GetNumAtoms()
     (True, True, 3)
     """
     from rdkit import Chem, rdBase
 
+    if len(smiles) > MOST_CHARACTERS:
+        return None
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(smiles)
     return molecule if molecule is not None and molecule.GetNumAtoms() else None

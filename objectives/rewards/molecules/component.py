@@ -1,5 +1,6 @@
 """The seam of what a molecule is scored by: one property, mapped to [0, 1]."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -47,9 +48,11 @@ class MoleculeComponent(ABC):
         """Compute the property and map it to [0, 1].
 
         Raises:
-            ValueError: If what comes out does not lie in [0, 1].
+            ValueError: If the property is nan, or what comes out does not lie in [0, 1].
         """
         value = self.value(molecule, smiles)
+        if math.isnan(value):  # which a step would map to 0 in silence
+            raise ValueError(f"{self.name} gives nan")
         score = self.transform(value)
         if not 0 <= score <= 1:
             raise ValueError(

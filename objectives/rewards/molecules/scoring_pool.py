@@ -70,7 +70,9 @@ class ScoringPool:
                 self.objective.prepare()
                 self._is_prepared = True
             for index, text in enumerate(smiles):
-                yield index, _scored(self.objective, text)
+                result = _scored(self.objective, text)
+                _log_failure(text, result)
+                yield index, result
             return
         waiting = deque(range(len(smiles)))
         num_left = len(smiles)
@@ -80,8 +82,7 @@ class ScoringPool:
                 for worker, result in self._finished():
                     assert worker.index is not None
                     index, worker.index = worker.index, None
-                    if result.error is not None:
-                        logger.warning("%s scores 0: %s", smiles[index], result.error)
+                    _log_failure(smiles[index], result)
                     num_left -= 1
                     yield index, result
         finally:
@@ -175,6 +176,11 @@ def _serve(connection: Connection, objective: MoleculeObjective) -> None:
         except (EOFError, OSError, KeyboardInterrupt):
             return
         connection.send(_scored(objective, smiles))
+
+
+def _log_failure(smiles: str, result: MoleculeScore) -> None:
+    if result.error is not None:
+        logger.warning("%s scores 0: %s", smiles, result.error)
 
 
 def _scored(objective: MoleculeObjective, smiles: str) -> MoleculeScore:

@@ -35,5 +35,12 @@ class Counting(MoleculeComponent):
         return self.constant
 
 
+class NotANumber(MoleculeComponent):
+    """nan for ethane; others score 0.5."""
+
+    def value(self, molecule, smiles):
+        return float("nan") if smiles == "CC" else 0.5
+
+
 def three(molecule):
     return 3.0

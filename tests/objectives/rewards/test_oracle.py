@@ -6,12 +6,14 @@ import pickle
 import pytest
 import torch
 
+from models.molecule import canonical_smiles
 from objectives.rewards.molecules.objective import MoleculeObjective
 from objectives.rewards.molecules.oracle_ledger import OracleLedger
 from objectives.rewards.molecules.oracle_reward import OracleReward
 from objectives.rewards.molecules.properties import DrugLikeness
 from objectives.rewards.molecules.scoring_pool import ScoringPool
-from tests.objectives.rewards.molecule_components import Breaking, Counting
+from objectives.rewards.molecules.transforms import Sigmoid, Step
+from tests.objectives.rewards.molecule_components import Breaking, Counting, NotANumber
 
 
 @pytest.fixture
@@ -48,6 +50,30 @@ def test_workers_that_die_or_hang_cost_one_molecule_each(caplog):
     assert {worker.process.pid for worker in pool._workers} == processes
     pool.close()
     assert pool._workers == []
+
+
+@pytest.mark.parametrize("transform", [None, Step(0, 3), Sigmoid(0, 1)])
+def test_a_component_that_gives_nan_costs_one_call(rollout_of, caplog, transform):
+    reward = OracleReward(MoleculeObjective([NotANumber(transform), DrugLikeness()]), budget=5)
+    with caplog.at_level(logging.WARNING):
+        scores = reward(rollout_of(["CC", "CCO"]))
+    assert scores.reward_B[0] == 0
+    assert scores.reward_B[1] > 0
+    assert scores.components["oracle_call"].tolist() == [1, 2]
+    assert "CC scores 0: ValueError: not_a_number gives nan" in caplog.text
+    assert reward.ledger.calls()[0].error == "ValueError: not_a_number gives nan"
+
+
+@pytest.mark.parametrize(
+    "text", ["C" * 200_000, "C(" * 20_000 + "C" + ")" * 20_000, "(" * 10**6, "c1ccccc1" * 2000]
+)
+def test_an_enormous_string_is_no_molecule_and_ends_nothing(counted, rollout_of, text):
+    """RDKit ends the process on the first two."""
+    reward = counted(budget=2)
+    scores = reward(rollout_of([text, "CCO"]))
+    assert scores.reward_B.tolist() == [0, 0.5]
+    assert scores.components["oracle_call"].tolist() == [0, 1]
+    assert canonical_smiles("C" * 2000) == "C" * 2000  # the longest that is read
 
 
 def test_each_molecule_is_scored_once_and_invalid_ones_cost_nothing(counted, rollout_of):
