@@ -126,6 +126,8 @@ class ThoughtAutoencoder(LightningModule):
             the encoder is trained to hide; needs `codec.private_per_agent`.
         outsider_weight: Of what another one finds of an agent's private latents in the others'
             states, so that shared evidence is kept by shared latents; likewise.
+        channel_noise: Standard deviation of noise on shared latents before decoder and adversary
+            read them, so that they are learned as they arrive under `routing.noise` of the adapter.
         structure: How the structure is read.
         learning_rate: Of Adam: the peak of one cycle, or constant.
         schedule: `one_cycle` or `constant`.
@@ -151,6 +153,7 @@ class ThoughtAutoencoder(LightningModule):
         decorrelation_weight: float = 1.0,
         adversary_weight: float = 0.0,
         outsider_weight: float = 0.0,
+        channel_noise: float = 0.0,
         structure: StructureConfig = StructureConfig(),
         learning_rate: float = 4e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
@@ -167,6 +170,7 @@ class ThoughtAutoencoder(LightningModule):
             ("decorrelation_weight", decorrelation_weight),
             ("adversary_weight", adversary_weight),
             ("outsider_weight", outsider_weight),
+            ("channel_noise", channel_noise),
             ("learning_rate", learning_rate),
         ):
             if not 0 <= value < math.inf:
@@ -187,6 +191,7 @@ class ThoughtAutoencoder(LightningModule):
         self.penalty_ramp_share = penalty_ramp_share
         self.adversary_weight, self.outsider_weight = adversary_weight, outsider_weight
         owners = made.config.latent_owners or []
+        self.channel_noise = channel_noise
         self.adversary = SharedAdversary(owners, EVERYONE) if adversary_weight else None
         self.outsider = (
             OutsideAdversary(owners, EVERYONE, team.state_sizes) if outsider_weight else None
@@ -219,7 +224,8 @@ class ThoughtAutoencoder(LightningModule):
         codec = self.model.codec
         scores_BH = codec.standardize(batch["states"])
         latents_BZ = codec.encode_scores(scores_BH)
-        error = (codec.decoder(latents_BZ) - scores_BH).square().sum(1).mean()
+        arrived_BZ = self._send(latents_BZ)
+        error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
         loss = error
         if self.decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
@@ -230,7 +236,7 @@ class ThoughtAutoencoder(LightningModule):
             self.log("train/jacobian_penalty", value.detach())
             loss = loss + self._ramp() * self.penalty_weight * value
         if self.adversary is not None:
-            game = self.adversary(latents_BZ)
+            game = self.adversary(arrived_BZ)
             self.log("train/adversary_error", game.found.detach())
             loss = loss + game.found + self._ramp() * self.adversary_weight * game.hiding
         if self.outsider is not None:
@@ -239,6 +245,14 @@ class ThoughtAutoencoder(LightningModule):
             loss = loss + game.found + self._ramp() * self.outsider_weight * game.hiding
         self.log("train/squared_error", error.detach(), prog_bar=True)
         return loss
+
+    def _send(self, latents_BZ: Tensor) -> Tensor:
+        """Shared latents as they arrive; private ones as they are."""
+        if not self.channel_noise:
+            return latents_BZ
+        is_shared_Z = self.model.codec.may_matter().all(0)
+        noise_BZ = self.channel_noise * torch.randn_like(latents_BZ)
+        return latents_BZ + noise_BZ * is_shared_Z.to(noise_BZ)
 
     def _ramp(self) -> float:
         steps = self.penalty_ramp_share * float(self.trainer.estimated_stepping_batches)

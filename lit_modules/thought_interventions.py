@@ -104,12 +104,17 @@ def intervene(
     def states(latents_SZ: Tensor) -> list[Tensor]:
         return system.codec.split(system.codec.decoder(latents_SZ))
 
+    def send(latents_SZ: Tensor) -> list[Tensor]:
+        with torch.random.fork_rng():  # the same noise, with and without an intervention
+            torch.manual_seed(0)
+            return system.prefixes(latents_SZ)
+
     def prefixes(latents_SZ: Tensor) -> list[Tensor]:
-        made = system.prefixes(latents_SZ)
+        made = send(latents_SZ)
         return [p / scale for p, scale in zip(made, adapter.scale_K, strict=True)]
 
     def replies(latents_SZ: Tensor) -> list[Tensor]:
-        made = system.prefixes(latents_SZ)
+        made = send(latents_SZ)
         ids = [debate.reply_ids(asked, k, None, prefix) for k, prefix in enumerate(made)]
         # generation stops when all replies have ended, sooner or later
         longest, pad = debate.task.max_new_tokens, [agent.pad_id for agent in debate.agents]

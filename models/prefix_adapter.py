@@ -43,6 +43,8 @@ class RoutingConfig:
         layout: `masked`: all Z places, those of others zero. `concat`, the paper's: only the
             agent's own, in the order of their agreement.
         weights: w_alpha by agreement: `learned` (from 1) or `fixed` at alpha / K.
+        noise: Standard deviation of noise on what is sent, in those of latents, in training and in
+            use: what is left of private evidence in shared latents drowns in it.
 
     Raises:
         ValueError: on settings that do not exist or do not go together.
@@ -52,6 +54,7 @@ class RoutingConfig:
     allow: list[list[int]] | None = None
     layout: Layout = "masked"
     weights: Literal["learned", "fixed"] = "learned"
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -63,6 +66,8 @@ class RoutingConfig:
                 raise ValueError(
                     f"routing.{name} is {getattr(self, name)!r}: choose {', '.join(choices)}"
                 )
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"routing.noise is {self.noise}: set it to at least 0")
         if (self.mode == "allow_list") != (self.allow is not None):
             raise ValueError(
                 "routing.allow lists each agent's latents for routing.mode: allow_list, and for "
@@ -155,6 +160,8 @@ class ThoughtRouting(nn.Module):
 
     def forward(self, latents_BZ: Tensor, agent: int) -> Tensor:
         """What the agent is sent, (B, R)."""
+        if self.config.noise:
+            latents_BZ = latents_BZ + self.config.noise * torch.randn_like(latents_BZ)
         weight_Z = self.weight_by_agreement[self.agreement_Z]
         if self.config.layout == "concat":
             places = self.places[agent]

@@ -55,6 +55,19 @@ def test_layouts_hold_the_same_numbers():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_noise_is_added_to_what_is_sent_and_to_nothing_else(layout):
+    latents = torch.randn(4000, 6)
+    plain = ThoughtRouting(RELEVANT, RoutingConfig(layout=layout))(latents, 1)
+    torch.manual_seed(0)
+    noisy = ThoughtRouting(RELEVANT, RoutingConfig(layout=layout, noise=0.3))(latents, 1)
+    moved = (noisy - plain).std(0)
+    places = moved.nonzero().flatten().tolist()
+    assert places == ([1, 2, 3] if layout == "masked" else [0, 1, 2])
+    # one standard error of a standard deviation of .3 is .3 / sqrt(8000)
+    assert torch.allclose(moved[places], torch.tensor(0.3), atol=0.014)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("share", [False, True])
 def test_private_thoughts_of_others_leave_a_strict_prefix_what_it_is_to_the_bit(layout, share):
     if share and layout == "concat":
@@ -116,6 +129,7 @@ def test_saved_and_loaded(tmp_path, layout):
     ("make", "message"),
     [
         (lambda: RoutingConfig("some"), "routing.mode"),
+        (lambda: RoutingConfig(noise=-1), "routing.noise"),
         (lambda: RoutingConfig("allow_list"), "set both or neither"),
         (lambda: RoutingConfig("strict", [[0]]), "set both or neither"),
         (lambda: PrefixAdapterConfig(num_prefix_tokens=0), "num_prefix_tokens"),
