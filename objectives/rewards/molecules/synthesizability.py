@@ -84,4 +84,5 @@ def _scorer() -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    module.readFragmentScores()  # else the first molecule would wait for it
     return module
