@@ -9,7 +9,8 @@ adapter is evaluated with all controls: single agents, debates by text of 1, 2 a
 prefix, prefixes of zeros, of the mean thought, of another question's.
 
 `cpu`: three agents, one exchange, the paper's `strict` routing, with the plain codec and with the
-masked one. `full`: 2 to 5 agents under every routing mode; 1 to 4 rounds; agents of two sizes.
+masked one (and noise on what is sent). `full`: 2 to 5 agents under every routing mode; 1 to 4
+rounds; agents of two sizes.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from studies.telepathy_figure import draw
 
 CLAIM = "thoughts carry as much as full text, and with a masked encoder nothing private"
 CODECS = {"plain": "autoencoder.yaml", "masked": "masked_autoencoder.yaml"}
+ADAPTERS = {"plain": "adapter.yaml", "masked": "masked_adapter.yaml"}
 SEED_OPTIONS = (
     "--seed_everything",
     "--data.init_args.seed",
@@ -162,7 +164,7 @@ def run_ways(
             way: Arm(
                 way.label.replace(", ", "-").replace(" ", "-"),
                 (
-                    *_words("adapter.yaml", way),
+                    *_words(ADAPTERS[way.codec], way),
                     *("--model.init_args.adapter.routing.mode", way.routing),
                     *("--model.init_args.rounds", str(way.rounds)),
                     *small,

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from datamodules.agent_states import StateCache
+from datamodules.pooled_evidence import PooledEvidence
 from datamodules.text_corpus import TextCorpus
 from datamodules.tokenizer import TokenizerConfig
+from lit_modules.debate import Debate
 from models.agents import Agents
 from models.thought_system import ThoughtSystem
 from tests.conftest import ROOT
@@ -53,12 +56,15 @@ def stages(tmp_path_factory) -> dict[str, Path]:
             warnings.simplefilter("ignore")  # after three steps hardly anything is settled
             autoencoder = run("masked_autoencoder", *small, *start, *codec)
         adapter = run(
-            "adapter",
+            "masked_adapter",
             *(*small, "--model.init_args.init_from", autoencoder / "export"),
             *("--model.init_args.adapter.routing.mode", "all"),
             *("--model.init_args.rounds", 3, "--model.init_args.probe_samples", 64),
             *("--model.init_args.intervention_samples", 8),
         )
+        with pytest.raises(ValueError, match="agrees with what its debate came to"):
+            run("agent_finetuning", *small, *start)  # after three steps no reply is a digit
+        patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")
         finetuned = run("agent_finetuning", *small, *start)
     paths = {"agents": agents, "codec": autoencoder, "adapter": adapter, "finetuned": finetuned}
     return {name: (folder / path) for name, path in paths.items()}
@@ -180,6 +186,23 @@ def test_agents_and_codec_stay_what_they_were_while_the_adapter_learns(stages):
         (2, 1, 24),
         (2, 1, 16),
     ]
+
+
+def test_what_was_exported_serves_other_prompts(stages):
+    """Two readings of the folder say the same of questions that no run has seen."""
+    task = PooledEvidence(num_val=12, seed=5)
+    questions, replies = task.questions("val"), []
+    for _ in range(2):
+        system = ThoughtSystem.load(stages["adapter"] / "export")
+        system.adapter.routing.config = replace(system.adapter.routing.config, noise=0.0)
+        debate = Debate(system.agents, task)
+        latents = system.think(debate.states(questions, system.state))
+        assert latents.shape == (12, 32)
+        replies.append(debate.replies(questions, None, system.prefixes(latents)))
+    assert replies[0] == replies[1]
+    assert [len(of_agent) for of_agent in replies[0]] == [12, 12, 12]
+    alone = debate.replies(questions, None, system.prefixes(latents + 3))
+    assert alone != replies[0], "thoughts reach the replies"
 
 
 def test_agents_that_were_changed_are_refused(stages, tmp_path):
