@@ -201,8 +201,11 @@ def test_what_was_exported_serves_other_prompts(stages):
         replies.append(debate.replies(questions, None, system.prefixes(latents)))
     assert replies[0] == replies[1]
     assert [len(of_agent) for of_agent in replies[0]] == [12, 12, 12]
-    alone = debate.replies(questions, None, system.prefixes(latents + 3))
-    assert alone != replies[0], "thoughts reach the replies"
+    told = [
+        debate.states(questions, system.state, system.prefixes(thoughts))
+        for thoughts in (latents, latents + 1)
+    ]
+    assert not torch.allclose(*told)
 
 
 def test_agents_that_were_changed_are_refused(stages, tmp_path):
