@@ -25,7 +25,6 @@ Peak memory in the tables is that of tensors; what numpy and RDKit hold beside t
 """
 
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,7 @@ from rdkit import DataStructs
 from rdkit.SimDivFilters import rdSimDivPickers
 from torch import Tensor
 
-from benchmarks.paired import PairedTimer, Side
+from benchmarks.paired import PairedTimer, Side, most_resident_bytes
 from benchmarks.report import (
     Report,
     at_least,
@@ -218,7 +217,7 @@ def _computing_both(words_NW: np.ndarray, num_threads: int) -> int:
     packed_NW = torch.from_numpy(words_NW)
     internal_diversity(packed_NW)
     leader(packed_NW, THRESHOLD)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return most_resident_bytes()
 
 
 def _num_different(ours: list[int], theirs: list[int]) -> int:

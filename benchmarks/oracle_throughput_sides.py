@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from benchmarks.paired import most_resident_bytes
 from benchmarks.plain_reward import PlainReward, drugs_task
 from models.smiles_rnn import load_smiles_rnn
 
@@ -138,8 +139,7 @@ def finished(search: "OurSearch | PlainLoop") -> Outcome:
     before = _cpu_s()
     search.search()
     scores, samples = search.found()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Outcome(scores, _cpu_s() - before, peak, samples)
+    return Outcome(scores, _cpu_s() - before, most_resident_bytes(), samples)
 
 
 def _cpu_s() -> float:

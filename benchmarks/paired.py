@@ -1,11 +1,13 @@
 """Paired timing: A B A B, so that whatever else the machine does falls on both sides alike."""
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -170,6 +172,18 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
         held += event.nbytes()
         peak = max(peak, held)
     return peak
+
+
+def most_resident_bytes() -> int:
+    """Most memory that this program held; what started it is not in it.
+
+    Linux counts the memory of the process that started another into the latter's `ru_maxrss`.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        (line,) = [row for row in status.read_text().splitlines() if row.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from metrics.molecules.tanimoto import TILE, Bits, distances, unpacked
 Algorithm = Literal["leader", "maxmin", "chunked"]
 NUM_CHUNKS = (64, 32, 16)
 _CENTRES_BETWEEN_LOOKS = 16
+_SMALL = 256
 
 
 def leader(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> list[int]:
@@ -47,8 +48,8 @@ def leader(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> 
     Returns:
         Indices of those taken, ascending.
     """
-    on_cpu = packed_NW.device.type == "cpu"
-    return (leader_by_bits if on_cpu else leader_by_tiles)(packed_NW, threshold, include_equal)
+    by_bits = packed_NW.device.type == "cpu" and len(packed_NW) > _SMALL
+    return (leader_by_bits if by_bits else leader_by_tiles)(packed_NW, threshold, include_equal)
 
 
 def leader_by_bits(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> list[int]:
@@ -113,7 +114,10 @@ def fewest_common(most: int, threshold: float, include_equal: bool) -> np.ndarra
 
 
 def leader_by_tiles(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> list[int]:
-    """`leader` for accelerators: a tile is compared with the centres so far, then with itself."""
+    """`leader` for accelerators and small sets.
+
+    A tile is compared with the centres so far, then with itself.
+    """
     taken: list[int] = []
     centres: list[Bits] = []
     for start in range(0, len(packed_NW), TILE):
