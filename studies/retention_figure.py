@@ -45,7 +45,7 @@ def draw(numbers: Numbers, runs: Mapping[str, Sequence[Path]], path: Path) -> No
         axis.set_yscale("symlog", linthresh=1.0)
         axis.invert_yaxis()  # better is up, and to the right
     old.legend(frameon=False, fontsize="small")
-    for name in ("sparse, TF-IDF", "sparse, TF only", "full 3e-05", "LoRA 0.0003"):
+    for name in ("sparse, TF-IDF", "sparse, TF only", "full 1e-05", "LoRA 3e-05"):
         if name in runs:
             family = next(f for f in FAMILIES if name.startswith(f))
             _draw_early(early, name, runs[name], FAMILIES[family][0])

@@ -6,8 +6,9 @@ from studies.retention_arms import SPARSE, Hold, Settings, Way
 
 TF_ONLY = "sparse, TF only"
 SPARSE_NAME = "sparse, TF-IDF"
-FULL_RATES = (1e-5, 2e-5, 3e-5, 1e-4)
-LORA_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+# From where hardly anything is learned to where most of OLD is lost.
+FULL_RATES = (1e-6, 3e-6, 1e-5, 3e-5)
+LORA_RATES = (3e-6, 1e-5, 3e-5, 1e-4)
 #: The arms that checks are made of.
 JUDGED = {
     "sparse": SPARSE_NAME,
@@ -61,7 +62,7 @@ def ways_of(preset: str) -> list[Way]:
         *(lora(rate) for rate in LORA_RATES),
     ]
     if preset == "smoke":
-        return [*judged[:2], full(3e-5), lora(3e-4)]
+        return [*judged[:2], full(1e-5), lora(3e-5)]
     ways = [*judged, *several_passes(), *many_facts_a_batch()]
     return ways if preset == "cpu" else [*ways, *ablations()]
 
@@ -95,7 +96,7 @@ def held_back() -> list[Way]:
     return [full(rate, hold, held_by=hold) for hold in holds for rate in HELD_RATES]
 
 
-HELD_RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+HELD_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 
 
 def long_stream() -> list[Way]:
