@@ -259,6 +259,7 @@ def _small(preset: str) -> tuple[str, ...]:
         *(f"{TASK}.num_train", "64", f"{TASK}.num_val", "32"),
         *("--data.init_args.batch_size", "16"),
         *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
+        *("--tracking.uri", "null"),
     )
 
 
