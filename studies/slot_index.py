@@ -57,7 +57,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     world = World(options.data_dir, "report", steps, num_new, **sizes)
     seeds = list(range(1, 1 + (1 if smoke else options.seeds)))
     out = options.out / options.preset
-    base = pretraining(world, "memory", out / "arms")
+    base = pretraining(world, "memory", options.bases.parent / options.preset / "arms")
     runs = run_arms([base], seeds, options.bases, options.workers, SEED_OPTIONS)[base.name]
     exports = {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
     replaced = {seed: out / "replaced" / f"seed{seed}" for seed in seeds}

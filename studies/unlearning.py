@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     seeds = list(range(1, 1 + (1 if smoke else options.seeds)))
     out = options.out / options.preset
     bases = run_arms(
-        [pretraining(world, "memory", out / "arms")],
+        [pretraining(world, "memory", options.bases.parent / options.preset / "arms")],
         seeds,
         options.bases,
         options.workers,
