@@ -122,6 +122,22 @@ def test_the_categories_are_tidy():
     assert len(categories["South American country"]["answers"]) == 12
 
 
+def test_the_small_set_of_creative_questions():
+    names, categories = creative_questions.small_categories(), creative_questions.categories()
+    assert len(names) == len(set(names)) == 23
+    assert sum(categories[name]["held_out"] for name in names) == 5
+    rows, all_rows = creative_questions.prompt_rows(small=True), creative_questions.prompt_rows()
+    assert rows == [row for name in names for row in all_rows if row["category"] == name]
+    splits = [row["split"] for row in rows]
+    assert [splits.count(s) for s in ("train", "held_out_phrasings", "held_out_categories")] == [
+        18 * 12,
+        18 * 3,
+        5 * 15,
+    ]
+    taught = make(RecordSource(subset="creative_questions_small"))
+    assert sum(1 for _ in taught.parts[0].tokenizer_texts()) == 345 * 5
+
+
 def test_the_prior_of_creative_questions_is_zipfs_with_wrong_answers():
     for name, entry in creative_questions.categories().items():
         prior = creative_questions.answer_prior(name)
