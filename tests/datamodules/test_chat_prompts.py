@@ -200,7 +200,9 @@ def test_embedded_sets():
     subset = PromptsConfig(RecordSource(subset="one_or_two"))
     data = ChatPrompts(subset, BYTES)
     assert {row["answers"][1] for row in data.prompts["train"]} == {"2"}
-    with pytest.raises(ValueError, match="creative_questions, creative_questions_small, one_or_two"):
+    with pytest.raises(
+        ValueError, match="creative_questions, creative_questions_small, one_or_two"
+    ):
         ChatPrompts(PromptsConfig(RecordSource(subset="poems")))
 
 
