@@ -174,7 +174,9 @@ def main(arguments: list[str] | None = None) -> Report:
     if options.device not in (None, "cpu"):
         raise ValueError(f"--device {options.device}: this is about the CPU; leave it out")
     device = prepare_device("cpu", options.threads)
-    num_calls = options.num_calls or (500 if options.quick else 3000)
+    num_calls = options.num_calls
+    if num_calls is None:
+        num_calls = 500 if options.quick else 3000
     if num_calls < 1:
         raise ValueError(f"--num-calls is {num_calls}: set it to at least 1")
     report = Report("oracle_throughput", describe_device(device))
