@@ -142,15 +142,20 @@ class MoleculeOptimization(PolicyOptimization):
 
     def training_step(self, batch: Prompts, batch_idx: int) -> Tensor:
         """Sample, score, filter, replay, augment; then an update on the outcome."""
+        log_prob_BT = None
         if self._update == 0:
             step = self.trainer.fit_loop.total_batch_idx
-            scored = self.score(self.sample(batch, step))
+            rollout = self.sample(batch, step)
+            if self._world_size == 1:
+                self.reward.begin(rollout)
+            log_prob_BT = self.policy.token_log_prob(rollout)  # while workers score
+            scored = self.score(rollout)
             filtered = self._filter(scored)
             self.experience, self.replayed = self._augment_both(filtered, self._draw(step))
             if self.replay is not None:
                 self.replay.add(scored.rollout, scored.reward)
         assert self.experience is not None
-        loss = self._loss_of(self.experience)
+        loss = self._loss_of(self.experience, log_prob_BT)
         if self.replayed is not None:
             replayed = self._loss_of(self.replayed)
             loss = LossSum(loss.total + replayed.total, loss.count + replayed.count, loss.numbers)
@@ -273,8 +278,9 @@ class MoleculeOptimization(PolicyOptimization):
             made.append(replace(part, augmentation=own, anchor_reward_B=anchors_B, first_row=first))
         return made[0], made[1]
 
-    def _loss_of(self, experience: Experience) -> LossSum:
-        log_prob_BT = self.policy.token_log_prob(experience.rollout)
+    def _loss_of(self, experience: Experience, log_prob_BT: Tensor | None = None) -> LossSum:
+        if log_prob_BT is None:
+            log_prob_BT = self.policy.token_log_prob(experience.rollout)
         if experience.old_log_prob_BT is None:
             experience.old_log_prob_BT = log_prob_BT.detach()
             if experience is self.experience:

@@ -192,6 +192,7 @@ class PolicyOptimization(LightningModule):
         """Sample, score, augment; then one update (of `updates_per_rollout`) on the outcome."""
         if self._update == 0:
             rollout = self.sample(batch, self.trainer.fit_loop.total_batch_idx)
+            self.reward.begin(rollout)
             self.experience = self.augment(self.score(rollout))
         experience = self.experience
         assert experience is not None
@@ -214,8 +215,8 @@ class PolicyOptimization(LightningModule):
         Raises:
             ValueError: if the reward gives another number of values than there are completions.
         """
+        reference_BT = self.policy.reference_token_log_prob(rollout)  # a reward may be at work
         scores = self.reward(rollout)
-        reference_BT = self.policy.reference_token_log_prob(rollout)
         nothing = unaugmented(scores.reward_B, reference_BT.sum(-1))
         anchor_reward_B = torch.full_like(scores.reward_B, torch.nan)
         return Experience(rollout, scores, reference_BT, nothing, anchor_reward_B)

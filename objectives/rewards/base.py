@@ -83,6 +83,13 @@ class Reward(ABC):
     def score(self, rollout: Rollout) -> Scores:
         """Score every completion; nan and a line in `errors` where that is not possible."""
 
+    def begin(self, rollout: Rollout) -> None:  # noqa: B027 (most have nobody to do it)
+        """Start to score, where others do the work: the caller does its own until it asks.
+
+        Args:
+            rollout: What the reward will be called with next.
+        """
+
     def __call__(self, rollout: Rollout) -> Scores:
         """Score every completion; what cannot be scored is nan, with a reason in `errors`.
 

@@ -2,9 +2,13 @@
 
 SMILES -> canonical -> ledger: known?  yes -> its score, for nothing
                                        no  -> reserve a call -> scoring pool -> ledger
+
+With `num_workers` the pool scores while the policy computes log-probabilities.
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +17,7 @@ import torch
 from models.molecule import canonical_smiles
 from models.rollout import Rollout
 from objectives.rewards.base import Reward, Scores
-from objectives.rewards.molecules.objective import MoleculeObjective
+from objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
 from objectives.rewards.molecules.oracle_ledger import Call, OracleLedger
 from objectives.rewards.molecules.properties import DrugLikeness
 from objectives.rewards.molecules.scoring_pool import ScoringPool
@@ -63,6 +67,7 @@ class OracleReward(Reward):
         self.ledger_path = ledger
         self.pool = ScoringPool(objective, num_workers, time_limit_s)
         self._ledger: OracleLedger | None = None
+        self._begun: _Begun | None = None
 
     @classmethod
     def example(cls) -> Self:
@@ -70,7 +75,7 @@ class OracleReward(Reward):
         return cls(MoleculeObjective([DrugLikeness()]), budget=10)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_ledger": None}
+        return {**vars(self), "_ledger": None, "_begun": None}
 
     @property
     def ledger(self) -> OracleLedger:
@@ -95,6 +100,12 @@ class OracleReward(Reward):
         """Open the ledger."""
         _ = self.ledger
 
+    def begin(self, rollout: Rollout) -> None:
+        """Have the workers begin, if there are any; the ledger hears of it when scores are due."""
+        if self.pool.num_workers:
+            self.prepare(rollout.token_ids_BT.device)
+            self._begun = self._begin(rollout)
+
     def score(self, rollout: Rollout) -> Scores:
         """Score molecules.
 
@@ -102,11 +113,14 @@ class OracleReward(Reward):
             Rewards; in `components`, each component (nan where it was not computed) and
             `oracle_call`, the number of the call that scored the molecule, 0 for what is none.
         """
-        canonical = [canonical_smiles(text, self.keep_stereo) for text in rollout.texts]
-        different = list(dict.fromkeys(text for text in canonical if text is not None))
-        known = self.ledger.look_up(different)
-        self._call(text for text in different if text not in known)
-        known = self.ledger.look_up(different)
+        begun, self._begun = self._begun, None
+        if begun is None or begun.rollout is not rollout:
+            begun = self._begin(rollout)
+        canonical, known = begun.canonical, begun.known
+        for index, result in begun.results:
+            text = begun.called[index]
+            self.ledger.record(text, result.score, result.components, result.error)
+        known |= self.ledger.look_up(begun.called)
         reward_B = torch.zeros(len(rollout))
         names = [*self.objective.names, "oracle_call"]
         components = {name: torch.full((len(rollout),), math.nan) for name in names}
@@ -128,11 +142,14 @@ class OracleReward(Reward):
             self._ledger.close()
             self._ledger = None
 
-    def _call(self, new: Any) -> None:
-        """Make the calls that the budget allows, and write each down as it ends."""
-        allowed = list(self.ledger.reserve(list(new), self.budget, self.seed or 0))
-        for index, result in self.pool.score(allowed):
-            self.ledger.record(allowed[index], result.score, result.components, result.error)
+    def _begin(self, rollout: Rollout) -> "_Begun":
+        """Look molecules up, and make the calls that the budget allows."""
+        canonical = [canonical_smiles(text, self.keep_stereo) for text in rollout.texts]
+        different = list(dict.fromkeys(text for text in canonical if text is not None))
+        known = self.ledger.look_up(different)
+        new = [text for text in different if text not in known]
+        called = list(self.ledger.reserve(new, self.budget, self.seed or 0))
+        return _Begun(rollout, canonical, known, called, self.pool.score(called))
 
     @staticmethod
     def _fill(
@@ -142,3 +159,22 @@ class OracleReward(Reward):
         components["oracle_call"][row] = call.number
         for name, value in call.components.items():
             components[name][row] = value
+
+
+@dataclass
+class _Begun:
+    """Molecules that are being scored.
+
+    Attributes:
+        rollout: Who asked.
+        canonical: Canonical SMILES of each completion; None for what is no molecule.
+        known: Calls made before.
+        called: Molecules whose calls are reserved.
+        results: Index into `called` and score, as they come.
+    """
+
+    rollout: Rollout
+    canonical: list[str | None]
+    known: dict[str, Call]
+    called: list[str]
+    results: Iterator[tuple[int, MoleculeScore]]

@@ -2,13 +2,17 @@
 
 RDKit and docking programs crash or hang on single molecules. A worker that does is ended and
 replaced; the molecule scores zero and is named in the log.
+
+Molecules that take milliseconds wait in the workers' pipes, so that workers go on while nobody
+looks; slow ones are handed out one by one, to whoever is free.
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -19,14 +23,17 @@ logger = logging.getLogger(__name__)
 
 # A worker's first molecule waits for its imports too.
 START_S = 120.0
+# What a worker may hold: some seconds of work, and no more than surely fits into a pipe, since a
+# full pipe would make either side wait for the other.
+_AHEAD_S, _MOST_AHEAD, _MOST_CHARACTERS_AHEAD = 0.25, 64, 2**14
 
 
 @dataclass
 class _Worker:
     process: Any
     connection: Connection
-    index: int | None = None  # of the molecule it works on
-    deadline: float = 0.0
+    held: deque[int] = field(default_factory=deque)  # indices; it works on the first
+    deadline: float = 0.0  # of the first
     is_started: bool = False
 
 
@@ -51,43 +58,51 @@ class ScoringPool:
         self.num_workers = num_workers
         self.time_limit_s = time_limit_s
         self._workers: list[_Worker] = []
+        self._seconds = math.inf  # that a molecule takes, lately
         self._is_prepared = False  # in this process
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_workers": [], "_is_prepared": False}
 
     def score(self, smiles: Sequence[str]) -> Iterator[tuple[int, MoleculeScore]]:
-        """Score molecules.
+        """Score molecules. Workers begin at once, also before the first result is asked for.
 
         Args:
             smiles: Canonical SMILES.
 
-        Yields:
-            Index and score of each, as they come.
+        Returns:
+            Index and score of each, as they come. What is left when it is closed, or when other
+            molecules are to be scored, is given up.
         """
         if self.num_workers == 0:
-            if not self._is_prepared:
-                self.objective.prepare()
-                self._is_prepared = True
-            for index, text in enumerate(smiles):
-                result = _scored(self.objective, text)
-                _log_failure(text, result)
-                yield index, result
-            return
+            return self._scored_here(smiles)
+        self._give_up()
         waiting = deque(range(len(smiles)))
+        self._hand_out(waiting, smiles)
+        return self._scored_by_workers(waiting, smiles)
+
+    def _scored_here(self, smiles: Sequence[str]) -> Iterator[tuple[int, MoleculeScore]]:
+        if not self._is_prepared:
+            self.objective.prepare()
+            self._is_prepared = True
+        for index, text in enumerate(smiles):
+            result = _scored(self.objective, text)
+            _log_failure(text, result)
+            yield index, result
+
+    def _scored_by_workers(
+        self, waiting: deque[int], smiles: Sequence[str]
+    ) -> Iterator[tuple[int, MoleculeScore]]:
         num_left = len(smiles)
         try:
             while num_left:
                 self._hand_out(waiting, smiles)
-                for worker, result in self._finished():
-                    assert worker.index is not None
-                    index, worker.index = worker.index, None
+                for index, result in self._finished(waiting):
                     _log_failure(smiles[index], result)
                     num_left -= 1
                     yield index, result
         finally:
-            for worker in [worker for worker in self._workers if worker.index is not None]:
-                self._end(worker)  # what it works on was given up
+            self._give_up()
 
     def start(self) -> None:
         """Start all workers and wait until they have imported what they need.
@@ -112,21 +127,37 @@ class ScoringPool:
             self._end(worker)
 
     def _hand_out(self, waiting: deque[int], smiles: Sequence[str]) -> None:
-        while len(self._workers) < min(self.num_workers, len(waiting) + self._num_busy()):
+        num_busy = sum(bool(worker.held) for worker in self._workers)
+        while len(self._workers) < min(self.num_workers, len(waiting) + num_busy):
             self._start()
+        for worker in sorted(self._workers, key=lambda worker: len(worker.held)):
+            if not worker.held and waiting:
+                self._send(worker, waiting.popleft(), smiles)
+        if not waiting:
+            return
+        share = -(-len(waiting) // self.num_workers)
+        most = min(_MOST_AHEAD, share, int(_AHEAD_S / self._seconds))
         for worker in self._workers:
-            if worker.index is None and waiting:
-                worker.index = waiting.popleft()
-                limit = self.time_limit_s + (0 if worker.is_started else START_S)
-                worker.deadline = time.monotonic() + limit
-                try:
-                    worker.connection.send(smiles[worker.index])
-                except OSError:  # it died since; its end is noticed in `_finished`
-                    worker.deadline = time.monotonic()
+            characters = sum(len(smiles[index]) for index in worker.held)
+            while waiting and len(worker.held) <= most:
+                characters += len(smiles[waiting[0]])
+                if characters > _MOST_CHARACTERS_AHEAD:
+                    break
+                self._send(worker, waiting.popleft(), smiles)
 
-    def _finished(self) -> Iterator[tuple[_Worker, MoleculeScore]]:
+    def _send(self, worker: _Worker, index: int, smiles: Sequence[str]) -> None:
+        worker.held.append(index)
+        if len(worker.held) == 1:
+            limit = self.time_limit_s + (0 if worker.is_started else START_S)
+            worker.deadline = time.monotonic() + limit
+        try:
+            worker.connection.send(smiles[index])
+        except OSError:  # it died since; its end is noticed in `_finished`
+            worker.deadline = time.monotonic()
+
+    def _finished(self, waiting: deque[int]) -> Iterator[tuple[int, MoleculeScore]]:
         """Wait for something to happen to a worker; yield what it scored, or zero."""
-        busy = [worker for worker in self._workers if worker.index is not None]
+        busy = [worker for worker in self._workers if worker.held]
         soonest = min(worker.deadline for worker in busy)
         ready = wait([worker.connection for worker in busy], max(0.0, soonest - time.monotonic()))
         for worker in busy:
@@ -134,22 +165,35 @@ class ScoringPool:
                 try:
                     message = worker.connection.recv()
                 except (EOFError, OSError):
-                    yield self._replaced(worker, "its worker process died")
+                    yield self._replaced(worker, waiting, "its worker process died")
                     continue
+                worker.deadline = time.monotonic() + self.time_limit_s  # of the next one
                 if message is None:  # imports are done: from here on the molecule's time counts
                     worker.is_started = True
-                    worker.deadline = time.monotonic() + self.time_limit_s
                 else:
-                    yield worker, message
+                    seconds, result = message
+                    self._note(seconds)
+                    yield worker.held.popleft(), result
             elif time.monotonic() >= worker.deadline:
-                yield self._replaced(worker, f"it took over {self.time_limit_s:g} s")
+                yield self._replaced(worker, waiting, f"it took over {self.time_limit_s:g} s")
 
-    def _replaced(self, worker: _Worker, why: str) -> tuple[_Worker, MoleculeScore]:
+    def _note(self, seconds: float) -> None:
+        """Follow how long molecules take; slower ones count at once, so nobody holds too much."""
+        mean = seconds if math.isinf(self._seconds) else 0.9 * self._seconds + 0.1 * seconds
+        self._seconds = max(seconds, mean, 1e-6)
+
+    def _replaced(
+        self, worker: _Worker, waiting: deque[int], why: str
+    ) -> tuple[int, MoleculeScore]:
+        index = worker.held.popleft()
+        waiting.extendleft(reversed(worker.held))  # those behind it are not to blame
         self._end(worker)
-        return worker, MoleculeScore(0.0, error=why)
+        return index, MoleculeScore(0.0, error=why)
 
-    def _num_busy(self) -> int:
-        return sum(worker.index is not None for worker in self._workers)
+    def _give_up(self) -> None:
+        """End the workers that hold molecules nobody waits for any more."""
+        for worker in [worker for worker in self._workers if worker.held]:
+            self._end(worker)
 
     def _start(self) -> None:
         context = get_context("spawn")  # forking a process that runs threads may hang
@@ -175,7 +219,9 @@ def _serve(connection: Connection, objective: MoleculeObjective) -> None:
             smiles = connection.recv()
         except (EOFError, OSError, KeyboardInterrupt):
             return
-        connection.send(_scored(objective, smiles))
+        began = time.monotonic()
+        result = _scored(objective, smiles)
+        connection.send((time.monotonic() - began, result))
 
 
 def _log_failure(smiles: str, result: MoleculeScore) -> None:

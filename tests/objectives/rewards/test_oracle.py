@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import time
 
 import pytest
 import torch
@@ -50,6 +51,56 @@ def test_workers_that_die_or_hang_cost_one_molecule_each(caplog):
     assert {worker.process.pid for worker in pool._workers} == processes
     pool.close()
     assert pool._workers == []
+
+
+def test_molecules_that_wait_behind_a_bad_one_are_scored_by_others(caplog):
+    pool = ScoringPool(MoleculeObjective([Breaking()]), num_workers=2, time_limit_s=2.0)
+    smiles = ["C" * length + "O" for length in range(1, 41)]
+    assert len(dict(pool.score(smiles))) == 40
+    pool._seconds = 1e-3  # as on an idle machine: they hold many at a time
+    results = pool.score([*smiles[:20], "CCC", *smiles[20:30], "CCCC", *smiles[30:]])
+    assert sum(len(worker.held) for worker in pool._workers) == 42  # none was asked for yet
+    with caplog.at_level(logging.WARNING):
+        found = dict(results)
+    assert sorted(found) == list(range(42))
+    assert [index for index, result in sorted(found.items()) if result.score != 0.5] == [20, 31]
+    assert "CCC scores 0: its worker process died" in caplog.text
+    assert "CCCC scores 0: it took over 2 s" in caplog.text
+    pool.close()
+
+
+def test_slow_molecules_and_long_ones_are_not_hoarded():
+    pool = ScoringPool(MoleculeObjective([Breaking()]), num_workers=2, time_limit_s=2.0)
+    pool.start()
+    pool._note(1e-3)
+    results = pool.score(["C" * 9000, "CO", "C" * 9001, "C" * 9002, "CCO"])
+    assert [len(worker.held) for worker in pool._workers] == [1, 2]  # or their pipes could fill
+    assert len(dict(results)) == 5
+    pool._note(0.2)
+    results = pool.score(["CO"] * 9)
+    assert [len(worker.held) for worker in pool._workers] == [2, 2]
+    pool.close()
+
+
+def test_workers_begin_before_scores_are_asked_for(counted, rollout_of):
+    reward, alone = counted(num_workers=1), counted(name="alone.db")
+    rollout, other = rollout_of(["C", "CC", "no", "C"]), rollout_of(["CO", "CC"])
+    reward.begin(rollout)
+    for _ in range(1000):
+        if counted.asked():
+            break
+        time.sleep(0.05)
+    assert counted.asked()[0] == "C"
+    expected = alone(rollout)
+    scores = reward(rollout)
+    assert torch.equal(scores.reward_B, expected.reward_B)
+    assert torch.equal(scores.components["oracle_call"], expected.components["oracle_call"])
+    # What was begun for others is given up, and keeps its numbers.
+    reward.begin(rollout_of(["N", "O"]))
+    assert reward(other).components["oracle_call"].tolist() == [5, 2]
+    assert reward(rollout_of(["O", "N"])).components["oracle_call"].tolist() == [4, 3]
+    assert [call.number for call in reward.ledger.calls()] == [1, 2, 3, 4, 5]
+    reward.close()
 
 
 @pytest.mark.parametrize("transform", [None, Step(0, 3), Sigmoid(0, 1)])
