@@ -118,8 +118,8 @@ class OracleReward(Reward):
             begun = self._begin(rollout)
         canonical, known = begun.canonical, begun.known
         for index, result in begun.results:
-            text = begun.called[index]
-            self.ledger.record(text, result.score, result.components, result.error)
+            called = begun.called[index]
+            self.ledger.record(called, result.score, result.components, result.error)
         known |= self.ledger.look_up(begun.called)
         reward_B = torch.zeros(len(rollout))
         names = [*self.objective.names, "oracle_call"]
