@@ -14,6 +14,10 @@ tasks give every agent the same question, on which nothing has to be exchanged.
 A prompt is words: what others said, what the agent sees, and a mark after which it answers.
 
     [1: A3 B? n2 .] [2: ...]  A? B4 n0 =
+
+Of a sum one term alone tells nothing, so that there is nothing to climb before all are combined.
+Training questions of which many terms are 0 (`zero_share`) have sums of one term, and of two, which
+are learned on the way. Held-out questions are drawn as before.
 """
 
 import hashlib
@@ -63,6 +67,7 @@ class PooledEvidence(DebateTask):
         num_train: Questions to train on.
         num_val: Held-out questions.
         seed: Draws everything.
+        zero_share: How many digits and nonces of training questions are set to 0, from 0 to 1.
 
     Raises:
         ValueError: on settings out of range.
@@ -79,6 +84,7 @@ class PooledEvidence(DebateTask):
         num_train: int = 8192,
         num_val: int = 1024,
         seed: int = 0,
+        zero_share: float = 0.0,
     ) -> None:
         if rule not in get_args(Rule):
             raise ValueError(f"task.rule is {rule!r}: choose {', '.join(get_args(Rule))}")
@@ -91,11 +97,14 @@ class PooledEvidence(DebateTask):
             if value < least or (most is not None and value > most):
                 upper = "" if most is None else f" and at most {most}"
                 raise ValueError(f"task.{name} is {value}: set it to at least {least}{upper}")
+        if not 0 <= zero_share < 1:
+            raise ValueError(f"task.zero_share is {zero_share}: set it to at least 0 and below 1")
         self.rule: Rule = rule
         self.num_agents: int = num_agents
         self.num_digits = num_digits
         self.sizes = {"train": num_train, "val": num_val, "test": num_val}
         self.seed = seed
+        self.zero_share = zero_share
         self.tokenizer = word_tokenizer(num_digits, num_agents)
         self.report_classes = [BASE + 1] * num_digits + [BASE]
 
@@ -112,10 +121,15 @@ class PooledEvidence(DebateTask):
             return (sum(digits) + nonce) % BASE
         return max(digits) if nonce < 3 else min(digits)
 
-    def draw(self, rng: random.Random) -> Question:
+    def draw(self, rng: random.Random, zero_share: float = 0.0) -> Question:
         """Draw a question."""
         digits = [rng.randrange(BASE) for _ in range(self.num_digits)]
         nonces = [rng.randrange(BASE) for _ in range(self.num_agents)]
+        if zero_share:
+            digits, nonces = (
+                [0 if rng.random() < zero_share else value for value in values]
+                for values in (digits, nonces)
+            )
         seen = [[rng.random() < 0.5 for _ in digits] for _ in nonces]
         for place in range(self.num_digits):
             if not any(row[place] for row in seen):
@@ -130,7 +144,10 @@ class PooledEvidence(DebateTask):
     def questions(self, split: Split) -> list[Question]:
         """Draw the questions of a split."""
         rng = random.Random(f"{self.seed} {split}")
-        return [self.draw(rng) for _ in range(self.sizes[split])]
+        return [self.draw(rng, self._zero_share(split)) for _ in range(self.sizes[split])]
+
+    def _zero_share(self, split: Split) -> float:
+        return self.zero_share if split == "train" else 0.0
 
     def encode(
         self,
@@ -209,8 +226,17 @@ class PooledEvidence(DebateTask):
         return best / sum(sum(right.values()) for right in counts.values())
 
     def fingerprint(self, split: Split) -> str:
-        """Hash of rule, sizes and seed."""
-        settings = (self.rule, self.num_agents, self.num_digits, self.sizes[split], self.seed)
+        """Hash of rule, sizes, seed and the share of zeros."""
+        size = self.sizes[split]
+        settings: tuple[object, ...] = (
+            self.rule,
+            self.num_agents,
+            self.num_digits,
+            size,
+            self.seed,
+        )
+        if share := self._zero_share(split):
+            settings += (share,)
         return hashlib.sha256(repr((settings, split)).encode()).hexdigest()
 
     def reference_replies(self, questions: Sequence[Question], agent: int) -> list[str]:

@@ -52,6 +52,28 @@ def test_answers_are_read(reply, answer):
     assert PooledEvidence().read_answer(reply) == answer
 
 
+def test_zeros_are_more_frequent_in_training_questions_alone():
+    task = PooledEvidence("sum_modulo", num_train=2000, num_val=200, zero_share=0.5)
+    questions = task.questions("train")
+    for place in range(3):
+        zeros = sum(question.private[place] == 0 for question in questions) / 2000
+        assert zeros == pytest.approx(0.5 + 0.5 / 5, abs=0.033)  # three standard errors
+    for question in questions[:50]:
+        seen = [{d for d in column if d is not None} for column in _columns(question)]
+        total = sum(digit for (digit,) in seen)
+        answers = [str((total + nonce) % 5) for nonce in question.private]
+        assert question.answers == answers
+    plain = PooledEvidence("sum_modulo", num_train=2000, num_val=200)
+    assert task.questions("val") == plain.questions("val")
+    assert task.fingerprint("val") == plain.fingerprint("val")
+    assert task.fingerprint("train") != plain.fingerprint("train")
+
+
+def _columns(question):
+    """What the agents see of each digit."""
+    return zip(*(evidence.digits for evidence in question.evidence), strict=True)
+
+
 def test_splits_differ_and_stay_what_they_are():
     task = PooledEvidence(num_train=50, num_val=50)
     assert task.questions("train") == PooledEvidence(num_train=50, num_val=50).questions("train")
@@ -74,6 +96,8 @@ def test_the_optimum_of_a_single_agent_of_the_sum():
         ({"num_agents": 6}, "at most 5"),
         ({"num_digits": 0}, "task.num_digits"),
         ({"num_val": 0}, "task.num_val"),
+        ({"zero_share": 1.0}, "task.zero_share is 1.0"),
+        ({"zero_share": -0.1}, "task.zero_share"),
     ],
 )
 def test_what_cannot_be_is_said(settings, message):
