@@ -20,7 +20,6 @@ all sides, which spare them the page faults of their fresh gigabytes, are had wi
 `THP_MEM_ALLOC_ENABLE=1`.
 """
 
-import sys
 from dataclasses import replace
 
 from rich.console import Console
@@ -35,6 +34,7 @@ from benchmarks.report import (
     benchmark_parser,
     describe_device,
     prepare_device,
+    run_main,
     wide_console,
 )
 
@@ -134,14 +134,8 @@ def main(arguments: list[str] | None = None) -> Report:
     console = wide_console()
     report.print(console)
     print_parts(report, console)
-    if options.out is not None:
-        report.write(options.out)
-        console.print(f"written to {options.out}")
-    return report
+    return report.finish(options.out, console)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

@@ -20,7 +20,6 @@ latent and with 8. The largest runs with one, and ours with 8 for memory. `--qui
 out there.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +36,7 @@ from benchmarks.report import (
     benchmark_parser,
     describe_device,
     prepare_device,
+    run_main,
     wide_console,
 )
 from models.perceptron import Perceptron
@@ -172,14 +172,8 @@ def main(arguments: list[str] | None = None) -> Report:
     report.print(console)
     for key, ratio in report.ratios.items():
         console.print(f"{key}: {ratio:.1f}x the time, {report.memory_ratios[key]:.1f}x the memory")
-    if options.out is not None:
-        report.write(options.out)
-        console.print(f"written to {options.out}")
-    return report
+    return report.finish(options.out, console)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

@@ -19,7 +19,6 @@ import os
 # measured here.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-import sys
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from benchmarks.report import (
     benchmark_parser,
     describe_device,
     prepare_device,
+    run_main,
     wide_console,
 )
 from models.product_key_search import half_scores
@@ -133,14 +133,8 @@ def main(arguments: list[str] | None = None) -> Report:
     console = wide_console()
     report.print(console)
     print_parts(report.more, console)
-    if options.out is not None:
-        report.write(options.out)
-        console.print(f"written to {options.out}")
-    return report
+    return report.finish(options.out, console)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

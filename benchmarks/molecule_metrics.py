@@ -25,7 +25,6 @@ Peak memory in the tables is that of tensors; what numpy and RDKit hold beside t
 """
 
 import multiprocessing
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from benchmarks.report import (
     benchmark_parser,
     describe_device,
     prepare_device,
+    run_main,
     wide_console,
 )
 from datamodules.embedded.molecules import grow_molecules
@@ -247,14 +247,8 @@ def main(arguments: list[str] | None = None) -> Report:
     console.print(
         ", ".join(f"{name}: {value:.6g}" for name, value in report.more["values"].items())
     )
-    if options.out is not None:
-        report.write(options.out)
-        console.print(f"written to {options.out}")
-    return report
+    return report.finish(options.out, console)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

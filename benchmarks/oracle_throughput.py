@@ -20,7 +20,6 @@ The prior: `--prior`, an exported folder or an experiment's configuration; by de
 `configs/diversify/molecules_prior.yaml`, which is trained first if it was not yet.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from benchmarks.report import (
     benchmark_parser,
     describe_device,
     prepare_device,
+    run_main,
     wide_console,
 )
 from callbacks.init_from import Stage
@@ -184,14 +184,8 @@ def main(arguments: list[str] | None = None) -> Report:
     console = wide_console()
     print_rates(report, console)
     report.print_checks(console)
-    if options.out is not None:
-        report.write(options.out)
-        console.print(f"written to {options.out}")
-    return report
+    return report.finish(options.out, console)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

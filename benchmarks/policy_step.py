@@ -15,7 +15,6 @@ optimizer's.
 """
 
 import statistics
-import sys
 from contextlib import closing
 
 from rich.console import Console
@@ -30,6 +29,7 @@ from benchmarks.report import (
     benchmark_parser,
     describe_device,
     prepare_device,
+    run_main,
     wide_console,
 )
 
@@ -99,14 +99,8 @@ def main(arguments: list[str] | None = None) -> Report:
     console = wide_console()
     report.print(console)
     print_parts(report, console)
-    if options.out is not None:
-        report.write(options.out)
-        console.print(f"written to {options.out}")
-    return report
+    return report.finish(options.out, console)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_main(main)

@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import platform
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,13 @@ class Report:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
+    def finish(self, out: Path | None, console: Console) -> "Report":
+        """Write the JSON file where one is wanted and say so; returns the report."""
+        if out is not None:
+            self.write(out)
+            console.print(f"written to {out}")
+        return self
+
     def print(self, console: Console) -> None:
         """Print a table for each size, and the checks."""
         for size in dict.fromkeys(row["size"] for row in self.rows):
@@ -137,6 +146,14 @@ def describe_device(device: torch.device) -> dict[str, Any]:
         "huge_pages": os.environ.get("THP_MEM_ALLOC_ENABLE") == "1",
         "load_average_before": os.getloadavg()[0],
     }
+
+
+def run_main(main: Callable[[], Report]) -> None:
+    """Run a benchmark as a program: a mistake in its options is told in a line."""
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:

@@ -8,7 +8,14 @@ import torch
 from rich.console import Console
 
 from benchmarks.paired import Timing
-from benchmarks.report import Report, at_least, at_most, describe_device, prepare_device
+from benchmarks.report import (
+    Report,
+    at_least,
+    at_most,
+    describe_device,
+    prepare_device,
+    run_main,
+)
 
 
 def make_report() -> Report:
@@ -29,6 +36,17 @@ def test_json(tmp_path):
     assert stored["checks"] == {"speed": {"value": 4.0, "bound": 1.5, "held": True}}
     assert stored["held"] is True
     assert stored["parts"] == [1]
+
+
+def test_a_file_is_written_only_where_one_is_wanted(tmp_path):
+    out = StringIO()
+    console = Console(file=out, width=200)
+    report = make_report()
+    assert report.finish(None, console) is report
+    assert out.getvalue() == ""
+    report.finish(tmp_path / "report.json", console)
+    assert out.getvalue() == f"written to {tmp_path / 'report.json'}\n"
+    assert json.loads((tmp_path / "report.json").read_text())["question"] == "question"
 
 
 def test_one_broken_promise_is_enough():
@@ -69,3 +87,11 @@ def test_options_that_cannot_work():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="--device cuda: torch finds no GPU here"):
             prepare_device("cuda", None)
+
+
+def test_a_mistake_in_the_options_is_told_in_a_line():
+    def main() -> Report:
+        raise ValueError("--threads must be at least 1, got 0")
+
+    with pytest.raises(SystemExit, match="error: --threads must be at least 1, got 0"):
+        run_main(main)
