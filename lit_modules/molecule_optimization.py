@@ -284,14 +284,14 @@ class MoleculeOptimization(PolicyOptimization):
         if experience.old_log_prob_BT is None:
             experience.old_log_prob_BT = log_prob_BT.detach()
             if experience is self.experience:
-                self._log_experience(experience)
+                self.experience_log.note(experience, type(self.reward).__name__)
                 self._log_search(experience)
         return self.loss(self.penalised(experience, log_prob_BT))
 
     def _log_search(self, experience: Experience) -> None:
         calls_B = experience.scores.components.get("oracle_call")
         if calls_B is not None:
-            valid, total = self._over_ranks([(calls_B != 0).sum(), len(calls_B)])
+            valid, total = self.experience_log.over_ranks([(calls_B != 0).sum(), len(calls_B)])
             self.log("train/valid_share", valid / total)
         if isinstance(self.reward, OracleReward):
             self.log("train/oracle_calls", float(self.oracle_calls), prog_bar=True)

@@ -1,7 +1,6 @@
 """Reinforcement learning of a policy that keeps every good answer: MARA, or without it."""
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from lit_modules.experience_log import ExperienceLog
 from lit_modules.optimization import (
     build_adamw,
     clip_apart,
@@ -27,7 +26,7 @@ from models.causal_lm_policy import CausalLMPolicy
 from models.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from models.policy import Policy
 from models.rollout import Rollout
-from objectives.collapse_diagnosis import diagnose_samples, diagnose_settings
+from objectives.collapse_diagnosis import diagnose_settings
 from objectives.experience import Experience, rows_of, unaugmented
 from objectives.kl import KlPenalty
 from objectives.mara import Augmentation, Mara
@@ -38,8 +37,6 @@ from objectives.rewards.base import Reward
 
 Prompts = Sequence[Mapping[str, Any]]
 Schedule = Literal["constant", "cosine"]
-# So many steps without a completion at the threshold are no accident.
-_STEPS_BEFORE_WARNING = 20
 _FOR_VALIDATION = 2**31
 
 
@@ -89,6 +86,7 @@ class PolicyOptimization(LightningModule):
     Attributes:
         experience: What the last training step sampled, for tables and traces.
         evaluation: The last validation.
+        experience_log: What was counted and logged of the training steps.
         start_numbers: Log key -> value of the validation before the first step.
 
     Raises:
@@ -165,14 +163,9 @@ class PolicyOptimization(LightningModule):
         self.experience: Experience | None = None
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []
-        self.failed_samples = 0
-        self.above_samples = 0
-        self._steps_seen = 0
-        self._has_shown_failure = False
-        self._has_warned_of_threshold = False
+        self.experience_log = ExperienceLog(self, mara, beta)
         self._update = 0
         self._seed = 0
-        self._samples_since, self._since = 0, time.perf_counter()
 
     @property
     def model(self) -> nn.Module:
@@ -199,7 +192,7 @@ class PolicyOptimization(LightningModule):
         log_prob_BT = self.policy.token_log_prob(experience.rollout)
         if experience.old_log_prob_BT is None:
             experience.old_log_prob_BT = log_prob_BT.detach()
-            self._log_experience(experience)
+            self.experience_log.note(experience, type(self.reward).__name__)
         loss = self.loss(self.penalised(experience, log_prob_BT))
         return self._step_loss(loss)
 
@@ -320,109 +313,6 @@ class PolicyOptimization(LightningModule):
 
     # -- what is said about it --------------------------------------------------------------------
 
-    @torch.no_grad()
-    def _log_experience(self, experience: Experience) -> None:
-        rollout, augmentation = experience.rollout, experience.augmentation
-        assert experience.old_log_prob_BT is not None
-        log_prob_B = experience.old_log_prob_BT.sum(-1)
-        scored_B, above_B = ~experience.reward.isnan(), augmentation.above_B
-        everyone_B = torch.ones_like(scored_B)
-        length_B = rollout.num_tokens
-        means = {
-            "train/reward": (experience.reward, scored_B),
-            "train/augmented_reward": (augmentation.reward_B, scored_B),
-            "train/kl_nats": (log_prob_B - experience.reference_log_prob, everyone_B),
-            "train/entropy_nats": (-log_prob_B, everyone_B),
-            "train/finished_share": (rollout.finished_B, everyone_B),
-            "train/tokens_per_completion": (length_B, everyone_B),
-            "train/distinct_share": (_first_of_their_text(rollout), everyone_B),
-        }
-        if self.mara is not None:
-            moved_B = (experience.anchor_reward_B - experience.reward).abs()
-            means |= {
-                "train/above_threshold_share": (above_B, everyone_B),
-                "train/anchor_shift_nats": (augmentation.shift_B, above_B),
-                "train/anchor_reward_difference": (moved_B, above_B),
-                "train/anchor_share": (experience.is_anchor, everyone_B),
-            }
-            if math.isfinite(augmentation.threshold):
-                self.log("train/threshold", augmentation.threshold)
-        for name, part_B in experience.scores.components.items():
-            means[f"reward/{name}"] = (part_B, ~part_B.isnan())
-        # What only came too late has no reward and no error.
-        num_failed = len(experience.scores.errors)
-        sums = self._over_ranks(
-            [torch.where(kept_B, value_B.double(), 0.0).sum() for value_B, kept_B in means.values()]
-            + [kept_B.sum() for _, kept_B in means.values()]
-            + [num_failed, above_B.sum(), len(rollout)]
-        )
-        for number, name in enumerate(means):
-            count = sums[len(means) + number]
-            if count > 0:
-                shown = name in ("train/reward", "train/kl_nats")
-                self.log(name, sums[number] / count, prog_bar=shown)
-        self._count(experience, *(int(total) for total in sums[-3:]))
-
-    def _count(self, experience: Experience, failed: int, above: int, samples: int) -> None:
-        self._steps_seen += 1
-        self.failed_samples += failed
-        self.above_samples += above
-        self.log("reward/failed_samples", float(self.failed_samples))
-        if experience.scores.errors and not self._has_shown_failure:
-            self._has_shown_failure = True
-            row, message = next(iter(experience.scores.errors.items()))
-            warnings.warn(
-                f"{type(self.reward).__name__} could not score {experience.rollout.texts[row]!r} "
-                f"({message}). Such completions are left out and counted "
-                "(reward/failed_samples); further ones are not reported",
-                stacklevel=2,
-            )
-        if self._steps_seen == _STEPS_BEFORE_WARNING:
-            self._warn_of_threshold()
-        self._samples_since += samples
-        elapsed = time.perf_counter() - self._since
-        if elapsed > 2.0:
-            self.log("train/samples_per_second", self._samples_since / elapsed, prog_bar=True)
-            self._restart_clock()
-        if self._steps_seen == 1 and self.beta > 0:
-            self._tell(
-                diagnose_samples(
-                    experience.reward,
-                    experience.reference_log_prob,
-                    experience.rollout.group_B,
-                    self.beta,
-                    self.mara,
-                    num_tokens_B=experience.rollout.num_tokens,
-                )
-            )
-
-    def _warn_of_threshold(self) -> None:
-        if self.mara is None or self.above_samples or self._has_warned_of_threshold:
-            return
-        self._has_warned_of_threshold = True
-        rank_zero_warn(
-            f"no completion of the first {self._steps_seen} steps reached MARA's threshold "
-            f"({self.mara.threshold if self.mara.percentile is None else 'a percentile'}): so far "
-            "this training is the same as one without MARA. Lower model.init_args.mara.threshold, "
-            "or take a percentile"
-        )
-
-    def _tell(self, findings: Sequence[Any]) -> None:
-        for finding in findings:
-            rank_zero_info(f"settings: {finding}")
-
-    def _restart_clock(self) -> None:
-        self._samples_since, self._since = 0, time.perf_counter()
-
-    def _over_ranks(self, values: Sequence[Any]) -> list[float]:
-        """Sums over ranks, of all values in one reduction."""
-        total = torch.stack(
-            [torch.as_tensor(value, device=self.device).double() for value in values]
-        )
-        if self._world_size > 1:
-            total = self.trainer.strategy.reduce(total, reduce_op="sum")
-        return total.tolist()
-
     def summary_rows(self) -> list[tuple[str, str]]:
         """Rows of the table at the end: what training changed, and what could not be scored."""
         rows = [
@@ -431,9 +321,7 @@ class PolicyOptimization(LightningModule):
         ]
         for name, bits in self.evaluation.entropy_over_prompts().items():
             rows.append((f"{name}: entropy of the answers, all prompts (bits)", f"{bits:.4f}"))
-        if self.failed_samples:
-            rows.append(("completions that could not be scored", f"{self.failed_samples:,}"))
-        return rows
+        return rows + self.experience_log.summary_rows()
 
     # -- before and after -------------------------------------------------------------------------
 
@@ -463,7 +351,7 @@ class PolicyOptimization(LightningModule):
         self._seed = torch.initial_seed()
         # Lightning wonders about a policy that is in eval mode, as it is to be.
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-        self._tell(self._settings_findings)
+        self.experience_log.tell(self._settings_findings)
 
     def on_train_start(self) -> None:
         """Validate once before the first step, outside of Lightning's own counting."""
@@ -478,23 +366,25 @@ class PolicyOptimization(LightningModule):
             if self.trainer.is_global_zero:
                 for logger in self.trainer.loggers:
                     logger.log_metrics(self.start_numbers, step=0)
-        self._restart_clock()
+        self.experience_log.restart_clock()
 
     def on_train_end(self) -> None:
         """Warn of a threshold that was never reached in a short run."""
         if not self.trainer.fast_dev_run:
-            self._warn_of_threshold()
+            self.experience_log.warn_of_threshold()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was counted."""
-        names = ("failed_samples", "above_samples", "_steps_seen", "_has_warned_of_threshold")
-        checkpoint["policy_optimization"] = {name: getattr(self, name) for name in names} | {
-            "start_numbers": self.start_numbers
+        checkpoint["policy_optimization"] = {
+            "experience_log": self.experience_log.state_dict(),
+            "start_numbers": self.start_numbers,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting."""
-        self.__dict__.update(checkpoint["policy_optimization"])
+        state = checkpoint["policy_optimization"]
+        self.experience_log.load_state_dict(state["experience_log"])
+        self.start_numbers = state["start_numbers"]
 
     # -- validation -------------------------------------------------------------------------------
 
@@ -525,7 +415,7 @@ class PolicyOptimization(LightningModule):
             # Equal on every rank already; saying so again spares a warning of Lightning.
             self.log(name, value, sync_dist=True)
         self.sample_rows = self.evaluation.samples
-        self._restart_clock()
+        self.experience_log.restart_clock()
 
     def _validation_loaders(self) -> Sequence[Any]:
         loaders = self.trainer.val_dataloaders or self.trainer.datamodule.val_dataloader()
@@ -592,13 +482,3 @@ def _policy(
             "datamodules.chat_prompts.ChatPrompts"
         )
     return build_policy(config, vocab_size)
-
-
-def _first_of_their_text(rollout: Rollout) -> Tensor:
-    """True for the first completion of each text in its group: bool (B,)."""
-    seen: set[tuple[int, str]] = set()
-    first = []
-    for group, text in zip(rollout.group_B.tolist(), rollout.texts, strict=True):
-        first.append((group, text) not in seen)
-        seen.add((group, text))
-    return torch.tensor(first, device=rollout.group_B.device)

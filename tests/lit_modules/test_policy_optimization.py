@@ -141,7 +141,7 @@ def test_a_completion_that_cannot_be_scored_is_left_out_counted_and_told_once(tm
         made, kept = fit(tmp_path, 12, reward=Fails(), beta=0.0)
     assert sum("could not score" in str(warning.message) for warning in caught) == 1
     failed = sum(e.rollout.texts.count("x") for e in kept.experiences)
-    assert made.failed_samples == failed > 0
+    assert made.experience_log.failed_samples == failed > 0
     assert made.trainer.logged_metrics["reward/failed_samples"] == failed
     assert made.trainer.logged_metrics["train/reward"] == 1.0  # the mean of what was scored
     # All that was scored earned the same: no advantage, no gradient.
