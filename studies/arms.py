@@ -36,6 +36,10 @@ class Arm:
         return (*self.args, "--model.init_args.init_from", str(self.start[seed]))
 
 
+#: Options that take the seed where a run's data are drawn by it as well.
+SEED_OF_DATA_TOO = ("--seed_everything", "--data.init_args.seed")
+
+
 def run_arms(
     arms: Sequence[Arm],
     seeds: Sequence[int],
@@ -111,6 +115,11 @@ def run_dir(arm: Arm, seed: int, out: Path) -> Path:
     return out / "runs" / f"{arm.name}-{key}" / f"seed{seed}"
 
 
+def seed_words(seed: int, seed_options: Sequence[str] = SEED_OF_DATA_TOO) -> list[str]:
+    """Words of the command line that set a run's seed."""
+    return [word for option in seed_options for word in (option, str(seed))]
+
+
 def read_summary(run_dir: Path) -> dict[str, Any]:
     """The run's `summary.json`."""
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
@@ -121,8 +130,7 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: P
     place.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = place / "checkpoints" / "last.ckpt"
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
-    seeded = [word for option in seed_options for word in (option, str(seed))]
-    words = ["fit", *args, *seeded, "--run_dir", str(place), *resume]
+    words = ["fit", *args, *seed_words(seed, seed_options), "--run_dir", str(place), *resume]
     with place.with_suffix(".log").open("a") as log:
         # The process's own streams, since loggers hold on to them from one run to the next.
         os.dup2(log.fileno(), sys.stdout.fileno())

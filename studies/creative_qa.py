@@ -18,7 +18,8 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from studies.arms import Arm, exported_start, read_summary, run_arms
+from studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, read_summary, run_arms
+from studies.options import seeds_of, study_parser
 from studies.results import at_least, mean_interval, paired_test, write_results
 from studies.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
 
@@ -51,17 +52,12 @@ WORDS = {
         *("--model.init_args.kl.level", "token"),
     ),
 }
-SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 Numbers = dict[str, float]
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=STEPS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds of each arm")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/creative_qa"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser = study_parser(__doc__, "creative_qa", STEPS, num_seeds=5)
     parser.add_argument("--arms", nargs="+", choices=list(WORDS), default=list(WORDS))
     parser.add_argument(
         "--init_from",
@@ -72,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     if not {MARA, RLOO} <= set(options.arms):
         parser.error(f"--arms: {MARA} and {RLOO} are what is compared, give both")
     # Settings were chosen on seed 42.
-    seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
+    seeds = seeds_of(options)
     all_categories = ALL_CATEGORIES[options.preset]
     start = exported_start(
         options.init_from,
@@ -91,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         seeds,
         options.out / options.preset,
         options.workers,
-        SEED_OPTIONS,
+        SEED_OF_DATA_TOO,
     )
     embedder = None
     if options.preset == "smoke":  # without the embedder's model

@@ -15,7 +15,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from callbacks.learning_curves import read_curves
-from studies.arms import Arm, read_summary, run_arms
+from studies.arms import SEED_OF_DATA_TOO, Arm, read_summary, run_arms
+from studies.options import seeds_of, study_parser
 from studies.results import at_most, mean_interval, paired_test, write_results
 
 CLAIM = "at equal steps a memory model knows more facts than its dense twin"
@@ -31,15 +32,11 @@ NLL, RECALL, _, TEXT = METRICS
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=STEPS, default="smoke", help="how long to train")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of each arm")
-    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/memory_vs_dense"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    takes = ("data_dir", "workers")
+    parser = study_parser(__doc__, "memory_vs_dense", STEPS, takes, preset_help="how long to train")
     options = parser.parse_args(args)
     # Settings were chosen on seed 0.
-    seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
+    seeds = seeds_of(options)
     runs = run_arms(
         [
             Arm("memory", _words(options, dense_twin=False)),
@@ -48,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         seeds,
         options.out / options.preset,
         options.workers,
-        seed_options=("--seed_everything", "--data.init_args.seed"),
+        seed_options=SEED_OF_DATA_TOO,
     )
     values = {
         arm: {label: [_final(run, key) for run in dirs] for label, key in METRICS.items()}

@@ -20,7 +20,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from studies.answer_probabilities import reply_probabilities
-from studies.arms import Arm, exported_start, run_arms
+from studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, run_arms
+from studies.options import seeds_of, study_parser
 from studies.results import at_least, at_most, mean_interval, paired_test, write_results
 
 CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the odds of the start"
@@ -36,7 +37,6 @@ SHARE, VALID, ENTROPY, PREDICTED = (
 REPLIES = ("<answer>1</answer>", "<answer>2</answer>")
 VANILLA, MARA = "vanilla, reverse", "MARA, reverse"
 FORWARD, OVERSHOOT, EXACT = "vanilla, forward", "MARA, forward", "MARA, forward, exact"
-SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,7 @@ class Way:
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=STEPS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds of each arm")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/one_or_two"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    parser = study_parser(__doc__, "one_or_two", STEPS, num_seeds=5)
     parser.add_argument(
         "--init_from",
         default="configs/diversify/one_or_two_base.yaml",
@@ -92,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     options = parser.parse_args(args)
     # Settings were chosen on seed 42.
-    seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
+    seeds = seeds_of(options)
     names = (VANILLA, MARA, FORWARD, OVERSHOOT, EXACT)
     ways = [Way(name, beta) for beta in BETAS[options.preset] for name in names]
     start = exported_start(options.init_from, options.out / "base")
@@ -101,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         seeds,
         options.out / options.preset,
         options.workers,
-        SEED_OPTIONS,
+        SEED_OF_DATA_TOO,
     )
     prompts = _prompts()
     base = reply_probabilities(start, prompts, REPLIES)

@@ -15,7 +15,6 @@ reported beside the single pass, since there full finetuning has the better case
 `--data_dir` the embedded facts and text are used.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from metrics.retention import learned_at
-from studies.arms import read_summary, run_arms
+from studies.arms import SEED_OF_DATA_TOO, read_summary, run_arms
+from studies.fact_world import world_of
+from studies.options import FIRST_SEED, seeds_of, study_parser
 from studies.results import at_least, at_most, mean_interval, paired_test, write_results
-from studies.retention_arms import World, learning, pretraining
+from studies.retention_arms import learning, pretraining
 from studies.retention_figure import draw
 from studies.retention_numbers import (
     BEFORE,
@@ -42,37 +43,23 @@ from studies.retention_ways import JUDGED, ways_of
 
 CLAIM = "sparse memory finetuning learns a stream of facts and forgets less than full or LoRA"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
-SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of each arm")
-    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/retention"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument(
-        "--split",
-        choices=("report", "tuning"),
-        default="report",
-        help="which NEW facts and seeds: `tuning` has others, to choose settings by",
-    )
+    takes = ("data_dir", "workers", "split")
+    parser = study_parser(__doc__, "retention", PRESETS, takes)
     options = parser.parse_args(args)
     steps, num_new = PRESETS[options.preset]
-    smoke = options.preset == "smoke"
-    sizes = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
-    world = World(options.data_dir, options.split, steps, num_new, **sizes)
-    first = 1 if options.split == "report" else 100
-    seeds = list(range(first, first + (options.seeds if not smoke else 1)))
+    world = world_of(options, steps, num_new, options.split)
+    seeds = seeds_of(options, FIRST_SEED[options.split])
     out = options.out / options.preset
     bases = run_arms(
         [pretraining(world, base, out / "arms") for base in ("memory", "dense twin")],
         seeds,
         options.out / "bases",
         options.workers,
-        SEED_OPTIONS,
+        SEED_OF_DATA_TOO,
     )
     starts = {
         base: {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
@@ -84,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         seeds,
         out,
         options.workers,
-        SEED_OPTIONS,
+        SEED_OF_DATA_TOO,
     )
     numbers = {name: [numbers_of(run) for run in dirs] for name, dirs in runs.items()}
     draw(numbers, runs, options.out / "figure.png")

@@ -8,7 +8,6 @@ NEW facts one after another by sparse memory finetuning. Text is measured before
 healing and after learning; NEW and OLD facts are asked.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ import yaml
 from models.memory_config import MemoryConfig
 from models.memory_lm import insert_memory_layers, load_memory_lm
 from models.row_changes import same_bits
-from studies.arms import Arm, run_arms
+from studies.arms import SEED_OF_DATA_TOO, Arm, run_arms, seed_words
 from studies.asked_again import ask
+from studies.fact_world import world_of
+from studies.options import FIRST_SEED, seeds_of, study_parser
 from studies.results import at_least, at_most, mean_interval, write_results
 from studies.retention_arms import SPARSE, Settings, Way, World, learning, pretraining, written
 from studies.retention_numbers import (
@@ -34,7 +35,6 @@ from studies.retention_numbers import (
 
 CLAIM = "a pretrained model with memory put into it learns new facts by slots alone"
 PRESETS = {"smoke": (4, 4, 2), "cpu": (1000, 600, 140), "full": (1000, 600, 140)}
-SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 #: As the memory of the retention study, but beside the FFN.
 MEMORY: Settings = {
     "layers": [1],
@@ -60,29 +60,16 @@ NLL = "nll_nats_per_token"
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/retrofit"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument(
-        "--split",
-        choices=("report", "tuning"),
-        default="report",
-        help="which NEW facts and seeds: `tuning` has others, to choose settings by",
-    )
+    takes = ("data_dir", "workers", "split")
+    parser = study_parser(__doc__, "retrofit", PRESETS, takes, seeds_help="number of seeds")
     options = parser.parse_args(args)
     steps, healing_steps, num_new = PRESETS[options.preset]
-    smoke = options.preset == "smoke"
-    sizes: dict[str, Any] = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
-    world = World(options.data_dir, options.split, steps, num_new, **sizes)
-    first = 1 if options.split == "report" else 100
-    seeds = list(range(first, first + (1 if smoke else options.seeds)))
+    world = world_of(options, steps, num_new, options.split)
+    seeds = seeds_of(options, FIRST_SEED[options.split])
     out = options.out / options.preset
 
     def run(arm: Arm) -> dict[int, Path]:
-        runs = run_arms([arm], seeds, out, options.workers, SEED_OPTIONS)[arm.name]
+        runs = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[arm.name]
         return {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
 
     plain = run(pretraining(world, "plain", out / "arms"))
@@ -91,8 +78,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     untouched = learning(world, Way("plain", "plain"), plain, out / "arms")
     numbers = []
     for seed, learned in run(taught).items():
-        words = [word for option in SEED_OPTIONS for word in (option, str(seed))]
-        before = ask(plain[seed], untouched.args, world.probes(), out / f"asked/seed{seed}", words)
+        place = out / f"asked/seed{seed}"
+        before = ask(plain[seed], untouched.args, world.probes(), place, seed_words(seed))
         numbers.append(numbers_of_seed(before, numbers_of(learned.parent)))
         numbers[-1][CHANGED] = changed_logits(plain[seed])
     return write_results(

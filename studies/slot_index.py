@@ -9,7 +9,6 @@ facts by sparse memory finetuning, each with background statistics of its own, a
 The pretrained models are those of `studies.retention` and are found there if it ran before.
 """
 
-import argparse
 import json
 import shutil
 from collections.abc import Sequence
@@ -27,15 +26,16 @@ from models.memory_blocks import memory_layers
 from models.memory_lm import load_memory_lm
 from models.progress_bars import no_progress_bars
 from objectives.background_statistics import BACKGROUND_FILE
-from studies.arms import run_arms
+from studies.arms import SEED_OF_DATA_TOO, run_arms, seed_words
 from studies.asked_again import ask
+from studies.fact_world import world_of
+from studies.options import seeds_of, study_parser
 from studies.results import at_least, at_most, mean_interval, write_results
 from studies.retention_arms import SPARSE, Way, World, learning, pretraining, probe
 from train import main as run_train
 
 CLAIM = "on the faiss index a memory model finds and learns as on product keys"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
-SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 PRODUCT_KEYS, FAISS = "product keys", "faiss index"
 RECALL, F1 = "recall@32 of the true best slots", "NEW, questions (F1)"
 NUM_KEPT, NUM_FACTS = 32, 64
@@ -43,29 +43,22 @@ NUM_KEPT, NUM_FACTS = 32, 64
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/slot_index"))
-    parser.add_argument("--bases", type=Path, default=Path("runs/studies/retention/bases"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    takes = ("data_dir", "bases", "workers")
+    parser = study_parser(__doc__, "slot_index", PRESETS, takes, seeds_help="number of seeds")
     options = parser.parse_args(args)
     steps, num_new = PRESETS[options.preset]
-    smoke = options.preset == "smoke"
-    sizes: dict[str, Any] = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
-    world = World(options.data_dir, "report", steps, num_new, **sizes)
-    seeds = list(range(1, 1 + (1 if smoke else options.seeds)))
+    world = world_of(options, steps, num_new)
+    seeds = seeds_of(options)
     out = options.out / options.preset
     base = pretraining(world, "memory", options.bases.parent / options.preset / "arms")
-    runs = run_arms([base], seeds, options.bases, options.workers, SEED_OPTIONS)[base.name]
+    runs = run_arms([base], seeds, options.bases, options.workers, SEED_OF_DATA_TOO)[base.name]
     exports = {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
     replaced = {seed: out / "replaced" / f"seed{seed}" for seed in seeds}
     recalls = [_replace(exports[s], replaced[s], world, base.args, s) for s in seeds]
     f1 = {}
     for name, starts in ((PRODUCT_KEYS, exports), (FAISS, replaced)):
         arm = learning(world, Way(name, "memory", sparse=SPARSE), starts, out / "arms")
-        taught = run_arms([arm], seeds, out, options.workers, SEED_OPTIONS)[name]
+        taught = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[name]
         f1[name] = [
             _f1(run, arm.args, out / "asked" / name / f"seed{seed}", seed)
             for seed, run in zip(seeds, taught, strict=True)
@@ -109,10 +102,9 @@ def _replace(start: Path, folder: Path, world: World, args: Sequence[str], seed:
             rows_per_document=8,
             path=str(folder / BACKGROUND_FILE),
         )
-        seed_words = [word for option in SEED_OPTIONS for word in (option, str(seed))]
         run_train(
             [
-                *("validate", *args, *seed_words, "--run_dir", f"{folder}-background"),
+                *("validate", *args, *seed_words(seed), "--run_dir", f"{folder}-background"),
                 *("--model.init_args.init_from", str(folder)),
                 *("--model.init_args.base", "null", "--model.init_args.memory", "null"),
                 *("--trainer.limit_val_batches", "0"),
@@ -149,8 +141,7 @@ def _recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: W
 
 def _f1(run: Path, args: Sequence[str], place: Path, seed: int) -> float:
     asked = probe("callbacks.probes.fact_recall.FactRecall", wording="held_out", scoring="generate")
-    seed_words = [word for option in SEED_OPTIONS for word in (option, str(seed))]
-    rows = ask(run / "export", args, {"new": asked}, place, seed_words)
+    rows = ask(run / "export", args, {"new": asked}, place, seed_words(seed))
     return float(next(row["value"] for row in rows if row["metric"] == "f1"))
 
 

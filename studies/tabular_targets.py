@@ -11,10 +11,8 @@ it; with samples it has to come near. Three tasks:
 - `two modes`: one answer is worth .75, another, rarer one 1, among many that are worth nothing.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from objectives.collapse_diagnosis import diagnose_settings, worst
 from objectives.kl import KlPenalty
 from objectives.policy_loss import Dap, Grpo, Reinforce, Rloo
 from objectives.target_distribution import entropy_bits, switch_beta, target
+from studies.options import study_parser
 from studies.results import Check, at_least, at_most, mean_interval, paired_test, write_results
 from studies.tabular_figure import draw
 from studies.tabular_runs import Arm, Layout, Task, train_exactly, train_on_samples
@@ -81,10 +80,8 @@ GATED_BETA = 0.03
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, help="number of seeds; default: the preset's")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/tabular_targets"))
+    seeds_help = "number of seeds; default: the preset's"
+    parser = study_parser(__doc__, "tabular_targets", PRESETS, (), None, seeds_help)
     options = parser.parse_args(args)
     preset = PRESETS[options.preset]
     num_seeds = preset.num_seeds if options.seeds is None else options.seeds

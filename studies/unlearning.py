@@ -10,7 +10,6 @@ ways: rows that later facts wrote too keep what they hold (`keep`), or lose this
 The pretrained models are those of `studies.retention` and are found there if it ran before.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,16 @@ from models.ledger import Ledger
 from models.memory_blocks import value_tables
 from models.memory_lm import load_memory_lm
 from models.row_changes import same_bits
-from studies.arms import run_arms
+from studies.arms import SEED_OF_DATA_TOO, run_arms, seed_words
 from studies.asked_again import ask
+from studies.fact_world import world_of
+from studies.options import seeds_of, study_parser
 from studies.results import at_most, mean_interval, write_results
-from studies.retention_arms import SPARSE, Way, World, learning, pretraining, probe
+from studies.retention_arms import SPARSE, Way, learning, pretraining, probe
 from train import main as run_train
 
 CLAIM = "a fact of many can be unlearned, and the others stay known"
 PRESETS = {"smoke": (4, 3, 2), "cpu": (1000, 50, 20), "full": (1000, 50, 20)}
-SEED_OPTIONS = ("--seed_everything", "--data.init_args.seed")
 WAYS = ("keep", "subtract")
 Tables = list[torch.Tensor]
 OTHERS = "other facts, points lost ({})"
@@ -41,31 +41,24 @@ KNOWN = "the fact itself, recall before"
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--data_dir", help="folder with pretrain/ and qa/; default: embedded data")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/unlearning"))
-    parser.add_argument("--bases", type=Path, default=Path("runs/studies/retention/bases"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    takes = ("data_dir", "bases", "workers")
+    parser = study_parser(__doc__, "unlearning", PRESETS, takes, seeds_help="number of seeds")
     options = parser.parse_args(args)
     steps, num_new, unlearned = PRESETS[options.preset]
-    smoke = options.preset == "smoke"
-    sizes: dict[str, Any] = {"num_old": 16, "num_windows": 8, "brief": True} if smoke else {}
-    world = World(options.data_dir, "report", steps, num_new, **sizes)
-    seeds = list(range(1, 1 + (1 if smoke else options.seeds)))
+    world = world_of(options, steps, num_new)
+    seeds = seeds_of(options)
     out = options.out / options.preset
     bases = run_arms(
         [pretraining(world, "memory", options.bases.parent / options.preset / "arms")],
         seeds,
         options.bases,
         options.workers,
-        SEED_OPTIONS,
+        SEED_OF_DATA_TOO,
     )
     starts = {s: run / "export" for s, run in zip(seeds, bases["memory"], strict=True)}
     way = Way("taught", "memory", sparse=SPARSE, callbacks=(LEDGER,))
     arm = learning(world, way, starts, out / "arms")
-    taught = run_arms([arm], seeds, out, options.workers, SEED_OPTIONS)[way.name]
+    taught = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[way.name]
     numbers = [
         _unlearn(run, arm.args, unlearned, out / "unlearned" / f"seed{seed}", seed)
         for seed, run in zip(seeds, taught, strict=True)
@@ -123,9 +116,8 @@ def _recall(model: Path, words: Sequence[str], place: Path, seed: int) -> dict[i
         )
         for wording in ("held_out", "statement")
     }
-    seed_words = [word for option in SEED_OPTIONS for word in (option, str(seed))]
     found: dict[int, list[float]] = {}
-    for row in ask(model, words, probes, place, seed_words):
+    for row in ask(model, words, probes, place, seed_words(seed)):
         parts = row["metric"].split("_")
         if parts[0] == "visits":
             found.setdefault(int(parts[1]), []).append(row["value"])
