@@ -21,7 +21,8 @@ from torch import Tensor
 from datamodules.debate_questions import DebateQuestions
 from datamodules.debate_task import DebateTask, Question, Split
 from datamodules.disk_cache import build_once, default_cache_dir
-from models.agents import Agents, StateConfig
+from models.agent_state import StateConfig
+from models.agents import Agents
 
 # Shapes: N questions, B batch, H dimensions of all agents' states together
 

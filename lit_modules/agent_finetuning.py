@@ -16,18 +16,21 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from datamodules.agent_states import check_number
-from datamodules.debate_task import DebateTask, Question
+from datamodules.debate_task import Question
 from lit_modules.debate import Debate, reply_tensors
 from lit_modules.debate_evaluation import DebateEvaluation, Messages
-from lit_modules.optimization import build_adamw, warmup_cosine
-from models.agents import Agent, Agents, AgentsConfig, build_agents
+from lit_modules.debating_module import DebatingModule
+from lit_modules.optimization import build_adamw, with_cosine
+from models.agent import Agent
+from models.agents import Agents
+from models.agents_config import AgentsConfig, build_agents
 from objectives.thought_loss import token_nll
 
 # Shapes: B samples, T reply positions
@@ -35,7 +38,7 @@ from objectives.thought_loss import token_nll
 Consensus = Literal["majority", "own"]
 
 
-class AgentFinetuning(LightningModule):
+class AgentFinetuning(DebatingModule):
     """Finetunes agents on the answers that their debate came to.
 
     Args:
@@ -88,13 +91,6 @@ class AgentFinetuning(LightningModule):
         self.warmup_steps = warmup_steps
         self.text_budgets = list(text_budgets)
         self.samples: list[list[tuple[list[int], str]]] = []
-        self._summary: list[tuple[str, str]] = []
-
-    @property
-    def task(self) -> DebateTask:
-        """What they are asked."""
-        task: DebateTask = self.trainer.datamodule.task
-        return task
 
     def setup(self, stage: str) -> None:
         """Meet the task."""
@@ -156,10 +152,6 @@ class AgentFinetuning(LightningModule):
         self.log("train/nll_nats_per_token", loss.detach(), prog_bar=True)
         return loss
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.evaluation.reset()
-
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Alone and in debates on held-out questions."""
         asked = self.trainer.datamodule.val_questions
@@ -167,37 +159,16 @@ class AgentFinetuning(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracies, consensus, bytes."""
-        values = self.evaluation.compute(self._reduce_sum)
-        for name, value in values.items():
-            self.log(name, value, sync_dist=True)
-        self._summary = self.evaluation.table(values)
+        values = self.debated_values()
+        self.report(values, self.evaluation.table(values))
 
-    def _reduce_sum(self, counts: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return counts
-        total: Tensor = self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum")
-        return total
-
-    @property
-    def summarized_metrics(self) -> tuple[str, ...]:
-        """The table below says the same."""
-        return ("val/",)
-
-    def summary_rows(self) -> list[tuple[str, str]]:
-        """The table of accuracies."""
-        return self._summary
-
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, warm-up and cosine."""
         optimizer = build_adamw(
             self, self.learning_rate, self.learning_rate, self.weight_decay, 0.0, (0.9, 0.99)
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = warmup_cosine(optimizer, self.warmup_steps, total, 0.05)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        total_steps = self.trainer.estimated_stepping_batches
+        return with_cosine(optimizer, self.warmup_steps, total_steps, 0.05)
 
 
 def own_copies(agents: Agents) -> Agents:

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.agent_states import check_number
 from datamodules.debate_task import DebateTask, Question
 from lit_modules.debate import Debate, reply_tensors
-from lit_modules.optimization import build_adamw, warmup_cosine
-from models.agents import AgentsConfig, StateConfig, build_agents
+from lit_modules.optimization import build_adamw, with_cosine
+from models.agent_state import StateConfig
+from models.agents_config import AgentsConfig, build_agents
 from objectives.thought_loss import token_nll
 
 # Shapes: B questions, T reply positions
@@ -170,14 +172,10 @@ class AgentPretraining(LightningModule):
     def _log(self, name: str, value: Any, batch_size: int) -> None:
         self.log(name, value, on_epoch=True, sync_dist=True, batch_size=batch_size)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, warm-up and cosine."""
         optimizer = build_adamw(
             self, self.learning_rate, self.learning_rate, self.weight_decay, 0.0, (0.9, 0.99)
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = warmup_cosine(optimizer, self.warmup_steps, total, 0.05)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        total_steps = self.trainer.estimated_stepping_batches
+        return with_cosine(optimizer, self.warmup_steps, total_steps, 0.05)

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import AutoTokenizer, PreTrainedModel
 
-from lit_modules.optimization import parameter_groups, warmup_cosine
+from lit_modules.optimization import parameter_groups, stepped, warmup_cosine
+from lit_modules.rank_sums import sum_over_ranks
 from lit_modules.sampled_molecules import SampledMolecules
 from metrics.language_modeling import TokenNLL
 from models.base_lm import BaseLMConfig
@@ -128,8 +130,8 @@ class CausalLM(LightningModule):
         """One batch: mean NLL over the tokens of all ranks."""
         nll = self.next_token_nll(batch)
         world_size = self.trainer.world_size
-        num_tokens = self._over_ranks(nll.num_tokens).clamp(min=1)
-        mean = self._over_ranks(nll.sum_nats.detach()) / num_tokens
+        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
+        mean = sum_over_ranks(self, nll.sum_nats.detach()) / num_tokens
         self.log("train/nll_nats_per_token", mean, prog_bar=True)
         self._log_throughput(int(num_tokens))
         # DDP averages gradients over ranks, so the sum is scaled up to cancel that.
@@ -151,12 +153,6 @@ class CausalLM(LightningModule):
 
     def _restart_clock(self) -> None:
         self._tokens_since, self._since = 0, time.perf_counter()
-
-    def _over_ranks(self, value: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return value
-        total: Tensor = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
-        return total
 
     # -- validation -------------------------------------------------------------------------------
 
@@ -293,7 +289,7 @@ class CausalLM(LightningModule):
             ("tokens trained on", f"{self.trained_tokens:,}"),
         ]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and its schedule.
 
         Raises:
@@ -307,11 +303,7 @@ class CausalLM(LightningModule):
                 "the learning rate's schedule needs an end: set trainer.max_steps or "
                 "trainer.max_epochs"
             )
-        scheduler = self._scheduler(optimizer, int(total))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        return stepped(optimizer, self._scheduler(optimizer, int(total)))
 
     def configure_gradient_clipping(
         self,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ from lit_modules.optimization import (
     parameter_groups,
     scheduled,
 )
+from lit_modules.rank_sums import sum_over_ranks
 from lit_modules.visit_progress import VisitProgress
 from models.lora import LoRAConfig, merge_lora, merged_state_dict
 from models.memory_lm import load_memory_lm
@@ -194,7 +196,7 @@ class ContinualFinetuning(LanguageModelTraining):
             self.log("train/nll_nats_per_token", self.visits.last_nats, prog_bar=True)
             return torch.zeros((), device=self.device)
         nll = self.next_token_nll(batch)
-        num_tokens = self._over_ranks(nll.num_tokens).clamp(min=1)
+        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
         mean_nats = self._log_step(batch, nll, num_tokens)
         self._passes_over = self.visits.ends_with(float(mean_nats))
         if self._passes_over:
@@ -239,7 +241,7 @@ class ContinualFinetuning(LanguageModelTraining):
 
     # -- optimization -----------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of whatever learns, warm-up and schedule.
 
         Raises:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from datamodules.debate_task import DebateTask, Question
-from models.agents import Agent, Agents, StateConfig
+from models.agent import Agent
+from models.agent_state import StateConfig
+from models.agents import Agents
 
 # Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H all agents' states
 

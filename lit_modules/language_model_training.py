@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_modules.language_model_evaluation import LanguageModelEvaluation
+from lit_modules.rank_sums import sum_over_ranks
 from objectives.batch_nll import Batch, batch_nll
 from objectives.language_modeling import NextTokenNLL
 
@@ -57,7 +58,7 @@ class LanguageModelTraining(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One batch: mean NLL over the labelled tokens of all ranks, and the further terms."""
         nll = self.next_token_nll(batch)
-        num_tokens = self._over_ranks(nll.num_tokens).clamp(min=1)
+        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
         self._log_step(batch, nll, num_tokens)
         return self._step_loss(batch, nll, num_tokens)
 
@@ -74,8 +75,8 @@ class LanguageModelTraining(LightningModule):
 
     def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
         """Log the step; returns its mean NLL over all ranks."""
-        sum_nats = self._over_ranks(nll.sum_nats.detach())
-        num_bytes = self._over_ranks(nll.num_bytes(batch["num_bytes"]))
+        sum_nats = sum_over_ranks(self, nll.sum_nats.detach())
+        num_bytes = sum_over_ranks(self, nll.num_bytes(batch["num_bytes"]))
         self._tokens_since += int((batch["segment_ids"] > 0).sum()) * self.trainer.world_size
         mean_nats = sum_nats / num_tokens
         self.log("train/nll_nats_per_token", mean_nats, prog_bar=True)
@@ -88,13 +89,6 @@ class LanguageModelTraining(LightningModule):
 
     def _restart_clock(self) -> None:
         self._tokens_since, self._since = 0, time.perf_counter()
-
-    def _over_ranks(self, value: Tensor) -> Tensor:
-        """Sum over ranks."""
-        if self.trainer.world_size == 1:
-            return value
-        total: Tensor = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
-        return total
 
     # -- validation -------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import PreTrainedModel
 
 from lit_modules.language_model_training import LanguageModelTraining
-from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine
+from lit_modules.optimization import build_adamw, clip_apart, with_cosine
 from models.base_lm import BaseLMConfig
 from models.memory_blocks import value_tables
 from models.memory_config import MemoryConfig
@@ -99,7 +100,7 @@ class MemoryPretraining(LanguageModelTraining):
         self.schedule_steps = schedule_steps
         self.final_learning_rate_share = final_learning_rate_share
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with the values in their own group, warm-up and cosine."""
         optimizer = build_adamw(
             self.model,
@@ -110,18 +111,10 @@ class MemoryPretraining(LanguageModelTraining):
             self.betas,
         )
         total = self.schedule_steps or self.trainer.estimated_stepping_batches
-        if not math.isfinite(total):
-            raise ValueError(
-                "the cosine schedule needs an end: set trainer.max_steps (or trainer.max_epochs), "
-                "or model.init_args.schedule_steps"
-            )
-        scheduler = warmup_cosine(
-            optimizer, self.warmup_steps, int(total), self.final_learning_rate_share
+        instead = "model.init_args.schedule_steps"
+        return with_cosine(
+            optimizer, self.warmup_steps, total, self.final_learning_rate_share, instead
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
 
     def configure_gradient_clipping(
         self,

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from models.memory_blocks import value_tables
 
@@ -115,7 +116,7 @@ def scheduled(
     schedule: Literal["constant", "cosine"],
     warmup_steps: int,
     trainer: Trainer,
-) -> Any:
+) -> Optimizer | OptimizerLRSchedulerConfig:
     """What `configure_optimizers` returns: the optimizer with its warm-up and schedule.
 
     Args:
@@ -127,17 +128,45 @@ def scheduled(
     Raises:
         ValueError: if the cosine has no end.
     """
-    if schedule == "constant" and not warmup_steps:
-        return optimizer
-    total, final_share = float(warmup_steps), 1.0
     if schedule == "cosine":
-        total, final_share = trainer.estimated_stepping_batches, 0.1
-        if not math.isfinite(total):
-            raise ValueError(
-                "the cosine schedule needs an end: set trainer.max_steps (or "
-                "trainer.max_epochs), or model.init_args.schedule=constant"
-            )
-    scheduler = warmup_cosine(optimizer, warmup_steps, int(total), final_share)
+        total_steps = trainer.estimated_stepping_batches
+        instead = "model.init_args.schedule=constant"
+        return with_cosine(optimizer, warmup_steps, total_steps, 0.1, instead)
+    if not warmup_steps:
+        return optimizer
+    return stepped(optimizer, warmup_cosine(optimizer, warmup_steps, warmup_steps, 1.0))
+
+
+def with_cosine(
+    optimizer: Optimizer,
+    warmup_steps: int,
+    total_steps: float,
+    final_share: float,
+    instead: str | None = None,
+) -> OptimizerLRSchedulerConfig:
+    """What `configure_optimizers` returns: the optimizer with `warmup_cosine`.
+
+    Args:
+        optimizer: At its peak rates.
+        warmup_steps: Steps of linear warm-up.
+        total_steps: At the end of the cosine.
+        final_share: Of the peak, at that end.
+        instead: What could be set where the trainer has no end.
+
+    Raises:
+        ValueError: if `total_steps` is infinite.
+    """
+    if not math.isfinite(total_steps):
+        raise ValueError(
+            "the cosine schedule needs an end: set trainer.max_steps (or trainer.max_epochs)"
+            + (f", or {instead}" if instead else "")
+        )
+    scheduler = warmup_cosine(optimizer, warmup_steps, int(total_steps), final_share)
+    return stepped(optimizer, scheduler)
+
+
+def stepped(optimizer: Optimizer, scheduler: LRScheduler) -> OptimizerLRSchedulerConfig:
+    """What `configure_optimizers` returns: the scheduler goes on at every step."""
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

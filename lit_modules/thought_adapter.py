@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.agent_states import StateCache
-from datamodules.debate_task import DebateTask, Question
+from datamodules.debate_task import Question
 from lit_modules.debate import Debate, end_mask
-from lit_modules.optimization import warmup_cosine
+from lit_modules.debating_module import DebatingModule
+from lit_modules.optimization import with_cosine
 from lit_modules.thought_evaluation import ThoughtEvaluation
-from lit_modules.thought_interventions import intervene
-from models.agents import Agents, StateConfig
+from lit_modules.thought_interventions import Interventions, intervene
+from models.agent_state import StateConfig
+from models.agents import Agents
 from models.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
 from models.soft_replies import sample_soft_reply
 from models.thought_system import ThoughtSystem
@@ -36,7 +38,7 @@ from objectives.thought_loss import (
 Reference = Literal["text_debate", "no_prefix", "task"]
 
 
-class ThoughtAdapter(LightningModule):
+class ThoughtAdapter(DebatingModule):
     """Trains the adapter.
 
         states of round 1 (cached) -> codec -> thoughts -> adapter -> prefix of each agent
@@ -68,6 +70,8 @@ class ThoughtAdapter(LightningModule):
 
     Source: 2510.20733. Deviations: see `models.prefix_adapter` and `objectives.thought_loss`.
     """
+
+    evaluation: ThoughtEvaluation
 
     def __init__(
         self,
@@ -117,7 +121,6 @@ class ThoughtAdapter(LightningModule):
         self.strict_loading = False  # frozen agents are in no checkpoint
         self.sample_rows: list[dict[str, Any]] = []
         self._references: list[list[Tensor]] = []
-        self._summary: list[tuple[str, str]] = []
 
     @property
     def agents(self) -> Agents:
@@ -128,12 +131,6 @@ class ThoughtAdapter(LightningModule):
     def state(self) -> StateConfig:
         """Which of their states is read."""
         return self.model.state
-
-    @property
-    def task(self) -> DebateTask:
-        """What they are asked."""
-        task: DebateTask = self.trainer.datamodule.task
-        return task
 
     def setup(self, stage: str) -> None:
         """Meet the task."""
@@ -270,10 +267,6 @@ class ThoughtAdapter(LightningModule):
 
     # -- validation -------------------------------------------------------------------------------
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin an evaluation."""
-        self.evaluation.reset()
-
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Every condition on held-out questions."""
         asked = self.trainer.datamodule.val_questions
@@ -282,7 +275,7 @@ class ThoughtAdapter(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Accuracies, bytes, consensus; what messages give away."""
-        values = self.evaluation.compute(self._reduce_sum)
+        values = self.debated_values()
         if self.probe_samples and self.task.num_private_classes and not self.trainer.fast_dev_run:
             data = self.trainer.datamodule
             cache: StateCache = data.caches["train"]
@@ -296,14 +289,15 @@ class ThoughtAdapter(LightningModule):
             values |= self.evaluation.probe(
                 fit, private, held_out, [q.private for q in data.val_questions]
             )
-        self._summary = self.evaluation.table(values)
+        table = self.evaluation.table(values)
         if self.intervention_samples and not self.trainer.fast_dev_run:
-            values |= self._intervene()
-        for name, value in values.items():
-            self.log(name, value, sync_dist=True)
+            found = self._intervene()
+            values |= found.values()
+            table += found.table()
+        self.report(values, table)
         self.sample_rows = self.evaluation.samples
 
-    def _intervene(self) -> dict[str, float]:
+    def _intervene(self) -> Interventions:
         """Set latents by hand; leaves `interventions.json`."""
         data = self.trainer.datamodule
         cache: StateCache = data.caches["val"]
@@ -317,39 +311,19 @@ class ThoughtAdapter(LightningModule):
         if self.trainer.is_global_zero:
             path = Path(self.trainer.default_root_dir) / "interventions.json"
             path.write_text(json.dumps(found.report()) + "\n")
-        self._summary += found.table()
-        return found.values()
-
-    def _reduce_sum(self, counts: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return counts
-        total: Tensor = self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum")
-        return total
-
-    @property
-    def summarized_metrics(self) -> tuple[str, ...]:
-        """The table below says the same."""
-        return ("val/",)
-
-    def summary_rows(self) -> list[tuple[str, str]]:
-        """The table of accuracies with its controls."""
-        return self._summary
+        return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen agents out."""
         for name in [n for n in checkpoint["state_dict"] if n.startswith("model.agents.")]:
             del checkpoint["state_dict"][name]
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, warm-up and cosine."""
         assert self.model.adapter is not None
         parameters = [p for p in self.model.adapter.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(
             [{"params": parameters, "name": "adapter"}], self.learning_rate
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = warmup_cosine(optimizer, self.warmup_steps, total, 0.05)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        total_steps = self.trainer.estimated_stepping_batches
+        return with_cosine(optimizer, self.warmup_steps, total_steps, 0.05)

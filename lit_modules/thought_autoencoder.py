@@ -9,12 +9,16 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
 from datamodules.agent_states import StateCache
+from lit_modules.optimization import stepped
 from lit_modules.sharing_figure import draw_sharing
-from models.agents import Agents, AgentsConfig, StateConfig, build_agents
+from models.agent_state import StateConfig
+from models.agents import Agents
+from models.agents_config import AgentsConfig, build_agents
 from models.perceptron import Activation
 from models.thought_codec import EVERYONE, ThoughtCodec, ThoughtCodecConfig
 from models.thought_system import ThoughtSystem
@@ -351,7 +355,7 @@ class ThoughtAutoencoder(LightningModule):
         for name in [n for n in checkpoint["state_dict"] if n.startswith("model.agents.")]:
             del checkpoint["state_dict"][name]
 
-    def configure_optimizers(self) -> dict[str, Any] | torch.optim.Optimizer:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam over the codec (and the adversaries)."""
         parts = {
             "codec": self.model.codec,
@@ -367,11 +371,7 @@ class ThoughtAutoencoder(LightningModule):
         if self.schedule == "constant":
             return optimizer
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = OneCycleLR(optimizer, self.learning_rate, total_steps=total)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
-        }
+        return stepped(optimizer, OneCycleLR(optimizer, self.learning_rate, total_steps=total))
 
 
 def _given(agents: AgentsConfig | None) -> AgentsConfig:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.agents import Agent
+from models.agent import Agent
 
 # Shapes: B prompts, P prompt positions, M prefix tokens, T reply positions, V vocabulary, D width
 

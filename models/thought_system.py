@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.agents import Agents, StateConfig
+from models.agent_state import StateConfig
+from models.agents import Agents
 from models.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
 from models.prefix_adapter import PrefixAdapter
 from models.thought_codec import ThoughtCodec

@@ -13,7 +13,9 @@ from datamodules.agent_states import (
 )
 from datamodules.debate_questions import DebateQuestions, ShuffledRows
 from datamodules.pooled_evidence import PooledEvidence
-from models.agents import Agents, AgentsConfig, StateConfig, build_agents
+from models.agent_state import StateConfig
+from models.agents import Agents
+from models.agents_config import AgentsConfig, build_agents
 from models.base_lm import BaseLMConfig
 
 STATE = StateConfig()

@@ -4,7 +4,7 @@ import torch
 from datamodules.pooled_evidence import PooledEvidence
 from lit_modules.agent_finetuning import AgentFinetuning, debate_answers, own_copies
 from lit_modules.debate import Debate
-from models.agents import AgentsConfig, build_agents
+from models.agents_config import AgentsConfig, build_agents
 from models.base_lm import BaseLMConfig
 
 TASK = PooledEvidence(num_agents=3, num_train=4, num_val=2)

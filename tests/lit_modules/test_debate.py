@@ -4,7 +4,8 @@ import torch
 from datamodules.pooled_evidence import PooledEvidence
 from lit_modules.debate import Debate, end_mask, reply_tensors
 from lit_modules.thought_evaluation import ThoughtEvaluation
-from models.agents import AgentsConfig, StateConfig, build_agents
+from models.agent_state import StateConfig
+from models.agents_config import AgentsConfig, build_agents
 from models.base_lm import BaseLMConfig
 
 TASK = PooledEvidence(num_agents=3, num_train=6, num_val=2)

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from models.agents import Agent
+from models.agent import Agent
 from models.base_lm import BaseLMConfig, build_base_lm
 from models.soft_replies import sample_soft_reply
 
