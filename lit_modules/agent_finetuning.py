@@ -28,6 +28,7 @@ from lit_modules.debate import Debate, reply_tensors
 from lit_modules.debate_evaluation import DebateEvaluation, Messages
 from lit_modules.debating_module import DebatingModule
 from lit_modules.optimization import build_adamw, with_cosine
+from lit_modules.trainer_parts import data_of
 from models.agent import Agent
 from models.agents import Agents
 from models.agents_config import AgentsConfig, build_agents
@@ -104,8 +105,8 @@ class AgentFinetuning(DebatingModule):
         Raises:
             ValueError: if no reply of an agent is upheld by any debate.
         """
-        questions = self.trainer.datamodule.train_questions
-        size = self.trainer.datamodule.eval_batch_size
+        questions = data_of(self).train_questions
+        size = data_of(self).eval_batch_size
         self.samples = [[] for _ in range(len(self.model))]
         self.eval()
         for start in range(0, len(questions), size):
@@ -154,7 +155,7 @@ class AgentFinetuning(DebatingModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Alone and in debates on held-out questions."""
-        asked = self.trainer.datamodule.val_questions
+        asked = data_of(self).val_questions
         self.evaluation.debate_by_text([asked[row] for row in batch["rows"].tolist()])
 
     def on_validation_epoch_end(self) -> None:

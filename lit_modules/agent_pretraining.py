@@ -14,6 +14,7 @@ from datamodules.agent_states import check_number
 from datamodules.debate_task import DebateTask, Question
 from lit_modules.debate import Debate, reply_tensors
 from lit_modules.optimization import build_adamw, with_cosine
+from lit_modules.trainer_parts import data_of
 from models.agent_state import StateConfig
 from models.agents_config import AgentsConfig, build_agents
 from objectives.thought_loss import token_nll
@@ -75,13 +76,13 @@ class AgentPretraining(LightningModule):
     @property
     def task(self) -> DebateTask:
         """What they are asked."""
-        task: DebateTask = self.trainer.datamodule.task
+        task: DebateTask = data_of(self).task
         return task
 
     def setup(self, stage: str) -> None:
         """Give the agents the task's tokenizer, and make readouts for what the task shows."""
         check_number(self.model, self.task)
-        tokenizer = self.trainer.datamodule.tokenizer
+        tokenizer = data_of(self).tokenizer
         self.model.give_tokenizer(tokenizer)
         for agent in self.model:
             for config in (agent.model.config, agent.model.generation_config):
@@ -98,7 +99,7 @@ class AgentPretraining(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch: each question is put to one agent."""
-        asked = self.trainer.datamodule.train_questions
+        asked = data_of(self).train_questions
         questions = [asked[row] for row in batch["rows"].tolist()]
         budget = random.choice(self.message_budgets)
         num_agents = len(self.model)
@@ -154,7 +155,7 @@ class AgentPretraining(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Accuracy alone and with messages of each length; what states hold of the evidence."""
-        asked = self.trainer.datamodule.val_questions
+        asked = data_of(self).val_questions
         questions = [asked[row] for row in batch["rows"].tolist()]
         for budget in self.message_budgets:
             heard = None if budget == 0 else self.debate.hear(questions, [], budget)

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from lit_modules.optimization import parameter_groups, stepped, warmup_cosine
 from lit_modules.rank_sums import sum_over_ranks
 from lit_modules.sampled_molecules import SampledMolecules
+from lit_modules.trainer_parts import data_of, is_dry_run
 from metrics.language_modeling import TokenNLL
 from models.base_lm import BaseLMConfig
 from models.memory_lm import build_memory_lm, load_memory_lm
@@ -174,7 +175,7 @@ class CausalLM(LightningModule):
             if name == "nll_nats_per_token"
         }
         if self.molecules is None:
-            train = self.trainer.datamodule.splits["train"]
+            train = data_of(self).splits["train"]
             self.molecules = SampledMolecules(train, self.device)
         self.molecules.reset()
         self.sample_rows = []
@@ -192,7 +193,7 @@ class CausalLM(LightningModule):
         """How many molecules this rank samples, in parts."""
         last = 0 < self.trainer.max_steps <= self.trainer.global_step
         total = self.num_final_samples if last and self.num_final_samples else self.num_samples
-        if self.trainer.fast_dev_run:
+        if is_dry_run(self):
             total = min(total, _OF_A_DRY_RUN)
         own = len(range(self.trainer.global_rank, total, self.trainer.world_size))
         return [min(_AT_ONCE, own - start) for start in range(0, own, _AT_ONCE)]
@@ -208,7 +209,7 @@ class CausalLM(LightningModule):
         words = np.random.SeedSequence([self.trainer.global_rank, number]).generate_state(2)
         generator = torch.Generator(device=self.device)
         generator.manual_seed(int(words[0]) << 31 ^ int(words[1]))
-        tokenizer = self.trainer.datamodule.tokenizer
+        tokenizer = data_of(self).tokenizer
         was_training = self.model.training
         self.model.eval()
         if isinstance(self.model, SmilesRNN):
@@ -219,6 +220,7 @@ class CausalLM(LightningModule):
         return rollout
 
     def _sample_decoder(self, tokenizer: Any, count: int, generator: torch.Generator) -> Rollout:
+        assert isinstance(self.model, PreTrainedModel)
         start = torch.tensor([[tokenizer.bos_token_id]], device=self.device)
         made = sample_completions(
             self.model,
@@ -256,7 +258,7 @@ class CausalLM(LightningModule):
                 "CausalLM samples from whole models, but FSDP shards them: use DDP "
                 "(configs/hardware/ddp.yaml)"
             )
-        tokenizer = self.trainer.datamodule.tokenizer
+        tokenizer = data_of(self).tokenizer
         words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         if isinstance(self.model, SmilesRNN):
             self.model.use_vocabulary(words)
@@ -335,7 +337,7 @@ def _build(
     rnn: SmilesRNNConfig | None,
     base: BaseLMConfig | None,
     init_from: str | None,
-) -> nn.Module:
+) -> SmilesRNN | PreTrainedModel:
     given = [name for name, value in (("rnn", rnn), ("base", base)) if value is not None]
     if init_from is not None and given:
         raise ValueError(

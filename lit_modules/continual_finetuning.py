@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -22,6 +23,7 @@ from lit_modules.optimization import (
     scheduled,
 )
 from lit_modules.rank_sums import sum_over_ranks
+from lit_modules.trainer_parts import data_of
 from lit_modules.visit_progress import VisitProgress
 from models.lora import LoRAConfig, merge_lora, merged_state_dict
 from models.memory_lm import load_memory_lm
@@ -148,7 +150,7 @@ class ContinualFinetuning(LanguageModelTraining):
         super().on_fit_start()
         if (Path(self.init_from) / "tokenizer.json").is_file():
             own = PreTrainedTokenizerFast.from_pretrained(self.init_from)
-            if own.get_vocab() != self.trainer.datamodule.tokenizer.get_vocab():
+            if own.get_vocab() != data_of(self).tokenizer.get_vocab():
                 raise ValueError(
                     f"the data's tokenizer is another one than that of the model in "
                     f"{self.init_from}: set data.init_args.tokenizer.path={self.init_from}"
@@ -193,6 +195,7 @@ class ContinualFinetuning(LanguageModelTraining):
             return super().training_step(batch, batch_idx)
         self._passes_over = self.visits.begin(_visit(batch))
         if self._passes_over:  # without a forward; the log keeps the loss that ended the visit
+            assert self.visits.last_nats is not None
             self.log("train/nll_nats_per_token", self.visits.last_nats, prog_bar=True)
             return torch.zeros((), device=self.device)
         nll = self.next_token_nll(batch)
@@ -216,7 +219,7 @@ class ContinualFinetuning(LanguageModelTraining):
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Optimizer,
+        optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Run the batch, and step unless it is passed over; only the batch itself can tell."""

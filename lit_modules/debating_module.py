@@ -1,13 +1,12 @@
 """A module whose validation is debates, and the table of what they came to."""
 
-from typing import Any
-
 from lightning.pytorch import LightningModule
 
 from datamodules.debate_task import DebateTask
 from lit_modules.debate import Debate
 from lit_modules.debate_evaluation import DebateEvaluation
 from lit_modules.rank_sums import sum_over_ranks
+from lit_modules.trainer_parts import data_of
 
 
 class DebatingModule(LightningModule):
@@ -28,8 +27,7 @@ class DebatingModule(LightningModule):
     @property
     def task(self) -> DebateTask:
         """What the agents are asked."""
-        trainer: Any = self.trainer
-        task: DebateTask = trainer.datamodule.task
+        task: DebateTask = data_of(self).task
         return task
 
     def on_validation_epoch_start(self) -> None:

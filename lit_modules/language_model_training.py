@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lit_modules.language_model_evaluation import LanguageModelEvaluation
 from lit_modules.rank_sums import sum_over_ranks
+from lit_modules.trainer_parts import data_of
 from objectives.batch_nll import Batch, batch_nll
 from objectives.language_modeling import NextTokenNLL
 
@@ -98,7 +99,7 @@ class LanguageModelTraining(LightningModule):
         Raises:
             ValueError: if the rows of the data are longer than the model's context.
         """
-        data, longest = self.trainer.datamodule, self.model.config.max_position_embeddings
+        data, longest = data_of(self), self.model.config.max_position_embeddings
         if data.context_length > longest:
             raise ValueError(
                 f"data.init_args.context_length is {data.context_length}, but the model has "
@@ -123,7 +124,7 @@ class LanguageModelTraining(LightningModule):
         self.evaluation.add_likelihood(batch, nll)
         self.evaluation.record_reads(False)
         if "prompt_ids" in batch:
-            self.evaluation.add_answers(batch, self.trainer.datamodule.tokenizer)
+            self.evaluation.add_answers(batch, data_of(self).tokenizer)
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's numbers and refresh the table of samples."""
@@ -134,7 +135,7 @@ class LanguageModelTraining(LightningModule):
         self._restart_clock()
 
     def _continue_prompts(self) -> list[dict[str, Any]]:
-        tokenizer = self.trainer.datamodule.tokenizer
+        tokenizer = data_of(self).tokenizer
         rows = []
         for prompt in self.sample_prompts:
             ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]

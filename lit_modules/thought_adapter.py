@@ -18,6 +18,7 @@ from lit_modules.debating_module import DebatingModule
 from lit_modules.optimization import with_cosine
 from lit_modules.thought_evaluation import ThoughtEvaluation
 from lit_modules.thought_interventions import Interventions, intervene
+from lit_modules.trainer_parts import data_of, is_dry_run
 from models.agent_state import StateConfig
 from models.agents import Agents
 from models.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
@@ -144,8 +145,8 @@ class ThoughtAdapter(DebatingModule):
     def on_fit_start(self) -> None:
         """Write down what each agent should have said, once for all steps."""
         self.train()  # agents and codec go back to evaluation mode whenever they are used
-        questions = self.trainer.datamodule.train_questions
-        if self.trainer.fast_dev_run:
+        questions = data_of(self).train_questions
+        if is_dry_run(self):
             self._references = []
             return
         self._references = self._reply_references(questions)
@@ -153,7 +154,7 @@ class ThoughtAdapter(DebatingModule):
 
     def _reply_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
         references: list[list[Tensor]] = [[] for _ in range(len(self.agents))]
-        size = self.trainer.datamodule.eval_batch_size
+        size = data_of(self).eval_batch_size
         for start in range(0, len(questions), size):
             for agent, ids in enumerate(self._some_references(questions[start : start + size])):
                 references[agent] += ids
@@ -188,7 +189,7 @@ class ThoughtAdapter(DebatingModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """One batch of questions: thoughts, prefixes, and what the agents say with them."""
         rows = batch["rows"].tolist()
-        questions = [self.trainer.datamodule.train_questions[row] for row in rows]
+        questions = [data_of(self).train_questions[row] for row in rows]
         if self._references:
             references = [[of_agent[row] for row in rows] for of_agent in self._references]
         else:
@@ -269,15 +270,15 @@ class ThoughtAdapter(DebatingModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Every condition on held-out questions."""
-        asked = self.trainer.datamodule.val_questions
+        asked = data_of(self).val_questions
         questions = [asked[row] for row in batch["rows"].tolist()]
         self.evaluation.add(questions, batch["states"])
 
     def on_validation_epoch_end(self) -> None:
         """Accuracies, bytes, consensus; what messages give away."""
         values = self.debated_values()
-        if self.probe_samples and self.task.num_private_classes and not self.trainer.fast_dev_run:
-            data = self.trainer.datamodule
+        if self.probe_samples and self.task.num_private_classes and not is_dry_run(self):
+            data = data_of(self)
             cache: StateCache = data.caches["train"]
             rows = range(min(self.probe_samples, len(cache)))
             fit = self.model.think(cache.rows(rows).to(self.device))
@@ -290,7 +291,7 @@ class ThoughtAdapter(DebatingModule):
                 fit, private, held_out, [q.private for q in data.val_questions]
             )
         table = self.evaluation.table(values)
-        if self.intervention_samples and not self.trainer.fast_dev_run:
+        if self.intervention_samples and not is_dry_run(self):
             found = self._intervene()
             values |= found.values()
             table += found.table()
@@ -299,7 +300,7 @@ class ThoughtAdapter(DebatingModule):
 
     def _intervene(self) -> Interventions:
         """Set latents by hand; leaves `interventions.json`."""
-        data = self.trainer.datamodule
+        data = data_of(self)
         cache: StateCache = data.caches["val"]
         rows = range(min(self.intervention_samples, len(cache)))
         found = intervene(

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from datamodules.agent_states import StateCache
 from lit_modules.optimization import stepped
 from lit_modules.sharing_figure import draw_sharing
+from lit_modules.trainer_parts import data_of, is_dry_run
 from models.agent_state import StateConfig
 from models.agents import Agents
 from models.agents_config import AgentsConfig, build_agents
@@ -219,7 +220,7 @@ class ThoughtAutoencoder(LightningModule):
         """Take the states' statistics, once."""
         self.train()  # the agents have been read already, and went into evaluation mode
         if not self.model.codec.standardizer.is_fitted:
-            cache: StateCache = self.trainer.datamodule.caches["train"]
+            cache: StateCache = data_of(self).caches["train"]
             device = self.device
             self.model.codec.fit_statistics(batch.to(device) for batch in cache.batches())
 
@@ -264,7 +265,7 @@ class ThoughtAutoencoder(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Take the latents' statistics of many states, in place of a running mean of batches."""
-        cache: StateCache = self.trainer.datamodule.caches["train"]
+        cache: StateCache = data_of(self).caches["train"]
         rows = range(min(LATENT_STATISTICS_ROWS, len(cache)))
         self.model.codec.fit_latent_statistics(cache.rows(rows).to(self.device))
 
@@ -280,7 +281,7 @@ class ThoughtAutoencoder(LightningModule):
         """Read the structure off the decoder."""
         if self.trainer.sanity_checking:
             return
-        cache: StateCache = self.trainer.datamodule.caches["val"]
+        cache: StateCache = data_of(self).caches["val"]
         rows = range(min(self.structure.num_samples, len(cache)))
         sharing = self._read_structure(cache.rows(rows).to(self.device))
         counts = torch.bincount(sharing.agreement, minlength=len(self.agents) + 1).tolist()
@@ -331,12 +332,12 @@ class ThoughtAutoencoder(LightningModule):
         if not self.trainer.is_global_zero or not self._report:
             return
         for finding in self.findings:
-            if finding.is_alarm and not self.trainer.fast_dev_run:
+            if finding.is_alarm and not is_dry_run(self):
                 rank_zero_warn(f"{finding.name}: {finding.explanation}")
         folder = Path(self.trainer.default_root_dir)
         report = {k: v if v != math.inf else None for k, v in self._report.items()}
         (folder / "structure.json").write_text(json.dumps(report, indent=2) + "\n")
-        if not self.trainer.fast_dev_run:
+        if not is_dry_run(self):
             (folder / "figures").mkdir(exist_ok=True)
             figure = draw_sharing(
                 self._magnitude_KZ, self.model.relevant_KZ.cpu(), self.agents.names

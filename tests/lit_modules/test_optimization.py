@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine
+from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine, with_cosine
 from models.base_lm import BaseLMConfig
 from models.memory_config import MemoryConfig
 from models.memory_lm import build_memory_lm
@@ -51,6 +51,30 @@ def test_schedule_by_hand():
     assert rates[8] == pytest.approx(2.0 * 0.55)  # half way down the cosine
     assert rates[6] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4))))
     assert rates[12:] == pytest.approx([0.2, 0.2])
+
+
+def test_a_cosine_goes_on_every_step_to_its_final_share():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    config = with_cosine(optimizer, warmup_steps=0, total_steps=4.0, final_share=0.05)
+    assert config["optimizer"] is optimizer
+    schedule = config["lr_scheduler"]
+    assert (schedule["interval"], schedule["name"]) == ("step", "lr")
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule["scheduler"].step()
+    assert rates[::2] == pytest.approx([2.0, 1.05, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("instead", "words"),
+    [(None, r"trainer\.max_epochs\)$"), ("model.init_args.x", r"\), or model\.init_args\.x$")],
+)
+def test_a_cosine_without_an_end_is_refused(instead, words):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    with pytest.raises(ValueError, match=words):
+        with_cosine(optimizer, 0, math.inf, 0.05, instead)
 
 
 def test_values_and_the_rest_are_clipped_by_their_own_norms(model):
