@@ -58,9 +58,14 @@ class Problem:
     learning_rate: float = 4e-3
 
     @property
+    def size(self) -> int:
+        """Latents."""
+        return sum(self.group_sizes)
+
+    @property
     def name(self) -> str:
         """As in tables."""
-        return f"{self.kind.replace('_', ' ')}, {sum(self.group_sizes)} latents"
+        return f"{self.kind.replace('_', ' ')}, {self.size} latents"
 
 
 @dataclass(frozen=True)
@@ -212,7 +217,8 @@ def _fast_ica(white_NZ: Tensor, seed: int) -> Tensor:
     ica = FastICA(whiten=False, max_iter=200, tol=1e-3, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it then has what 200 turns gave
-        ica.fit(white_NZ.numpy())
+        # In float64: with many latents float32 gives eigenvalues below 0, and then nothing more.
+        ica.fit(white_NZ.double().numpy())
     rotation_ZZ = torch.from_numpy(ica.components_).float()
     left, _, right = torch.linalg.svd(rotation_ZZ)
     return left @ right
