@@ -70,6 +70,26 @@ def stages(tmp_path_factory) -> dict[str, Path]:
     return {name: (folder / path) for name, path in paths.items()}
 
 
+def test_the_sum_goes_from_agents_to_prefixes(workdir, monkeypatch):
+    monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
+    small = (f"{TASK}.num_train", 32, f"{TASK}.num_val", 8, "--data.init_args.batch_size", 16)
+    small += ("--trainer.max_steps", 1, "--trainer.val_check_interval", 1)
+    init_from = "--model.init_args.init_from"
+    agents = run("sum_modulo_agents", *small)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # after one step nothing is settled
+        codec = run("sum_modulo_autoencoder", *small, init_from, agents / "export")
+    small += ("--model.init_args.probe_samples", 0, "--model.init_args.intervention_samples", 0)
+    small += ("--model.init_args.adapter.routing.mode", "all")
+    adapter = run("sum_modulo_adapter", *small, init_from, codec / "export")
+    system = ThoughtSystem.load(adapter / "export")
+    # The states that the codec reads are those in which the agents were taught to keep evidence.
+    assert [system.state.layer(agent.num_layers) for agent in system.agents] == [1, 1, 1]
+    metrics = summary(adapter)["metrics"]
+    assert 0 <= metrics["val/thought/accuracy"] <= 1
+    assert "val/text_2/accuracy" in metrics
+
+
 def test_agents_learn_and_say_how_they_do_with_messages(stages):
     result = summary(stages["agents"])
     assert (result["status"], result["steps"]) == ("finished", 3)
