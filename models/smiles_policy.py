@@ -112,8 +112,10 @@ class SmilesPolicy(Policy):
     @staticmethod
     def _score(model: SmilesRNN, rollout: Rollout) -> Tensor:
         read_BT = torch.cat([rollout.prompt_ids_BP[:, -1:], rollout.token_ids_BT[:, :-1]], 1)
-        log_prob_BTV = model(read_BT).float().log_softmax(-1)
-        found_BT = log_prob_BTV.gather(2, rollout.token_ids_BT[..., None])[..., 0]
+        lengths_B, order_B = rollout.num_tokens.sort(descending=True, stable=True)
+        log_prob_BTV = model(read_BT[order_B], lengths_B).float().log_softmax(-1)
+        tokens_BT1 = rollout.token_ids_BT[order_B][..., None]
+        found_BT = log_prob_BTV.gather(2, tokens_BT1)[..., 0][order_B.argsort()]
         return found_BT.masked_fill(~rollout.token_mask_BT, 0.0)
 
     # -- the module -------------------------------------------------------------------------------

@@ -99,22 +99,35 @@ class SmilesRNN(nn.Module):
 
     # -- all positions at once --------------------------------------------------------------------
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
         """Logits of the token after each position.
 
         Args:
             ids_BT: int64; padding may stand at the end, where nothing before sees it.
+            lengths_B: Tokens of each row, none more than the row before. Logits after them mean
+                nothing then, and a GRU on a CPU does not compute them. None: all positions count.
 
         Returns:
             (B, T, V).
+
+        Raises:
+            ValueError: if a row is longer than the one before.
         """
-        states_TBH = self._states(ids_BT.t())
+        states_TBH = self._states(ids_BT.t(), lengths_B)
         logits: Tensor = self.output(self.dropout(states_TBH)).transpose(0, 1)
         return logits
 
-    def _states(self, ids_TB: Tensor) -> Tensor:
+    def _states(self, ids_TB: Tensor, lengths_B: Tensor | None) -> Tensor:
+        num_open_T = None
+        if lengths_B is not None:
+            if (lengths_B.diff() > 0).any():
+                raise ValueError(
+                    f"lengths_B is {lengths_B.tolist()}: order rows, the longest first"
+                )
+            positions_T1 = torch.arange(len(ids_TB), device=lengths_B.device)[:, None]
+            num_open_T = (lengths_B > positions_T1).sum(1).tolist()
         if self.config.cell == "gru" and ids_TB.device.type == "cpu":
-            return self._gru_states(ids_TB)
+            return self._gru_states(ids_TB, num_open_T)
         states_TBH = self.embedding(ids_TB)
         if self.dropout.p and self.config.num_layers > 1:
             self.rnn.dropout = self.dropout.p
@@ -122,14 +135,14 @@ class SmilesRNN(nn.Module):
         result: Tensor = states_TBH
         return result
 
-    def _gru_states(self, ids_TB: Tensor) -> Tensor:
+    def _gru_states(self, ids_TB: Tensor, num_open_T: list[int] | None) -> Tensor:
         first_BH = self.embedding.weight.new_zeros(ids_TB.shape[1], self.config.hidden_size)
         inputs_TBG = embedding(ids_TB, self._table().to(first_BH.dtype))
-        states_TBH = gru_states(inputs_TBG, *self._weights(0)[2:], first_BH)
+        states_TBH = gru_states(inputs_TBG, *self._weights(0)[2:], first_BH, num_open_T)
         for layer in range(1, self.config.num_layers):
             weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)
             inputs_TBG = self.dropout(states_TBH) @ weight_ih.t() + bias_ih
-            states_TBH = gru_states(inputs_TBG, weight_hh, bias_hh, first_BH)
+            states_TBH = gru_states(inputs_TBG, weight_hh, bias_hh, first_BH, num_open_T)
         return states_TBH
 
     def _table(self) -> Tensor:

@@ -23,6 +23,48 @@ def test_recurrence_has_the_right_gradient():
     assert torch.autograd.gradcheck(gru_states, inputs)
 
 
+def test_rows_that_have_ended_take_no_step_and_no_gradient():
+    shapes = [(4, 3, 6), (6, 2), (6,), (3, 2)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def run(*tensors):
+        return gru_states(*tensors, [3, 2, 2, 1])
+
+    assert torch.autograd.gradcheck(run, inputs)
+    states, everything = run(*inputs), gru_states(*inputs)
+    for row, length in enumerate((4, 3, 1)):
+        torch.testing.assert_close(states[:length, row], everything[:length, row])
+        assert not states[length:, row].any()
+    states.sum().backward()
+    assert not inputs[0].grad[3, 1:].any()
+    assert not inputs[0].grad[1:3, 2].any()
+    assert inputs[0].grad[0].all()
+
+
+@pytest.mark.parametrize("num_open", [[3, 3, 3, 4], [3, 1, 2, 1], [3, 3]])
+def test_rows_that_come_back_are_refused(num_open):
+    with pytest.raises(ValueError, match="none larger than the one before"):
+        gru_states(
+            torch.zeros(4, 3, 6), torch.zeros(6, 2), torch.zeros(6), torch.zeros(3, 2), num_open
+        )
+
+
+@pytest.mark.parametrize(("cell", "num_layers"), [("gru", 1), ("gru", 2), ("lstm", 1)])
+def test_lengths_change_nothing_before_them(cell, num_layers):
+    model = tiny(cell, num_layers)
+    ids_BT = torch.randint(len(WORDS), (3, 6))
+    lengths_B = torch.tensor([6, 4, 1])
+    kept_BT = torch.arange(6) < lengths_B[:, None]
+    grads = []
+    for lengths in (lengths_B, None):
+        logits = model(ids_BT, lengths)[kept_BT]
+        grads.append((logits, *torch.autograd.grad(logits.square().sum(), [*model.parameters()])))
+    for short, full in zip(*grads, strict=True):
+        torch.testing.assert_close(short, full, atol=1e-6, rtol=1e-4)
+    with pytest.raises(ValueError, match="the longest first"):
+        model(ids_BT, lengths_B.flip(0))
+
+
 def test_one_step_by_hand():
     # All weights 0: r = z = 1/2, n = tanh(x_n) = tanh(1), h' = (n + h) / 2 with h = 0.2.
     inputs = torch.tensor([[[0.0, 0.0, 1.0]]])
@@ -36,7 +78,7 @@ def test_under_autocast_only_products_are_rounded(num_layers):
     ids_BT = torch.randint(len(WORDS), (4, 6))
     exact = model(ids_BT)
     with torch.autocast("cpu", torch.bfloat16):
-        assert model._gru_states(ids_BT.t()).dtype == torch.float32
+        assert model._gru_states(ids_BT.t(), None).dtype == torch.float32
         rounded = model(ids_BT)
     assert not torch.equal(rounded.float(), exact)
     torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0.03)
