@@ -164,6 +164,7 @@ class MoleculeOptimization(PolicyOptimization):
     def sample(self, prompts: Prompts, step: int) -> Rollout:
         """Molecules from the start token on; what is drawn follows from seed, step and rank."""
         assert isinstance(self.policy, SmilesPolicy | CausalLMPolicy)
+        assert self.policy.tokenizer is not None  # the prior brings it
         start = {"prompt_ids": [self.policy.tokenizer.bos_token_id], "prompt": ""}
         rollout = super().sample([start] * len(prompts), step)
         self.generated_samples += len(rollout) * self._world_size

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -22,6 +23,7 @@ from lit_modules.optimization import (
     scheduled,
 )
 from lit_modules.policy_evaluation import PolicyEvaluation
+from lit_modules.trainer_parts import data_of, is_dry_run
 from models.causal_lm_policy import CausalLMPolicy
 from models.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from models.policy import Policy
@@ -219,19 +221,19 @@ class PolicyOptimization(LightningModule):
         """Equation 11: completions at the threshold get their anchor's reward and level."""
         if self.mara is None:
             return experience
-        columns = (
+        columns = [
             experience.reward,
             experience.reference_log_prob,
             experience.rollout.group_B,
             experience.rollout.num_tokens,
-        )
+        ]
         count, first = len(experience.rollout), 0
         needs_all = self.mara.percentile is not None or self.mara.scope != "group"
         if needs_all and self._world_size > 1:
             first = count * self.trainer.global_rank
-            columns = tuple(self.all_gather(column).flatten(0, 1) for column in columns)
-            ranks_B = torch.arange(len(columns[0]), device=self.device) // count
-            columns = (*columns[:2], columns[2] + ranks_B * count, columns[3])
+            columns = [self._gathered(column) for column in columns]
+            # Groups of different ranks are different.
+            columns[2] += torch.arange(len(columns[2]), device=self.device) // count * count
         reward_B, reference_B, group_B, num_tokens_B = columns
         augmentation = self.mara.augment(
             reward_B,
@@ -284,7 +286,7 @@ class PolicyOptimization(LightningModule):
         self,
         epoch: int,
         batch_idx: int,
-        optimizer: Optimizer,
+        optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
         """Step `updates_per_rollout` times on what was sampled once."""
@@ -306,6 +308,12 @@ class PolicyOptimization(LightningModule):
         mixed = np.random.SeedSequence([self._seed, step, rank, purpose]).generate_state(2)
         generator = torch.Generator(device=self.device)
         return generator.manual_seed(int(mixed[0]) << 31 ^ int(mixed[1]))
+
+    def _gathered(self, column_B: Tensor) -> Tensor:
+        """The rows of all ranks, one after another."""
+        ranks: Any = self.all_gather(column_B)
+        rows: Tensor = ranks.flatten(0, 1)
+        return rows
 
     @property
     def _world_size(self) -> int:
@@ -342,7 +350,7 @@ class PolicyOptimization(LightningModule):
                 f"trainer.accumulate_grad_batches {self.trainer.accumulate_grad_batches}: set one "
                 "of them to 1"
             )
-        data: LightningDataModule | None = self.trainer.datamodule
+        data = data_of(self)
         if isinstance(self.policy, CausalLMPolicy) and hasattr(data, "tokenizer"):
             self.policy.use_tokenizer(data.tokenizer)
 
@@ -355,7 +363,7 @@ class PolicyOptimization(LightningModule):
 
     def on_train_start(self) -> None:
         """Validate once before the first step, outside of Lightning's own counting."""
-        is_first = self.trainer.global_step == 0 and not self.trainer.fast_dev_run
+        is_first = self.trainer.global_step == 0 and not is_dry_run(self)
         if self.evaluate_first and is_first and self.trainer.limit_val_batches:
             self.evaluation.reset(self.device)
             for number, loader in enumerate(self._validation_loaders()):
@@ -370,7 +378,7 @@ class PolicyOptimization(LightningModule):
 
     def on_train_end(self) -> None:
         """Warn of a threshold that was never reached in a short run."""
-        if not self.trainer.fast_dev_run:
+        if not is_dry_run(self):
             self.experience_log.warn_of_threshold()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -418,7 +426,7 @@ class PolicyOptimization(LightningModule):
         self.experience_log.restart_clock()
 
     def _validation_loaders(self) -> Sequence[Any]:
-        loaders = self.trainer.val_dataloaders or self.trainer.datamodule.val_dataloader()
+        loaders = self.trainer.val_dataloaders or data_of(self).val_dataloader()
         return loaders if isinstance(loaders, Sequence) else [loaders]
 
     # -- optimization -----------------------------------------------------------------------------
