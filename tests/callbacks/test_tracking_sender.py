@@ -1,6 +1,7 @@
 """The queue between a run and its tracker, with a store that fails when it is told to."""
 
 import threading
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from callbacks.tracking_sender import SPOOL_FILE, TrackingSender
 
 
 class FakeStore:
-    """Takes up to two records at once; raises what `error` holds."""
+    """Takes up to two records at once, none past a poisoned one; raises what `error` holds."""
 
     def __init__(self) -> None:
         self.taken: list[Record] = []
@@ -25,8 +26,9 @@ class FakeStore:
             raise self.error
         if records[0].get("poison"):
             raise RejectedRecordError("no")
-        self.taken += records[:2]
-        return len(records[:2])
+        sent = list(takewhile(lambda record: not record.get("poison"), records[:2]))
+        self.taken += sent
+        return len(sent)
 
 
 @pytest.fixture
