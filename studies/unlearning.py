@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     arm = learning(world, way, starts, out / "arms")
     taught = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[way.name]
     numbers = [
-        _unlearn(run, arm.args, unlearned, out / "unlearned" / f"seed{seed}", seed)
+        _unlearn(run, arm.args, unlearned, out / "unlearned" / run.parent.name / run.name, seed)
         for seed, run in zip(seeds, taught, strict=True)
     ]
     return write_results(
