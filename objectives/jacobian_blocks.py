@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Shapes: B batch, b samples of one turn, R rows, W hidden units, C columns
+# Shapes: B batch, b samples of one turn, R rows, r rows of one block, W hidden units, C columns,
+# m all columns of a turn (b C)
+
+# A block of a product that stays in a core's cache (1 MiB) from the product that makes it to the
+# two that take it. GPUs want large products instead.
+CPU_ELEMENTS = 2**18
 
 
 class ProductL1(torch.autograd.Function):
     """Mean over samples of the sum of |out diag(slopes_b) in|, with its gradients.
 
-    The gradient of a sum of absolute values needs only signs, so it is formed while a turn's
-    product is at hand: three matrix products, and no product outlives its turn. The derivative at 0
-    is taken as 0. Once differentiable.
+    The gradient of a sum of absolute values needs only signs, so it is formed while a block of the
+    product is at hand: three matrix products, and no block outlives its turn. Pulled back to the
+    hidden units, the signs give the value as well, without another pass over the product. The
+    derivative at 0 is taken as 0. Once differentiable.
     """
 
     @staticmethod
@@ -24,29 +30,42 @@ class ProductL1(torch.autograd.Function):
         """Value; keeps the gradients of those arguments that need one."""
         num_samples, width = slopes_BW.shape
         num_rows, num_columns = out_RW.shape[0], in_WC.shape[1]
-        needs_out, needs_slopes, needs_in = ctx.needs_input_grad[:3]
+        needs_out, *needs_pulled = ctx.needs_input_grad[:3]
+        pulls = any(needs_pulled)
+        if out_RW.device.type == "cpu":
+            max_elements = min(max_elements, CPU_ELEMENTS)
+        per_turn = max(1, max_elements // (num_columns * max(num_rows, width)))
+        per_block = max(1, max_elements // (num_columns * per_turn))
+
         total = out_RW.new_zeros(())
-        grad_out_RW = torch.zeros_like(out_RW) if needs_out else None
-        grad_in_WC = torch.zeros_like(in_WC) if needs_in else None
+        grad_out_RW = torch.empty_like(out_RW) if needs_out else None
+        grad_in_WC = torch.zeros_like(in_WC) if pulls else None
         grad_slopes = []
-        turn = max(1, max_elements // (num_columns * max(num_rows, width)))
-        for slopes_bW in slopes_BW.split(turn):
+        buffer_rm = out_RW.new_empty(min(per_block, num_rows), per_turn * num_columns)
+        for turn, slopes_bW in enumerate(slopes_BW.split(per_turn)):
             # hidden units first, so that all samples of the turn make one matrix product
             scaled_WbC = slopes_bW.mT[:, :, None] * in_WC[:, None, :]
             scaled_Wm = scaled_WbC.reshape(width, -1)
-            product_Rm = out_RW @ scaled_Wm
-            total += product_Rm.abs().sum()
-            if not any((needs_out, needs_slopes, needs_in)):
-                continue
-            signs_Rm = product_Rm.sign_()
-            if grad_out_RW is not None:
-                grad_out_RW.addmm_(signs_Rm, scaled_Wm.mT)
-            if needs_slopes or needs_in:
-                pulled_WbC = (out_RW.mT @ signs_Rm).view_as(scaled_WbC)
-                if needs_slopes:
-                    grad_slopes.append(torch.einsum("wbc,wc->bw", pulled_WbC, in_WC))
-                if grad_in_WC is not None:
-                    grad_in_WC += torch.einsum("wbc,bw->wc", pulled_WbC, slopes_bW)
+            pulled_Wm = torch.empty_like(scaled_Wm) if pulls else None
+            for rows in range(0, num_rows, per_block):
+                out_rW = out_RW[rows : rows + per_block]
+                product_rm = buffer_rm[: len(out_rW), : scaled_Wm.shape[1]]
+                torch.mm(out_rW, scaled_Wm, out=product_rm)
+                if pulled_Wm is None:
+                    total += product_rm.abs().sum()
+                signs_rm = product_rm.sign_()
+                if grad_out_RW is not None:
+                    grad_out_RW[rows : rows + per_block].addmm_(
+                        signs_rm, scaled_Wm.mT, beta=min(turn, 1)
+                    )
+                if pulled_Wm is not None:
+                    pulled_Wm.addmm_(out_rW.mT, signs_rm, beta=min(rows, 1))
+            if pulled_Wm is not None and grad_in_WC is not None:
+                pulled_WbC = pulled_Wm.view_as(scaled_WbC)
+                grad_slopes_bW = torch.linalg.vecdot(pulled_WbC, in_WC[:, None, :]).mT
+                grad_slopes.append(grad_slopes_bW)
+                total += (grad_slopes_bW * slopes_bW).sum()
+                grad_in_WC += pulled_WbC.mul_(slopes_bW.mT[:, :, None]).sum(1)
         grad_slopes_BW = torch.cat(grad_slopes) if grad_slopes else None
         ctx.save_for_backward(grad_out_RW, grad_slopes_BW, grad_in_WC)
         ctx.num_samples = num_samples

@@ -132,6 +132,25 @@ def test_closed_form_l1_and_its_gradients(activation, max_elements):
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("needed", [(), (0,), (1,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("max_elements", [1, 20, 70, 10**6])
+def test_product_l1_in_turns_and_blocks(max_elements, needed):
+    """Whatever is held at once and whichever gradients are asked for: values of the whole."""
+    torch.manual_seed(2)
+    factors = [torch.randn(shape, dtype=torch.float64) for shape in ((5, 4), (7, 4), (4, 3))]
+    for place in needed:
+        factors[place].requires_grad_()
+    out_RW, slopes_BW, in_WC = factors
+    expected = torch.einsum("rw,bw,wc->brc", out_RW, slopes_BW, in_WC).abs().sum((1, 2)).mean()
+    found = ProductL1.apply(out_RW, slopes_BW, in_WC, max_elements)
+    torch.testing.assert_close(found, expected)
+    wanted = [factors[place] for place in needed]
+    if wanted:
+        torch.testing.assert_close(
+            torch.autograd.grad(found, wanted), torch.autograd.grad(expected, wanted)
+        )
+
+
 @pytest.mark.parametrize("out_rows", [3, 40], ids=["block formed", "gram"])
 def test_closed_form_squares_equal_those_of_the_jacobian(out_rows):
     torch.manual_seed(0)
