@@ -277,11 +277,18 @@ def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
     # Each block's best is one of the scores, so the t best are no lower than the t-th of these:
     # what is left to choose from is a small part of a large table, found in one pass.
     num_blocks = min(_BLOCKS_A_SLOT * num_slots, scores_S.numel())
-    blocks = scores_S[: scores_S.numel() // num_blocks * num_blocks].view(num_blocks, -1)
-    lowest = blocks.amax(1).topk(num_slots).values[-1]
-    if not lowest > 0:  # fewer score, or a nan stands before them
+    size = scores_S.numel() // num_blocks
+    blocks = scores_S[: size * num_blocks].view(num_blocks, size)
+    rest = scores_S[size * num_blocks :]
+    best = blocks.amax(1)
+    lowest = best.topk(num_slots).values[-1]
+    if not lowest > 0 or best.isnan().any():  # fewer score, or a nan stands before them
         return _first(_scoring(scores_S), scores_S, num_slots)
-    return _first((scores_S >= lowest).nonzero().squeeze(1), scores_S, num_slots)
+    searched = (best >= lowest).nonzero().squeeze(1)
+    number, place = (blocks[searched] >= lowest).nonzero().unbind(1)
+    in_rest = (rest >= lowest).nonzero().squeeze(1) + size * num_blocks
+    candidates_U = torch.cat([searched[number] * size + place, in_rest])
+    return _first(candidates_U, scores_S, num_slots)
 
 
 def slots_by_share(scores_S: Tensor, share: float) -> Tensor:

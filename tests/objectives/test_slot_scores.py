@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from objectives.slot_scores import (
@@ -157,6 +157,21 @@ def test_a_share_is_reached_in_spite_of_rounding():
     scores = torch.full((5,), 0.7, dtype=torch.float64)
     assert float(scores.cumsum(0)[-1]) * 0.2 > 0.7  # by a rounding, one of five is not a fifth
     assert slots_by_share(scores, 0.2).tolist() == [0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), num_slots=st.integers(1, 3), nan=st.none() | st.integers(0, 66))
+@example(seed=0, num_slots=3, nan=1)
+def test_the_best_of_a_table_larger_than_its_blocks(seed, num_slots, nan):
+    """Equal scores within, between and behind blocks; a nan is never chosen and hides nothing."""
+    draw = torch.Generator().manual_seed(seed)
+    scores = torch.randint(0, 5, (67,), generator=draw).double()
+    scores[0] = 5.0
+    if nan is not None:
+        scores[nan] = float("nan")
+    positive = [slot for slot in range(67) if scores[slot] > 0]
+    expected = sorted(positive, key=lambda slot: (-float(scores[slot]), slot))[:num_slots]
+    assert top_slots(scores, num_slots).tolist() == sorted(expected)
 
 
 def test_an_empty_batch_selects_nothing():
