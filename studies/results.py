@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from scipy import stats
+
+#: Columns of a table where there is no terminal to fit.
+_WIDTH = 150
 
 
 @dataclass(frozen=True)
@@ -102,20 +105,34 @@ def write_results(
 
 def _print(results: dict[str, Any]) -> None:
     console = Console()
-    metrics = sorted({metric for arm in results["arms"].values() for metric in arm})
-    table = Table("metric", *results["arms"], title=results["claim"])
-    for metric in metrics:
-        cells = []
-        for arm in results["arms"].values():
-            entry = arm[metric]
-            interval = entry["interval"]
-            spread = "" if interval is None else f" [{interval[0]:.4g}, {interval[1]:.4g}]"
-            cells.append(f"{entry['mean']:.4g}{spread}")
-        table.add_row(metric, *cells)
-    console.print(table)
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(_table(results["claim"], results["arms"]))
     for test in results["tests"]:
         p = "not defined" if test["p"] is None else f"{test['p']:.2g}"
         console.print(f"{test['name']}: p = {p}")
     for name, check in results["checks"].items():
         verdict = "held" if check["held"] else "[bold]not held[/bold]"
         console.print(f"{name}: {check['value']:.4g} against {check['bound']:.4g}: {verdict}")
+
+
+def _table(claim: str, arms: dict[str, dict[str, Any]]) -> Table:
+    """What there are fewer of, arms or metrics, across: a study of many arms stays readable."""
+    metrics = sorted({metric for arm in arms.values() for metric in arm})
+    cells = {(name, key): _cell(entry) for name, arm in arms.items() for key, entry in arm.items()}
+    caption = "means over seeds ± half of the 95% interval (Student's t)"
+    if len(arms) > len(metrics):
+        table = Table(Column("arm", no_wrap=True), *metrics, title=claim, caption=caption)
+        for arm in arms:
+            table.add_row(arm, *(cells.get((arm, metric), "") for metric in metrics))
+        return table
+    table = Table("metric", *arms, title=claim, caption=caption)
+    for metric in metrics:
+        table.add_row(metric, *(cells.get((arm, metric), "") for arm in arms))
+    return table
+
+
+def _cell(entry: dict[str, Any]) -> str:
+    interval = entry["interval"]
+    spread = "" if interval is None else f" ±{(interval[1] - interval[0]) / 2:.2g}"
+    return f"{entry['mean']:.4g}{spread}"

@@ -45,4 +45,17 @@ def test_a_check_that_does_not_hold_is_a_result(tmp_path, capsys):
     assert results["steps"] == 3
     shown = capsys.readouterr().out
     assert "dry enough: 0.15 against 0.5: not held" in shown
-    assert "0.15 [" in shown
+    assert "0.15 ±0.64" in shown  # 12.706 standard errors of .05
+
+
+def test_many_arms_stand_below_one_another(tmp_path, capsys):
+    numbers = {"learned": mean_interval([0.5]), "points lost": mean_interval([40.0])}
+    arms = {f"arm number {number}": numbers for number in range(15)} | {
+        "half": {"learned": numbers["learned"]}
+    }
+    write_results(tmp_path, "a claim", "smoke", arms, [], {})
+    lines = capsys.readouterr().out.splitlines()
+    (shown,) = (line for line in lines if "arm number 14" in line)
+    assert "0.5" in shown
+    assert "40" in shown
+    assert "learned" in next(line for line in lines if "points lost" in line)
