@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from lit_modules.language_model_training import LanguageModelTraining
 from lit_modules.optimization import (
     build_adamw,
-    clip_apart,
     optimizer_of_nothing,
     parameter_groups,
     scheduled,
@@ -254,16 +253,6 @@ class ContinualFinetuning(LanguageModelTraining):
             return optimizer_of_nothing(self)
         optimizer = self._build_optimizer()
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the values and the rest apart, by norm, as in pretraining."""
-        if gradient_clip_val:
-            clip_apart(self.model, gradient_clip_val)
 
     def _build_optimizer(self) -> Optimizer:
         if self.optimizer == "adamw":

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_modules.language_model_evaluation import LanguageModelEvaluation
+from lit_modules.optimization import ClipsValuesApart
 from lit_modules.rank_sums import sum_over_ranks
 from lit_modules.trainer_parts import data_of
 from objectives.batch_nll import Batch, batch_nll
@@ -19,7 +20,7 @@ from objectives.language_modeling import NextTokenNLL
 LossTerm = Callable[[LightningModule, Batch], Tensor]
 
 
-class LanguageModelTraining(LightningModule):
+class LanguageModelTraining(ClipsValuesApart, LightningModule):
     """Trains a causal language model on rows of documents; a subclass says which and how.
 
     The loss is the mean negative log-likelihood over the labelled tokens of the whole step, all

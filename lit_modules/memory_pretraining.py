@@ -4,12 +4,11 @@ import math
 from pathlib import Path
 from typing import Literal
 
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import PreTrainedModel
 
 from lit_modules.language_model_training import LanguageModelTraining
-from lit_modules.optimization import build_adamw, clip_apart, with_cosine
+from lit_modules.optimization import build_adamw, with_cosine
 from models.base_lm import BaseLMConfig
 from models.memory_blocks import value_tables
 from models.memory_config import MemoryConfig
@@ -115,16 +114,6 @@ class MemoryPretraining(LanguageModelTraining):
         return with_cosine(
             optimizer, self.warmup_steps, total, self.final_learning_rate_share, instead
         )
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the values and the rest apart, by norm."""
-        if gradient_clip_val:
-            clip_apart(self.model, gradient_clip_val)
 
 
 def _build(

@@ -95,6 +95,21 @@ def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
     )
 
 
+class ClipsValuesApart:
+    """For LightningModules with memory: `trainer.gradient_clip_val` as `clip_apart` has it."""
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the values and the rest apart, by norm."""
+        if gradient_clip_val:
+            assert isinstance(self, nn.Module)
+            clip_apart(self, gradient_clip_val)
+
+
 def optimizer_of_nothing(module: nn.Module) -> SGD:
     """What the loop steps where a callback updates the model by itself.
 

@@ -17,8 +17,8 @@ from torchmetrics import Metric
 
 from lit_modules.experience_log import ExperienceLog
 from lit_modules.optimization import (
+    ClipsValuesApart,
     build_adamw,
-    clip_apart,
     optimizer_of_nothing,
     scheduled,
 )
@@ -42,7 +42,7 @@ Schedule = Literal["constant", "cosine"]
 _FOR_VALIDATION = 2**31
 
 
-class PolicyOptimization(LightningModule):
+class PolicyOptimization(ClipsValuesApart, LightningModule):
     """Maximises E[R] - beta KL(policy, reference), with MARA's rewards in place of R or without.
 
     Every training step samples completions of a batch of prompts, scores them, and updates the
@@ -449,16 +449,6 @@ class PolicyOptimization(LightningModule):
             self.betas,
         )
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip the values and the rest apart, by norm, as in pretraining."""
-        if gradient_clip_val:
-            clip_apart(self.policy, gradient_clip_val)
 
 
 def _policy(
