@@ -54,13 +54,22 @@ DESCRIPTION = (
 OPTION_TITLES = {
     "model": (
         "What is trained",
-        "--model.help lit_modules.memory_pretraining.MemoryPretraining lists the options of that "
-        "model, and with --model.memory.help or --model.base.help after it those of a part.",
+        "--model.help CLASS lists the options of a model, and with --model.memory.help or "
+        "--model.base.help after it those of a part. CLASS is, below lit_modules, one of "
+        "memory_pretraining.MemoryPretraining, continual_finetuning.ContinualFinetuning; "
+        "policy_optimization.PolicyOptimization, causal_lm.CausalLM (of molecules), "
+        "molecule_optimization.MoleculeOptimization; agent_pretraining.AgentPretraining, "
+        "agent_finetuning.AgentFinetuning, thought_autoencoder.ThoughtAutoencoder, "
+        "thought_adapter.ThoughtAdapter. Or a LightningModule of your own.",
     ),
     "data": (
         "What it is trained on",
-        "--data.help datamodules.text_and_facts.TextAndFacts lists the options of that data; there "
-        "are also datamodules.text_corpus.TextCorpus and datamodules.facts.Facts.",
+        "--data.help CLASS lists the options of the data. CLASS is, below datamodules, one of "
+        "text_and_facts.TextAndFacts, text_corpus.TextCorpus, facts.Facts, "
+        "fact_stream.FactStream, document_stream.DocumentStream; chat_prompts.ChatPrompts, "
+        "supervised_replies.SupervisedReplies, smiles.Smiles, unprompted.Unprompted; "
+        "pooled_evidence.PooledEvidence, reasoning.Reasoning, debate_questions.DebateQuestions, "
+        "agent_states.AgentStates. Or a LightningDataModule of your own.",
     ),
 }
 

@@ -1,6 +1,7 @@
 """Every configuration in `configs/` parses, and every experiment among them takes two steps."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from datamodules.tokenizer import TokenizerConfig
 from models.memory_blocks import memory_layers
 from models.memory_lm import load_memory_lm
 from tests.conftest import ROOT
-from train import main
+from train import OPTION_TITLES, main
 
 CONFIGS = ROOT / "configs"
 HARDWARE = sorted((CONFIGS / "hardware").glob("*.yaml"))
@@ -120,3 +121,14 @@ def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdi
     state = {name.replace(".mlp.ffn.", ".mlp."): t for name, t in healed.state_dict().items()}
     for name, tensor in base.state_dict().items():
         assert torch.equal(state[name], tensor.float()), name
+
+
+def test_help_names_every_class_that_a_configuration_uses():
+    used = {"model": set(), "data": set()}
+    for path in (*EXPERIMENTS, *DATA):
+        text = path.read_text()
+        used["model"] |= set(re.findall(r"class_path: lit_modules\.(\w+\.[A-Z]\w+)", text))
+        used["data"] |= set(re.findall(r"class_path: datamodules\.(\w+\.[A-Z]\w+)", text))
+    for option, names in used.items():
+        assert len(names) >= 9
+        assert all(name in OPTION_TITLES[option][1] for name in names)
