@@ -54,13 +54,12 @@ DESCRIPTION = (
 OPTION_TITLES = {
     "model": (
         "What is trained",
-        "--model.help CLASS lists the options of a model, and with --model.memory.help or "
-        "--model.base.help after it those of a part. CLASS is, below lit_modules, one of "
+        "--model.help CLASS lists a model's options, with --model.memory.help or --model.base.help "
+        "after it those of a part. CLASS is, below lit_modules, one of "
         "memory_pretraining.MemoryPretraining, continual_finetuning.ContinualFinetuning; "
-        "policy_optimization.PolicyOptimization, causal_lm.CausalLM (of molecules), "
-        "molecule_optimization.MoleculeOptimization; agent_pretraining.AgentPretraining, "
-        "agent_finetuning.AgentFinetuning, thought_autoencoder.ThoughtAutoencoder, "
-        "thought_adapter.ThoughtAdapter. Or a LightningModule of your own.",
+        "policy_optimization.PolicyOptimization, molecule_optimization.MoleculeOptimization, "
+        "causal_lm.CausalLM; agent_pretraining.AgentPretraining, agent_finetuning.AgentFinetuning, "
+        "thought_autoencoder.ThoughtAutoencoder, thought_adapter.ThoughtAdapter, or your own.",
     ),
     "data": (
         "What it is trained on",
@@ -69,7 +68,7 @@ OPTION_TITLES = {
         "fact_stream.FactStream, document_stream.DocumentStream; chat_prompts.ChatPrompts, "
         "supervised_replies.SupervisedReplies, smiles.Smiles, unprompted.Unprompted; "
         "pooled_evidence.PooledEvidence, reasoning.Reasoning, debate_questions.DebateQuestions, "
-        "agent_states.AgentStates. Or a LightningDataModule of your own.",
+        "agent_states.AgentStates, or your own.",
     ),
 }
 
@@ -262,11 +261,10 @@ class TriptychCLI(LightningCLI):
         path = next((p for p in (Path(config), ROOT / config) if p.is_file()), None)
         if path is None:
             raise FileNotFoundError(f"model.init_args.init_from: there is no file {config}")
-        words = ["--tracking.uri", options.tracking.uri or "null"]
+        words = ["--config", str(path), "--tracking.uri", options.tracking.uri or "null"]
         if options.trainer.fast_dev_run:
             words += ["--trainer.fast_dev_run", str(options.trainer.fast_dev_run)]
         parser = self._parser("fit")
-        words = ["--config", str(path), *words]
         with short_parser_errors(words, self._subcommand_parsers):
             composed = parser.dump(parser.parse_args(words))
         return Stage(path, yaml.safe_load(composed), tuple(words[2:]))
