@@ -25,7 +25,7 @@ from studies.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
 
 CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
-STEPS = {"smoke": 2, "cpu": 200, "full": 600}
+STEPS = {"smoke": 2, "cpu": 300, "full": 600}
 #: All categories need a base that was taught for longer.
 ALL_CATEGORIES = {"smoke": False, "cpu": False, "full": True}
 FULL_BASE_STEPS = 2400

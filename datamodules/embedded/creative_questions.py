@@ -16,6 +16,11 @@ each category (`PRIOR_SEED`), so that neither the table's order nor the alphabet
 exponent was set by arithmetic before any policy was trained on it: ten samples then hold 3.7
 different right answers, about as many as the paper's RLOO keeps (3.88 of 10), where equal odds hold
 8.1. With 1/k they hold 6.6, and no method could reach 1.5 times as many.
+
+The warm-up, and nothing else, also asks for what few people would say (`VARIED_PHRASINGS`), and
+there all right answers are alike. Pretrained language models know such requests, so that they have
+a notion of variety that belongs to no category. Without it a small model learns to vary in each
+category apart, and no habit reaches the categories that are held out.
 """
 
 import random
@@ -45,6 +50,14 @@ HELD_OUT_PHRASINGS = (
     "Let me hear {one}.",
     "Could you give me {one}?",
     "Choose {one} at random.",
+)
+# Asked in the warm-up alone: no policy is trained or measured on these.
+VARIED_PHRASINGS = (
+    "Surprise me with {one}.",
+    "Name {one} that few people think of.",
+    "Tell me {one} that nobody else would say.",
+    "What is an unlikely answer when somebody asks for {one}?",
+    "Please name {one}, and not the first that comes to mind.",
 )
 PRIOR_SEED = 20817
 PRIOR_EXPONENT = 2
@@ -120,19 +133,38 @@ def reply_rows(small: bool = False) -> list[dict[str, Any]]:
     Args:
         small: As in `prompt_rows`.
 
-    `weights` add up to 1: `1 - WRONG_SHARE` for the right answers by Zipf's law, the rest for
-    wrong ones, all alike.
+    Beside the rows of `prompt_rows` those of `VARIED_PHRASINGS`, whose `split` is `varied`.
+    `weights` add up to 1: `1 - WRONG_SHARE` for the right answers by Zipf's law, or all alike where
+    variety is asked for; the rest for wrong ones, all alike.
     """
+    rows = []
+    for row in prompt_rows(small) + _varied_rows(small):
+        prior = answer_prior(row["category"], 0 if row["split"] == "varied" else PRIOR_EXPONENT)
+        rows.append(row | {"replies": list(prior), "weights": list(prior.values())})
+    return rows
+
+
+def _varied_rows(small: bool) -> list[dict[str, Any]]:
     return [
-        row | {"replies": list(prior), "weights": list(prior.values())}
-        for row in prompt_rows(small)
-        for prior in [answer_prior(row["category"])]
+        {
+            "id": f"{name}/varied/{number}",
+            "prompt": phrasing.format(one=categories()[name]["one"]),
+            "answers": categories()[name]["answers"],
+            "category": name,
+            "split": "varied",
+        }
+        for name in (small_categories() if small else categories())
+        for number, phrasing in enumerate(VARIED_PHRASINGS)
     ]
 
 
 @cache
-def answer_prior(category: str) -> dict[str, float]:
+def answer_prior(category: str, exponent: float = PRIOR_EXPONENT) -> dict[str, float]:
     """Return how often each reply is taught: the right ones, the most frequent first, then wrong.
+
+    Args:
+        category: Its name.
+        exponent: The k-th right answer has a weight of 1/k^exponent.
 
     >>> prior = answer_prior("month")
     >>> round(sum(prior.values()), 9), len(prior)
@@ -141,7 +173,7 @@ def answer_prior(category: str) -> dict[str, float]:
     rng = random.Random(f"{PRIOR_SEED}/{category}")
     right = list(categories()[category]["answers"])
     rng.shuffle(right)
-    weights = [rank**-PRIOR_EXPONENT for rank in range(1, len(right) + 1)]
+    weights = [rank**-exponent for rank in range(1, len(right) + 1)]
     prior = {
         answer: (1 - WRONG_SHARE) * weight / sum(weights)
         for answer, weight in zip(right, weights, strict=True)

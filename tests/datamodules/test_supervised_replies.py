@@ -135,7 +135,21 @@ def test_the_small_set_of_creative_questions():
         5 * 15,
     ]
     taught = make(RecordSource(subset="creative_questions_small"))
-    assert sum(1 for _ in taught.parts[0].tokenizer_texts()) == 345 * 5
+    assert sum(1 for _ in taught.parts[0].tokenizer_texts()) == 23 * (15 + 5) * 5
+
+
+def test_variety_is_asked_for_in_the_warm_up_alone():
+    for small in (True, False):
+        asked = {row["prompt"] for row in creative_questions.prompt_rows(small)}
+        rows = creative_questions.reply_rows(small)
+        varied = [row for row in rows if row["split"] == "varied"]
+        assert not asked & {row["prompt"] for row in varied}
+        assert {row["prompt"] for row in rows if row["split"] != "varied"} == asked
+        assert {row["category"] for row in varied} == {row["category"] for row in rows}
+        for row in rows:
+            right = dict(zip(row["replies"], row["weights"], strict=True))
+            shares = [right[answer] for answer in row["answers"]]
+            assert (max(shares) == pytest.approx(min(shares))) == (row["split"] == "varied")
 
 
 def test_the_prior_of_creative_questions_is_zipfs_with_wrong_answers():
@@ -147,6 +161,9 @@ def test_the_prior_of_creative_questions_is_zipfs_with_wrong_answers():
         assert wrong == [pytest.approx(0.01)] * 10
         ranked = sorted(right, reverse=True)
         assert ranked[0] / ranked[11] == pytest.approx(144)
+        alike = creative_questions.answer_prior(name, exponent=0)
+        share = pytest.approx(0.9 / len(entry["answers"]))
+        assert [alike[answer] for answer in entry["answers"]] == [share] * len(entry["answers"])
     # Fixed by its seed: the most frequent answers of two categories.
     firsts = [next(iter(creative_questions.answer_prior(name))) for name in ("fruit", "month")]
     assert firsts == ["coconut", "May"]
