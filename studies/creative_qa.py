@@ -28,7 +28,7 @@ CLAIM = "at no lower reward MARA gives more different right answers than GRPO an
 STEPS = {"smoke": 2, "cpu": 300, "full": 600}
 #: All categories need a base that was taught for longer.
 ALL_CATEGORIES = {"smoke": False, "cpu": False, "full": True}
-FULL_BASE_STEPS = 2400
+FULL_BASE_STEPS = 3000
 PROMPTS = {"smoke": 4, "cpu": None, "full": None}
 PHRASINGS, CATEGORIES = "held_out_phrasings", "held_out_categories"
 MARA, MARA_FORWARD, RLOO, GRPO = "MARA, reverse", "MARA, forward", "RLOO", "GRPO"
