@@ -108,9 +108,15 @@ def exported_start(init_from: str, out: Path, seed: int = 42, more: Sequence[str
 
 
 def run_dir(arm: Arm, seed: int, out: Path) -> Path:
-    """Where an arm's run with a seed is kept: elsewhere if its settings change."""
+    """Where an arm's run with a seed is kept: elsewhere if its settings change.
+
+    Settings are its words and what stands in the configs that they name; configs that those name in
+    turn are not looked at.
+    """
     # What it starts from lies in a folder for each seed, which does not make it another arm.
     words = [word.replace(f"seed{seed}", "seed") for word in arm.words(seed)]
+    configs = [Path(word) for word in words if word.endswith((".yaml", ".yml"))]
+    words += [path.read_text(encoding="utf-8") for path in configs if path.is_file()]
     key = hashlib.sha256("\n".join(words).encode()).hexdigest()[:8]
     return out / "runs" / f"{arm.name}-{key}" / f"seed{seed}"
 

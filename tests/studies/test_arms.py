@@ -67,6 +67,16 @@ def test_changed_settings_are_another_arm_and_another_seed_is_not(tmp_path):
     assert run_dir(Arm("a", ("--config", "none.yaml"), moved), 0, tmp_path).parent != one.parent
 
 
+def test_what_stands_in_a_config_counts_as_settings(tmp_path):
+    config = tmp_path / "steps.yaml"
+    arm = Arm("a", ("--config", str(config)))
+    places = []
+    for text in ("max_steps: 1", "max_steps: 2", "max_steps: 1"):
+        config.write_text(text)
+        places.append(run_dir(arm, 0, tmp_path))
+    assert places[0] == places[2] != places[1]
+
+
 def test_an_arm_starts_from_its_own_seeds_folder():
     arm = Arm("a", ("--config", "none.yaml"), {2: Path("bases/seed2/export")})
     assert arm.words(2)[-2:] == ("--model.init_args.init_from", "bases/seed2/export")
