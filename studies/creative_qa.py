@@ -244,8 +244,9 @@ def _draw(numbers: Mapping[str, Sequence[Numbers]], path: Path) -> None:
             axis.scatter(
                 [n[_on(name, REWARD)] for n in per_seed],
                 [n[_on(name, RIGHT)] for n in per_seed],
-                s=18,
-                color=f"C{place}",
+                s=60 if label == HOT else 18,  # a ring: often it is RLOO itself, at 1
+                facecolor="none" if label == HOT else f"C{place}",
+                edgecolor=f"C{place}",
                 label=label,
             )
         axis.set(title=name.replace("_", " "), xlabel="right answers (share)", ylabel=RIGHT)
