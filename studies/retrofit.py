@@ -52,6 +52,9 @@ HEALING: Settings = {
     "warmup_steps": 50,
     "max_new_tokens": 12,
 }
+# Values speak through gates that healing opens little, so they have further to go than those of a
+# memory that was pretrained; chosen on 25 facts of the tuning split.
+LEARNING: Settings = SPARSE | {"learning_rate": 0.1}
 PLAIN_TEXT, HEALED_TEXT = "text before the memory", "text after healing, percent"
 LEARNED_TEXT = "text after learning, percent"
 CHANGED = "logits changed by the insertion"
@@ -74,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
     plain = run(pretraining(world, "plain", out / "arms"))
     healed = run(healing(world, healing_steps, plain, out / "arms"))
-    taught = learning(world, Way("learned", "memory", sparse=SPARSE), healed, out / "arms")
+    taught = learning(world, Way("learned", "memory", sparse=LEARNING), healed, out / "arms")
     untouched = learning(world, Way("plain", "plain"), plain, out / "arms")
     numbers = []
     for seed, learned in run(taught).items():
