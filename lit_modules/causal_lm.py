@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch import Tensor
+from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from transformers import AutoTokenizer, PreTrainedModel
 
-from lit_modules.optimization import parameter_groups, stepped, warmup_cosine
+from lit_modules.optimization import ClipsValuesApart, parameter_groups, stepped, warmup_cosine
 from lit_modules.rank_sums import sum_over_ranks
 from lit_modules.sampled_molecules import SampledMolecules
 from lit_modules.trainer_parts import data_of, is_dry_run
@@ -42,7 +42,7 @@ _AT_ONCE = 1000
 _OF_A_DRY_RUN = 20
 
 
-class CausalLM(LightningModule):
+class CausalLM(ClipsValuesApart, LightningModule):
     """Trains a language model of SMILES on molecules, one a row, from their start token on.
 
     The loss is the mean negative log-likelihood over the tokens of the whole step, all ranks
@@ -306,16 +306,6 @@ class CausalLM(LightningModule):
                 "trainer.max_epochs"
             )
         return stepped(optimizer, self._scheduler(optimizer, int(total)))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by norm; Lightning refuses to where a fused optimizer meets `bf16-mixed`."""
-        if gradient_clip_val:
-            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def _scheduler(self, optimizer: AdamW, total: int) -> LambdaLR | OneCycleLR:
         warmup = round(self.warmup_share * total)

@@ -96,7 +96,11 @@ def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
 
 
 class ClipsValuesApart:
-    """For LightningModules with memory: `trainer.gradient_clip_val` as `clip_apart` has it."""
+    """For LightningModules: `trainer.gradient_clip_val` as `clip_apart` has it, always by norm.
+
+    Without memory that is one norm of all. Lightning's own clipping refuses a fused optimizer under
+    `bf16-mixed`.
+    """
 
     def configure_gradient_clipping(
         self,
