@@ -1,11 +1,19 @@
 """Parameter groups, schedule and clipping."""
 
+import importlib
 import math
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
-from lit_modules.optimization import build_adamw, clip_apart, warmup_cosine, with_cosine
+from lit_modules.optimization import (
+    ClipsValuesApart,
+    build_adamw,
+    clip_apart,
+    warmup_cosine,
+    with_cosine,
+)
 from models.base_lm import BaseLMConfig
 from models.memory_config import MemoryConfig
 from models.memory_lm import build_memory_lm
@@ -85,3 +93,30 @@ def test_values_and_the_rest_are_clipped_by_their_own_norms(model):
     assert torch.linalg.vector_norm(model.memory_values[0].weight.grad) == pytest.approx(1.0)
     left = [p.grad for n, p in model.named_parameters() if "memory_values" not in n]
     assert all(torch.equal(a, b) for a, b in zip(others, left, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "memory_pretraining.MemoryPretraining",
+        "continual_finetuning.ContinualFinetuning",
+        "policy_optimization.PolicyOptimization",
+        "causal_lm.CausalLM",
+    ],
+)
+def test_trainers_clip_by_norm(name):
+    module_name, class_name = name.split(".")
+    kind = getattr(importlib.import_module(f"lit_modules.{module_name}"), class_name)
+    assert kind.configure_gradient_clipping is ClipsValuesApart.configure_gradient_clipping
+
+
+@pytest.mark.parametrize(("max_norm", "norm"), [(1.0, 1.0), (None, 5.0), (0, 5.0)])
+def test_a_module_clips_where_the_trainer_says_so(max_norm, norm):
+    class Module(ClipsValuesApart, LightningModule):
+        pass
+
+    module = Module()
+    module.layer = torch.nn.Linear(2, 1, bias=False)
+    module.layer.weight.grad = torch.tensor([[3.0, 4.0]])
+    module.configure_gradient_clipping(None, max_norm)
+    assert float(module.layer.weight.grad.norm()) == pytest.approx(norm, rel=1e-5)
