@@ -1,7 +1,7 @@
 """Which rows of a model's value tables learn from a batch: the settings, and the choice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -45,6 +45,7 @@ class RowSelection:
     ranking: Ranking = "tfidf"
     idf_exponent: float = 1.0
     scope: Scope = "per_table"
+    _scores: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.num_slots is None) == (self.score_share is None):
@@ -88,8 +89,8 @@ class RowSelection:
         """
         others = background if background is not None else [None] * len(counts)
         scores = [
-            slot_scores(self.ranking, counts_S, other, self.idf_exponent)
-            for counts_S, other in zip(counts, others, strict=True)
+            slot_scores(self.ranking, counts_S, other, self.idf_exponent, self._kept(i, counts_S))
+            for i, (counts_S, other) in enumerate(zip(counts, others, strict=True))
         ]
         if self.scope == "per_table":
             return [self._best(scores_S) for scores_S in scores]
@@ -100,6 +101,14 @@ class RowSelection:
             rows[(rows >= start) & (rows < end)] - start
             for start, end in zip(starts, ends, strict=True)
         ]
+
+    def _kept(self, table: int, counts_S: Tensor) -> Tensor:
+        """Memory for the scores of a table, the same in every step."""
+        kept = self._scores.get(table)
+        if kept is None or (kept.shape, kept.device) != (counts_S.shape, counts_S.device):
+            kept = torch.empty_like(counts_S, dtype=torch.float32)
+            self._scores[table] = kept
+        return kept
 
     def _best(self, scores_S: Tensor) -> Tensor:
         if self.score_share is not None:

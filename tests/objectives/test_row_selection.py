@@ -19,6 +19,17 @@ def test_each_table_has_its_best_rows():
     assert lists(RowSelection(2, ranking="tf").select(COUNTS)) == [[1, 2], [2, 3]]
 
 
+def test_a_step_is_scored_by_its_own_counts_alone():
+    # Scores are written where those of the step before stood, also where tables are of one size.
+    selection = RowSelection(1, ranking="tf")
+    assert lists(selection.select([torch.tensor([0, 9, 1]), torch.tensor([4, 0, 3])])) == [[1], [0]]
+    assert lists(selection.select([torch.tensor([1, 0, 0]), torch.tensor([0, 0, 2])])) == [[0], [2]]
+    assert lists(selection.select([torch.tensor([0, 0, 1, 5])])) == [[3]]
+    pooled = RowSelection(1, ranking="tf", scope="pooled")
+    assert lists(pooled.select([torch.tensor([3, 1]), torch.tensor([0, 5])])) == [[], [1]]
+    assert lists(pooled.select([torch.tensor([0, 5]), torch.tensor([1, 1])])) == [[1], []]
+
+
 def test_rows_of_all_tables_compete():
     # Shares of reads: .6 .3 .1 and .1 .45 .45.
     pooled = RowSelection(3, ranking="tf", scope="pooled")
