@@ -53,8 +53,8 @@ HEALING: Settings = {
     "max_new_tokens": 12,
 }
 # Values speak through gates that healing opens little, so they have further to go than those of a
-# memory that was pretrained; chosen on 25 facts of the tuning split.
-LEARNING: Settings = SPARSE | {"learning_rate": 0.1}
+# memory that was pretrained; chosen on 80 facts of the tuning split.
+LEARNING: Settings = SPARSE | {"learning_rate": 0.3}
 PLAIN_TEXT, HEALED_TEXT = "text before the memory", "text after healing, percent"
 LEARNED_TEXT = "text after learning, percent"
 CHANGED = "logits changed by the insertion"

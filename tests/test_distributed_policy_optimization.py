@@ -1,9 +1,6 @@
 """Two gloo processes optimise a policy as one does that sees the prompts and samples of both."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from models.rollout import Rollout
 from objectives.rewards.base import TextReward
 from tests.conftest import ROOT
 from tests.lit_modules.test_policy_optimization import language_run
+from tests.train_process import run_train, run_train_on_two
 
 
 class SharesEs(TextReward):
@@ -76,13 +74,8 @@ def joined(first: Rollout, second: Rollout) -> Rollout:
 def run(folder: Path, name: str, sections: dict[str, dict], hardware: str) -> Path:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(sections))
     words = ["--config", f"{name}.yaml", "--config", str(ROOT / "configs/hardware" / hardware)]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "fit", *words, "--run_dir", name],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=300,
-    )
+    train = run_train_on_two if hardware.startswith("ddp2") else run_train
+    train(folder, "fit", *words, "--run_dir", name)
     return folder / name
 
 
