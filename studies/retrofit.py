@@ -54,7 +54,7 @@ HEALING: Settings = {
 }
 # Values speak through gates that healing opens little, so they have further to go than those of a
 # memory that was pretrained; chosen on 80 facts of the tuning split.
-LEARNING: Settings = SPARSE | {"learning_rate": 0.3}
+LEARNING: Settings = SPARSE | {"learning_rate": 1.0}
 PLAIN_TEXT, HEALED_TEXT = "text before the memory", "text after healing, percent"
 LEARNED_TEXT = "text after learning, percent"
 CHANGED = "logits changed by the insertion"

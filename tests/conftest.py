@@ -43,6 +43,18 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def stages_of_all(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Experiments that others start from (`init_from`) are run once for all tests that ask."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent  # that of all workers: whoever comes second waits for the first
+    (folder / "stages").mkdir(exist_ok=True)
+    (workdir / "runs").mkdir()
+    (workdir / "runs" / "stages").symlink_to(folder / "stages")
+    return folder / "stages"
+
+
+@pytest.fixture
 def tiny(workdir: Path) -> Callable[..., list[str]]:
     """Makes the command line of a run that takes well under a second, without MLflow.
 

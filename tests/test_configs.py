@@ -80,7 +80,7 @@ def test_data_can_be_taken_by_name(path, capsys):
 
 
 @pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p not in ONLY_PARSED], ids=relative)
-def test_experiment_takes_two_steps(path, workdir):
+def test_experiment_takes_two_steps(path, stages_of_all):
     run = main(
         [
             *("fit", "--config", str(path), *embedded_data(path)),
