@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def run_arms(
     with (
         _single_threaded(),
         Progress() as progress,
-        ProcessPoolExecutor(num_workers, mp_context=context) as pool,
+        ProcessPoolExecutor(num_workers, context, initializer=end_with_parent) as pool,
     ):
         task = progress.add_task("runs", total=len(places), completed=len(places) - len(todo))
         jobs = {
@@ -130,6 +131,21 @@ def read_summary(run_dir: Path) -> dict[str, Any]:
     """The run's `summary.json`."""
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, even if that is killed.
+
+    A run that nobody waits for would go on for hours, beside the run that takes its place.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker of a pool has one
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: Path) -> None:

@@ -1,12 +1,15 @@
 """Arms are run once each, with every seed, and go on where they were stopped."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from studies import arms as arms_module
 from studies.arms import Arm, exported_start, read_summary, run_arms, run_dir
+from tests.conftest import ROOT
 
 CONFIG = """\
 model: {class_path: tests.tiny_lightning.TinyModule}
@@ -35,6 +38,22 @@ def test_every_arm_and_seed_once(workdir):
     with pytest.raises(RuntimeError, match=r"broken, seed 3 failed, see .*seed3\.log"):
         run_arms(arms, [3], workdir / "study", num_workers=1)
     assert (first / "summary.json").stat().st_mtime_ns == before
+
+
+def test_no_run_goes_on_when_its_study_is_killed():
+    study = """
+import multiprocessing, os, signal, time
+from concurrent.futures import ProcessPoolExecutor
+from studies.arms import end_with_parent
+pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+pool.submit(os.getpid).result()
+pool.submit(time.sleep, 300)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", study], cwd=ROOT, stdout=subprocess.PIPE
+    ) as killed:
+        killed.communicate(timeout=120)  # its end is that of all who could write to the pipe
 
 
 def test_a_finished_arm_needs_no_process(tmp_path, monkeypatch):
