@@ -61,6 +61,7 @@ class Visit:
 
 # Slots alone bear more practice; all weights only forget more by it.
 SPARSE_VISIT, OTHER_VISIT = Visit(100, 0.02), Visit(40, 0.1)
+BRIEF_STEPS = 5
 # As many rows as a fact has statements; EWC's weight is large since its sums are over short rows.
 HELD_ROWS = 12
 HOLDS: dict[Hold, tuple[str, Settings]] = {
@@ -85,7 +86,8 @@ class World:
         num_old: Facts of pretraining that are asked again.
         num_windows: Windows of text that the model is measured on.
         brief: Whether pretraining is asked few facts at its end, and reads few documents for its
-            background statistics: for runs that are to go through, not to learn.
+            background statistics, and facts are taught for few steps: for runs that are to go
+            through, not to learn.
     """
 
     data_dir: str | None
@@ -242,7 +244,7 @@ def learning(world: World, way: Way, start: Mapping[int, Path], folder: Path) ->
                 "facts": world.new_facts(num_new, way.novel_answers),
                 "context_length": 128,
                 **world.located(),
-                "steps_per_visit": visit.steps,
+                "steps_per_visit": min(visit.steps, BRIEF_STEPS) if world.brief else visit.steps,
                 **way.data,
             },
         ),

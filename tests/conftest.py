@@ -10,12 +10,14 @@ os.environ["TRIPTYCH_DEBUG"] = "0"
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from callbacks.process_state import restored_process_state
+from tests.train_process import start_train
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -42,9 +44,24 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def _forked(command: list[str | Path], env: dict[str, str], check: bool) -> SimpleNamespace:
+    """`subprocess.run` of `train.py`."""
+    assert not check
+    running = start_train(Path.cwd(), *command[2:], **env)
+    code = running.wait()
+    print(running.stdout(), running.stderr(), sep="\n")
+    return SimpleNamespace(returncode=code)
+
+
 @pytest.fixture
-def stages_of_all(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Experiments that others start from (`init_from`) are run once for all tests that ask."""
+def stages_of_all(
+    workdir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Experiments that others start from (`init_from`) are run once for all tests that ask.
+
+    They run in processes that need not import everything anew.
+    """
+    monkeypatch.setattr("callbacks.init_from.subprocess", SimpleNamespace(run=_forked))
     folder = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         folder = folder.parent  # that of all workers: whoever comes second waits for the first

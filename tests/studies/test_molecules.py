@@ -178,6 +178,7 @@ def test_every_task_scores_molecules():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_the_study_runs_through(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     prior = tmp_path / "prior"

@@ -127,6 +127,7 @@ def test_verdicts_on_open_questions():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_one_or_two_runs_through(base, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = ["--preset", "smoke", "--workers", "1", "--out", str(tmp_path)]
@@ -144,6 +145,7 @@ def test_one_or_two_runs_through(base, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_creative_qa_runs_through(base, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = ["--preset", "smoke", "--workers", "1", "--out", str(tmp_path), "--arms"]

@@ -131,6 +131,7 @@ def test_every_way_of_full_is_a_configuration(data_dir, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_smoke_preset_on_embedded_data(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     results = retention.main(["--preset", "smoke", "--out", str(tmp_path), "--workers", "1"])

@@ -44,6 +44,7 @@ def test_a_memory_that_is_open_changes_logits(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_smoke_preset_on_embedded_data(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     results = retrofit.main(["--out", str(tmp_path), "--workers", "1"])

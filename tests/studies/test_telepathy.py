@@ -45,6 +45,7 @@ def test_every_way_has_a_name_of_its_own():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_workers")
 def test_the_study_runs_through(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TRIPTYCH_CACHE", str(tmp_path / "cache"))

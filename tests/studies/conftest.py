@@ -1,0 +1,13 @@
+"""Studies whose runs need not import everything anew."""
+
+import pytest
+
+from studies import arms
+from tests.train_process import CONTEXT, start_server
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of `run_arms` are forked from a process that has imported what runs need."""
+    start_server()
+    monkeypatch.setattr(arms.multiprocessing, "get_context", lambda method: CONTEXT)
