@@ -15,6 +15,7 @@ from typing_extensions import override
 from callbacks.row_updates import RowObserver, RowUpdates
 from callbacks.training_reads import TrainingReads
 from models.memory_blocks import memory_layers, value_tables
+from models.repeated_input import RememberedCall, remember_repeated_input
 from models.row_optimizers import RowOptimizer, RowOptimizerName, build_row_optimizer
 from models.value_table import RowGradient, ValueTable
 from objectives.background_statistics import BACKGROUND_FILE, BackgroundStatistics
@@ -37,8 +38,9 @@ class SparseMemoryFinetuning(Callback):
     3. form the gradient of these rows alone, and update these rows alone.
 
     There is no gradient, mask or optimizer state as large as a table, and nothing is computed below
-    the lowest memory layer that needs no gradient. Rows that were not selected stay as they are to
-    the bit, whatever the optimizer.
+    the lowest memory layer that needs no gradient; nor is what comes out of the frozen part below
+    it computed again for a batch that comes again (`models.repeated_input`). Rows that were not
+    selected stay as they are to the bit, whatever the optimizer.
 
     It works in any LightningModule with memory layers. All of its parameters are frozen; what is
     left for the module's own optimizer, or for several processes to reduce, is a scalar whose
@@ -112,6 +114,7 @@ class SparseMemoryFinetuning(Callback):
         self._reads = TrainingReads([])
         self._updates = RowUpdates([], self._row_optimizer, self.observers)
         self._statistics: list[TableStatistics] | None = None
+        self._remembered: list[RememberedCall] = []
         self._batch: Any = None
         self._has_warned = False
 
@@ -162,11 +165,20 @@ class SparseMemoryFinetuning(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reads.clear()
+        model = _model_with_memory(pl_module)
+        if isinstance(model, PreTrainedModel):
+            self._remembered = remember_repeated_input(model)
         if self._statistics is not None:
             self._statistics = [
                 statistics.to(table.weight.device)
                 for statistics, table in zip(self._statistics, self._tables, strict=True)
             ]
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for call in self._remembered:
+            call.remove()
+        self._remembered = []
 
     def _load_statistics(
         self, trainer: Trainer, pl_module: LightningModule
