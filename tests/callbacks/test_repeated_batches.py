@@ -1,0 +1,42 @@
+"""Sparse memory finetuning of a stream, whose batches come again, with and without remembering."""
+
+import torch
+import yaml
+
+from callbacks import sparse_memory_finetuning as module
+from models.memory_lm import load_memory_lm
+from tests.lit_modules.tiny_export import export_tiny_model, finetuning
+from train import main
+
+
+def test_a_run_learns_the_same_to_the_bit_and_leaves_the_model_as_it_was(workdir, monkeypatch):
+    export = export_tiny_model(workdir / "export")
+    sparse = {"num_slots": 4, "ranking": "tf", "optimizer": "adamw", "learning_rate": 0.1}
+    sections = finetuning(export)
+    sections["trainer"]["callbacks+"] = [
+        {
+            "class_path": "callbacks.sparse_memory_finetuning.SparseMemoryFinetuning",
+            "init_args": sparse,
+        }
+    ]
+    (workdir / "run.yaml").write_text(yaml.safe_dump(sections))
+    remember, seen = module.remember_repeated_input, []
+
+    def remembering(model):
+        seen.extend(remember(model))
+        return list(seen)
+
+    weights = {}
+    for name, instead in (("with", remembering), ("without", lambda model: [])):
+        monkeypatch.setattr(module, "remember_repeated_input", instead)
+        run = main(["fit", "--config", "run.yaml", "--run_dir", name])
+        weights[name] = load_memory_lm(run / "export").state_dict()
+    names = {(type(call.module).__name__, call.name) for call in seen}
+    assert {("LlamaDecoderLayer", "forward"), ("ProductKeyIndex", "lookup")} <= names
+    assert all(call.name not in call.module.__dict__ for call in seen)
+    start = load_memory_lm(export).state_dict()
+    assert not torch.equal(
+        weights["with"]["memory_values.0.weight"], start["memory_values.0.weight"]
+    )
+    for name, tensor in weights["without"].items():
+        assert torch.equal(weights["with"][name], tensor), name

@@ -1,0 +1,193 @@
+"""What is computed once for repeated input: the same bits, and only where nothing can differ."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from models.base_lm import BaseLMConfig
+from models.memory_blocks import decoder_blocks, memory_layers, value_tables
+from models.memory_config import MemoryConfig
+from models.memory_lm import build_memory_lm
+from models.repeated_input import RememberedCall, remember_repeated_input
+
+VOCABULARY = 40
+FAISS = "models.faiss_index.FaissSlotIndex"
+
+
+def build(family: str = "llama", **memory) -> PreTrainedModel:
+    """Three blocks, memory in the last two; frozen, its tables as in sparse memory finetuning."""
+    torch.manual_seed(0)
+    base = BaseLMConfig(
+        family=family, hidden_size=16, num_layers=3, num_heads=2, max_position_embeddings=32
+    )
+    slots = MemoryConfig(layers=[1, 2], num_keys=8, num_heads=2, top_k=4, **memory)
+    model = build_memory_lm(base, slots, VOCABULARY).train().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name.endswith("memory_gate"):
+            torch.nn.init.ones_(parameter)
+    anchor = torch.zeros((), requires_grad=True)
+    for table in value_tables(model):
+        table.set_gradient("selected_rows")
+        table.set_anchor(anchor)
+    return model
+
+
+def batch(seed: int) -> torch.Tensor:
+    return torch.randint(VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(seed))
+
+
+def step(model: PreTrainedModel, ids_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A step as sparse memory finetuning takes it; returns logits and the rows' gradients."""
+    mask_BT = torch.ones_like(ids_BT)
+    mask_BT[0, 5:] = 0
+    logits = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
+    logits.logsumexp(-1).sum().backward()
+    gradients = []
+    for table in value_tables(model):
+        gradient = table.row_gradient()
+        gradients += [gradient.rows_U, gradient.grad_UD]
+        with torch.no_grad():
+            table.weight[gradient.rows_U] -= 0.1 * gradient.grad_UD
+        table.clear_reads()
+    return logits.detach(), *gradients
+
+
+class Calls:
+    """Counts the calls of modules."""
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        self.count = 0
+        for module in modules:
+            module.register_forward_hook(self._add)
+
+    def _add(self, *_: object) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(
+    ("family", "memory"),
+    [
+        ("llama", {}),
+        ("llama", {"placement": "beside", "relevance_gate": True}),
+        ("llama", {"index": FAISS, "qk_norm": True}),
+        ("qwen3", {"share_values": False}),
+        ("gpt2", {}),
+    ],
+)
+def test_steps_are_the_same_to_the_bit(family, memory):
+    plain, remembering = build(family, **memory), build(family, **memory)
+    remember_repeated_input(remembering)
+    lowest = decoder_blocks(remembering)[0]
+    calls = Calls(lowest.mlp)
+    for seed in (1, 1, 1, 2, 2, 1, 1):
+        for ours, theirs in zip(
+            step(remembering, batch(seed)), step(plain, batch(seed)), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    assert calls.count == 3
+    values, others = (value_tables(model)[0].weight for model in (remembering, plain))
+    assert torch.equal(values, others)
+
+
+def test_the_layers_own_block_computes_attention_ffn_and_search_once(monkeypatch):
+    model = build(placement="beside")
+    searched = []
+    lowest, upper = (layer.index for layer in memory_layers(model))
+    lookup = type(lowest).lookup
+    monkeypatch.setattr(
+        type(lowest), "lookup", lambda own, *given: searched.append(own) or lookup(own, *given)
+    )
+    (_, block, above) = decoder_blocks(model)
+    attention, ffn = Calls(block.self_attn.q_proj), Calls(block.mlp.ffn.down_proj)
+    over = Calls(above.self_attn.q_proj)
+    remember_repeated_input(model)
+    for _ in range(4):
+        step(model, batch(0))
+    assert (attention.count, ffn.count, over.count) == (1, 1, 4)
+    assert [index is lowest for index in searched].count(True) == 1
+    assert [index is upper for index in searched].count(True) == 4
+
+
+def test_another_mask_or_precision_is_another_input():
+    model = build()
+    calls = Calls(decoder_blocks(model)[0].mlp)
+    remember_repeated_input(model)
+    ids = batch(0)
+    for mask in (torch.ones_like(ids).tril(3), torch.ones_like(ids).tril(3), None, None):
+        model(input_ids=ids, attention_mask=mask, use_cache=False)
+    assert calls.count == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=ids, use_cache=False)
+    assert calls.count == 3
+
+
+def test_nothing_is_remembered_outside_training():
+    model = build()
+    calls = Calls(decoder_blocks(model)[0].mlp)
+    remember_repeated_input(model)
+    with torch.no_grad():
+        for _ in range(2):
+            model(input_ids=batch(0), use_cache=False)
+    with torch.inference_mode():
+        for _ in range(2):
+            model(input_ids=batch(0), use_cache=False)
+    assert calls.count == 4
+    # A cache of keys and values is filled by each call.
+    lengths = [model(input_ids=batch(0), use_cache=True).past_key_values for _ in range(2)]
+    assert [cache.get_seq_length() for cache in lengths] == [7, 7]
+    assert calls.count == 6
+
+
+def test_what_learns_is_computed_anew():
+    model = build()
+    block = decoder_blocks(model)[0]
+    calls = Calls(block.mlp)
+    remember_repeated_input(model)
+    block.requires_grad_(True)
+    for _ in range(2):
+        model(
+            input_ids=batch(0), use_cache=False
+        ).logits.sum().backward()  # a second time through one graph fails
+    assert calls.count == 2
+
+
+def test_what_was_changed_in_place_is_computed_anew():
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    call = RememberedCall(layer, "forward")
+    given = torch.ones(1, 2)
+    first = call(given)
+    assert call(torch.ones(1, 2)) is first
+    expected = first.clone()
+    first.add_(1)
+    assert torch.equal(call(torch.ones(1, 2)), expected)
+    given.zero_()
+    assert torch.equal(call(given), layer(torch.zeros(1, 2)))
+
+
+def test_a_model_that_is_random_in_training_is_left_alone():
+    base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2, dropout=0.1)
+    model = build_memory_lm(base, MemoryConfig([1], num_keys=8, num_heads=2, top_k=4), VOCABULARY)
+    assert remember_repeated_input(model) == []
+    plain = build_memory_lm(
+        BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2), None, VOCABULARY
+    )
+    assert remember_repeated_input(plain) == []
+
+
+def test_it_can_be_taken_out_copied_and_pickled():
+    model = build()
+    before = step(copy.deepcopy(model), batch(0))
+    calls = remember_repeated_input(model)
+    assert remember_repeated_input(model) == [], "it is in place already"
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        own = decoder_blocks(other)[0].forward
+        assert own.module is decoder_blocks(other)[0]
+        assert own is not calls[0]
+    for call in calls:
+        call.remove()
+    assert all("forward" not in module.__dict__ for module in model.modules())
+    assert "lookup" not in memory_layers(model)[0].index.__dict__
+    assert torch.equal(step(model, batch(0))[0], before[0])
