@@ -191,3 +191,18 @@ def test_it_can_be_taken_out_copied_and_pickled():
     assert all("forward" not in module.__dict__ for module in model.modules())
     assert "lookup" not in memory_layers(model)[0].index.__dict__
     assert torch.equal(step(model, batch(0))[0], before[0])
+
+
+def test_a_call_that_fills_something_is_made_each_time():
+    class Filled:
+        count = 0
+
+    class Fills(torch.nn.Module):
+        def forward(self, given: torch.Tensor, filled: Filled) -> torch.Tensor:
+            filled.count += 1
+            return given + 1
+
+    call, filled, given = RememberedCall(Fills(), "forward"), Filled(), torch.ones(2)
+    for _ in range(2):
+        call(given, filled=filled)
+    assert filled.count == 2
