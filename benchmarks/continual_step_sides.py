@@ -17,6 +17,7 @@ from models.base_lm import BaseLMConfig
 from models.memory_blocks import value_tables
 from models.memory_config import MemoryConfig
 from models.memory_lm import build_memory_lm
+from models.repeated_input import remember_repeated_input
 from models.row_optimizers import RowOptimizerName, build_row_optimizer
 from objectives.batch_nll import batch_nll
 from objectives.row_selection import RowSelection
@@ -162,6 +163,25 @@ class StepSides:
             self._finish(self.model_updates[name])
 
         return Side(title(name), run, self._release)
+
+    def repeated_model_step(self, name: RowOptimizerName) -> Side:
+        """Ours on the batch of the step before, as in a visit to a fact."""
+        calls = remember_repeated_input(self.model)
+        for call in calls:
+            call.remove()
+
+        def run() -> None:
+            for call in calls:
+                call.install()
+            self._loss().backward()
+            self._finish(self.model_updates[name])
+
+        def release() -> None:
+            for call in calls:
+                call.remove()
+            self._release()
+
+        return Side(f"{title(name)}, batch again", run, release)
 
     def dense_model_step(self) -> Side:
         """The same model with a gradient of the whole table."""

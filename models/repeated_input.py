@@ -58,8 +58,7 @@ class RememberedCall:
         setattr(self.module, self.name, self)
 
     def remove(self) -> None:
-        """Leave the module as it was."""
-        self._last = None
+        """Leave the module as it was; what is remembered stays, for `install`."""
         if self.module.__dict__.get(self.name) is self:
             delattr(self.module, self.name)
 
