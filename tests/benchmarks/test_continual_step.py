@@ -90,7 +90,7 @@ def test_a_small_report_has_everything(tmp_path):
     report.write(tmp_path / "report.json")
     stored = json.loads((tmp_path / "report.json").read_text())
     assert {row["size"] for row in stored["rows"]} == {256, 1024}
-    assert len(stored["rows"]) == 2 * (5 + 3)
+    assert len(stored["rows"]) == 2 * (5 + 4)
     assert f"table: {MASKING}@1024" in stored["ratios"]
     assert f"whole model: {DENSE}@1024" in stored["ratios"]
     assert len(stored["checks"]) == 6
