@@ -127,12 +127,17 @@ def _versions(*nodes: Any) -> list[int]:
 
 
 def _is_plain(node: Any) -> bool:
-    """Whether all of it can be compared: no cache, nothing that is filled on the way."""
+    """Whether all of it can be compared: no cache, nothing that is filled on the way.
+
+    Nor a tensor of inference mode, whose changes in place are not counted.
+    """
     if isinstance(node, dict):
         return all(map(_is_plain, node.values()))
     if isinstance(node, list | tuple):
         return all(map(_is_plain, node))
-    return node is None or isinstance(node, Tensor | bool | int | float | str | torch.dtype)
+    if isinstance(node, Tensor):
+        return not node.is_inference()
+    return node is None or isinstance(node, bool | int | float | str | torch.dtype)
 
 
 def _equal(one: Any, other: Any) -> bool:

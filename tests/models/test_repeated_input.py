@@ -193,6 +193,15 @@ def test_it_can_be_taken_out_copied_and_pickled():
     assert torch.equal(step(model, batch(0))[0], before[0])
 
 
+def test_tensors_of_inference_mode_are_not_remembered():
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    call = RememberedCall(layer, "forward")
+    with torch.inference_mode():
+        given = torch.ones(1, 2)
+    assert torch.equal(call(given), call(given))
+    assert call(given) is not call(given)
+
+
 def test_a_call_that_fills_something_is_made_each_time():
     class Filled:
         count = 0
