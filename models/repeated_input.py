@@ -24,8 +24,8 @@ class RememberedCall:
 
     Input is the same if all tensors are equal to the bit, and all else is equal. Nothing is
     remembered of calls without gradients (which are not training), of calls that fill a cache of
-    keys and values, or whose result requires a gradient; nor where somebody has changed what was
-    remembered in place.
+    keys and values, or whose result requires a gradient; nor where somebody has changed in place
+    what was remembered, or a weight (as loading a state does).
 
     Args:
         module: A frozen module, deterministic and without state.
@@ -45,12 +45,12 @@ class RememberedCall:
         given = (args, kwargs, _autocast(args, kwargs))
         if self._last is not None:
             before, versions, result = self._last
-            if versions == _versions(before, result) and _equal(before, given):
+            if versions == self._versions(before, result) and _equal(before, given):
                 return result
         result = method(self.module, *args, **kwargs)
         tensors = list(_tensors(result))
         pure = tensors and not any(tensor.requires_grad for tensor in tensors) and _is_plain(given)
-        self._last = (given, _versions(given, result), result) if pure else None
+        self._last = (given, self._versions(given, result), result) if pure else None
         return result
 
     def install(self) -> None:
@@ -61,6 +61,12 @@ class RememberedCall:
         """Leave the module as it was; what is remembered stays, for `install`."""
         if self.module.__dict__.get(self.name) is self:
             delattr(self.module, self.name)
+
+    def _versions(self, *nodes: Any) -> list[int]:
+        """They count the changes in place of each tensor, and of the module's own."""
+        own = (*self.module.parameters(), *self.module.buffers())
+        tensors = _tensors((*nodes, own))
+        return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies remember nothing."""
@@ -119,11 +125,6 @@ def _tensors(node: Any) -> Iterator[Tensor]:
     elif isinstance(node, list | tuple):
         for child in node:
             yield from _tensors(child)
-
-
-def _versions(*nodes: Any) -> list[int]:
-    """They count the changes in place of each tensor."""
-    return [tensor._version for tensor in _tensors(nodes)]
 
 
 def _is_plain(node: Any) -> bool:

@@ -165,6 +165,8 @@ def test_what_was_changed_in_place_is_computed_anew():
     assert torch.equal(call(torch.ones(1, 2)), expected)
     given.zero_()
     assert torch.equal(call(given), layer(torch.zeros(1, 2)))
+    layer.load_state_dict({name: 2 * tensor for name, tensor in layer.state_dict().items()})
+    assert torch.equal(call(given), layer(torch.zeros(1, 2)))
 
 
 def test_a_model_that_is_random_in_training_is_left_alone():
