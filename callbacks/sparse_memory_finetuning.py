@@ -176,6 +176,15 @@ class SparseMemoryFinetuning(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._forget()
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._forget()  # Lightning calls no `teardown` then
+
+    def _forget(self) -> None:
         for call in self._remembered:
             call.remove()
         self._remembered = []

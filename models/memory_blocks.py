@@ -29,7 +29,7 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
     Raises:
         ValueError: if the model has no such blocks.
     """
-    count = model.config.num_hidden_layers
+    count = getattr(model.config, "num_hidden_layers", None)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             blocks = list(module)

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.lora import has_adapters
 from models.memory_blocks import decoder_blocks, memory_layers
 from models.memory_layer import FFNWithMemory
 
 # What makes a frozen model come out differently each time, by the names that configs give it.
 _RANDOM = ("drop", "noise", "jitter")
+# Calls in a row with new input after which nothing is kept any more: this run repeats nothing.
+_PATIENCE = 64
 
 
 class RememberedCall:
@@ -24,8 +27,9 @@ class RememberedCall:
 
     Input is the same if all tensors are equal to the bit, and all else is equal. Nothing is
     remembered of calls without gradients (which are not training), of calls that fill a cache of
-    keys and values, or whose result requires a gradient; nor where somebody has changed in place
-    what was remembered, or a weight (as loading a state does).
+    keys and values, or where anything requires a gradient; nor where a weight or what was
+    remembered has been changed in place or replaced (changes of `tensor.data` excepted, which torch
+    does not count). Where parts of the module have hooks, every call is made, for them to see it.
 
     Args:
         module: A frozen module, deterministic and without state.
@@ -35,23 +39,43 @@ class RememberedCall:
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module = module
         self.name = name
-        self._last: tuple[Any, list[int], Any] | None = None
+        self._last: tuple[Any, list[Any], Any] | None = None
+        self._num_new = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method, or give its last result again."""
-        method = getattr(type(self.module), self.name)
-        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-            return method(self.module, *args, **kwargs)
         given = (args, kwargs, _autocast(args, kwargs))
+        method = getattr(type(self.module), self.name)
+        if self._num_new > _PATIENCE or not self._may_remember(given):
+            self._last = None
+            return method(self.module, *args, **kwargs)
         if self._last is not None:
-            before, versions, result = self._last
-            if versions == self._versions(before, result) and _equal(before, given):
+            before, state, result = self._last
+            if state == self._state(before, result) and _equal(before, given):
+                self._num_new = 0
                 return result
+        self._num_new += 1
         result = method(self.module, *args, **kwargs)
-        tensors = list(_tensors(result))
-        pure = tensors and not any(tensor.requires_grad for tensor in tensors) and _is_plain(given)
-        self._last = (given, self._versions(given, result), result) if pure else None
+        pure = _is_plain(result) and not any(t.requires_grad for t in _tensors(result))
+        self._last = (given, self._state(given, result), result) if pure else None
         return result
+
+    def _may_remember(self, given: Any) -> bool:
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not _is_plain(given):
+            return False
+        own = (*self.module.parameters(), *self.module.buffers())
+        if any(tensor.requires_grad for tensor in (*_tensors(given), *own)):
+            return False
+        parts = (part for part in self.module.modules() if part is not self.module)
+        return not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+    def _state(self, *nodes: Any) -> list[Any]:
+        """What changes if somebody changes or replaces one of the tensors, or of the module's."""
+        own = (*self.module.parameters(), *self.module.buffers())
+        return [
+            (tensor.data_ptr(), tensor.requires_grad, tensor.is_inference() or tensor._version)
+            for tensor in (*_tensors(nodes), *own)
+        ]
 
     def install(self) -> None:
         """Put this in the method's place, on this one module."""
@@ -61,12 +85,6 @@ class RememberedCall:
         """Leave the module as it was; what is remembered stays, for `install`."""
         if self.module.__dict__.get(self.name) is self:
             delattr(self.module, self.name)
-
-    def _versions(self, *nodes: Any) -> list[int]:
-        """They count the changes in place of each tensor, and of the module's own."""
-        own = (*self.module.parameters(), *self.module.buffers())
-        tensors = _tensors((*nodes, own))
-        return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies remember nothing."""
@@ -83,15 +101,12 @@ def remember_repeated_input(model: PreTrainedModel) -> list[RememberedCall]:
         model: With memory layers; all below the first one's values is frozen.
 
     Returns:
-        What was put in; `remove` each. Empty if the model is random in training (its config names
-        a dropout, noise or jitter above 0), or has no list of blocks.
+        What was put in; `remove` each. Empty if the model is random in training (has a dropout, or
+        a config that names a dropout, noise or jitter above 0), has adapters, or has no list of
+        blocks.
     """
-    settings = model.config.to_dict().items()
-    random = [
-        key
-        for key, value in settings
-        if any(part in key for part in _RANDOM) and not key.startswith("summary") and value
-    ]
+    if _is_random(model) or has_adapters(model):
+        return []
     try:
         blocks = decoder_blocks(model)
     except ValueError:
@@ -110,11 +125,33 @@ def remember_repeated_input(model: PreTrainedModel) -> list[RememberedCall]:
         break
     else:
         return []
-    if random or any(call.name in call.module.__dict__ for call in calls):
-        return []
+    for call in calls:
+        there = call.module.__dict__.get(call.name)
+        if isinstance(there, RememberedCall):  # of a run that broke off
+            there.remove()
+        elif there is not None:  # somebody else's, which is to be called
+            return []
     for call in calls:
         call.install()
     return calls
+
+
+def _is_random(model: PreTrainedModel) -> bool:
+    dropouts = (part for part in model.modules() if isinstance(part, nn.modules.dropout._DropoutNd))
+    return any(dropout.p > 0 for dropout in dropouts) or _names_random(model.config.to_dict())
+
+
+def _names_random(settings: Any) -> bool:
+    if isinstance(settings, list | tuple):
+        return any(map(_names_random, settings))
+    if not isinstance(settings, dict):
+        return False
+    return any(
+        _names_random(value)
+        or (any(part in str(key) for part in _RANDOM) and isinstance(value, int | float) and value)
+        for key, value in settings.items()
+        if not str(key).startswith("summary")  # GPT-2's, of a head that is not there
+    )
 
 
 def _tensors(node: Any) -> Iterator[Tensor]:

@@ -102,8 +102,10 @@ class RowSelection:
             for start, end in zip(starts, ends, strict=True)
         ]
 
-    def _kept(self, table: int, counts_S: Tensor) -> Tensor:
-        """Memory for the scores of a table, the same in every step."""
+    def _kept(self, table: int, counts_S: Tensor) -> Tensor | None:
+        """Memory for the scores of a table, the same in every step; None where none is written."""
+        if self.ranking not in ("tfidf", "tf") or torch.is_inference_mode_enabled():
+            return None
         kept = self._scores.get(table)
         if kept is None or (kept.shape, kept.device) != (counts_S.shape, counts_S.device):
             kept = torch.empty_like(counts_S, dtype=torch.float32)

@@ -1,10 +1,17 @@
 """Sparse memory finetuning of a stream, whose batches come again, with and without remembering."""
 
+from contextlib import nullcontext
+
+import pytest
 import torch
 import yaml
+from lightning.pytorch import Callback, LightningModule
+from torch.utils.data import DataLoader
 
 from callbacks import sparse_memory_finetuning as module
+from callbacks.sparse_memory_finetuning import SparseMemoryFinetuning
 from models.memory_lm import load_memory_lm
+from tests.callbacks.tiny_memory import trainer_for
 from tests.lit_modules.tiny_export import export_tiny_model, finetuning
 from train import main
 
@@ -40,3 +47,32 @@ def test_a_run_learns_the_same_to_the_bit_and_leaves_the_model_as_it_was(workdir
     )
     for name, tensor in weights["without"].items():
         assert torch.equal(weights["with"][name], tensor), name
+
+
+class BreaksOff(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            raise RuntimeError("the second step")
+
+
+def test_a_run_that_breaks_off_leaves_the_model_as_it_was(workdir):
+    model = load_memory_lm(export_tiny_model(workdir / "export")).train()
+    module = HoldsIt(model)
+    for callback, ends in ((BreaksOff(), pytest.raises(RuntimeError)), (None, nullcontext())):
+        sparse = SparseMemoryFinetuning(4, ranking="tf")
+        trainer = trainer_for([sparse, *filter(None, [callback])], workdir, max_steps=3)
+        with ends:
+            trainer.fit(module, DataLoader(torch.ones(12, 5, dtype=torch.int64), 4))
+        assert all("forward" not in part.__dict__ for part in model.modules())
+
+
+class HoldsIt(LightningModule):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def training_step(self, ids_BT, _):
+        return self.model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from models.base_lm import BaseLMConfig
+from models.lora import LoRAConfig, add_lora
 from models.memory_blocks import decoder_blocks, memory_layers, value_tables
 from models.memory_config import MemoryConfig
 from models.memory_lm import build_memory_lm
@@ -56,15 +57,16 @@ def step(model: PreTrainedModel, ids_BT: torch.Tensor) -> tuple[torch.Tensor, ..
 
 
 class Calls:
-    """Counts the calls of modules."""
+    """Counts the calls of a module; without a hook, which would have every call made."""
 
-    def __init__(self, *modules: torch.nn.Module) -> None:
+    def __init__(self, module: torch.nn.Module) -> None:
         self.count = 0
-        for module in modules:
-            module.register_forward_hook(self._add)
+        self.forward = module.forward
+        module.forward = self
 
-    def _add(self, *_: object) -> None:
+    def __call__(self, *args: object) -> torch.Tensor:
         self.count += 1
+        return self.forward(*args)
 
 
 @pytest.mark.parametrize(
@@ -146,12 +148,54 @@ def test_what_learns_is_computed_anew():
     block = decoder_blocks(model)[0]
     calls = Calls(block.mlp)
     remember_repeated_input(model)
-    block.requires_grad_(True)
+    model(input_ids=batch(0), use_cache=False)
+    block.requires_grad_(True)  # in the middle of a run
     for _ in range(2):
         model(
             input_ids=batch(0), use_cache=False
         ).logits.sum().backward()  # a second time through one graph fails
-    assert calls.count == 2
+    assert calls.count == 3
+    assert block.mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+def test_an_input_that_needs_a_gradient_gets_it():
+    model = build()
+    given = model.get_input_embeddings()(batch(0))
+    remember_repeated_input(model)
+    model(inputs_embeds=given, use_cache=False)
+    same = given.clone().requires_grad_()
+    model(inputs_embeds=same, use_cache=False).logits.sum().backward()
+    assert same.grad.abs().sum() > 0
+
+
+def test_a_hook_that_asks_for_the_gradient_of_an_output_sees_that_of_its_own_pass():
+    model, norms = build(), []
+    block = decoder_blocks(model)[0]
+    block.register_forward_hook(lambda *call: norms.append(call[2].requires_grad_()))
+    remember_repeated_input(model)
+    for _ in range(3):
+        model(input_ids=batch(0), use_cache=False).logits.sum().backward()
+    first, *others = [output.grad.norm() for output in norms]
+    assert all(torch.equal(first, other) for other in others)
+    assert len({id(output) for output in norms}) == 3
+
+
+def test_who_looks_into_a_block_sees_every_pass():
+    model = build()
+    model.set_attn_implementation("eager")
+    remember_repeated_input(model)
+    for _ in range(3):
+        out = model(input_ids=batch(0), use_cache=False, output_attentions=True)
+        assert len(out.attentions) == 3
+
+
+def test_a_run_that_repeats_nothing_keeps_nothing():
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    call = RememberedCall(layer, "forward")
+    for number in range(70):
+        call(torch.full((1, 2), float(number)))
+    assert call(torch.ones(1, 2)) is not call(torch.ones(1, 2))
+    assert call._last is None
 
 
 def test_what_was_changed_in_place_is_computed_anew():
@@ -167,6 +211,12 @@ def test_what_was_changed_in_place_is_computed_anew():
     assert torch.equal(call(given), layer(torch.zeros(1, 2)))
     layer.load_state_dict({name: 2 * tensor for name, tensor in layer.state_dict().items()})
     assert torch.equal(call(given), layer(torch.zeros(1, 2)))
+    layer.load_state_dict(
+        {name: tensor + 1 for name, tensor in layer.state_dict().items()}, assign=True
+    )
+    assert torch.equal(call(given), layer(torch.zeros(1, 2)))
+    layer.bias = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    assert call(given).tolist() == [[1, 1]]
 
 
 def test_a_model_that_is_random_in_training_is_left_alone():
@@ -177,18 +227,29 @@ def test_a_model_that_is_random_in_training_is_left_alone():
         BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2), None, VOCABULARY
     )
     assert remember_repeated_input(plain) == []
+    dropping = build()
+    decoder_blocks(dropping)[0].mlp.more = torch.nn.Dropout(0.5)
+    assert remember_repeated_input(dropping) == []
+    adapted = build()
+    add_lora(adapted, LoRAConfig(rank=2))
+    assert remember_repeated_input(adapted) == []
+    nameless = build()
+    del nameless.config.num_hidden_layers
+    assert remember_repeated_input(nameless) == []
 
 
 def test_it_can_be_taken_out_copied_and_pickled():
     model = build()
     before = step(copy.deepcopy(model), batch(0))
     calls = remember_repeated_input(model)
-    assert remember_repeated_input(model) == [], "it is in place already"
+    again = remember_repeated_input(model)  # after a run that broke off: in place of the others
+    assert len(again) == len(calls)
+    assert decoder_blocks(model)[0].forward is again[0]
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         own = decoder_blocks(other)[0].forward
         assert own.module is decoder_blocks(other)[0]
-        assert own is not calls[0]
-    for call in calls:
+        assert own is not again[0]
+    for call in [*calls, *again]:
         call.remove()
     assert all("forward" not in module.__dict__ for module in model.modules())
     assert "lookup" not in memory_layers(model)[0].index.__dict__
