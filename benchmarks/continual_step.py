@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> Report:
     report = Report("continual_step", describe_device(device), more=more)
     small, large = (StepSides(StepSizes(num_keys), device) for num_keys in options.num_keys)
     rounds = (2, 3, 2.0) if options.quick else (5, 15, 60.0)
-    # A new process is slower at its large table for its first dozen steps, so that is not enough.
+    # A new process is slower at its large table for its first dozen steps: a median needs more.
     many_rounds = (40, 40, 0.0) if options.quick else (100, 100, 0.0)
     with PairedTimer(device, *many_rounds) as timer:
         first = growth(report, timer, small, large)

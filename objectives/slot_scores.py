@@ -109,7 +109,8 @@ def tf_idf_scores(
             from slots that other text reads too.
 
     Returns:
-        scores_S: float32, at least 0, and 0 where `counts_S` is.
+        scores_S: float32, at least 0, and 0 where `counts_S` is. With p of 8 or more it may also
+            be 0, too small for float32, for slots that nearly all of many documents read.
 
     Raises:
         ValueError: If the shapes differ, or `idf_exponent` is not positive.
