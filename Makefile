@@ -5,6 +5,9 @@ EXTRAS := dev faiss-cpu
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FOLDERS := models objectives metrics datamodules callbacks lit_modules studies benchmarks
+# The package with its folders in it, as mypy has to see it.
+TYPING := .cache/typing/triptych
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,6 +28,8 @@ test: check ## run the whole suite
 check: $(STAMP) ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@mkdir -p $(TYPING)
+	@ln -sfn $(foreach part,$(wildcard triptych/*.py) $(FOLDERS),$(CURDIR)/$(part)) $(TYPING)
 	$(BIN)/mypy
 
 format: $(STAMP) ## fix what ruff can fix

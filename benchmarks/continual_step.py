@@ -5,7 +5,7 @@
 A batch of 64 texts of 64 tokens reads a memory of 4 heads, k = 32, values of width 256, with 65,536
 or 1,048,576 slots; the 500 slots that score best by TF-IDF learn. Ours counts the reads, scores the
 slots, forms the gradient of these rows and updates them, as
-`callbacks.sparse_memory_finetuning.SparseMemoryFinetuning` does. The peers are the paper's masking
+`SparseMemoryFinetuning` does. The peers are the paper's masking
 trick with dense SGD (`mem * mask + mem.detach() - (mem * mask).detach()`), and a dense gradient
 with dense AdamW. All read by the same `embedding_bag`; which rows learn is given to the peers, so
 that they neither count nor score.
@@ -27,9 +27,16 @@ from dataclasses import replace
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.continual_step_sides import DENSE, FUSED, MASKING, StepSides, StepSizes, title
-from benchmarks.paired import PairedTimer, Timing, time_ratio
-from benchmarks.report import (
+from triptych.benchmarks.continual_step_sides import (
+    DENSE,
+    FUSED,
+    MASKING,
+    StepSides,
+    StepSizes,
+    title,
+)
+from triptych.benchmarks.paired import PairedTimer, Timing, time_ratio
+from triptych.benchmarks.report import (
     Report,
     at_least,
     at_most,

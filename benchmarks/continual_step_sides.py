@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from benchmarks.paired import Side, quantile, seconds_of
-from callbacks.row_updates import RowUpdates
-from callbacks.training_reads import TrainingReads
-from models.base_lm import BaseLMConfig
-from models.memory_blocks import value_tables
-from models.memory_config import MemoryConfig
-from models.memory_lm import build_memory_lm
-from models.repeated_input import remember_repeated_input
-from models.row_optimizers import RowOptimizerName, build_row_optimizer
-from objectives.batch_nll import batch_nll
-from objectives.row_selection import RowSelection
-from objectives.slot_scores import TableStatistics, count_accesses
+from triptych.benchmarks.paired import Side, quantile, seconds_of
+from triptych.callbacks.remember.row_updates import RowUpdates
+from triptych.callbacks.remember.training_reads import TrainingReads
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import build_memory_lm
+from triptych.models.remember.repeated_input import remember_repeated_input
+from triptych.models.remember.values.row_optimizers import RowOptimizerName, build_row_optimizer
+from triptych.objectives.batch_nll import batch_nll
+from triptych.objectives.remember.row_selection import RowSelection
+from triptych.objectives.remember.slot_scores import TableStatistics, count_accesses
 
 # Shapes: B tokens, K slots read by a token, D value width, S slots, U selected rows
 
@@ -270,7 +270,7 @@ def title(name: RowOptimizerName) -> str:
 
 
 def _batch(sizes: StepSizes, device: torch.device) -> dict[str, Tensor]:
-    """Rows without padding, as `datamodules.packing.collate_rows` lays them out."""
+    """Rows without padding, as `collate_rows` lays them out."""
     shape = (sizes.num_rows, sizes.row_length)
     ids_BT = torch.randint(VOCAB_SIZE, shape, device=device)
     return {

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
-from benchmarks.paired import PairedTimer, Side, time_ratio
-from benchmarks.report import (
+from triptych.benchmarks.paired import PairedTimer, Side, time_ratio
+from triptych.benchmarks.report import (
     Report,
     at_least,
     at_most,
@@ -39,8 +39,8 @@ from benchmarks.report import (
     run_main,
     wide_console,
 )
-from models.perceptron import Perceptron
-from objectives.jacobian_penalty import JacobianPenalty
+from triptych.models.commune.perceptron import Perceptron
+from triptych.objectives.commune.jacobian_penalty import JacobianPenalty
 
 LEAST_SPEED_UP, MOST_BYTES = 10.0, 4 * 2**30
 OUTPUTS_PER_LATENT, NUM_AGENTS = 12, 3

@@ -25,10 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.memory_layer_parts import bandwidth, breakdown, copy_bandwidth
-from benchmarks.memory_layer_sides import PEER, LayerSides, LayerSizes
-from benchmarks.paired import PairedTimer
-from benchmarks.report import (
+from triptych.benchmarks.memory_layer_parts import bandwidth, breakdown, copy_bandwidth
+from triptych.benchmarks.memory_layer_sides import PEER, LayerSides, LayerSizes
+from triptych.benchmarks.paired import PairedTimer
+from triptych.benchmarks.report import (
     Check,
     Report,
     at_least,
@@ -38,8 +38,8 @@ from benchmarks.report import (
     run_main,
     wide_console,
 )
-from models.product_key_search import half_scores
-from models.product_keys import ProductKeyIndex
+from triptych.models.remember.index.product_key_search import half_scores
+from triptych.models.remember.index.product_keys import ProductKeyIndex
 
 # Shapes: H heads, N half keys, K kept, S slots
 

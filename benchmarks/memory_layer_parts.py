@@ -7,16 +7,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.memory_layer_sides import LayerSides
-from benchmarks.paired import quantile, seconds_of
-from models.product_key_search import (
+from triptych.benchmarks.memory_layer_sides import LayerSides
+from triptych.benchmarks.paired import quantile, seconds_of
+from triptych.models.remember.index.product_key_search import (
     best_pairs,
     chunks,
     half_scores,
     product_key_topk,
 )
-from models.row_topk import row_topk
-from models.weighted_gather import transposed_gather, weight_gradient, weighted_gather
+from triptych.models.remember.index.row_topk import row_topk
+from triptych.models.remember.values.weighted_gather import (
+    transposed_gather,
+    weight_gradient,
+    weighted_gather,
+)
 
 Returned = TypeVar("Returned")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from benchmarks.paired import Side
-from models.memory_layer import MemoryLayer
-from models.product_keys import ProductKeyIndex
-from models.value_table import ValueTable
+from triptych.benchmarks.paired import Side
+from triptych.models.remember.index.product_keys import ProductKeyIndex
+from triptych.models.remember.memory_layer import MemoryLayer
+from triptych.models.remember.values.value_table import ValueTable
 
 # Shapes: B tokens, M width, H heads, E half query width, N half keys, K slots read by a token
 

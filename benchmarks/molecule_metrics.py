@@ -1,9 +1,9 @@
 """How fast are internal diversity and #Circles, and are they what their references compute?
 
-`python -m benchmarks.molecule_metrics [--quick] [--out FILE]`
+`python -m benchmarks.molecule_metrics [--quick] [--molecules FILE] [--out FILE]`
 
-10,000 molecules: drug-like ones of `../shared/data/smiles` where that folder is there, else as many
-of the embedded ones. Every side starts from fingerprints, in the form it works on.
+10,000 molecules: those of a file with a column `smiles`, else as many grown from embedded ones.
+Every side starts from fingerprints, in the form it works on.
 
 IntDiv1 (Morgan radius 2, 1024 bits, self-pairs included) against
 
@@ -35,8 +35,8 @@ from rdkit import DataStructs
 from rdkit.SimDivFilters import rdSimDivPickers
 from torch import Tensor
 
-from benchmarks.paired import PairedTimer, Side, most_resident_bytes
-from benchmarks.report import (
+from triptych.benchmarks.paired import PairedTimer, Side, most_resident_bytes
+from triptych.benchmarks.report import (
     Report,
     at_least,
     at_most,
@@ -46,15 +46,20 @@ from benchmarks.report import (
     run_main,
     wide_console,
 )
-from datamodules.embedded.molecules import grow_molecules
-from datamodules.record_files import file_rows
-from metrics.molecules.circles import NUM_CHUNKS, bit_vectors, chunked, leader, maxmin
-from metrics.molecules.fingerprints import morgan_fingerprints, unpack
-from metrics.molecules.internal_diversity import internal_diversity
+from triptych.datamodules.embedded.molecules import grow_molecules
+from triptych.datamodules.sources.record_files import file_rows
+from triptych.metrics.diversify.molecules.circles import (
+    NUM_CHUNKS,
+    bit_vectors,
+    chunked,
+    leader,
+    maxmin,
+)
+from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints, unpack
+from triptych.metrics.diversify.molecules.internal_diversity import internal_diversity
 
 # Shapes: N molecules, K bits, W = K / 64 words
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "smiles" / "zinc_200k.csv.gz"
 THRESHOLD = 0.75
 DENSE_TILE = 5000
 LEAST_OVER_DENSE = 2.5
@@ -62,10 +67,10 @@ LARGEST_DIFFERENCE = 1e-6
 MOST_BYTES_AT_100K = 1e9
 
 
-def molecules(count: int) -> list[str]:
+def molecules(count: int, file: Path | None) -> list[str]:
     """Read or grow molecules, the first so many."""
-    if REAL.is_file():
-        rows = (row.values["smiles"] for row in file_rows(REAL))
+    if file is not None:
+        rows = (row.values["smiles"] for row in file_rows(file))
         return [text for text, _ in zip(rows, range(count), strict=False)]
     return grow_molecules(count)
 
@@ -231,15 +236,18 @@ def main(arguments: list[str] | None = None) -> Report:
     parser = benchmark_parser("How fast are internal diversity and #Circles?")
     parser.add_argument("--num-molecules", type=int, default=10_000)
     parser.add_argument("--num-many", type=int, default=100_000, help="not with --quick")
+    parser.add_argument("--molecules", type=Path, help="a file with a column `smiles`")
     options = parser.parse_args(arguments)
     device = prepare_device(options.device, options.threads)
     report = Report("molecule_metrics", describe_device(device), more={"values": {}})
-    report.more["molecules"] = "ZINC" if REAL.is_file() else "embedded"
-    packed_NW = morgan_fingerprints(molecules(options.num_molecules))[1].to(device)
+    report.more["molecules"] = options.molecules.name if options.molecules else "embedded"
+    packed_NW = morgan_fingerprints(molecules(options.num_molecules, options.molecules))[1].to(
+        device
+    )
     with PairedTimer(device, *((1, 3, 5.0) if options.quick else (5, 15, 60.0))) as timer:
         compare(report, timer, packed_NW)
     if not options.quick:
-        many_NW = morgan_fingerprints(molecules(options.num_many))[1].to(device)
+        many_NW = morgan_fingerprints(molecules(options.num_many, options.molecules))[1].to(device)
         with PairedTimer(device, 1, 3, 30.0) as timer:
             compare_many(report, timer, many_NW)
     console = wide_console()

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.oracle_throughput [--quick] [--prior FOLDER] [--out FILE]`
 
-A search samples 64 molecules a step, scores those that are new (`benchmarks.plain_reward`: QED, SA,
+A search samples 64 molecules a step, scores those that are new (`plain_reward`: QED, SA,
 donors, likeness to eight drugs) and learns from all by REINVENT's loss, until so many different
 molecules were scored. In turns:
 
@@ -26,10 +26,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.oracle_throughput_sides import Job, Outcome, Searcher, run_together
-from benchmarks.paired import Timing, time_ratio
-from benchmarks.plain_reward import drugs_task
-from benchmarks.report import (
+from triptych.benchmarks.oracle_throughput_sides import Job, Outcome, Searcher, run_together
+from triptych.benchmarks.paired import Timing, time_ratio
+from triptych.benchmarks.plain_reward import drugs_task
+from triptych.benchmarks.report import (
     Report,
     at_least,
     at_most,
@@ -39,8 +39,8 @@ from benchmarks.report import (
     run_main,
     wide_console,
 )
-from callbacks.init_from import Stage
-from train import ROOT
+from triptych.callbacks.command_line.init_from import Stage
+from triptych.cli import ROOT
 
 PRIOR = "configs/diversify/molecules_prior.yaml"
 PLAIN, PLAIN_2 = "plain loop", "plain loop, two threads"

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from benchmarks.paired import most_resident_bytes
-from benchmarks.plain_reward import PlainReward, drugs_task
-from models.smiles_rnn import load_smiles_rnn
+from triptych.benchmarks.paired import most_resident_bytes
+from triptych.benchmarks.plain_reward import PlainReward, drugs_task
+from triptych.models.diversify.molecules.smiles_rnn import load_smiles_rnn
 
 BATCH, SIGMA, LEARNING_RATE, MOST_TOKENS = 64, 64.0, 1e-3, 80
 
@@ -154,12 +154,14 @@ class OurSearch:
     def __init__(self, job: Job, folder: Path) -> None:
         from lightning.pytorch import Trainer, seed_everything
 
-        from callbacks.local_metrics import LocalMetrics
-        from callbacks.stop_search import StopSearch
-        from datamodules.unprompted import Unprompted
-        from lit_modules.molecule_optimization import MoleculeOptimization
-        from objectives.mara import Mara
-        from objectives.rewards.molecules.oracle_reward import OracleReward
+        from triptych.callbacks.diversify.molecules.stop_search import StopSearch
+        from triptych.callbacks.tracking.local_metrics import LocalMetrics
+        from triptych.datamodules.diversify.unprompted import Unprompted
+        from triptych.lit_modules.diversify.molecules.molecule_optimization import (
+            MoleculeOptimization,
+        )
+        from triptych.objectives.diversify.mara import Mara
+        from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
 
         warnings.filterwarnings("ignore")
         seed_everything(job.seed, verbose=False)

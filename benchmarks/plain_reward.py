@@ -7,12 +7,12 @@ hydrogen bond donors, and of the largest Tanimoto similarity to a drug.
 import math
 from typing import Any
 
-from datamodules.embedded.molecules import drugs
-from objectives.rewards.molecules.objective import MoleculeObjective
-from objectives.rewards.molecules.properties import DrugLikeness, HydrogenBondDonors
-from objectives.rewards.molecules.structure import TargetSimilarity
-from objectives.rewards.molecules.synthesizability import SyntheticAccessibility
-from objectives.rewards.molecules.transforms import Step
+from triptych.datamodules.embedded.molecules import drugs
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.properties import DrugLikeness, HydrogenBondDonors
+from triptych.objectives.rewards.molecules.structure import TargetSimilarity
+from triptych.objectives.rewards.molecules.synthesizability import SyntheticAccessibility
+from triptych.objectives.rewards.molecules.transforms import Step
 
 TARGETS = (
     *("celecoxib", "diazepam", "paroxetine", "imatinib"),

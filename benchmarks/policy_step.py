@@ -20,9 +20,16 @@ from contextlib import closing
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paired import PairedTimer, Timing
-from benchmarks.policy_step_sides import GENERATE, OURS, OURS_MARA, TRL, PolicySides, PolicySizes
-from benchmarks.report import (
+from triptych.benchmarks.paired import PairedTimer, Timing
+from triptych.benchmarks.policy_step_sides import (
+    GENERATE,
+    OURS,
+    OURS_MARA,
+    TRL,
+    PolicySides,
+    PolicySizes,
+)
+from triptych.benchmarks.report import (
     Report,
     at_least,
     at_most,

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.optim import AdamW
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.paired import Side, synchronize
-from models.base_lm import BaseLMConfig, build_base_lm
-from models.causal_lm_policy import CausalLMPolicy
-from models.progress_bars import no_progress_bars
-from models.rollout import Rollout
-from objectives.mara import Mara
-from objectives.policy_loss import PolicySamples, Rloo
+from triptych.benchmarks.paired import Side, synchronize
+from triptych.models.base_lm import BaseLMConfig, build_base_lm
+from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
+from triptych.models.diversify.rollout import Rollout
+from triptych.models.progress_bars import no_progress_bars
+from triptych.objectives.diversify.mara import Mara
+from triptych.objectives.diversify.policy_loss import PolicySamples, Rloo
 
 OURS = "ours, RLOO"
 OURS_MARA = "ours, RLOO with MARA"

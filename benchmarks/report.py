@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paired import Timing, time_ratio
+from triptych.benchmarks.paired import Timing, time_ratio
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from models.memory_blocks import value_tables
+from triptych.models.remember.memory_blocks import value_tables
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -124,7 +124,8 @@ def optimizer_of_nothing(module: nn.Module) -> SGD:
     if not anchors:
         raise ValueError(
             "nothing would learn: set model.init_args.trainable to all, lora, values or "
-            "memory, or append callbacks.sparse_memory_finetuning.SparseMemoryFinetuning to "
+            "memory, or append "
+            "triptych.callbacks.remember.sparse_memory_finetuning.SparseMemoryFinetuning to "
             "trainer.callbacks"
         )
     return SGD([{"params": anchors, "name": "anchor", "lr": 0.0}])

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from metrics.summed_metric import SummedMetric
+from triptych.metrics.summed_metric import SummedMetric
 
 
 class CompletionMeans(SummedMetric):

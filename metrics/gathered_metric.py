@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metrics.summed_metric import SummedMetric
+from triptych.metrics.summed_metric import SummedMetric
 
 
 class GatheredMetric(SummedMetric):

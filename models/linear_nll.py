@@ -1,13 +1,12 @@
 """The output layer and the negative log-likelihood of its targets in one, chunk by chunk."""
 
-# Shapes: N predictions, C predictions in one chunk, D hidden width, V vocabulary
-
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import cross_entropy, linear
+from transformers import PreTrainedModel
 
 
 def linear_nll(
@@ -110,3 +109,21 @@ def _add_product_(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
         total_VD.addmm_(left_VC, right_CD)  # without a product of the size of the total
     else:
         total_VD += left_VC @ right_CD
+
+
+# What a family may do to its logits beyond the output layer (Gemma, Cohere, Granite).
+_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def output_weight(model: PreTrainedModel) -> Tensor | None:
+    """The weight W (vocabulary, width) where logits = hidden @ W.T, and None where they are not.
+
+    They are not in families whose output layer has a bias or that rescale its logits: there the
+    logits are had from the model alone.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return None
+    if any(getattr(model.config, name, None) for name in _LOGIT_SETTINGS):
+        return None
+    return head.weight

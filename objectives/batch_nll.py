@@ -4,9 +4,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from models.output_layer import output_weight
-from models.segment_mask import segment_attention_mask
-from objectives.language_modeling import NextTokenNLL, chunked_next_token_nll, next_token_nll
+from triptych.models.linear_nll import output_weight
+from triptych.models.segment_mask import segment_attention_mask
+from triptych.objectives.language_modeling import (
+    NextTokenNLL,
+    chunked_next_token_nll,
+    next_token_nll,
+)
 
 Batch = dict[str, Any]
 
@@ -17,7 +21,7 @@ def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
     Args:
         model: A causal language model.
         batch: `input_ids`, `position_ids`, `segment_ids` and `labels`, int64 (B, T), as
-            `datamodules.packing.collate_rows` lays them out.
+            `triptych.datamodules.batches.packing.collate_rows` lays them out.
 
     Returns:
         As `next_token_nll`. The logits are never held all at once, except in families whose output

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from models.linear_nll import at_least_float32, linear_nll
+from triptych.models.linear_nll import at_least_float32, linear_nll
 
 IGNORED_LABEL = -100
 
@@ -93,7 +93,7 @@ def chunked_next_token_nll(
     """Do what `next_token_nll(hidden_BTD @ weight_VD.T, labels_BT)` does, in far less memory.
 
     Logits exist for one chunk of predictions at a time, only at positions whose label counts, and
-    are computed again in the backward pass (`models.linear_nll`): two arrays of C V numbers in
+    are computed again in the backward pass (`linear_nll`): two arrays of C V numbers in
     place of several of B T V, for a third more arithmetic in the output layer.
 
     Finding the positions that count synchronises with an accelerator once. The gradient has no

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from models.segment_mask import segment_attention_mask
-from objectives.batch_nll import Batch
-from objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
+from triptych.models.segment_mask import segment_attention_mask
+from triptych.objectives.batch_nll import Batch
+from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
 
 
 class TeacherForced(NamedTuple):

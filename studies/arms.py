@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.progress import Progress
 
 
@@ -157,9 +158,10 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: P
         # The process's own streams, since loggers hold on to them from one run to the next.
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    import train  # only in the worker: a study that finds all runs finished needs no torch
+    # Only in the worker: a study that finds all runs finished needs no torch.
+    from triptych.cli import main
 
-    train.main(words)
+    main(words)
 
 
 def _finished(place: Path) -> bool:
@@ -180,3 +182,25 @@ def _single_threaded() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+Settings = dict[str, Any]
+
+
+def probe(class_path: str, **settings: Any) -> Settings:
+    """A class with its settings, as YAML has it."""
+    return {"class_path": class_path, "init_args": settings}
+
+
+def written(
+    name: str, content: Settings, folder: Path, start: Mapping[int, Path] | None = None
+) -> Arm:
+    """Keep an arm's configuration as a file, which runs as it is."""
+    content["trainer"] |= {"accelerator": "cpu", "devices": 1}
+    content["tracking"] = {"uri": None}  # the study is one run in MLflow, with all arms
+    text = yaml.safe_dump(content, sort_keys=False)
+    key = hashlib.sha256(text.encode()).hexdigest()[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.replace(' ', '_').replace('/', '-')}-{key}.yaml"
+    path.write_text(text)
+    return Arm(name, ("--config", str(path)), start)

@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, read_summary, run_arms
-from studies.options import seeds_of, study_parser
-from studies.results import at_least, mean_interval, paired_test, write_results
-from studies.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
+from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, read_summary, run_arms
+from triptych.studies.diversify.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
+from triptych.studies.options import seeds_of, study_parser
+from triptych.studies.results import at_least, mean_interval, paired_test, write_results
 
 CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
@@ -46,7 +46,7 @@ WORDS = {
     RLOO: ("--model.init_args.mara", "null"),
     GRPO: (
         *("--model.init_args.mara", "null"),
-        *("--model.init_args.loss", "objectives.policy_loss.Grpo"),
+        *("--model.init_args.loss", "triptych.objectives.diversify.policy_loss.Grpo"),
         *("--model.init_args.kl.estimator", "k3"),
         *("--model.init_args.kl.place", "loss"),
         *("--model.init_args.kl.level", "token"),
@@ -91,7 +91,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     embedder = None
     if options.preset == "smoke":  # without the embedder's model
-        from metrics.text_embedder import letter_counts as embedder
+        from triptych.metrics.text_embedder import letter_counts as embedder
     sampler = Sampler(
         (PHRASINGS, CATEGORIES), PROMPTS[options.preset], embedder, small=not all_categories
     )
@@ -148,9 +148,13 @@ def predicted(small: bool) -> dict[str, Numbers]:
     """
     import torch
 
-    from datamodules.embedded.creative_questions import answer_prior, categories, small_categories
-    from objectives.mara import Mara
-    from objectives.target_distribution import target
+    from triptych.datamodules.embedded.creative_questions import (
+        answer_prior,
+        categories,
+        small_categories,
+    )
+    from triptych.objectives.diversify.mara import Mara
+    from triptych.objectives.diversify.target_distribution import target
 
     settings = yaml.safe_load(CONFIG.read_text())["model"]["init_args"]
     numbers: dict[str, Numbers] = {}

@@ -25,9 +25,16 @@ from typing import Any, get_args
 
 from rich.progress import Progress
 
-from studies.identifiability_figure import draw
-from studies.identifiability_fits import Fit, Problem, Way, run_fit
-from studies.results import Check, at_least, at_most, mean_interval, paired_test, write_results
+from triptych.studies.commune.identifiability_figure import draw
+from triptych.studies.commune.identifiability_fits import Fit, Problem, Way, run_fit
+from triptych.studies.results import (
+    Check,
+    at_least,
+    at_most,
+    mean_interval,
+    paired_test,
+    write_results,
+)
 
 CLAIM = (
     "a sparse decoder Jacobian recovers latents one by one, and blocks of them where it is dense"

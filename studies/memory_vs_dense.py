@@ -14,10 +14,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from callbacks.learning_curves import read_curves
-from studies.arms import SEED_OF_DATA_TOO, Arm, read_summary, run_arms
-from studies.options import seeds_of, study_parser
-from studies.results import at_most, mean_interval, paired_test, write_results
+from triptych.callbacks.run.learning_curves import read_curves
+from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, read_summary, run_arms
+from triptych.studies.options import seeds_of, study_parser
+from triptych.studies.results import at_most, mean_interval, paired_test, write_results
 
 CLAIM = "at equal steps a memory model knows more facts than its dense twin"
 STEPS = {"smoke": 20, "cpu": 900, "full": 6000}

@@ -24,12 +24,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from studies.arms import Arm, exported_start, run_arms
-from studies.molecule_comparison import AT_CALLS, YIELD, compare, gates, show
-from studies.molecule_search import Search, read_search
-from studies.molecule_tasks import Settings, Task, tasks
-from studies.results import mean_interval, write_results
-from studies.retention_arms import probe, written
+from triptych.studies.arms import Arm, exported_start, probe, run_arms, written
+from triptych.studies.diversify.molecules.molecule_comparison import (
+    AT_CALLS,
+    YIELD,
+    compare,
+    gates,
+    show,
+)
+from triptych.studies.diversify.molecules.molecule_search import Search, read_search
+from triptych.studies.diversify.molecules.molecule_tasks import Settings, Task, tasks
+from triptych.studies.results import mean_interval, write_results
 
 CLAIM = "MARA finds more good molecules than REINVENT within the same oracle calls and samples"
 REINVENT, MARA = "REINVENT", "MARA"
@@ -111,14 +116,16 @@ class Cell:
         return written(
             self.label,
             {
-                "data": probe("datamodules.unprompted.Unprompted"),
+                "data": probe("triptych.datamodules.diversify.unprompted.Unprompted"),
                 "model": probe(
-                    "lit_modules.molecule_optimization.MoleculeOptimization",
+                    "triptych.lit_modules.diversify.molecules.molecule_optimization.MoleculeOptimization",
                     init_from=str(start),
                     reward=task.reward(preset.budget),
                     sigma=self.sigma,
                     mara={"threshold": task.threshold, "scope": "batch"} if has_mara else None,
-                    loss=probe("objectives.policy_loss.Dap", entropy_bonus=bonus),
+                    loss=probe(
+                        "triptych.objectives.diversify.policy_loss.Dap", entropy_bonus=bonus
+                    ),
                     diversity_filter=self._filter(),
                     num_samples=BATCH,
                     learning_rate=1e-3,
@@ -128,10 +135,10 @@ class Cell:
                     "max_steps": -(-preset.max_samples // BATCH),
                     "log_every_n_steps": 1,
                     "callbacks": [
-                        probe("callbacks.step_seeds.StepSeeds"),
-                        probe("callbacks.nan_guard.NanGuard"),
+                        probe("triptych.callbacks.run.step_seeds.StepSeeds"),
+                        probe("triptych.callbacks.run.nan_guard.NanGuard"),
                         probe(
-                            "callbacks.stop_search.StopSearch",
+                            "triptych.callbacks.diversify.molecules.stop_search.StopSearch",
                             # All samples may be known for long: the cap alone ends that.
                             patience=preset.max_samples,
                             max_samples=preset.max_samples,
@@ -144,10 +151,13 @@ class Cell:
 
     def _filter(self) -> Settings | None:
         if self.way == DISTILLED:
-            return probe("objectives.random_distillation.RandomDistillation", weight=0.25)
+            return probe(
+                "triptych.objectives.diversify.molecules.random_distillation.RandomDistillation",
+                weight=0.25,
+            )
         if not self.way.endswith(FILTERED):
             return None
-        kind = "objectives.diversity_filters.DiversityFilter"
+        kind = "triptych.objectives.diversify.molecules.diversity_filters.DiversityFilter"
         return probe(kind, bucket="murcko_scaffold", bucket_size=25, penalty="step")
 
 

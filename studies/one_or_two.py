@@ -5,7 +5,7 @@
 A small transformer is taught to answer a request for a random integer, 1 or 2, with an uneven
 prior. Then it is trained on a reward of 1 for either: with and without MARA, under the reverse and
 the forward KL. Probabilities are exact, of the two answers to all eight prompts (two of them held
-out of training), and are held against the closed forms of `objectives.target_distribution` for the
+out of training), and are held against the closed forms of `target_distribution` for the
 very model that was started from.
 
 `cpu` trains at beta .03; `full` at .001, .01 and .03, where the paper's grid is.
@@ -19,10 +19,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from studies.answer_probabilities import reply_probabilities
-from studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, run_arms
-from studies.options import seeds_of, study_parser
-from studies.results import at_least, at_most, mean_interval, paired_test, write_results
+from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, run_arms
+from triptych.studies.diversify.answer_probabilities import reply_probabilities
+from triptych.studies.options import seeds_of, study_parser
+from triptych.studies.results import at_least, at_most, mean_interval, paired_test, write_results
 
 CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the odds of the start"
 BETA = 0.03
@@ -139,8 +139,8 @@ def predicted_share(base: Sequence[Sequence[float]], way: Way) -> float:
     """
     import torch
 
-    from objectives.mara import Mara
-    from objectives.target_distribution import target
+    from triptych.objectives.diversify.mara import Mara
+    from triptych.objectives.diversify.target_distribution import target
 
     mara = None if way.algorithm is None else Mara(threshold=0.9, algorithm=way.algorithm)
     shares = []
@@ -188,7 +188,7 @@ def _words(options: argparse.Namespace, way: Way, start: Path) -> tuple[str, ...
 
 
 def _prompts() -> list[dict[str, Any]]:
-    from datamodules.embedded.one_or_two import prompt_rows
+    from triptych.datamodules.embedded.one_or_two import prompt_rows
 
     return prompt_rows()
 

@@ -21,16 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from metrics.retention import learned_at
-from studies.arms import SEED_OF_DATA_TOO, read_summary, run_arms
-from studies.fact_world import world_of
-from studies.options import FIRST_SEED, seeds_of, study_parser
-from studies.results import at_least, at_most, mean_interval, paired_test, write_results
-from studies.retention_arms import learning, pretraining
-from studies.retention_figure import draw
-from studies.retention_numbers import (
+from triptych.metrics.remember.retention import learned_at
+from triptych.studies.arms import SEED_OF_DATA_TOO, read_summary, run_arms
+from triptych.studies.options import FIRST_SEED, seeds_of, study_parser
+from triptych.studies.remember.retention.retention_arms import learning, pretraining, world_of
+from triptych.studies.remember.retention.retention_figure import draw
+from triptych.studies.remember.retention.retention_ways import (
     BEFORE,
     EARLY,
+    JUDGED,
     NEW,
     OLD,
     OLD_DROP,
@@ -38,8 +37,9 @@ from studies.retention_numbers import (
     TEXT,
     TEXT_RISE,
     numbers_of,
+    ways_of,
 )
-from studies.retention_ways import JUDGED, ways_of
+from triptych.studies.results import at_least, at_most, mean_interval, paired_test, write_results
 
 CLAIM = "sparse memory finetuning learns a stream of facts and forgets less than full or LoRA"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}

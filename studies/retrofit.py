@@ -15,16 +15,21 @@ from typing import Any
 import torch
 import yaml
 
-from models.memory_config import MemoryConfig
-from models.memory_lm import insert_memory_layers, load_memory_lm
-from models.row_changes import same_bits
-from studies.arms import SEED_OF_DATA_TOO, Arm, run_arms, seed_words
-from studies.asked_again import ask
-from studies.fact_world import world_of
-from studies.options import FIRST_SEED, seeds_of, study_parser
-from studies.results import at_least, at_most, mean_interval, write_results
-from studies.retention_arms import SPARSE, Settings, Way, World, learning, pretraining, written
-from studies.retention_numbers import (
+from triptych.models.remember.ledger.row_changes import same_bits
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import insert_memory_layers, load_memory_lm
+from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, Settings, run_arms, seed_words, written
+from triptych.studies.options import FIRST_SEED, seeds_of, study_parser
+from triptych.studies.remember.asked_again import ask
+from triptych.studies.remember.retention.retention_arms import (
+    SPARSE,
+    Way,
+    World,
+    learning,
+    pretraining,
+    world_of,
+)
+from triptych.studies.remember.retention.retention_ways import (
     NEW,
     OLD_DROP,
     STATEMENT,
@@ -32,6 +37,7 @@ from studies.retention_numbers import (
     TEXT_RISE,
     numbers_of,
 )
+from triptych.studies.results import at_least, at_most, mean_interval, write_results
 
 CLAIM = "a pretrained model with memory put into it learns new facts by slots alone"
 PRESETS = {"smoke": (4, 4, 2), "cpu": (1000, 600, 140), "full": (1000, 600, 140)}

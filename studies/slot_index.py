@@ -6,7 +6,7 @@ A pretrained memory model gets `FaissSlotIndex` in place of its product keys, wi
 How many of the true best 32 slots its own queries find is counted. Then both learn the same NEW
 facts by sparse memory finetuning, each with background statistics of its own, and are asked.
 
-The pretrained models are those of `studies.retention` and are found there if it ran before.
+The pretrained models are those of `retention` and are found there if it ran before.
 """
 
 import json
@@ -18,21 +18,27 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from datamodules.facts import FactsConfig, FactsPart
-from datamodules.records import RecordSource
-from models.faiss_index import FaissSlotIndex
-from models.index_replacement import replace_index
-from models.memory_blocks import memory_layers
-from models.memory_lm import load_memory_lm
-from models.progress_bars import no_progress_bars
-from objectives.background_statistics import BACKGROUND_FILE
-from studies.arms import SEED_OF_DATA_TOO, run_arms, seed_words
-from studies.asked_again import ask
-from studies.fact_world import world_of
-from studies.options import seeds_of, study_parser
-from studies.results import at_least, at_most, mean_interval, write_results
-from studies.retention_arms import SPARSE, Way, World, learning, pretraining, probe
-from train import main as run_train
+from triptych.cli import main as run_train
+from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
+from triptych.datamodules.sources.records import RecordSource
+from triptych.models.progress_bars import no_progress_bars
+from triptych.models.remember.index.faiss_index import FaissSlotIndex
+from triptych.models.remember.index_replacement import replace_index
+from triptych.models.remember.memory_blocks import memory_layers
+from triptych.models.remember.memory_lm import load_memory_lm
+from triptych.objectives.remember.background_statistics import BACKGROUND_FILE
+from triptych.studies.arms import SEED_OF_DATA_TOO, probe, run_arms, seed_words
+from triptych.studies.options import seeds_of, study_parser
+from triptych.studies.remember.asked_again import ask
+from triptych.studies.remember.retention.retention_arms import (
+    SPARSE,
+    Way,
+    World,
+    learning,
+    pretraining,
+    world_of,
+)
+from triptych.studies.results import at_least, at_most, mean_interval, write_results
 
 CLAIM = "on the faiss index a memory model finds and learns as on product keys"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
@@ -97,7 +103,7 @@ def _replace(start: Path, folder: Path, world: World, args: Sequence[str], seed:
             model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         collected = probe(
-            "callbacks.background_statistics.CollectBackgroundStatistics",
+            "triptych.callbacks.remember.background_statistics.CollectBackgroundStatistics",
             num_documents=world.num_old if world.brief else 150,
             rows_per_document=8,
             path=str(folder / BACKGROUND_FILE),
@@ -140,7 +146,11 @@ def _recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: W
 
 
 def _f1(run: Path, args: Sequence[str], place: Path, seed: int) -> float:
-    asked = probe("callbacks.probes.fact_recall.FactRecall", wording="held_out", scoring="generate")
+    asked = probe(
+        "triptych.callbacks.remember.probes.fact_recall.FactRecall",
+        wording="held_out",
+        scoring="generate",
+    )
     rows = ask(run / "export", args, {"new": asked}, place, seed_words(seed))
     return float(next(row["value"] for row in rows if row["metric"] == "f1"))
 

@@ -18,14 +18,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from objectives.collapse_diagnosis import diagnose_settings, worst
-from objectives.kl import KlPenalty
-from objectives.policy_loss import Dap, Grpo, Reinforce, Rloo
-from objectives.target_distribution import entropy_bits, switch_beta, target
-from studies.options import study_parser
-from studies.results import Check, at_least, at_most, mean_interval, paired_test, write_results
-from studies.tabular_figure import draw
-from studies.tabular_runs import Arm, Layout, Task, train_exactly, train_on_samples
+from triptych.objectives.diversify.collapse_diagnosis import diagnose_settings, worst
+from triptych.objectives.diversify.kl import KlPenalty
+from triptych.objectives.diversify.policy_loss import Dap, Grpo, Reinforce, Rloo
+from triptych.objectives.diversify.target_distribution import entropy_bits, switch_beta, target
+from triptych.studies.diversify.tabular.tabular_figure import draw
+from triptych.studies.diversify.tabular.tabular_runs import (
+    Arm,
+    Layout,
+    Task,
+    train_exactly,
+    train_on_samples,
+)
+from triptych.studies.options import study_parser
+from triptych.studies.results import (
+    Check,
+    at_least,
+    at_most,
+    mean_interval,
+    paired_test,
+    write_results,
+)
 
 CLAIM = "trainings end at their closed forms, and MARA makes right answers equally probable"
 

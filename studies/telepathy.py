@@ -3,7 +3,7 @@
     python -m studies.telepathy --preset cpu
 
 Agents see some of the shared digits and a nonce of their own each, and need all digits and their
-own nonce (`datamodules.pooled_evidence`). For every seed agents are trained from scratch, then
+own nonce (`pooled_evidence`). For every seed agents are trained from scratch, then
 codecs on their states, then adapters; agents and codecs are shared by the arms of a seed. Every
 adapter is evaluated with all controls: single agents, debates by text of 1, 2 and all words, no
 prefix, prefixes of zeros, of the mean thought, of another question's.
@@ -20,9 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from studies.arms import Arm, read_summary, run_arms
-from studies.results import Check, at_least, at_most, mean_interval, paired_test, write_results
-from studies.telepathy_figure import draw
+from triptych.studies.arms import Arm, read_summary, run_arms
+from triptych.studies.commune.telepathy_figure import draw
+from triptych.studies.results import (
+    Check,
+    at_least,
+    at_most,
+    mean_interval,
+    paired_test,
+    write_results,
+)
 
 CLAIM = "thoughts carry as much as full text, and with a masked encoder nothing private"
 CODECS = {"plain": "autoencoder.yaml", "masked": "masked_autoencoder.yaml"}
@@ -216,7 +223,7 @@ def checks(
 
 def optimum() -> float:
     """Best possible accuracy of a single one of three agents."""
-    from datamodules.pooled_evidence import PooledEvidence
+    from triptych.datamodules.commune.pooled_evidence import PooledEvidence
 
     return PooledEvidence().single_optimum()
 

@@ -7,7 +7,7 @@ A memory model that was pretrained on text and OLD facts learns 50 NEW ones, one
 ways: rows that later facts wrote too keep what they hold (`keep`), or lose this fact's share of it
 (`subtract`). All facts are asked before and after, in questions and in statements.
 
-The pretrained models are those of `studies.retention` and are found there if it ran before.
+The pretrained models are those of `retention` and are found there if it ran before.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,22 @@ from typing import Any
 
 import torch
 
-from models.ledger import Ledger
-from models.memory_blocks import value_tables
-from models.memory_lm import load_memory_lm
-from models.row_changes import same_bits
-from studies.arms import SEED_OF_DATA_TOO, run_arms, seed_words
-from studies.asked_again import ask
-from studies.fact_world import world_of
-from studies.options import seeds_of, study_parser
-from studies.results import at_most, mean_interval, write_results
-from studies.retention_arms import SPARSE, Way, learning, pretraining, probe
-from train import main as run_train
+from triptych.cli import main as run_train
+from triptych.models.remember.ledger.ledger import Ledger
+from triptych.models.remember.ledger.row_changes import same_bits
+from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.memory_lm import load_memory_lm
+from triptych.studies.arms import SEED_OF_DATA_TOO, probe, run_arms, seed_words
+from triptych.studies.options import seeds_of, study_parser
+from triptych.studies.remember.asked_again import ask
+from triptych.studies.remember.retention.retention_arms import (
+    SPARSE,
+    Way,
+    learning,
+    pretraining,
+    world_of,
+)
+from triptych.studies.results import at_most, mean_interval, write_results
 
 CLAIM = "a fact of many can be unlearned, and the others stay known"
 PRESETS = {"smoke": (4, 3, 2), "cpu": (1000, 50, 20), "full": (1000, 50, 20)}
@@ -80,7 +85,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
 
 
-LEDGER = probe("callbacks.slot_ledger.SlotLedger")
+LEDGER = probe("triptych.callbacks.remember.ledger.slot_ledger.SlotLedger")
 
 
 def _unlearn(
@@ -112,7 +117,9 @@ def _recall(model: Path, words: Sequence[str], place: Path, seed: int) -> dict[i
     """Recall of each fact, by the number of its visit from 1, over questions and statements."""
     probes = {
         wording: probe(
-            "callbacks.probes.fact_recall.FactRecall", wording=wording, visits_per_group=1
+            "triptych.callbacks.remember.probes.fact_recall.FactRecall",
+            wording=wording,
+            visits_per_group=1,
         )
         for wording in ("held_out", "statement")
     }

@@ -16,10 +16,10 @@ import pytest
 import torch
 import yaml
 
-from callbacks.process_state import restored_process_state
 from tests.train_process import start_train
+from triptych import ROOT
+from triptych.callbacks.run.process_state import restored_process_state
 
-ROOT = Path(__file__).resolve().parents[1]
 TINY = {
     "model": {"class_path": "tests.tiny_lightning.TinyModule"},
     "data": {"class_path": "tests.tiny_lightning.TinyData"},
@@ -34,6 +34,15 @@ def _process_left_as_found() -> Iterator[None]:
     torch.manual_seed(0)
     with restored_process_state():
         yield
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data that TRIPTYCH_TEST_DATA names, or a skip without it."""
+    folder = os.environ.get("TRIPTYCH_TEST_DATA")
+    if not folder:
+        pytest.skip("needs real data: set TRIPTYCH_TEST_DATA to a folder with qa/, smiles/, ...")
+    return Path(folder)
 
 
 @pytest.fixture
@@ -61,7 +70,9 @@ def stages_of_all(
 
     They run in processes that need not import everything anew.
     """
-    monkeypatch.setattr("callbacks.init_from.subprocess", SimpleNamespace(run=_forked))
+    monkeypatch.setattr(
+        "triptych.callbacks.command_line.init_from.subprocess", SimpleNamespace(run=_forked)
+    )
     folder = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         folder = folder.parent  # that of all workers: whoever comes second waits for the first

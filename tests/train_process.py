@@ -20,17 +20,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from triptych import ROOT
+
 # What runs import only once they are composed.
 IMPORTED = (
     "train",
     "datasets",
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
-    "lit_modules.continual_finetuning",
-    "lit_modules.memory_pretraining",
-    "datamodules.fact_stream",
-    "datamodules.text_and_facts",
+    "triptych.lit_modules.remember.continual_finetuning",
+    "triptych.lit_modules.remember.memory_pretraining",
+    "triptych.datamodules.remember.facts.fact_stream",
+    "triptych.datamodules.remember.text.text_and_facts",
     "transformers.models.llama.modeling_llama",
 )
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -11,7 +11,14 @@ import random
 from pathlib import Path
 from typing import Literal
 
-from datamodules.embedded.tables import BOOKS, COUNTRIES, ELEMENTS, US_STATES, Table, table_rows
+from triptych.datamodules.embedded.tables import (
+    BOOKS,
+    COUNTRIES,
+    ELEMENTS,
+    US_STATES,
+    Table,
+    table_rows,
+)
 
 ARTICLES_PER_ENTITY = 4
 VALIDATION_EVERY = 8

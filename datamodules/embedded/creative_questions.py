@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.embedded.tables import COUNTRIES, ELEMENTS, US_STATES, table_rows
+from triptych.datamodules.embedded.tables import COUNTRIES, ELEMENTS, US_STATES, table_rows
 
 PHRASINGS = (
     "Name {one}.",

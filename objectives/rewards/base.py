@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from models.rollout import Rollout
+from triptych.models.diversify.rollout import Rollout
 
 # Shapes: B completions
 

@@ -14,10 +14,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from models.rollout import Rollout
-from objectives.rewards.base import Reward, Scores
-from objectives.rewards.length_window import LengthWindow
-from objectives.rewards.xml_format import XmlFormat
+from triptych.models.diversify.rollout import Rollout
+from triptych.objectives.rewards.base import Reward, Scores
+from triptych.objectives.rewards.length_window import LengthWindow
+from triptych.objectives.rewards.xml_format import XmlFormat
 
 
 class ComposedReward(Reward):

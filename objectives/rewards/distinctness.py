@@ -4,9 +4,9 @@ from typing import Literal
 
 import torch
 
-from models.rollout import Rollout
-from objectives.rewards.answer_text import normalized
-from objectives.rewards.base import Reward, Scores
+from triptych.models.diversify.rollout import Rollout
+from triptych.objectives.rewards.answer_text import normalized
+from triptych.objectives.rewards.base import Reward, Scores
 
 # Shapes: B completions
 

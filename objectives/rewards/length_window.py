@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from objectives.rewards.base import TextReward
+from triptych.objectives.rewards.base import TextReward
 
 
 class LengthWindow(TextReward):

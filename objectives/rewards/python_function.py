@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Self
 
-from objectives.rewards.base import TextReward
+from triptych.objectives.rewards.base import TextReward
 
 
 class PythonFunction(TextReward):

@@ -3,7 +3,7 @@
 import re
 from typing import Any, Self
 
-from objectives.rewards.base import TextReward
+from triptych.objectives.rewards.base import TextReward
 
 
 class RegexMatch(TextReward):

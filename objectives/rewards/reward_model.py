@@ -12,8 +12,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from models.rollout import Rollout
-from objectives.rewards.base import Reward, Scores
+from triptych.models.diversify.rollout import Rollout
+from triptych.objectives.rewards.base import Reward, Scores
 
 # Shapes: B completions, L tokens of a conversation, C classes
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from objectives.rewards.answer_text import normalized, within_tag
-from objectives.rewards.base import TextReward
+from triptych.objectives.rewards.answer_text import normalized, within_tag
+from triptych.objectives.rewards.base import TextReward
 
 
 class XmlFormat(TextReward):

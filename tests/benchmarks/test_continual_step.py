@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import continual_step
-from benchmarks.continual_step_sides import DENSE, FUSED, MASKING, StepSides, StepSizes
-from benchmarks.paired import PairedTimer, Side, Timing
-from benchmarks.report import Report
+from triptych.benchmarks import continual_step
+from triptych.benchmarks.continual_step_sides import DENSE, FUSED, MASKING, StepSides, StepSizes
+from triptych.benchmarks.paired import PairedTimer, Side, Timing
+from triptych.benchmarks.report import Report
 
 CPU = torch.device("cpu")
 SMALL = {"num_rows": 3, "row_length": 5, "num_heads": 2, "top_k": 4, "width": 16}

@@ -5,8 +5,16 @@ import json
 import pytest
 import torch
 
-from benchmarks import jacobian_penalty
-from benchmarks.jacobian_penalty import BLOCKS, CLOSED, COLUMNS, FORWARD, PEER, PROBES, PenaltySides
+from triptych.benchmarks import jacobian_penalty
+from triptych.benchmarks.jacobian_penalty import (
+    BLOCKS,
+    CLOSED,
+    COLUMNS,
+    FORWARD,
+    PEER,
+    PROBES,
+    PenaltySides,
+)
 
 CPU = torch.device("cpu")
 

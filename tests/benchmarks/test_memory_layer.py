@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from benchmarks import memory_layer
-from benchmarks.memory_layer_sides import PEER, LayerSides, LayerSizes
-from benchmarks.paired import PairedTimer
-from benchmarks.report import Report
+from triptych.benchmarks import memory_layer
+from triptych.benchmarks.memory_layer_sides import PEER, LayerSides, LayerSizes
+from triptych.benchmarks.paired import PairedTimer
+from triptych.benchmarks.report import Report
 
 TINY = LayerSizes(num_keys=16, num_tokens=48, width=12, num_heads=2, top_k=4, half_dim=6)
 CPU = torch.device("cpu")

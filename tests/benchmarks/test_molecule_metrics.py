@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import molecule_metrics
-from benchmarks.paired import PairedTimer
-from benchmarks.report import Report
-from metrics.molecules.circles import bit_vectors
-from metrics.molecules.fingerprints import pack
+from triptych.benchmarks import molecule_metrics
+from triptych.benchmarks.paired import PairedTimer
+from triptych.benchmarks.report import Report
+from triptych.metrics.diversify.molecules.circles import bit_vectors
+from triptych.metrics.diversify.molecules.fingerprints import pack
 
 CPU = torch.device("cpu")
 BITS = (np.random.default_rng(0).random((60, 128)) < 0.1).astype(np.uint8)

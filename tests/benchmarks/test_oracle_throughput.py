@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import oracle_throughput
-from benchmarks.oracle_throughput_sides import Job, Outcome, finished, prepared
-from benchmarks.plain_reward import PlainReward, drugs_task
-from benchmarks.report import Report
-from datamodules.embedded.molecules import drugs
-from tests.models.tiny_molecules import tiny_rnn, tiny_tokenizer
+from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
+from triptych.benchmarks import oracle_throughput
+from triptych.benchmarks.oracle_throughput_sides import Job, Outcome, finished, prepared
+from triptych.benchmarks.plain_reward import PlainReward, drugs_task
+from triptych.benchmarks.report import Report
+from triptych.datamodules.embedded.molecules import drugs
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.paired import PairedTimer, Side, Timing, peak_bytes, seconds_of, time_ratio
+from triptych.benchmarks.paired import PairedTimer, Side, Timing, peak_bytes, seconds_of, time_ratio
 
 CPU = torch.device("cpu")
 

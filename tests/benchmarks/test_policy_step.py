@@ -6,9 +6,9 @@ from contextlib import closing
 import pytest
 import torch
 
-from benchmarks import policy_step
-from benchmarks.paired import PairedTimer
-from benchmarks.policy_step_sides import (
+from triptych.benchmarks import policy_step
+from triptych.benchmarks.paired import PairedTimer
+from triptych.benchmarks.policy_step_sides import (
     GENERATE,
     OURS,
     OURS_MARA,
@@ -18,7 +18,7 @@ from benchmarks.policy_step_sides import (
     PolicySizes,
     number_tokenizer,
 )
-from benchmarks.report import Report
+from triptych.benchmarks.report import Report
 
 CPU = torch.device("cpu")
 TINY = PolicySizes(2, 3, 4, 5, vocab_size=40, hidden_size=16, num_layers=1)

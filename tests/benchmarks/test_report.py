@@ -7,8 +7,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.paired import Timing
-from benchmarks.report import (
+from triptych.benchmarks.paired import Timing
+from triptych.benchmarks.report import (
     Report,
     at_least,
     at_most,

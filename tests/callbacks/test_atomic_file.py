@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
-from callbacks.atomic_file import atomic_file, atomic_folder
 from tests.train_process import CONTEXT, start_server
+from triptych.callbacks.atomic_file import atomic_file, atomic_folder
+from triptych.callbacks.run.atomic_checkpoint_io import AtomicCheckpointIO
 
 
 def test_error_leaves_the_old_file(tmp_path):

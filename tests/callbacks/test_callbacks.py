@@ -1,47 +1,35 @@
 """Callbacks one by one, on a trainer that does almost nothing."""
 
-import importlib
 import inspect
 import json
 import pickle
-import pkgutil
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-import callbacks
-from callbacks.checkpoint import Checkpoint
-from callbacks.export_model import ExportModel
-from callbacks.learning_rates import LearningRates
-from callbacks.local_metrics import LocalMetrics
-from callbacks.progress import Progress
-from callbacks.sample_table import SampleTable
-from callbacks.step_seeds import StepSeeds
-from callbacks.summary_table import SummaryTable
+from tests.discovery import classes_in
 from tests.tiny_lightning import TinyData, TinyModule
-from train import main
+from triptych import callbacks
+from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.run.export_model import ExportModel
+from triptych.callbacks.run.learning_rates import LearningRates
+from triptych.callbacks.run.progress import Progress
+from triptych.callbacks.run.sample_table import SampleTable
+from triptych.callbacks.run.step_seeds import StepSeeds
+from triptych.callbacks.run.summary_table import SummaryTable
+from triptych.callbacks.tracking.local_metrics import LocalMetrics
+from triptych.cli import main
 
 
 def all_callbacks() -> list[type[Callback]]:
     """Every callback of ours that can be made without arguments."""
-    modules = [
-        importlib.import_module(f"callbacks.{m.name}")
-        for m in pkgutil.iter_modules(callbacks.__path__)
-    ]
-    found = {
+    return [
         value
-        for module in modules
-        for _, value in inspect.getmembers(module, inspect.isclass)
-        if issubclass(value, Callback) and value.__module__ == module.__name__
-    }
-    makeable = [
-        value
-        for value in found
+        for value in classes_in(callbacks, Callback)
         if all(p.default is not p.empty for p in inspect.signature(value).parameters.values())
     ]
-    return sorted(makeable, key=lambda value: value.__name__)
 
 
 def fit(

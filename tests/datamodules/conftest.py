@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pytest
 
@@ -37,12 +36,3 @@ def text_file(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return str(path)
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """Return the project's real data, or skip where it is absent."""
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("the project's real data (../shared/data) is not on this machine")
-    return folder

@@ -7,16 +7,16 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
-from lit_modules.optimization import (
+from triptych.lit_modules.optimization import (
     ClipsValuesApart,
     build_adamw,
     clip_apart,
     warmup_cosine,
     with_cosine,
 )
-from models.base_lm import BaseLMConfig
-from models.memory_config import MemoryConfig
-from models.memory_lm import build_memory_lm
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import build_memory_lm
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metrics.language_modeling import TokenNLL
+from triptych.metrics.language_modeling import TokenNLL
 
 
 def test_ratios_by_hand():

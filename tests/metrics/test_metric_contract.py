@@ -3,10 +3,7 @@
 A metric takes part by its `example()`: a fresh metric and two or more batches for its `update`.
 """
 
-import importlib
-import inspect
 import pickle
-import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +12,10 @@ import torch
 from torch import multiprocessing
 from torchmetrics import Metric
 
-import metrics
+from tests.discovery import classes_in
+from triptych import metrics
 
-
-def find_metrics() -> list[type[Metric]]:
-    """Every concrete metric defined in the package, by walking its modules."""
-    found = []
-    for module_info in pkgutil.walk_packages(metrics.__path__, prefix="metrics."):
-        module = importlib.import_module(module_info.name)
-        found += [
-            value
-            for _, value in inspect.getmembers(module, inspect.isclass)
-            if issubclass(value, Metric)
-            and value.__module__ == module.__name__
-            and not inspect.isabstract(value)
-        ]
-    return found
-
-
-METRICS = find_metrics()
+METRICS = classes_in(metrics, Metric)
 every_metric = pytest.mark.parametrize("metric_class", METRICS, ids=lambda cls: cls.__name__)
 
 

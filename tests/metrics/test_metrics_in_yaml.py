@@ -5,27 +5,27 @@ import math
 from jsonargparse import ArgumentParser
 from torchmetrics import Metric
 
-from metrics.mode_coverage import equal_answer
-from metrics.same_class_judges import ClassifierJudge
-from metrics.text_embedder import TextEmbedder
+from triptych.metrics.diversify.mode_coverage import equal_answer
+from triptych.metrics.diversify.same_class_judges import ClassifierJudge
+from triptych.metrics.text_embedder import TextEmbedder
 
 CONFIG = """
 metrics:
-- class_path: metrics.novelty.NoveltyBench
+- class_path: triptych.metrics.diversify.novelty.NoveltyBench
   init_args:
     num_samples: 10
     judge:
-      class_path: metrics.same_class_judges.ClassifierJudge
+      class_path: triptych.metrics.diversify.same_class_judges.ClassifierJudge
       init_args: {model: a/model}
-- class_path: metrics.embedding_diversity.VendiScore
+- class_path: triptych.metrics.diversify.embedding_diversity.VendiScore
   init_args:
     order: .inf
-    embedder: {class_path: metrics.text_embedder.TextEmbedder, init_args: {batch_size: 8}}
-- class_path: metrics.embedding_diversity.EmbeddingDistance
+    embedder: {class_path: triptych.metrics.text_embedder.TextEmbedder, init_args: {batch_size: 8}}
+- class_path: triptych.metrics.diversify.embedding_diversity.EmbeddingDistance
   init_args: {embedder: a/model}
-- class_path: metrics.text_diversity.ExpectationAdjustedDistinct
+- class_path: triptych.metrics.diversify.text_diversity.ExpectationAdjustedDistinct
   init_args: {vocabulary_size: {1: 10, 2: 100}, sizes: [1, 2]}
-- class_path: metrics.mode_coverage.ModeCoverage
+- class_path: triptych.metrics.diversify.mode_coverage.ModeCoverage
   init_args: {modes: ["1", ["2", two]], find_mode: metrics.mode_coverage.equal_answer}
 """
 

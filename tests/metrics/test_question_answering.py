@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.text import squad
 
-from metrics.question_answering import ExactMatch, TokenF1, exact_match, normalize_answer, token_f1
+from triptych.metrics.question_answering import (
+    ExactMatch,
+    TokenF1,
+    exact_match,
+    normalize_answer,
+    token_f1,
+)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.base_lm import BaseLMConfig, build_base_lm
+from triptych.models.base_lm import BaseLMConfig, build_base_lm
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gpt2"]
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.base_lm import BaseLMConfig
-from models.lora import LoRAConfig, add_lora, merge_lora, merged_state_dict, target_layers
-from models.memory_config import MemoryConfig
-from models.memory_lm import build_memory_lm, load_memory_lm
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.lora import LoRAConfig, add_lora, merge_lora, merged_state_dict, target_layers
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
 
 IDS = torch.tensor([[1, 5, 7, 2, 9]])
 

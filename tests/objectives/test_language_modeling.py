@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from objectives.language_modeling import (
+from triptych.objectives.language_modeling import (
     IGNORED_LABEL,
     NextTokenNLL,
     chunked_next_token_nll,

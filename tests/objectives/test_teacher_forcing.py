@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from models.base_lm import BaseLMConfig
-from models.memory_config import MemoryConfig
-from models.memory_lm import build_memory_lm
-from objectives.teacher_forcing import teacher_forced
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import build_memory_lm
+from triptych.objectives.teacher_forcing import teacher_forced
 
 VOCABULARY, EOS = 13, 12
 PROMPTS = [[5, 1, 7], [3, 3], [2, 9, 4, 4, 1], [8]]

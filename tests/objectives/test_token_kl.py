@@ -5,7 +5,7 @@ import math
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from objectives.token_kl import token_kl
+from triptych.objectives.token_kl import token_kl
 
 
 def test_by_hand():

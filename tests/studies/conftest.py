@@ -2,8 +2,8 @@
 
 import pytest
 
-from studies import arms
 from tests.train_process import CONTEXT, start_server
+from triptych.studies import arms
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from studies import arms as arms_module
-from studies.arms import Arm, exported_start, read_summary, run_arms, run_dir
 from tests.conftest import ROOT
+from triptych.studies import arms as arms_module
+from triptych.studies.arms import Arm, exported_start, read_summary, run_arms, run_dir
 
 CONFIG = """\
 model: {class_path: tests.tiny_lightning.TinyModule}
@@ -44,7 +44,7 @@ def test_no_run_goes_on_when_its_study_is_killed():
     study = """
 import multiprocessing, os, signal, time
 from concurrent.futures import ProcessPoolExecutor
-from studies.arms import end_with_parent
+from triptych.studies.arms import end_with_parent
 pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent)
 pool.submit(os.getpid).result()
 pool.submit(time.sleep, 300)

@@ -5,12 +5,17 @@ import json
 import pytest
 import torch
 
-from datamodules.synthetic_thoughts import make_thoughts
-from models.thought_codec import ThoughtCodec, ThoughtCodecConfig
-from studies.codec_training import train_codec
-from studies.identifiability import SPARSE_24, main
-from studies.identifiability_fits import Fit, measure, objective_of, run_fit
-from studies.linear_codec_fit import WhitenedStates, draw_plain, fit_rotation, set_linear_codec
+from triptych.datamodules.commune.synthetic_thoughts import make_thoughts
+from triptych.models.commune.thought_codec import ThoughtCodec, ThoughtCodecConfig
+from triptych.studies.commune.codec_training import train_codec
+from triptych.studies.commune.identifiability_fits import Fit, measure, objective_of, run_fit
+from triptych.studies.commune.linear_codec_fit import (
+    WhitenedStates,
+    draw_plain,
+    fit_rotation,
+    set_linear_codec,
+)
+from triptych.studies.identifiability import SPARSE_24, main
 
 SIZES = (3, 2, 3)
 
@@ -114,7 +119,7 @@ def test_smoke_writes_everything_and_does_not_repeat_itself(tmp_path, monkeypatc
     assert results["checks"]["row sparse linear, 24 latents: MCC"]["held"]
     assert results["held"] == all(check["held"] for check in results["checks"].values())
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    monkeypatch.setattr("studies.identifiability.run_fit", None)  # finished fits are read
+    monkeypatch.setattr("triptych.studies.identifiability.run_fit", None)  # finished fits are read
     assert main(words)["arms"] == results["arms"]
 
 

@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from models.molecule import read_molecule
-from studies import molecule_comparison as comparison
-from studies import molecules
-from studies.molecule_comparison import Paired, compare, gates
-from studies.molecule_search import (
+from tests.conftest import ROOT
+from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
+from triptych.models.diversify.molecules.molecule import read_molecule
+from triptych.studies.diversify.molecules import molecule_comparison as comparison
+from triptych.studies.diversify.molecules import molecules
+from triptych.studies.diversify.molecules.molecule_comparison import Paired, compare, gates
+from triptych.studies.diversify.molecules.molecule_search import (
     Search,
     diversity,
     equal_calls,
@@ -19,9 +21,7 @@ from studies.molecule_search import (
     equal_samples,
     read_search,
 )
-from studies.molecule_tasks import DRUGS, pocket_energy, tasks
-from tests.conftest import ROOT
-from tests.models.tiny_molecules import tiny_rnn, tiny_tokenizer
+from triptych.studies.diversify.molecules.molecule_tasks import DRUGS, pocket_energy, tasks
 
 ETHANOL, INDOLE = "CCO", "Cc1c(CCN)c2cc(Cl)ccc2n1C"
 CELECOXIB = "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from studies.fact_world import world_of
-from studies.options import FIRST_SEED, seeds_of, study_parser
+from triptych.studies.options import FIRST_SEED, seeds_of, study_parser
+from triptych.studies.remember.retention.retention_arms import world_of
 
 DOC = "Is it so?\n\nMore of it."
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from studies.results import at_least, at_most, mean_interval, paired_test, write_results
+from triptych.studies.results import at_least, at_most, mean_interval, paired_test, write_results
 
 
 def test_interval_is_students():

@@ -5,21 +5,27 @@ import json
 import pytest
 import yaml
 
-from datamodules.facts import FactsConfig, FactsPart
-from studies import retention
-from studies.retention import _learned_at
-from studies.retention_arms import MOST_TUNED, World, learning, pretraining
-from studies.retention_numbers import (
+from tests.conftest import ROOT
+from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
+from triptych.studies.remember.retention import retention
+from triptych.studies.remember.retention.retention_arms import (
+    MOST_TUNED,
+    World,
+    learning,
+    pretraining,
+)
+from triptych.studies.remember.retention.retention_ways import (
     BEFORE,
     EARLY,
+    JUDGED,
     NEW,
     OLD_DROP,
     STATEMENT,
     TEXT_RISE,
     numbers_of,
+    ways_of,
 )
-from studies.retention_ways import JUDGED, ways_of
-from tests.conftest import ROOT
+from triptych.studies.retention import _learned_at
 
 
 def row(step, probe, metric, value):

@@ -4,12 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from models.base_lm import BaseLMConfig
-from models.memory_layer import FFNWithMemory
-from models.memory_lm import build_memory_lm, insert_memory_layers
-from studies import retrofit
-from studies.retention_numbers import NEW, OLD_DROP, STATEMENT, TEXT, TEXT_RISE
 from tests.conftest import ROOT
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.remember.memory_layer import FFNWithMemory
+from triptych.models.remember.memory_lm import build_memory_lm, insert_memory_layers
+from triptych.studies.remember import retrofit
+from triptych.studies.remember.retention.retention_ways import (
+    NEW,
+    OLD_DROP,
+    STATEMENT,
+    TEXT,
+    TEXT_RISE,
+)
 
 
 def test_text_is_held_against_the_plain_model():

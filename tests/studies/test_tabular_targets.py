@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from studies.tabular_targets import PRESETS, main
+from triptych.studies.tabular_targets import PRESETS, main
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from studies import telepathy
 from tests.conftest import ROOT
+from triptych.studies.commune import telepathy
 
 
 def numbers(thought, linear, nonlinear, single=0.66, shuffled=0.4):

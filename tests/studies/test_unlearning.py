@@ -1,7 +1,7 @@
 """The study of unlearning: what counts as a row that should not have changed, or should have."""
 
-from studies.unlearning import rows_not_undone, rows_of_others
-from tests.models.test_ledger import by_hand
+from tests.models.remember.ledger.test_ledger import by_hand
+from triptych.studies.unlearning import rows_not_undone, rows_of_others
 
 
 def test_rows_by_hand():

@@ -5,8 +5,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from models.molecule import Mol, canonical_smiles, read_molecule
-from objectives.rewards.molecules.synthesizability import RetrosynthesisModel
+from triptych.models.diversify.molecules.molecule import Mol, canonical_smiles, read_molecule
+from triptych.objectives.rewards.molecules.synthesizability import RetrosynthesisModel
 
 # A carboxamide outside of rings: no urea, carbamate or imide, no hydrazide or hydroxamate.
 _AMIDE = "[CX3;H1,$(C(=O)(N)[#6])](=[OX1])-!@[NX3;!$(N[!#6]);!$(N(C=O)C=O)]"

@@ -4,8 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-from models.molecule import Mol
-from objectives.rewards.molecules.transforms import Identity, Transform
+from triptych.models.diversify.molecules.molecule import Mol
+from triptych.objectives.rewards.molecules.transforms import Identity, Transform
 
 
 class MoleculeComponent(ABC):
@@ -72,4 +72,6 @@ def describe(thing: Any) -> Any:
         return {str(key): describe(value) for key, value in thing.items()}
     kind = type(thing)
     public = {k: describe(v) for k, v in vars(thing).items() if not k.startswith("_")}
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}"} | public
+    # Without the package's name, as in version 0.1: an oracle's ledger stays with its objective.
+    module = kind.__module__.removeprefix("triptych.")
+    return {"class_path": f"{module}.{kind.__qualname__}"} | public

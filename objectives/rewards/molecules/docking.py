@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from models.molecule import Mol
-from objectives.rewards.molecules.component import MoleculeComponent
-from objectives.rewards.molecules.transforms import ReverseSigmoid, Transform
+from triptych.models.diversify.molecules.molecule import Mol
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.transforms import ReverseSigmoid, Transform
 
 
 class VinaDocking(MoleculeComponent):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from models.molecule import read_molecule
-from objectives.rewards.molecules.component import MoleculeComponent, describe
+from triptych.models.diversify.molecules.molecule import read_molecule
+from triptych.objectives.rewards.molecules.component import MoleculeComponent, describe
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import torch
 
-from models.molecule import canonical_smiles
-from models.rollout import Rollout
-from objectives.rewards.base import Reward, Scores
-from objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
-from objectives.rewards.molecules.oracle_ledger import Call, OracleLedger
-from objectives.rewards.molecules.properties import DrugLikeness
-from objectives.rewards.molecules.scoring_pool import ScoringPool
+from triptych.models.diversify.molecules.molecule import canonical_smiles
+from triptych.models.diversify.rollout import Rollout
+from triptych.objectives.rewards.base import Reward, Scores
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
+from triptych.objectives.rewards.molecules.oracle_ledger import Call, OracleLedger
+from triptych.objectives.rewards.molecules.properties import DrugLikeness
+from triptych.objectives.rewards.molecules.scoring_pool import ScoringPool
 
 
 class OracleReward(Reward):

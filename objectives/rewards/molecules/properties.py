@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from models.molecule import Mol
-from objectives.rewards.molecules.component import MoleculeComponent
+from triptych.models.diversify.molecules.molecule import Mol
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
 
 
 class DrugLikeness(MoleculeComponent):

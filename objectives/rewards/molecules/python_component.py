@@ -4,9 +4,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from models.molecule import Mol
-from objectives.rewards.molecules.component import MoleculeComponent
-from objectives.rewards.molecules.transforms import Transform
+from triptych.models.diversify.molecules.molecule import Mol
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.transforms import Transform
 
 
 class PythonComponent(MoleculeComponent):

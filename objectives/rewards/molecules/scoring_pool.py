@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
 
 logger = logging.getLogger(__name__)
 

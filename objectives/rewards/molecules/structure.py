@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from models.molecule import Mol, murcko_scaffold, read_molecule
-from objectives.rewards.molecules.component import MoleculeComponent
-from objectives.rewards.molecules.transforms import Transform
+from triptych.models.diversify.molecules.molecule import Mol, murcko_scaffold, read_molecule
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.transforms import Transform
 
 
 class TargetSimilarity(MoleculeComponent):

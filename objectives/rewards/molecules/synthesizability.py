@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any
 
-from models.molecule import Mol
-from objectives.rewards.molecules.component import MoleculeComponent
-from objectives.rewards.molecules.transforms import ReverseSigmoid, Transform
+from triptych.models.diversify.molecules.molecule import Mol
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.transforms import ReverseSigmoid, Transform
 
 
 class SyntheticAccessibility(MoleculeComponent):

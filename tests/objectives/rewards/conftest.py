@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from models.rollout import Rollout
+from triptych.models.diversify.rollout import Rollout
 
 WORDS = ["<unk>", "good", "bad", "fruit", "name", "a", "one"]
 PAD, EOS, USER, REPLY = "<pad>", "<eos>", "<user>", "<reply>"  # added after the words: 7 to 10

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
 
 
 class Breaking(MoleculeComponent):

@@ -5,10 +5,10 @@ import pickle
 import pytest
 from rdkit import Chem
 
-from objectives.rewards.molecules.amide_routes import AmideRoutes, amide_bonds, pieces
-from objectives.rewards.molecules.component import describe
-from objectives.rewards.molecules.objective import MoleculeObjective
-from objectives.rewards.molecules.synthesizability import Retrosynthesis
+from triptych.objectives.rewards.molecules.amide_routes import AmideRoutes, amide_bonds, pieces
+from triptych.objectives.rewards.molecules.component import describe
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.synthesizability import Retrosynthesis
 
 PARACETAMOL = "CC(=O)Nc1ccc(O)cc1"
 # Acetic acid, glycine, aniline: two couplings.

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from objectives.rewards.base import Reward, Scores, TextReward
-from objectives.rewards.python_function import PythonFunction
+from triptych.objectives.rewards.base import Reward, Scores, TextReward
+from triptych.objectives.rewards.python_function import PythonFunction
 
 
 class Length(TextReward):

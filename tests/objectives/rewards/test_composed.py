@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectives.rewards.base import TextReward
-from objectives.rewards.composed import Product, WeightedGeometricMean, WeightedSum
+from triptych.objectives.rewards.base import TextReward
+from triptych.objectives.rewards.composed import Product, WeightedGeometricMean, WeightedSum
 
 
 class Number(TextReward):

@@ -1,32 +1,20 @@
 """What every reward has to do, whoever wrote it: all in `objectives/rewards` are found here."""
 
-import importlib
-import inspect
 import pickle
-import pkgutil
 
 import pytest
 import torch
 
-from objectives import rewards
-from objectives.rewards.base import Reward
-from objectives.rewards.reward_model import RewardModel
+from tests.discovery import classes_in
+from triptych.objectives import rewards
+from triptych.objectives.rewards.base import Reward
+from triptych.objectives.rewards.reward_model import RewardModel
 
 TEXTS = ["", " ", "apple", "<answer>1</answer>", "CCO", "\ufffd\x00" * 40, "a pear, a plum " * 50]
 
 
 def found_rewards() -> list[type[Reward]]:
-    modules = [
-        importlib.import_module(f"{rewards.__name__}.{info.name}")
-        for info in pkgutil.iter_modules(rewards.__path__)
-    ]
-    classes = {
-        value
-        for module in modules
-        for _, value in inspect.getmembers(module, inspect.isclass)
-        if issubclass(value, Reward) and not inspect.isabstract(value)
-    }
-    return sorted(classes, key=lambda kind: kind.__qualname__)
+    return classes_in(rewards, Reward)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
-from objectives.rewards.molecules.docking import VinaDocking
-from objectives.rewards.molecules.objective import MoleculeObjective
-from objectives.rewards.molecules.scoring_pool import ScoringPool
+from triptych.objectives.rewards.molecules.docking import VinaDocking
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.scoring_pool import ScoringPool
 
 pytest.importorskip("vina", reason="docking needs the extra `docking`")
 

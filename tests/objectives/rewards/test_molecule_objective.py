@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from rdkit import Chem, DataStructs
 from rdkit.Chem import QED, Crippen, Descriptors, rdFingerprintGenerator
 
-from objectives.rewards.molecules.component import describe
-from objectives.rewards.molecules.docking import VinaDocking
-from objectives.rewards.molecules.objective import MoleculeObjective
-from objectives.rewards.molecules.properties import (
+from triptych.objectives.rewards.molecules.component import describe
+from triptych.objectives.rewards.molecules.docking import VinaDocking
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.properties import (
     DrugLikeness,
     HydrogenBondDonors,
     LogP,
@@ -20,14 +20,18 @@ from objectives.rewards.molecules.properties import (
     PolarSurfaceArea,
     Rings,
 )
-from objectives.rewards.molecules.python_component import PythonComponent
-from objectives.rewards.molecules.structure import ScaffoldMatch, Substructure, TargetSimilarity
-from objectives.rewards.molecules.synthesizability import (
+from triptych.objectives.rewards.molecules.python_component import PythonComponent
+from triptych.objectives.rewards.molecules.structure import (
+    ScaffoldMatch,
+    Substructure,
+    TargetSimilarity,
+)
+from triptych.objectives.rewards.molecules.synthesizability import (
     Retrosynthesis,
     RetrosynthesisModel,
     SyntheticAccessibility,
 )
-from objectives.rewards.molecules.transforms import (
+from triptych.objectives.rewards.molecules.transforms import (
     DoubleSigmoid,
     Identity,
     ReverseSigmoid,

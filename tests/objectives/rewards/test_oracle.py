@@ -7,14 +7,14 @@ import time
 import pytest
 import torch
 
-from models.molecule import canonical_smiles
-from objectives.rewards.molecules.objective import MoleculeObjective
-from objectives.rewards.molecules.oracle_ledger import OracleLedger
-from objectives.rewards.molecules.oracle_reward import OracleReward
-from objectives.rewards.molecules.properties import DrugLikeness
-from objectives.rewards.molecules.scoring_pool import ScoringPool
-from objectives.rewards.molecules.transforms import Sigmoid, Step
 from tests.objectives.rewards.molecule_components import Breaking, Counting, NotANumber
+from triptych.models.diversify.molecules.molecule import canonical_smiles
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.oracle_ledger import OracleLedger
+from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+from triptych.objectives.rewards.molecules.properties import DrugLikeness
+from triptych.objectives.rewards.molecules.scoring_pool import ScoringPool
+from triptych.objectives.rewards.molecules.transforms import Sigmoid, Step
 
 
 @pytest.fixture

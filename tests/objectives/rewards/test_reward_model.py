@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from objectives.rewards.reward_model import RewardModel
+from triptych.objectives.rewards.reward_model import RewardModel
 
 TEXTS = ["good one", "bad", "", "good good good", "<eos> <user>"]
 # <user> name a fruit <reply> ... <eos>; the marks spelt in the last reply are words, not marks.

@@ -2,11 +2,11 @@
 
 import pytest
 
-from objectives.rewards.answer_in_set import AnswerInSet
-from objectives.rewards.distinctness import Distinctness
-from objectives.rewards.length_window import LengthWindow
-from objectives.rewards.regex_match import RegexMatch
-from objectives.rewards.xml_format import XmlFormat
+from triptych.objectives.rewards.answer_in_set import AnswerInSet
+from triptych.objectives.rewards.distinctness import Distinctness
+from triptych.objectives.rewards.length_window import LengthWindow
+from triptych.objectives.rewards.regex_match import RegexMatch
+from triptych.objectives.rewards.xml_format import XmlFormat
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,295 @@
+"""What the parser says about an option, shortened to the option, the cause and what to do.
+
+jsonargparse reports every type that it has tried, one inside the other, and what each expected; the
+one line that matters is somewhere in the middle. Here that text is read from the outside in.
+"""
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import textwrap
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from triptych.callbacks.command_line.yaml_place import broken_file, config_files, yaml_place
+
+UNION = "Does not validate against any of the Union subtypes"
+UNKNOWN_OPTION = re.compile(
+    r"(?:Option|(?P<kind>Group|Subcommand) '(?P<owner>[^']+)' does not accept option) "
+    r"'(?P<name>[^']+)'(?: is not accepted)?$"
+)
+NO_PATH = re.compile(r"- Expected a path but (?P<path>.+) either not accessible or invalid$")
+NO_ATTRIBUTE = re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'")
+
+
+@dataclasses.dataclass
+class Fault:
+    """The innermost thing that is wrong with a configuration.
+
+    Attributes:
+        path: Keys from the root of the configuration to the option.
+        problem: What is wrong with it, in the parser's words.
+        owner: The class that the option belongs to, with the number of keys that lead to it.
+        class_path: The import path that was given for that class.
+    """
+
+    path: list[str]
+    problem: str
+    owner: tuple[type, int] | None = None
+    class_path: str = ""
+
+
+@contextmanager
+def short_parser_errors(
+    words: Sequence[str] | None, parsers: Mapping[str, ArgumentParser]
+) -> Iterator[None]:
+    """Raise what `explain` makes of the parser's error.
+
+    Args:
+        words: The command line; by default that of the process.
+        parsers: Parser of each subcommand.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        words = [str(word) for word in (sys.argv[1:] if words is None else words)]
+        raise ArgumentError(None, explain(str(error), words, parsers)) from error
+
+
+def explain(
+    message: str, words: Sequence[str] = (), parsers: Mapping[str, ArgumentParser] | None = None
+) -> str:
+    r"""Make one readable message of the parser's.
+
+    Args:
+        message: What the parser said.
+        words: The command line, to name the file and the line of an option.
+        parsers: Parser of each subcommand, to know which options there are.
+
+    >>> explain("Parser key \"a\":\n  Does not validate against any of the Union subtypes\n"
+    ...         "  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Errors:\n"
+    ...         "    - Expected a <class 'int'>\n    - Expected a <class 'NoneType'>\n"
+    ...         "  Given value type: <class 'str'>\n  Given value: many")
+    "a: expected int or null, got 'many'"
+    """
+    if message.startswith("the following arguments are required"):
+        named = re.sub(r"\w+\.", "", message.rpartition(": ")[2])
+        return (
+            f"nothing says what to run: {named} is missing. Name an experiment, such as "
+            "--config configs/quickstart.yaml"
+        )
+    missing = re.match(r'Parser key "config": File does not exist: \'(.+)\'', message)
+    if missing:
+        return _missing_config(Path(missing[1]))
+    if broken := broken_file(config_files(words)):
+        return broken
+    if message.startswith('expected "subcommand"') or "argument subcommand" in message:
+        return (
+            f"{message.rstrip('.')}. To train, write: python train.py fit --config "
+            "configs/quickstart.yaml"
+        )
+    fault = _innermost(message, [])
+    if fault.path[:1] and fault.path[0] in (parsers or {}):
+        fault.path.pop(0)
+    text = _in_our_words(fault, parsers or {})
+    place = None if _is_given(fault.path, words) else yaml_place(fault.path, config_files(words))
+    where = ".".join(fault.path) + (f" ({place})" if place else "")
+    return f"{where}: {text}" if where else text
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def _innermost(message: str, path: list[str], **known: Any) -> Fault:
+    """Follow a message inwards, to the branch of each union that came furthest."""
+    head, _, rest = message.strip().partition("\n")
+    body = textwrap.dedent(rest)
+    if match := re.match(r'Parser key "([^"]+)"(?: element \d+)?:\s*(.*)', head):
+        inner = "\n".join(part for part in (match[2], body) if part)
+        return _innermost(inner, [*path, *match[1].split(".")], **known)
+    if match := re.match(r"Problem with given class_path '([^']+)':", head):
+        owner = _import(match[1])
+        # The keys of a dataclass stand directly under it, those of other classes in `init_args`.
+        path = path if dataclasses.is_dataclass(owner) else [*path, "init_args"]
+        pair = (owner, len(path)) if owner else None
+        return _innermost(body, path, owner=pair, class_path=match[1])
+    if head == UNION:
+        branches = _branches(body)
+        deeper = [b for b in branches if b.startswith(("Problem with", "Parser key"))]
+        if deeper:
+            return _innermost(deeper[0], path, **known)
+        return Fault(path, _expected_one_of(branches, body), **known)
+    if match := NO_PATH.match(head):
+        return Fault(path, _no_path(match["path"]), **known)
+    if match := re.match(r"unrecognized arguments: --([\w.]+)", message):
+        return Fault([*path, *match[1].split(".")[:-1]], _unknown(match[1]), **known)
+    if match := re.match(r"Expected a (.+)\. Got value: (.*)", message, re.DOTALL):
+        return Fault(path, f"expected {_type(match[1])}, got {_value(match[2])}", **known)
+    return Fault(path, message.strip(), **known)
+
+
+def _branches(body: str) -> list[str]:
+    errors = re.search(r"^Errors:\n(.*?)(?=^Given value type:|\Z)", body, re.DOTALL | re.MULTILINE)
+    items = re.split(r"^- ", textwrap.dedent(errors[1]) if errors else "", flags=re.MULTILINE)
+    return [_without_indent(item.rstrip()) for item in items if item.strip()]
+
+
+def _without_indent(item: str) -> str:
+    head, newline, rest = item.partition("\n")
+    return head + newline + textwrap.dedent(rest)
+
+
+def _expected_one_of(branches: list[str], body: str) -> str:
+    given_type, given = (
+        match[1] if (match := re.search(pattern, body, re.DOTALL | re.MULTILINE)) else ""
+        for pattern in (r"^Given value type: (.*?)$", r"^Given value: (.*)\Z")
+    )
+    names = []
+    for branch in branches:
+        expected = re.match(r"Expected an? (.+?)(?:\. Got value|$)", branch)
+        subclass = re.match(r"Not a valid subclass of (\w+)", branch)
+        if subclass:
+            names.append(f"the class_path of a {subclass[1]}")
+        else:
+            names.append(_type(expected[1]) if expected else branch.partition("\n")[0])
+    if given == "None" and given_type == "<class 'str'>" and "null" in names:
+        return NULL_IN_A_GROUP
+    names.sort(key=lambda name: name == "null")  # last
+    listed = ", ".join(names[:-1]) + " or " + names[-1] if len(names) > 1 else "".join(names)
+    return f"expected {listed}, got {_value(given)}"
+
+
+def _unknown(option: str) -> str:
+    return f"Option '{option.rpartition('.')[2]}' is not accepted"
+
+
+def _no_path(text: str) -> str:
+    if Path(text).suffix in (".yaml", ".yml"):
+        return f"there is no file {text} (paths in a configuration start at its folder)"
+    return f"expected a class_path or the path of a .yaml file, got {text!r}"
+
+
+# A parsed null becomes the word "None" on its way into a nested group (jsonargparse 4.53).
+NULL_IN_A_GROUP = "null cannot be given to an option this deep by its full name"
+
+
+def _type(text: str) -> str:
+    """Name a type as a user would.
+
+    >>> [_type(t) for t in ("<class 'int'>", "typing.Literal['a', 'b']", "list[models.x.Y]")]
+    ['int', "'a' or 'b'", 'list[Y]']
+    """
+    if match := re.match(r"(?:typing\.)?Literal\[(.+)\]$", text):
+        return match[1].replace(", ", " or ")
+    text = re.sub(r"<class '([^']+)'>", r"\1", text).replace("NoneType", "null")
+    return re.sub(r"(?:\w+\.)+(\w+)", r"\1", text)
+
+
+def _value(text: str) -> str:
+    if match := re.match(r"NestedArg\(key=.*?, val=(.*)\)$", text, re.DOTALL):
+        text = match[1]
+    try:
+        text = repr(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        text = repr(text)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _is_given(path: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether the command line, and no file, gives the option or a group that it is in."""
+    options = [word[2:].partition("=")[0].split(".") for word in words if word.startswith("--")]
+    return not path or any(list(path[: len(option)]) == option for option in options)
+
+
+# -- telling --------------------------------------------------------------------------------------
+
+
+def _in_our_words(fault: Fault, parsers: Mapping[str, ArgumentParser]) -> str:
+    """Put the problem in words that say what to do; may make the fault's path longer."""
+    if match := UNKNOWN_OPTION.match(fault.problem):
+        group = match["owner"].split(".") if match["kind"] == "Group" else []
+        fault.path += [*group, *match["name"].split(".")]
+        if fault.owner is not None:
+            names, kind = _options_of(fault.owner[0], fault.path[fault.owner[1] : -1])
+        else:
+            names = _siblings(parsers.get(match["owner"]), fault.path)
+            kind = None
+        return f"there is no such option{_instead(fault.path[-1], names, kind)}"
+    if match := NO_ATTRIBUTE.match(fault.problem):
+        fault.path[-1:] = ["class_path"] if fault.path[-1:] == ["init_args"] else fault.path[-1:]
+        close = get_close_matches(match["name"], _names_in(match["module"]), n=1)
+        hint = f"; did you mean {match['module']}.{close[0]}?" if close else ""
+        return f"there is no {match['module']}.{match['name']}{hint}"
+    if fault.problem == NULL_IN_A_GROUP:
+        *group, name = fault.path
+        return f"{NULL_IN_A_GROUP}: write --{'.'.join(group)} '{{{name}: null}}' instead"
+    return fault.problem
+
+
+def _instead(name: str, names: list[str], kind: str | None) -> str:
+    close = get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; {kind} takes {', '.join(names)}" if kind and names else ""
+
+
+def _options_of(owner: type, keys: Sequence[str]) -> tuple[list[str], str]:
+    """Names of the options of a class, or of the class that its options ``keys`` lead to."""
+    for key in keys:
+        if key == "init_args":
+            continue
+        hint = get_type_hints(owner.__init__).get(key)
+        kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
+        if not kinds:
+            return [], owner.__name__
+        owner = kinds[0]
+    return [name for name in inspect.signature(owner).parameters if name != "self"], owner.__name__
+
+
+def _siblings(parser: ArgumentParser | None, path: Sequence[str]) -> list[str]:
+    """Names of the options of a parser that stand beside the last key of ``path``."""
+    if parser is None:
+        return []
+    prefix = list(path[:-1])
+    options = [action.dest.split(".") for action in parser._actions]
+    return sorted(
+        {
+            keys[len(prefix)]
+            for keys in options
+            if keys[: len(prefix)] == prefix and len(keys) > len(prefix)
+        }
+    )
+
+
+def _names_in(module: str) -> list[str]:
+    found: Any = _try(lambda: importlib.import_module(module))
+    folders = getattr(found, "__path__", [])
+    return [*vars(found or object), *(info.name for info in pkgutil.iter_modules(folders))]
+
+
+def _import(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return _try(lambda: getattr(importlib.import_module(module), name))
+
+
+def _try(make: Callable[[], Any]) -> Any:
+    """The result, or None: whatever goes wrong while an error is explained is of no interest."""
+    try:
+        return make()
+    except Exception:
+        return None
+
+
+def _missing_config(path: Path) -> str:
+    names = [file.stem for file in path.parent.glob("*.yaml")]
+    close = get_close_matches(path.stem, names, n=1)
+    hint = f"; did you mean {close[0]}.yaml?" if close else "; give one of configs/, or your own"
+    return f"--config: there is no file {path}{hint}"

@@ -1,0 +1,181 @@
+"""Who MARA's anchor is, prompt by prompt: what all other good answers are measured against."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from typing_extensions import override
+
+from triptych.callbacks.atomic_file import atomic_file
+from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.objectives.diversify.experience import Experience
+
+COLUMNS = (
+    "step",
+    "prompt",
+    "anchor",
+    "reference_log_prob_nats",
+    "anchor_reward",
+    "changed",
+    "num_above",
+    "reward_difference",
+)
+
+
+@dataclass
+class _Seen:
+    anchor: str
+    times: int = 1
+    changes: int = 0
+
+
+class AnchorTrace(Callback):
+    """Writes ``anchors.csv`` and ``figures/anchors.png`` of a training with MARA.
+
+    A row for each prompt of a step that had an anchor: the anchor's text, its log-probability under
+    the reference, its reward R(z), whether it is another than the last time this prompt was asked,
+    how many completions were above the threshold, and the mean of R(z) - R(y) over them (what
+    MARA adds to an average good answer before any shift). Prompts of the first process.
+
+    Works with any module that keeps its last `Experience` as `experience`.
+
+    Args:
+        every_n_steps: Training steps between rows.
+        max_characters: Longest text that is kept of a prompt or an anchor.
+    """
+
+    def __init__(self, every_n_steps: int = 1, max_characters: int = 120) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"AnchorTrace.every_n_steps is {every_n_steps}: set it to at least 1")
+        self.every_n_steps = every_n_steps
+        self.max_characters = max_characters
+        self._seen: dict[str, _Seen] = {}
+        self._waiting: list[dict[str, Any]] = []
+        #: (step, share of prompts whose anchor changed, mean R(z) - R(y)) of each traced step.
+        self.curve: list[tuple[int, float, float]] = []
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        experience = getattr(pl_module, "experience", None)
+        step = trainer.global_step
+        if experience is None or step % self.every_n_steps or not trainer.is_global_zero:
+            return
+        rows = [row for row in self._rows(experience, step) if row is not None]
+        if rows:
+            changed = sum(row["changed"] for row in rows) / len(rows)
+            difference = sum(row["reward_difference"] for row in rows) / len(rows)
+            self.curve.append((step, changed, difference))
+        self._waiting += rows
+        if len(self._waiting) >= 512:
+            self._write(trainer)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer)
+        if not trainer.is_global_zero or not self.curve:
+            return
+        path = Path(trainer.default_root_dir) / "figures" / "anchors.png"
+        with atomic_file(path) as partial:
+            draw_anchors(self.curve).savefig(partial, dpi=150, format="png")
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowTracking):
+                logger.log_file(path, "figures")
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """How often anchors change."""
+        again = sum(seen.times - 1 for seen in self._seen.values())
+        if not again:
+            return []
+        changes = sum(seen.changes for seen in self._seen.values())
+        return [
+            (
+                "anchors that changed from one visit of a prompt to the next",
+                f"{changes:,} of {again:,} ({100 * changes / again:.1f}%)",
+            )
+        ]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        seen = {
+            prompt: [seen.anchor, seen.times, seen.changes] for prompt, seen in self._seen.items()
+        }
+        return {"seen": seen, "curve": [list(point) for point in self.curve]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen = {prompt: _Seen(*values) for prompt, values in state_dict["seen"].items()}
+        self.curve = [(int(s), float(c), float(d)) for s, c, d in state_dict["curve"]]
+
+    def _rows(self, experience: Experience, step: int) -> list[dict[str, Any] | None]:
+        rollout, above_B = experience.rollout, experience.augmentation.above_B
+        reference_B = experience.reference_log_prob
+        made: list[dict[str, Any] | None] = []
+        for row in experience.is_anchor.nonzero().flatten().tolist():
+            own_B = above_B & (rollout.group_B == rollout.group_B[row])
+            reward = float(experience.reward[row])
+            difference = float((reward - experience.reward[own_B]).mean())
+            prompt = rollout.prompts[row][: self.max_characters]
+            anchor = rollout.texts[row][: self.max_characters]
+            made.append(
+                {
+                    "step": step,
+                    "prompt": prompt,
+                    "anchor": anchor,
+                    "reference_log_prob_nats": round(float(reference_B[row]), 4),
+                    "anchor_reward": reward,
+                    "changed": self._note(prompt, anchor),
+                    "num_above": int(own_B.sum()),
+                    "reward_difference": difference,
+                }
+            )
+        return made
+
+    def _note(self, prompt: str, anchor: str) -> bool:
+        seen = self._seen.get(prompt)
+        if seen is None:
+            self._seen[prompt] = _Seen(anchor)
+            return False
+        changed = seen.anchor != anchor
+        seen.anchor, seen.times, seen.changes = anchor, seen.times + 1, seen.changes + changed
+        return changed
+
+    def _write(self, trainer: Trainer) -> None:
+        if not self._waiting or not trainer.is_global_zero:
+            return
+        path = Path(trainer.default_root_dir) / "anchors.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if is_new:
+                writer.writeheader()
+            writer.writerows(self._waiting)
+        self._waiting = []
+
+
+def draw_anchors(curve: list[tuple[int, float, float]]) -> Figure:
+    """Draw how often anchors change and how far above the average good answer they lie.
+
+    Args:
+        curve: Step, share of prompts whose anchor changed, mean R(z) - R(y).
+    """
+    steps = [step for step, _, _ in curve]
+    figure = Figure(figsize=(8.4, 2.8), layout="constrained")
+    axes = figure.subplots(1, 2)
+    names = ("prompts whose anchor changed (share)", "R(z) - R(y), mean of good answers")
+    for axis, place, name in zip(axes, (1, 2), names, strict=True):
+        axis.plot(steps, [point[place] for point in curve], linewidth=0.9)
+        axis.set(title=name, xlabel="optimizer step")
+        axis.title.set_fontsize("medium")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(-0.02, 1.02)
+    return figure

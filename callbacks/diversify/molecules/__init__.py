@@ -1,0 +1,1 @@
+"""Reports, figures and the end of a search for molecules."""

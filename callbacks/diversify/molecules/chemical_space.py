@@ -1,0 +1,71 @@
+"""A map of the molecules that a search has asked for, coloured by when it asked."""
+
+# Shapes: N molecules, K bits, 2 axes of the map
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints, unpack
+from triptych.objectives.rewards.molecules.oracle_ledger import Call
+
+# More points than this cover each other.
+MOST_POINTS = 5000
+
+
+def principal_plane(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Place molecules on the two principal components of their Morgan bits (radius 2, 1024 bits).
+
+    Args:
+        smiles: SMILES strings of at least two molecules.
+
+    Returns:
+        Places (N, 2), and the share of the variance that each axis holds, (2,). An axis points to
+        where the bit that counts most for it is set.
+    """
+    bits_NK = unpack(morgan_fingerprints(smiles)[1]).double()
+    centred_NK = bits_NK - bits_NK.mean(0)
+    variances_K, axes_KK = torch.linalg.eigh(centred_NK.t() @ centred_NK / len(bits_NK))
+    axes_K2 = axes_KK[:, -2:].flip(1)
+    strongest = axes_K2.abs().argmax(0)
+    axes_K2 = axes_K2 * axes_K2[strongest, torch.arange(2)].sign()
+    shares_2 = variances_K[-2:].flip(0) / variances_K.sum().clamp_min(1e-12)
+    return (centred_NK @ axes_K2).numpy(), shares_2.clamp_min(0).numpy()
+
+
+def spread(calls: Sequence[Call], count: int) -> list[Call]:
+    """At most `count` calls, as evenly over the search as they go."""
+    places = np.linspace(0, len(calls) - 1, min(count, len(calls))).round().astype(int)
+    return [calls[place] for place in places]
+
+
+def draw_space(calls: Sequence[Call], threshold: float) -> Figure:
+    """Draw the map: every molecule on the left, hits alone on the right."""
+    shown = spread(calls, MOST_POINTS)
+    places_N2, shares_2 = principal_plane([call.smiles for call in shown])
+    numbers_N = np.array([call.number for call in shown])
+    is_hit_N = np.array([call.score >= threshold for call in shown])
+    figure = Figure(figsize=(8.8, 4.0), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axis, kept_N, title in (
+        (axes[0], np.ones(len(shown), dtype=bool), f"{len(shown):,} of {len(calls):,} calls"),
+        (axes[1], is_hit_N, f"the {is_hit_N.sum():,} with score >= {threshold:g}"),
+    ):
+        axis.scatter(*places_N2.T, s=4, color="0.9", linewidths=0)
+        points = axis.scatter(
+            *places_N2[kept_N].T,
+            s=8,
+            c=numbers_N[kept_N],
+            cmap="viridis",
+            vmin=1,
+            vmax=numbers_N.max(),
+            linewidths=0,
+        )
+        axis.set_title(title, fontsize="medium")
+        axis.set_xlabel(f"first principal component ({shares_2[0]:.0%} of the variance)")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"second ({shares_2[1]:.0%})")
+    figure.colorbar(points, ax=axes, label="oracle call", shrink=0.9)
+    return figure

@@ -1,0 +1,229 @@
+"""What a search for molecules found: a table, pictures, and every hit in a file."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from typing_extensions import override
+
+from triptych.callbacks.atomic_file import atomic_file
+from triptych.callbacks.diversify.molecules.chemical_space import draw_space
+from triptych.callbacks.diversify.molecules.property_histograms import draw_properties
+from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.metrics.diversify.molecules.circles import Circles, bit_vectors
+from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints
+from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
+from triptych.metrics.diversify.molecules.oracle_calls import OracleBurden, Yield, format_burden
+from triptych.metrics.diversify.molecules.scaffolds import Scaffolds
+from triptych.models.diversify.molecules.molecule import read_molecule
+from triptych.objectives.rewards.molecules.oracle_ledger import Call
+from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+
+
+class MoleculeReport(Callback):
+    """Reads the ledger when training ends and writes what is in it.
+
+    ``hits.csv`` (every molecule at the threshold, best first, with its components and call),
+    ``figures/oracle_calls.png`` (score and Yield over calls), ``figures/best_molecules.png`` and
+    ``figures/diverse_molecules.png`` (the best hits; those that are most unlike each other),
+    ``figures/properties.png`` and ``figures/chemical_space.png`` (what molecules are like, and
+    where they lie, from the first call to the last), and rows of the final table: Yield, oracle
+    burden, internal diversity, Circles, scaffolds.
+
+    Args:
+        threshold: Least score of a hit.
+        num_hits: N of the oracle burdens OB(N).
+        num_shown: Molecules of a grid.
+
+    Raises:
+        ValueError: if the module has no `OracleReward`, or a number is out of range.
+    """
+
+    def __init__(
+        self, threshold: float = 0.8, num_hits: Sequence[int] = (1, 10, 100), num_shown: int = 20
+    ) -> None:
+        if num_shown < 1 or min(num_hits, default=0) < 1:
+            raise ValueError(
+                f"MoleculeReport has num_shown {num_shown} and num_hits {list(num_hits)}: set all "
+                "of them to at least 1"
+            )
+        self.threshold = threshold
+        self.num_hits = list(num_hits)
+        self.num_shown = num_shown
+        self._rows: list[tuple[str, str]] = []
+        #: The numbers of the table: "yield", "oracle_burden_10", ...
+        self.numbers: dict[str, float] = {}
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(getattr(pl_module, "reward", None), OracleReward):
+            raise ValueError(
+                "MoleculeReport reads the ledger of an oracle, but model.init_args.reward is no "
+                "triptych.objectives.rewards.molecules.oracle_reward.OracleReward: leave the "
+                "callback out"
+            )
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        reward: OracleReward = pl_module.reward
+        calls = reward.ledger.calls()
+        hits = sorted(
+            (call for call in calls if call.score >= self.threshold),
+            key=lambda call: (-call.score, call.number),
+        )
+        self.numbers = search_numbers(calls, self.threshold, self.num_hits)
+        self._rows = self._table(calls, reward.budget)
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"search/{k}": v for k, v in self.numbers.items() if math.isfinite(v)},
+                step=trainer.global_step,
+            )
+        folder = Path(trainer.default_root_dir)
+        names = reward.objective.names
+        paths = [write_hits(hits, names, folder / "hits.csv")]
+        paths += self._draw(calls, hits, names, folder / "figures")
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowTracking):
+                for path in paths:
+                    logger.log_file(path, "figures" if path.suffix == ".png" else "")
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """What was found."""
+        return self._rows
+
+    def _table(self, calls: Sequence[Call], budget: int) -> list[tuple[str, str]]:
+        numbers, hit = self.numbers, f"score >= {self.threshold:g}"
+        rows = [
+            ("oracle calls", f"{len(calls):,} of {budget:,}"),
+            (f"Yield: different molecules with {hit}", f"{numbers['yield']:,.0f}"),
+        ]
+        for count in self.num_hits:
+            burden = numbers[f"oracle_burden_{count}"]
+            rows.append((f"oracle calls until hit {count:,}", format_burden(burden, len(calls))))
+        named = {
+            "hits_int_div1": "internal diversity of the hits (MOSES)",
+            "hits_circles": "Circles of the hits (Leader, distance 0.75)",
+            "hits_scaffolds": "different scaffolds of the hits",
+            "mean_score_last_100": "mean score of the last 100 calls",
+        }
+        rows += [(text, f"{numbers[k]:,.4g}") for k, text in named.items() if k in numbers]
+        failed = sum(call.error is not None for call in calls)
+        return [*rows, ("molecules the oracle failed on", f"{failed:,}")] if failed else rows
+
+    def _draw(
+        self, calls: Sequence[Call], hits: Sequence[Call], names: Sequence[str], folder: Path
+    ) -> list[Path]:
+        if not calls:
+            return []
+        figures = {"oracle_calls": draw_calls(calls, self.threshold)}
+        figures["properties"] = draw_properties(calls, self.threshold, names)
+        if len(calls) > 1:
+            figures["chemical_space"] = draw_space(calls, self.threshold)
+        paths = []
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            with atomic_file(path) as partial:
+                figure.savefig(partial, dpi=150, format="png")
+            paths.append(path)
+        # Without hits the best of all are shown: they say how far the search is from one.
+        pool = list(hits) or sorted(calls, key=lambda call: -call.score)
+        diverse = [pool[place] for place in most_diverse([c.smiles for c in pool], self.num_shown)]
+        for name, chosen in (("best", pool[: self.num_shown]), ("diverse", diverse)):
+            path = folder / f"{name}_molecules.png"
+            with atomic_file(path) as partial:
+                partial.write_bytes(draw_grid(chosen))
+            paths.append(path)
+        return paths
+
+
+def search_numbers(
+    calls: Sequence[Call], threshold: float, num_hits: Sequence[int]
+) -> dict[str, float]:
+    """Yield, oracle burdens (infinite where not reached), and how diverse the hits are."""
+    smiles = [call.smiles for call in calls]
+    scores = [call.score for call in calls]
+    alone = {"sync_on_compute": False}  # the other processes do not take part
+    found = Yield(threshold, **alone)
+    found.update(smiles, scores)
+    numbers = {"calls": float(len(calls)), "yield": float(found.compute())}
+    for count in num_hits:
+        burden = OracleBurden(count, threshold, **alone)
+        burden.update(smiles, scores, [call.number for call in calls])
+        numbers[f"oracle_burden_{count}"] = float(burden.compute())
+    if scores:
+        numbers["mean_score_last_100"] = float(np.mean(scores[-100:]))
+    hits = [call.smiles for call in calls if call.score >= threshold]
+    if hits:
+        for name, metric in (
+            ("int_div1", InternalDiversity(**alone)),
+            ("circles", Circles(**alone)),
+        ):
+            metric.update(hits)
+            numbers[f"hits_{name}"] = float(metric.compute())
+        scaffolds = Scaffolds(**alone)
+        scaffolds.update(hits)
+        numbers["hits_scaffolds"] = float(scaffolds.compute()["num_scaffolds"])
+    return numbers
+
+
+def most_diverse(smiles: Sequence[str], count: int) -> list[int]:
+    """Places of the molecules that are farthest apart: from the first on, always the farthest."""
+    from rdkit.SimDivFilters import rdSimDivPickers
+
+    vectors = bit_vectors(morgan_fingerprints(smiles)[1])
+    picker = rdSimDivPickers.MaxMinPicker()
+    return list(picker.LazyBitVectorPick(vectors, len(vectors), min(count, len(vectors)), [0]))
+
+
+def write_hits(hits: Sequence[Call], names: Sequence[str], path: Path) -> Path:
+    """Write hits to a CSV file, with the score of each component that was computed."""
+    with atomic_file(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["smiles", "score", *names, "oracle_call", "seed"])
+        for call in hits:
+            parts = [call.components.get(name, "") for name in names]
+            writer.writerow([call.smiles, call.score, *parts, call.number, call.seed])
+    return path
+
+
+def draw_calls(calls: Sequence[Call], threshold: float) -> Figure:
+    """Draw scores and the number of hits over oracle calls."""
+    numbers = [call.number for call in calls]
+    scores = np.array([call.score for call in calls])
+    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(numbers, scores, ".", markersize=2, alpha=0.5)
+    width = min(100, len(scores))
+    means = np.convolve(scores, np.ones(width) / width, mode="valid")
+    left.plot(numbers[width - 1 :], means, linewidth=1.5)
+    left.set(title=f"score, and its mean over {width} calls", xlabel="oracle call")
+    right.plot(numbers, np.cumsum(scores >= threshold), linewidth=1.5)
+    right.set(title=f"Yield: molecules with score >= {threshold:g}", xlabel="oracle call")
+    for axis in (left, right):
+        axis.title.set_fontsize("medium")
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_grid(calls: Sequence[Call]) -> bytes:
+    """Draw molecules with their scores: a PNG."""
+    from io import BytesIO
+
+    from rdkit.Chem import Draw
+
+    image: Any = Draw.MolsToGridImage(
+        [read_molecule(call.smiles) for call in calls],
+        molsPerRow=5,
+        subImgSize=(240, 200),
+        legends=[f"{call.score:.3f} (call {call.number})" for call in calls],
+    )
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,100 @@
+"""What the molecules of a search are like: at its beginning, at its end, and its hits."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from triptych.callbacks.diversify.molecules.chemical_space import spread
+from triptych.models.diversify.molecules.molecule import read_molecule
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.oracle_ledger import Call
+from triptych.objectives.rewards.molecules.properties import (
+    HydrogenBondDonors,
+    LogP,
+    MolecularWeight,
+    PolarSurfaceArea,
+    Rings,
+)
+from triptych.objectives.rewards.molecules.synthesizability import SyntheticAccessibility
+
+PROPERTIES: dict[str, MoleculeComponent] = {
+    "molecular weight (g/mol)": MolecularWeight(),
+    "logP": LogP(),
+    "polar surface area (square angstrom)": PolarSurfaceArea(),
+    "hydrogen bond donors": HydrogenBondDonors(),
+    "rings": Rings(),
+    "SA score (1 easy, 10 hard)": SyntheticAccessibility(),
+}
+COUNTED = ("hydrogen bond donors", "rings")
+# Of a group; more say the same and take time to compute.
+MOST_MOLECULES = 400
+PART = 0.2
+_COLUMNS = 3
+
+
+def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str]) -> Figure:
+    """Draw a panel for each property, and one for each component's score.
+
+    Args:
+        calls: All calls, in their order.
+        threshold: Least score of a hit.
+        names: Components of the objective, as the ledger names them.
+    """
+    part = max(1, round(PART * len(calls)))
+    groups = {
+        f"first {PART:.0%} of the calls": spread(calls[:part], MOST_MOLECULES),
+        f"last {PART:.0%}": spread(calls[-part:], MOST_MOLECULES),
+        f"score >= {threshold:g}": spread(
+            [c for c in calls if c.score >= threshold], MOST_MOLECULES
+        ),
+    }
+    panels = {**property_values(groups), **component_values(groups, names)}
+    rows = math.ceil(len(panels) / _COLUMNS)
+    figure = Figure(figsize=(9.0, 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
+    for axis, (name, values) in zip(axes, panels.items(), strict=False):
+        edges = bin_edges([value for group in values.values() for value in group], name in COUNTED)
+        for number, (group, own) in enumerate(values.items()):
+            weights = np.full(len(own), 1 / max(1, len(own)))
+            color = ("0.6", "C0", "C1")[number]
+            axis.hist(own, edges, weights=weights, histtype="step", color=color, label=group)
+        axis.set_xlabel(name)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for row in range(rows):
+        axes[row * _COLUMNS].set_ylabel("share of the molecules")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def property_values(groups: dict[str, list[Call]]) -> dict[str, dict[str, list[float]]]:
+    """Compute properties: property -> group -> one value a molecule."""
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in PROPERTIES}
+    for group, calls in groups.items():
+        molecules = [(read_molecule(call.smiles), call.smiles) for call in calls]
+        for name, component in PROPERTIES.items():
+            found[name][group] = [component.value(m, text) for m, text in molecules]
+    return found
+
+
+def component_values(
+    groups: dict[str, list[Call]], names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    """Scores that components gave; none for a molecule that another component had ruled out."""
+    return {
+        f"score of {name}": {
+            group: [call.components[name] for call in calls if name in call.components]
+            for group, calls in groups.items()
+        }
+        for name in names
+    }
+
+
+def bin_edges(values: Sequence[float], is_count: bool) -> np.ndarray:
+    """Edges of bins: around whole numbers for counts, else twenty-four between the ends."""
+    if is_count:
+        return np.arange(min(values, default=0), max(values, default=0) + 2) - 0.5
+    return np.histogram_bin_edges(np.asarray(values, dtype=float), bins=24)

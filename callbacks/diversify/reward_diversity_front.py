@@ -1,0 +1,127 @@
+"""Reward against diversity over the validations of a run: what was given up for what."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from typing_extensions import override
+
+from triptych.callbacks.atomic_file import atomic_file
+from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+
+Point = tuple[int, float, float]
+#: The first of these that validation logs is the diversity, unless another is named.
+DIVERSITIES = ("mode_entropy_bits", "distinct_right_answers", "distinct_1")
+
+
+class RewardDiversityFront(Callback):
+    """Draws ``figures/reward_diversity_front.png``: a path through the plane for each set.
+
+    Points that no other point of the path beats in both are ringed: the front.
+
+    Args:
+        reward: Last part of the log keys of the reward.
+        diversity: Last part of the log keys of the diversity; null: the first of
+            `mode_entropy_bits`, `distinct_right_answers`, `distinct_1` that is logged.
+    """
+
+    def __init__(self, reward: str = "reward", diversity: str | None = None) -> None:
+        self.reward = reward
+        self.diversity = diversity
+        self.paths: dict[str, list[Point]] = {}
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == 0 and not self.paths:
+            self._keep(getattr(pl_module, "start_numbers", {}), 0)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._keep(numbers, trainer.global_step)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run or not self.paths:
+            return
+        path = Path(trainer.default_root_dir) / "figures" / "reward_diversity_front.png"
+        with atomic_file(path) as partial:
+            draw_front(self.paths, self.reward, self.diversity or "diversity").savefig(
+                partial, dpi=150, format="png"
+            )
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowTracking):
+                logger.log_file(path, "figures")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        paths = {name: [list(p) for p in points] for name, points in self.paths.items()}
+        return {"paths": paths, "diversity": self.diversity}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.diversity = state_dict["diversity"]
+        self.paths = {
+            name: [(int(s), float(r), float(d)) for s, r, d in points]
+            for name, points in state_dict["paths"].items()
+        }
+
+    def _keep(self, numbers: dict[str, float], step: int) -> None:
+        keys = {
+            key.split("/")[1]: key
+            for key in numbers
+            if key.startswith("val/") and key.rpartition("/")[2] == self.reward
+        }
+        for name, key in keys.items():
+            if self.diversity is None:
+                known = (k for k in DIVERSITIES if f"val/{name}/{k}" in numbers)
+                self.diversity = next(known, None)
+            value = numbers.get(f"val/{name}/{self.diversity}")
+            if value is not None:
+                self.paths.setdefault(name, []).append((step, numbers[key], value))
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats: as good in both numbers and better in one.
+
+    >>> front([(0, 0.5, 1.0), (1, 0.9, 0.8), (2, 0.8, 0.7)])
+    [(0, 0.5, 1.0), (1, 0.9, 0.8)]
+    """
+    return [
+        p
+        for p in points
+        if not any(o[1] >= p[1] and o[2] >= p[2] and (o[1], o[2]) != (p[1], p[2]) for o in points)
+    ]
+
+
+def draw_front(paths: dict[str, list[Point]], reward: str, diversity: str) -> Figure:
+    """Draw the path of each set of prompts.
+
+    Args:
+        paths: Set -> (step, reward, diversity) of each validation.
+        reward: What the reward is called.
+        diversity: What the diversity is called.
+    """
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for number, (name, points) in enumerate(paths.items()):
+        color = f"C{number}"
+        rewards, diversities = [p[1] for p in points], [p[2] for p in points]
+        axis.plot(rewards, diversities, color=color, linewidth=0.8, label=name.replace("_", " "))
+        axis.scatter(rewards, diversities, color=color, s=12)
+        best = front(points)
+        axis.scatter(
+            [p[1] for p in best], [p[2] for p in best], s=48, facecolors="none", edgecolors=color
+        )
+        for step, x, y in {points[0], points[-1]}:
+            axis.annotate(f"step {step}", (x, y), fontsize="small")
+    axis.set(xlabel=reward.replace("_", " "), ylabel=diversity.replace("_", " "))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize="small")
+    return figure

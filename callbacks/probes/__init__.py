@@ -1,1 +1,0 @@
-"""What a model is asked before, during and after it learns: one probe a file, by `class_path`."""

@@ -1,0 +1,1 @@
+"""Sparse memory finetuning, and what it is compared with: replay, EWC, KL to the base."""

@@ -1,0 +1,202 @@
+"""Background statistics of a memory model: collected after its pretraining, or any time later."""
+
+import copy
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from rich.console import Console
+from rich.progress import track
+from transformers import PreTrainedModel
+from typing_extensions import override
+
+from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.memory_lm import load_memory_lm
+from triptych.objectives.remember.background_collector import BackgroundCollector
+from triptych.objectives.remember.background_statistics import (
+    BACKGROUND_FILE,
+    BackgroundStatistics,
+    tables_of,
+)
+
+SECONDS_BETWEEN_LINES = 20.0  # where there is no terminal
+Document = list[dict[str, Any]]
+
+
+class CollectBackgroundStatistics(Callback):
+    """Counts which slots ordinary text reads, for sparse memory finetuning to keep away from.
+
+    At the end of `fit` it reads the exported model, so it stands after ExportModel in the list of
+    callbacks, and writes ``export/background.safetensors``. At the end of `validate` it reads the
+    module's model and writes ``background.safetensors`` into the run's directory.
+
+    The text is that of the run's own training rows, from the first one on, whatever was trained on.
+    Processes share the documents, and together find what one would. After `fit`, a model without
+    memory (a dense twin) is left alone.
+
+    Args:
+        num_documents: Documents to read. A slot that all of them read will never learn.
+        rows_per_document: Training rows that make a document; about as many as a batch of the
+            finetuning to come, since larger documents read more slots.
+        path: Where to write; null: as said above.
+
+    Raises:
+        ValueError: if a number is below 1.
+
+    Logs once: `background/num_documents`, `background/num_tokens`, and of all slots
+    `background/slots_read_share` (by any document) and `background/slots_always_read_share` (by
+    all of them).
+    """
+
+    def __init__(
+        self, num_documents: int = 200, rows_per_document: int = 64, path: str | None = None
+    ) -> None:
+        for name, value in (
+            ("num_documents", num_documents),
+            ("rows_per_document", rows_per_document),
+        ):
+            if value < 1:
+                raise ValueError(
+                    f"CollectBackgroundStatistics.{name} is {value}: set it to at least 1"
+                )
+        self.num_documents = num_documents
+        self.rows_per_document = rows_per_document
+        self.path = path
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not value_tables(pl_module):
+            rank_zero_info("no background statistics: the model has no memory layers")
+            return
+        trainer.strategy.barrier()  # the first process has exported by now
+        folder = Path(trainer.default_root_dir)
+        if not (folder / "export" / "config.json").is_file():
+            self._collect(trainer, pl_module.model, folder)
+            return
+        # Where a metric decides, the exported model is an earlier one than the module's.
+        self._collect(trainer, load_memory_lm(folder / "export"), folder / "export")
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == TrainerFn.VALIDATING:
+            tables_of(pl_module)
+            self._collect(trainer, pl_module.model, Path(trainer.default_root_dir))
+
+    def _collect(self, trainer: Trainer, model: PreTrainedModel, folder: Path) -> None:
+        device = model.device
+        model.to(trainer.strategy.root_device)  # by now the trainer has brought its module home
+        collector = BackgroundCollector(model, trainer.datamodule.tokenizer)
+        with trainer.precision_plugin.forward_context():
+            for document in self._documents(trainer):
+                collector.add_document(*document)
+        if trainer.world_size > 1:
+            collector.reduce(partial(trainer.strategy.reduce, reduce_op="sum"))
+        if trainer.is_global_zero:
+            path = Path(self.path) if self.path else folder / BACKGROUND_FILE
+            background = collector.statistics()
+            background.save(path)
+            _report(trainer, background, path)
+        model.to(device)
+        trainer.strategy.barrier()
+
+    def _documents(self, trainer: Trainer) -> Iterator[Document]:
+        """This process's documents, with a bar, or a line now and then, to show how far it is."""
+        total = self.num_documents
+        if trainer.fast_dev_run:
+            total = min(total, int(trainer.fast_dev_run))
+        documents = documents_of(trainer.datamodule, self.rows_per_document)
+        own = islice(documents, trainer.global_rank, total, trainer.world_size)
+        shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
+        console = Console()
+        num_own = len(range(trainer.global_rank, total, trainer.world_size))
+        title = "Background statistics"
+        if shown and console.is_terminal:
+            yield from track(own, title, total=num_own, console=console, transient=True)
+            return
+        next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
+        for number, document in enumerate(own):
+            if shown and time.monotonic() >= next_line_at:
+                next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
+                print(f"{title.lower()}: document {number}/{num_own}", flush=True)
+            yield document
+
+
+def documents_of(datamodule: LightningDataModule, rows_per_document: int) -> Iterator[Document]:
+    """Regroup training rows, from the first one on, into documents of equally many rows; endless.
+
+    Args:
+        datamodule: Data whose batches are laid out as `collate_rows` does.
+        rows_per_document: Rows of each document.
+
+    Yields:
+        A document as one or several batches, none with more rows than a training batch.
+
+    Raises:
+        ValueError: if there are no training rows, or they are laid out otherwise.
+    """
+    # Without a trainer, data are those of a single process which has read nothing so far.
+    alone = copy.copy(datamodule)
+    alone.trainer = None
+    loader = alone.train_dataloader()
+    document: Document = []
+    missing = rows_per_document
+    while True:
+        is_empty = True
+        for batch in loader:
+            is_empty = False
+            first, num_rows = 0, _num_rows(batch)
+            while first < num_rows:
+                part = slice(first, min(first + missing, num_rows))
+                document.append({name: batch[name][part] for name in LAYOUT})
+                missing -= part.stop - part.start
+                first = part.stop
+                if missing == 0:
+                    yield document
+                    document, missing = [], rows_per_document
+        if is_empty:
+            raise ValueError("background statistics: the data have no training rows to read")
+
+
+LAYOUT = ("input_ids", "position_ids", "segment_ids")
+
+
+def _num_rows(batch: dict[str, Any]) -> int:
+    lacking = [name for name in LAYOUT if name not in batch]
+    if lacking:
+        raise ValueError(
+            f"background statistics need training batches with {', '.join(LAYOUT)}, and these "
+            f"have no {', '.join(lacking)}: use a datamodule that packs rows, such as "
+            "triptych.datamodules.remember.text.text_and_facts.TextAndFacts"
+        )
+    return len(batch["input_ids"])
+
+
+def _report(trainer: Trainer, background: BackgroundStatistics, path: Path) -> None:
+    num_slots = sum(table.counts_S.numel() for table in background.tables)
+    read, always = (
+        sum(int((t.document_frequency_S >= least).sum()) for t in background.tables) / num_slots
+        for least in (1, background.num_documents)
+    )
+    values = {
+        "background/num_documents": background.num_documents,
+        "background/num_tokens": background.num_tokens,
+        "background/slots_read_share": read,
+        "background/slots_always_read_share": always,
+    }
+    for logger in trainer.loggers:
+        logger.log_metrics(values, trainer.global_step)
+    logged = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    trainer.callback_metrics.update(logged)  # for summary.json
+    rank_zero_info(
+        f"background statistics of {background.num_documents} documents of "
+        f"{background.rows_per_document} x {background.tokens_per_row} tokens: they read "
+        f"{read:.1%} of the slots, {always:.1%} in every document; {path} "
+        f"({path.stat().st_size / 1e6:,.2f} MB)"
+    )

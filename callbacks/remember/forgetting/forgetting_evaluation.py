@@ -1,0 +1,290 @@
+"""What a run learns and what it forgets, measured before, during and after training."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from transformers import PreTrainedModel
+from typing_extensions import override
+
+from triptych.callbacks.atomic_file import atomic_file
+from triptych.callbacks.remember.forgetting.forgetting_budget import ForgettingBudget
+from triptych.callbacks.remember.forgetting.forgetting_figure import draw_forgetting
+from triptych.callbacks.remember.forgetting.forgetting_history import ForgettingHistory
+from triptych.callbacks.remember.forgetting.forgetting_report import (
+    table_rows,
+    transfers,
+    write_report,
+)
+from triptych.callbacks.remember.forgetting.undisturbed import undisturbed
+from triptych.callbacks.remember.probes.base import Probe, ProbeSetting
+from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.datamodules.batches.packed_datamodule import RowFormat
+from triptych.datamodules.batches.resumable_loader import Shard
+from triptych.datamodules.batches.visit_datamodule import VisitDataModule
+from triptych.datamodules.sources.disk_cache import default_cache_dir
+
+
+class ForgettingEvaluation(Callback):
+    """Measures probes at the start, every so often and at the end, and may stop the run.
+
+    Logs ``forgetting/<probe>/<number>`` and ``..._change`` (against the first measurement) by
+    optimizer step, and keeps all of them in ``forgetting.json``; at the end it draws
+    ``figures/forgetting.png`` and adds rows to the table: learned, forgotten. Probes that tell
+    groups of visits apart (`FactRecall.visits_per_group`) also get ``backward_transfer``,
+    ``forward_transfer`` and ``forgetting`` of their matrix R, where a measurement was made after
+    each group (`every_n_visits` divides the group).
+
+    ``pl_module.model`` is measured, a causal language model of `transformers`, with
+    ``trainer.datamodule.tokenizer``. Training goes on as if nothing had been measured. A resumed
+    run goes on with the history and the first measurement of the run it resumes.
+
+    ``python train.py validate`` measures once.
+
+    Args:
+        probes: What is measured, by the name of its log keys.
+        every_n_visits: Measure each time so many visits (batches with one `visit`) are over; null:
+            do not.
+        every_n_steps: Measure each time so many optimizer steps were taken; null: do not.
+        at_start: Measure before training. Otherwise the first measurement is what changes and
+            budgets are against.
+        budget: Stop the run once retained probes have lost so much; null: never. The measurement
+            that finds it is the run's last.
+
+    Raises:
+        ValueError: if a setting is out of range, there is no probe, the data has no visits, or a
+            probe has nothing to measure.
+        FileNotFoundError: if a probe's file is missing.
+    """
+
+    #: Final metrics that the rows in the table at the end stand for.
+    summarized_metrics = ("forgetting/",)
+
+    def __init__(
+        self,
+        probes: dict[str, Probe],
+        every_n_visits: int | None = None,
+        every_n_steps: int | None = None,
+        at_start: bool = True,
+        budget: ForgettingBudget | None = None,
+    ) -> None:
+        if not probes:
+            raise ValueError("ForgettingEvaluation has no probes: give at least one")
+        for name, value in (("every_n_visits", every_n_visits), ("every_n_steps", every_n_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"ForgettingEvaluation.{name} is {value}: set it to at least 1")
+        if budget is not None and all(probe.role != "retained" for probe in probes.values()):
+            raise ValueError(
+                "ForgettingEvaluation has a budget, but no probe whose role is retained: give one, "
+                "or leave the budget out"
+            )
+        self.probes = probes
+        self.every_n_visits = every_n_visits
+        self.every_n_steps = every_n_steps
+        self.at_start = at_start
+        self.budget = budget
+        self.history = ForgettingHistory()
+        #: Why the run was stopped.
+        self.stopped: str | None = None
+        self._rows_to_resume = 0  # a measurement at the end is no part of what a resumed run does
+        self._has_visits = False
+        self._visit: int | None = None  # the one that the last batch belonged to
+        self._num_visits = 0
+        self._transfers: dict[str, dict[str, float]] = {}
+
+    # -- when -------------------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage not in ("fit", "validate"):
+            return
+        setting = _setting(trainer, pl_module)
+        self._has_visits = isinstance(trainer.datamodule, VisitDataModule)
+        for name, probe in self.probes.items():
+            try:
+                probe.prepare(setting)
+            except (FileNotFoundError, ValueError) as error:
+                raise type(error)(f"ForgettingEvaluation, probe {name!r}: {error}") from error
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.at_start and not self.history.rows:
+            self._measure(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        visit = _visit(batch)
+        if visit is None and self.every_n_visits is not None:
+            raise ValueError(
+                "ForgettingEvaluation.every_n_visits needs data that come visit by visit and say "
+                "so (batch['visit']), such as "
+                "triptych.datamodules.remember.facts.fact_stream.FactStream: use every_n_steps"
+            )
+        if visit is None or visit == self._visit:
+            return
+        due = (
+            self.every_n_visits and self._num_visits and not self._num_visits % self.every_n_visits
+        )
+        if due and not self.history.has(trainer.global_step, self._visits_begun):
+            self._measure(trainer, pl_module)
+            if trainer.should_stop and not (trainer.min_steps or trainer.min_epochs):
+                raise StopIteration  # leaves the epoch: nothing is learned of the visit to come
+        self._visit, self._num_visits = visit, self._num_visits + 1
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        due = self.every_n_steps and step and step % self.every_n_steps == 0
+        # Of the micro-batches of a step, the last one moves the step on.
+        if due and (not self.history.rows or self.history.rows[-1]["step"] != step):
+            self._measure(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.history.has(trainer.global_step, self._visits_begun):
+            rows_to_resume = self._rows_to_resume
+            self._measure(trainer, pl_module)
+            self._rows_to_resume = rows_to_resume
+        self._finish(trainer)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._measure(trainer, pl_module)
+
+    # -- what -------------------------------------------------------------------------------------
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        limit = int(trainer.fast_dev_run) or None
+        values: dict[str, float] = {}
+        with undisturbed(pl_module), trainer.precision_plugin.forward_context():
+            for name, probe in self.probes.items():
+                measured = probe.measure(pl_module.model, limit)
+                self.history.add(trainer.global_step, self._visits_begun, name, measured)
+                values |= {f"forgetting/{name}/{metric}": v for metric, v in measured.items()}
+        self._rows_to_resume = len(self.history.rows)
+        latest = self.history.rows[-len(values) :]
+        changes = {f"forgetting/{r['probe']}/{r['metric']}_change": r["change"] for r in latest}
+        _log(trainer, values | changes)
+        self._keep_to_budget(trainer)
+        self._write(trainer)
+
+    def _keep_to_budget(self, trainer: Trainer) -> None:
+        """Stop all processes alike once a limit is passed."""
+        if self.budget is None or trainer.state.fn != "fit":
+            return
+        reasons = list(self._overspent(self.budget))
+        if not trainer.strategy.reduce_boolean_decision(bool(reasons), all=False):
+            return
+        visits = "" if self._visits_begun is None else f", after {self._visits_begun:,} visits"
+        self.stopped = f"at step {trainer.global_step:,}{visits}: {'; '.join(reasons)}"
+        trainer.should_stop = True
+
+    def _overspent(self, budget: ForgettingBudget) -> Iterator[str]:
+        for name, probe in self.probes.items():
+            start = self.history.first(name, probe.headline)
+            value = self.history.last(name, probe.headline)
+            if probe.role != "retained" or start is None or value is None:
+                continue
+            found = budget.overspent(start, value, probe.higher_is_better)
+            if found is not None:
+                yield f"{name} {probe.headline} {found}"
+
+    def _finish(self, trainer: Trainer) -> None:
+        """Sum up the groups of visits, and draw the figure."""
+        self._transfers = transfers(self.history, self.probes)
+        named = {
+            f"forgetting/{name}/{metric}": value
+            for name, values in self._transfers.items()
+            for metric, value in values.items()
+        }
+        _log(trainer, named)
+        self._write(trainer)
+        if not trainer.is_global_zero:
+            return
+        run_dir = Path(trainer.default_root_dir)
+        with atomic_file(run_dir / "figures" / "forgetting.png") as partial:
+            draw_forgetting(self.history, self.probes).savefig(partial, dpi=150, format="png")
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowTracking):
+                logger.log_file(run_dir / "figures" / "forgetting.png", "figures")
+                logger.log_file(run_dir / "forgetting.json")
+
+    def _write(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "forgetting.json"
+            write_report(path, self.history, self.probes, self._transfers, self.stopped)
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """Rows of the table at the end: learned, forgotten, and why the run was stopped."""
+        return table_rows(self.history, self.probes, self._transfers, self.stopped)
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return "ForgettingEvaluation"
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.history.rows[: self._rows_to_resume],
+            "visit": self._visit,
+            "num_visits": self._num_visits,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history.rows = [dict(row) for row in state_dict["rows"]]
+        self._rows_to_resume = len(self.history.rows)
+        self._visit, self._num_visits = state_dict["visit"], state_dict["num_visits"]
+
+    @property
+    def _visits_begun(self) -> int | None:
+        """Visits begun so far; None where the data know of none."""
+        return self._num_visits if self._has_visits or self._num_visits else None
+
+
+def _setting(trainer: Trainer, pl_module: LightningModule) -> ProbeSetting:
+    """Find the tokenizer and the longest row.
+
+    Raises:
+        ValueError: if the module or the data is not of a language model.
+    """
+    model, data = getattr(pl_module, "model", None), trainer.datamodule
+    tokenizer = getattr(data, "tokenizer", None)
+    if not isinstance(model, PreTrainedModel) or tokenizer is None:
+        raise ValueError(
+            f"ForgettingEvaluation measures language models: {type(pl_module).__name__} must have "
+            f"a transformers model as `model`, and {type(data).__name__} a `tokenizer`"
+        )
+    longest = getattr(model.config, "max_position_embeddings", None) or data.context_length
+    row_format = RowFormat(tokenizer, longest, seed=0, cache_dir=default_cache_dir())
+    return ProbeSetting(row_format, Shard(trainer.global_rank, trainer.world_size), data)
+
+
+def _visit(batch: Any) -> int | None:
+    """Number of the visit that a batch belongs to, where batches tell it."""
+    visit = batch.get("visit") if isinstance(batch, Mapping) else None
+    return None if visit is None else int(visit)
+
+
+def _log(trainer: Trainer, values: dict[str, float]) -> None:
+    """Log now, whatever the trainer's logging interval; final metrics and monitors see it too.
+
+    (`pl_module.log` is not allowed in some of the hooks, and waits for the interval in others.)
+    """
+    if not values:
+        return
+    exact = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+    trainer.callback_metrics.update(exact)
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step)
+        logger.save()

@@ -1,0 +1,145 @@
+"""KL to the base: the model's predictions are held to those it started with."""
+
+import copy
+import hashlib
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor
+from transformers import PreTrainedModel
+from typing_extensions import override
+
+from triptych.callbacks.remember.loss_terms import add_loss_term, sum_over_ranks
+from triptych.callbacks.remember.replayed_batches import Batch, ReplayedBatches
+from triptych.models.segment_mask import segment_attention_mask
+from triptych.objectives.token_kl import token_kl
+
+Direction = Literal["forward", "reverse"]
+
+
+class KLToBase(Callback):
+    """Adds weight * KL to the loss, between the model and a frozen copy of it as the run began.
+
+    The mean is over all positions that have a next token in their document, labelled or not, on all
+    ranks, and exact over the vocabulary. The copy does without dropout.
+
+    It takes a forward pass of both models over the tokens, and the memory of a second model.
+
+    Args:
+        data: Whose tokens: a datamodule of its own (`class_path` and `init_args`, as under
+            `data`), read with the run's tokenizer; null: those of the training batch, where it also
+            works against what the batch teaches.
+        weight: Weight of the term; 0 only measures it.
+        direction: `forward` is KL(base || model), which asks the model to keep everything that the
+            base expected; `reverse` is KL(model || base), which asks it to expect nothing else.
+
+    Raises:
+        ValueError: if an argument is out of range, the module does not add up loss terms, the data
+            do not fit, or a checkpoint's run started from another model.
+
+    Logs `train/kl_to_base_nats_per_token`, without the weight.
+    """
+
+    def __init__(
+        self,
+        data: LightningDataModule | None = None,
+        weight: float = 1.0,
+        direction: Direction = "forward",
+    ) -> None:
+        if not 0 <= weight < float("inf"):
+            raise ValueError(f"KLToBase.weight is {weight}: set it to at least 0")
+        if direction not in get_args(Direction):
+            raise ValueError(f"KLToBase.direction is {direction!r}: choose forward or reverse")
+        self.data = data
+        self.weight = weight
+        self.direction = direction
+        self._batches = None if data is None else ReplayedBatches(data, "KLToBase")
+        self._base: PreTrainedModel | None = None
+        self._fingerprint: str | None = None
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return "KLToBase"
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        add_loss_term(self, pl_module, self.loss_term)
+        # Before a checkpoint's weights replace those that the run began with.
+        self._base = copy.deepcopy(pl_module.model).requires_grad_(False).eval()
+        self._fingerprint = _fingerprint(self._base)
+        if self._batches is not None:
+            self._batches.setup(trainer, pl_module)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._base = trainer.precision_plugin.convert_module(self._base).to(pl_module.device)
+
+    def loss_term(self, pl_module: LightningModule, batch: Any) -> Tensor:
+        """The weighted divergence on the batch, or on the next batch of the callback's own data."""
+        trainer = pl_module.trainer
+        if self._batches is not None:
+            batch = self._batches.next()
+        keep_mask = _has_next(batch["segment_ids"])
+        logits = _logits(pl_module.model, batch)[keep_mask]
+        with torch.no_grad():
+            base_logits = _logits(self._base, batch)[keep_mask]
+        pair = (base_logits, logits) if self.direction == "forward" else (logits, base_logits)
+        sum_nats = token_kl(*pair).sum()
+        num_positions = sum_over_ranks(trainer, keep_mask.sum()).clamp(min=1)
+        mean_nats = sum_over_ranks(trainer, sum_nats) / num_positions
+        pl_module.log("train/kl_to_base_nats_per_token", mean_nats)
+        return self.weight * sum_nats * trainer.world_size / num_positions
+
+    @override
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._batches is not None:
+            self._batches.note_step()
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._base = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self._fingerprint is None:
+            return {}
+        position = None if self._batches is None else self._batches.state_dict()
+        return {"base": self._fingerprint, "position": position}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._fingerprint is not None and state_dict["base"] != self._fingerprint:
+            raise ValueError(
+                "KLToBase: the checkpoint's run started from another model than this one: give "
+                "model.init_args the values in the checkpoint's config.yaml, init_from above all"
+            )
+        if self._batches is not None and state_dict["position"] is not None:
+            self._batches.load_state_dict(state_dict["position"])
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _has_next(segment_ids: Tensor) -> Tensor:
+    """True where the next token belongs to the same document: bool (B, T)."""
+    has_next = torch.zeros_like(segment_ids, dtype=torch.bool)
+    has_next[:, :-1] = (segment_ids[:, :-1] == segment_ids[:, 1:]) & (segment_ids[:, :-1] > 0)
+    return has_next
+
+
+def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
+    return model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=segment_attention_mask(batch["segment_ids"]),
+        use_cache=False,
+    ).logits

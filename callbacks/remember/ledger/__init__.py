@@ -1,0 +1,1 @@
+"""Records which fact changed which slots, and takes it back."""

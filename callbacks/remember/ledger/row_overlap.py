@@ -1,0 +1,58 @@
+"""Before rows are written: which of them has somebody written already?"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from triptych.models.remember.ledger.ledger import Ledger
+from triptych.models.remember.ledger.slot_deltas import SlotDelta
+from triptych.models.remember.values.value_table import ValueTable
+
+
+class RowOverlap:
+    """Remembers the last entry that wrote each row of each table, four bytes a row.
+
+    Args:
+        tables: The value tables; what is remembered lies on their devices.
+    """
+
+    def __init__(self, tables: Sequence[ValueTable]) -> None:
+        self._last_entry = [
+            torch.full((table.num_slots,), -1, dtype=torch.int32, device=table.weight.device)
+            for table in tables
+        ]
+        self.forget()
+
+    def add(self, number: int, delta: SlotDelta) -> None:
+        """An entry is complete: its rows are its own."""
+        for last_S, change in zip(self._last_entry, delta.tables, strict=True):
+            last_S[change.rows_U.to(last_S.device)] = number
+
+    def add_all(self, ledger: Ledger) -> None:
+        """As `add`, for every entry from the first on."""
+        for number, delta in enumerate(ledger):
+            self.add(number, delta)
+
+    def look(self, table_id: int, rows_U: Tensor) -> None:
+        """These rows are about to be written."""
+        last_U = self._last_entry[table_id][rows_U]
+        self.num_rows += rows_U.numel()
+        self._writers.append(last_U[last_U >= 0])
+
+    def forget(self) -> None:
+        """Forget the rows looked at."""
+        self.num_rows = 0
+        self._writers: list[Tensor] = []
+
+    @property
+    def share(self) -> float:
+        """Share of the rows looked at that some entry has written."""
+        return sum(map(len, self._writers)) / max(self.num_rows, 1)
+
+    def by_entry(self) -> dict[int, int]:
+        """Entry -> how many of the rows looked at it was the last to write, most first."""
+        writers = torch.cat([writers.cpu() for writers in self._writers])
+        numbers, counts = writers.unique(return_counts=True)
+        order = counts.argsort(descending=True, stable=True)
+        return dict(zip(numbers[order].tolist(), counts[order].tolist(), strict=True))

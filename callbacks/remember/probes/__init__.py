@@ -1,0 +1,1 @@
+"""What a model is asked before, during and after it learns: one probe a file."""

@@ -1,0 +1,215 @@
+"""What every probe has in common: its rows, tokenised once, and how a model is run over them."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torchmetrics import Metric
+from transformers import PreTrainedModel
+
+from triptych.datamodules.batches.length_batches import LengthBatch, length_batches
+from triptych.datamodules.batches.packed_datamodule import RowFormat
+from triptych.datamodules.batches.packing import Document
+from triptych.datamodules.batches.prompted_documents import OnLongRow
+from triptych.datamodules.batches.resumable_loader import Shard
+from triptych.objectives.batch_nll import batch_nll
+from triptych.objectives.teacher_forcing import teacher_forced
+
+Role = Literal["retained", "learned"]
+
+
+@dataclass(frozen=True)
+class ProbeSetting:
+    """Where a probe is used.
+
+    Args:
+        row_format: The run's tokenizer, and the longest row that the model reads.
+        shard: This process's part of the rows.
+        datamodule: What the run trains on.
+    """
+
+    row_format: RowFormat
+    shard: Shard
+    datamodule: Any = None
+
+
+class DocumentScore(NamedTuple):
+    """What the model gave one document.
+
+    Attributes:
+        nll_nats: Negative log-likelihood of its labelled tokens together.
+        num_tokens: How many these are.
+        num_bytes: UTF-8 bytes that they stand for.
+        is_greedy: Whether greedy decoding would write them; None if nobody asked.
+    """
+
+    nll_nats: float
+    num_tokens: int
+    num_bytes: int
+    is_greedy: bool | None = None
+
+
+class Probe(ABC):
+    """A test of a language model: rows, what is done with them, and the numbers it comes to.
+
+    `prepare` reads and tokenises the rows, once; `measure` runs a model over them, as often as one
+    likes. Rows are shared out among processes, and the numbers are those of all rows together.
+    `ForgettingEvaluation` sees to it that the model is in eval mode
+    and nothing is recorded.
+
+    A subclass names its main number, in `headline`, and says which way is better. Budgets and the
+    table at the end go by it.
+
+    Args:
+        role: "retained" where forgetting is measured, "learned" where learning is.
+        num_rows: Use at most so many rows, drawn by `seed`; null: all.
+        seed: Draws the rows, apart from the seed of training.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+        on_long_row: What becomes of a row longer than the model's context: "error", "cut" (the
+            beginning of its prompt is taken away) or "skip".
+        tokens_per_batch: Most tokens that go through the model at once, padding included.
+
+    Raises:
+        ValueError: if a setting is out of range.
+
+    Attributes:
+        headline: Name of the main number among those that `measure` returns.
+        higher_is_better: Whether more of it is better; if so, it is a share in [0, 1].
+        shown: The numbers that the table at the end shows, the main one first.
+        num_rows_used: Rows that are there, of all processes; known after `prepare`.
+        num_rows_left_out: Rows left out because they were too long.
+        groups: Names of the numbers that are each the score of a group of visits, in their order,
+            with the number of visits after which the group has been learned; empty for most.
+    """
+
+    headline: str
+    higher_is_better: bool = True
+
+    def __init__(
+        self,
+        role: Role,
+        num_rows: int | None,
+        seed: int,
+        data_dir: str | None,
+        on_long_row: OnLongRow,
+        tokens_per_batch: int,
+    ) -> None:
+        if role not in ("retained", "learned"):
+            raise ValueError(f"the probe's role is {role!r}: set it to retained or learned")
+        for name, value in (("num_rows", num_rows), ("tokens_per_batch", tokens_per_batch)):
+            if value is not None and value < 1:
+                raise ValueError(f"the probe's {name} is {value}: set it to at least 1")
+        self.role = role
+        self.num_rows = num_rows
+        self.seed = seed
+        self.data_dir = data_dir
+        self.on_long_row: OnLongRow = on_long_row
+        self.tokens_per_batch = tokens_per_batch
+        self.num_rows_used = self.num_rows_left_out = 0
+        self.groups: dict[str, int] = {}
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The numbers that the table at the end shows, the main one first."""
+        return (self.headline,)
+
+    @abstractmethod
+    def prepare(self, setting: ProbeSetting) -> None:
+        """Read and tokenise the rows.
+
+        Raises:
+            FileNotFoundError: if a file is missing.
+            ValueError: if a row is malformed (file, line and field are named) or too long, or there
+                is none.
+        """
+
+    @abstractmethod
+    def measure(self, model: PreTrainedModel, limit_batches: int | None = None) -> dict[str, float]:
+        """Run a model over the rows; every process must call it.
+
+        Args:
+            model: The model, in eval mode, without gradients.
+            limit_batches: Stop after so many batches of each process; None: at the end.
+
+        Returns:
+            The numbers by name, equal on all processes.
+        """
+
+
+class DocumentScorer:
+    """Documents in batches of similar length, ready to be scored again and again.
+
+    Args:
+        documents: What is scored: their labelled tokens.
+        item_of: Item of each document; documents of one item stay on one process.
+        setting: Where it is done.
+        tokens_per_batch: Most tokens in a batch, padding included.
+    """
+
+    def __init__(
+        self,
+        documents: list[Document],
+        item_of: list[int],
+        setting: ProbeSetting,
+        tokens_per_batch: int,
+    ) -> None:
+        self._documents = documents
+        self._row_format = setting.row_format
+        lengths = [len(document) for document in documents]
+        self._batches = length_batches(lengths, item_of, tokens_per_batch, setting.shard)
+
+    def score(
+        self, model: PreTrainedModel, limit_batches: int | None = None, greedy: bool = False
+    ) -> dict[int, DocumentScore]:
+        """Score this process's documents.
+
+        Args:
+            model: The model.
+            limit_batches: Stop after so many batches.
+            greedy: Whether to say which documents greedy decoding would write.
+
+        Returns:
+            The scores by the documents' indices.
+        """
+        scores: dict[int, DocumentScore] = {}
+        for planned in self._batches[:limit_batches]:
+            found = self._score_batch(model, planned, greedy)
+            if planned.counts:
+                scores |= found
+        return scores
+
+    def _score_batch(
+        self, model: PreTrainedModel, planned: LengthBatch, greedy: bool
+    ) -> dict[int, DocumentScore]:
+        documents = [self._documents[row] for row in planned.rows]
+        batch = {
+            name: tensor.to(model.device)
+            for name, tensor in self._row_format.collate_padded(documents).items()
+        }
+        if greedy:
+            nll, is_greedy_B = teacher_forced(model, batch)
+            is_greedy: list[bool | None] = is_greedy_B.tolist()
+        else:
+            nll = batch_nll(model, batch)
+            is_greedy = [None] * len(documents)
+        columns = (
+            nll.nats.double().sum(1).tolist(),
+            nll.keep_mask.sum(1).tolist(),
+            (batch["num_bytes"][:, 1:] * nll.keep_mask).sum(1).tolist(),
+            is_greedy,
+        )
+        rows = zip(planned.rows, *columns, strict=True)
+        return {row: DocumentScore(*values) for row, *values in rows}
+
+
+def on_device(metric: Metric, model: PreTrainedModel) -> Any:
+    """Put a fresh metric where the processes can add it up."""
+    device: torch.device = model.device
+    return metric.to(device)
+
+
+def with_context(setting: ProbeSetting, context_length: int) -> ProbeSetting:
+    """Shorten the longest row, where the model reads longer ones."""
+    shorter = min(context_length, setting.row_format.context_length)
+    return replace(setting, row_format=replace(setting.row_format, context_length=shorter))

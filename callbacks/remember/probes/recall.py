@@ -1,0 +1,214 @@
+"""Closed-book recall: the model is asked, and must answer from its weights alone."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from triptych.callbacks.remember.probes.base import (
+    DocumentScore,
+    DocumentScorer,
+    Probe,
+    ProbeSetting,
+    Role,
+    on_device,
+)
+from triptych.datamodules.batches.length_batches import LengthBatch, left_padded, length_batches
+from triptych.datamodules.batches.prompted_documents import (
+    OnLongRow,
+    encode_continuations,
+    prompt_length,
+)
+from triptych.datamodules.remember.facts.asked_facts import AskedFact
+from triptych.datamodules.remember.probe_rows import draw_rows
+from triptych.metrics.language_modeling import TokenNLL
+from triptych.metrics.question_answering import exact_match, token_f1
+from triptych.metrics.remember.retention import GroupMeans
+from triptych.models.generation import continue_greedily
+
+Scoring = Literal["generate", "teacher_forced"]
+
+
+class Recall(Probe):
+    """Asks facts, and scores the answers against every accepted one.
+
+    With `teacher_forced`, an answer is right where each token of an accepted answer, and the end
+    after it, is the likeliest given the ones before. That is exact match of greedy decoding in the
+    space of tokens, at the cost of one forward pass over the accepted answers instead of one for
+    each token written. In the space of texts, `generate` accepts more (other case, punctuation,
+    articles, other tokens of the same text), so that `teacher_forced` never gives more, and only it
+    gives an F1.
+
+    A question must be answered and then ended. In a statement the answer is followed by whatever
+    follows it there, so its own tokens alone count: with `generate`, as many tokens are written as
+    the taught answer has.
+
+    Numbers: `exact_match`; with `generate`, `f1`; with `teacher_forced`,
+    `answer_nll_nats_per_token` of the answer that is taught.
+
+    Args:
+        scoring: How answers are scored.
+        max_new_tokens: Longest answer to a question that is generated.
+        role: As `Probe`, and so are the others.
+        num_rows: As `Probe`.
+        seed: As `Probe`.
+        data_dir: As `Probe`.
+        on_long_row: As `Probe`.
+        tokens_per_batch: As `Probe`.
+    """
+
+    headline = "exact_match"
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        max_new_tokens: int,
+        role: Role,
+        num_rows: int | None,
+        seed: int,
+        data_dir: str | None,
+        on_long_row: OnLongRow,
+        tokens_per_batch: int,
+    ) -> None:
+        super().__init__(role, num_rows, seed, data_dir, on_long_row, tokens_per_batch)
+        if scoring not in ("generate", "teacher_forced"):
+            raise ValueError(
+                f"the probe's scoring is {scoring!r}: set it to generate or teacher_forced"
+            )
+        if max_new_tokens < 1:
+            raise ValueError(f"the probe's max_new_tokens is {max_new_tokens}: set it to 1 or more")
+        self.scoring = scoring
+        self.max_new_tokens = max_new_tokens
+        self._asked: list[AskedFact] = []
+
+    @abstractmethod
+    def ask(self, setting: ProbeSetting) -> list[AskedFact]:
+        """Read what is asked."""
+
+    def sets(self, asked: Sequence[AskedFact]) -> dict[str, list[int]]:
+        """Name the sets of facts whose recall is told apart, by indices into `asked`.
+
+        The number of the set "early_" is called "early_exact_match". The set "" holds all.
+        """
+        return {"": list(range(len(asked)))}
+
+    def prepare(self, setting: ProbeSetting) -> None:
+        """Read and tokenise what is asked; see the base class."""
+        asked = draw_rows(self.ask(setting), self.num_rows, self.seed)
+        generates = self.scoring == "generate"
+        encoded = encode_continuations(
+            setting.row_format.tokenizer,
+            [fact.continuations for fact in asked],
+            setting.row_format.context_length,
+            self.on_long_row,
+            room=self.max_new_tokens if generates else 0,
+        )
+        place_of = {item: place for place, item in enumerate(encoded.items)}
+        self._asked = [asked[item] for item in encoded.items]
+        self._documents = encoded.documents
+        self._fact_of = [place_of[item] for item in encoded.item_of]
+        self._sets = self.sets(self._asked)
+        self._sets_of: list[list[int]] = [[] for _ in self._asked]
+        for number, facts in enumerate(self._sets.values()):
+            for fact in facts:
+                self._sets_of[fact].append(number)
+        self.num_rows_used, self.num_rows_left_out = len(self._asked), encoded.num_left_out
+        self._tokenizer = setting.row_format.tokenizer
+        if generates:
+            self._plan_generation(setting)
+        else:
+            self._scorer = DocumentScorer(
+                self._documents, self._fact_of, setting, self.tokens_per_batch
+            )
+
+    def measure(self, model: PreTrainedModel, limit_batches: int | None = None) -> dict[str, float]:
+        """Ask; see the base class."""
+        if self.scoring == "generate":
+            return self._measure_generated(model, limit_batches)
+        return self._measure_teacher_forced(model, limit_batches)
+
+    # -- teacher-forced ---------------------------------------------------------------------------
+
+    def _measure_teacher_forced(
+        self, model: PreTrainedModel, limit_batches: int | None
+    ) -> dict[str, float]:
+        scores = self._scorer.score(model, limit_batches, greedy=True)
+        answers: dict[int, list[DocumentScore | None]] = {}
+        for document, fact in enumerate(self._fact_of):
+            answers.setdefault(fact, []).append(scores.get(document))
+        right: dict[int, float] = {}
+        nll = on_device(TokenNLL(), model)
+        for fact, found in answers.items():
+            complete = [score for score in found if score is not None]
+            if len(complete) == len(found):
+                right[fact] = float(any(score.is_greedy for score in complete))
+                nll.update(complete[0].nll_nats, complete[0].num_tokens)
+        values = self._means(model, {"exact_match": right})
+        return values | {"answer_nll_nats_per_token": float(nll.compute()["nll_nats_per_token"])}
+
+    # -- generated --------------------------------------------------------------------------------
+
+    def _plan_generation(self, setting: ProbeSetting) -> None:
+        first_document: dict[int, int] = {}
+        for document, fact in enumerate(self._fact_of):
+            first_document.setdefault(fact, document)
+        taught = [self._documents[first_document[fact]] for fact in range(len(self._asked))]
+        self._prompts = [document.ids[: prompt_length(document)] for document in taught]
+        # Of a statement, exactly as many tokens are written as the answer has.
+        num_written = [
+            self.max_new_tokens if fact.continuations[0].ends else len(document) - len(prompt)
+            for fact, document, prompt in zip(self._asked, taught, self._prompts, strict=True)
+        ]
+        self._batches: list[tuple[LengthBatch, int]] = []
+        for count in sorted(set(num_written)):
+            facts = [fact for fact, written in enumerate(num_written) if written == count]
+            lengths = [len(self._prompts[fact]) + count for fact in facts]
+            places = list(range(len(facts)))
+            for batch in length_batches(lengths, places, self.tokens_per_batch, setting.shard):
+                rows = tuple(facts[place] for place in batch.rows)
+                self._batches.append((LengthBatch(rows, batch.counts), count))
+
+    def _measure_generated(
+        self, model: PreTrainedModel, limit_batches: int | None
+    ) -> dict[str, float]:
+        exact: dict[int, float] = {}
+        f1: dict[int, float] = {}
+        for planned, count in self._batches[:limit_batches]:
+            texts = self._generate(model, planned, count)
+            if not planned.counts:
+                continue
+            for fact, text in zip(planned.rows, texts, strict=True):
+                accepted = self._asked[fact].answers
+                exact[fact] = float(exact_match(text, accepted))
+                f1[fact] = token_f1(text, accepted)
+        return self._means(model, {"exact_match": exact, "f1": f1})
+
+    def _generate(self, model: PreTrainedModel, planned: LengthBatch, count: int) -> list[str]:
+        prompts = [self._prompts[fact] for fact in planned.rows]
+        prompt_ids, prompt_mask = left_padded(prompts, self._tokenizer.pad_token_id)
+        texts = continue_greedily(
+            model,
+            self._tokenizer,
+            prompt_ids.to(model.device),
+            prompt_mask.to(model.device),
+            count,
+        )
+        return [text.split("\n")[0].strip() for text in texts]
+
+    # -- both -------------------------------------------------------------------------------------
+
+    def _means(
+        self, model: PreTrainedModel, scores: dict[str, dict[int, float]]
+    ) -> dict[str, float]:
+        """Average scores over each set of facts and over all processes."""
+        values = {}
+        for name, by_fact in scores.items():
+            means = on_device(GroupMeans(len(self._sets)), model)
+            pairs = [(s, score) for fact, score in by_fact.items() for s in self._sets_of[fact]]
+            groups = torch.tensor([group for group, _ in pairs], dtype=torch.int64)
+            means.update(groups, [score for _, score in pairs])
+            for prefix, value in zip(self._sets, means.compute().reshape(-1).tolist(), strict=True):
+                values[prefix + name] = value
+        return values

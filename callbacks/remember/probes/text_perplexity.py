@@ -1,0 +1,86 @@
+"""How well running text is predicted: what a model forgets first and shows last."""
+
+from transformers import PreTrainedModel
+
+from triptych.callbacks.remember.probes.base import (
+    DocumentScorer,
+    Probe,
+    ProbeSetting,
+    Role,
+    on_device,
+    with_context,
+)
+from triptych.datamodules.batches.packed_datamodule import locate
+from triptych.datamodules.batches.packing import Document, split_long
+from triptych.datamodules.batches.token_file import encode_documents
+from triptych.datamodules.remember.probe_rows import draw_rows, read_texts
+from triptych.datamodules.sources.records import RecordSource
+from triptych.metrics.language_modeling import TokenNLL
+
+
+class TextPerplexity(Probe):
+    """The negative log-likelihood of texts, cut into windows of the context's length.
+
+    Windows overlap by the one token that the first prediction of the next is made from, so that
+    every token but the first is predicted once. The end of each text is among them.
+
+    Numbers: `nll_nats_per_token`, `bits_per_byte`, `perplexity`.
+
+    Args:
+        source: Rows with `text`; the embedded articles' validation split by default.
+        context_length: Longest window in tokens, as far as the model reads.
+        num_windows: Use at most so many windows, drawn by `seed`; null: all.
+        role: "retained" where forgetting is measured, "learned" where learning is.
+        num_rows: Use at most so many texts, drawn by `seed`; null: all.
+        seed: Draws texts and windows, apart from the seed of training.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+        tokens_per_batch: Most tokens that go through the model at once, padding included.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    headline = "nll_nats_per_token"
+    higher_is_better = False
+
+    def __init__(
+        self,
+        source: RecordSource = RecordSource(),  # noqa: B008 (frozen)
+        context_length: int = 256,
+        num_windows: int | None = 256,
+        role: Role = "retained",
+        num_rows: int | None = None,
+        seed: int = 0,
+        data_dir: str | None = None,
+        tokens_per_batch: int = 4096,
+    ) -> None:
+        super().__init__(role, num_rows, seed, data_dir, "error", tokens_per_batch)
+        if context_length < 2:
+            raise ValueError(f"the probe's context_length is {context_length}: set it to 2 or more")
+        if num_windows is not None and num_windows < 1:
+            raise ValueError(f"the probe's num_windows is {num_windows}: set it to at least 1")
+        self.source = source
+        self.context_length = context_length
+        self.num_windows = num_windows
+
+    def prepare(self, setting: ProbeSetting) -> None:
+        """Read, tokenise and cut the texts; see the base class."""
+        setting = with_context(setting, self.context_length)
+        texts = draw_rows(read_texts(locate(self.source, self.data_dir)), self.num_rows, self.seed)
+        windows = [
+            window
+            for ids in encode_documents(texts, setting.row_format.tokenizer)
+            for window in split_long(Document(ids, ids), setting.row_format.context_length)
+        ]
+        drawn = draw_rows(windows, self.num_windows, self.seed)
+        self.num_rows_used = len(drawn)
+        self._scorer = DocumentScorer(
+            drawn, list(range(len(drawn))), setting, self.tokens_per_batch
+        )
+
+    def measure(self, model: PreTrainedModel, limit_batches: int | None = None) -> dict[str, float]:
+        """Score the windows; see the base class."""
+        metric = on_device(TokenNLL(), model)
+        for score in self._scorer.score(model, limit_batches).values():
+            metric.update(score.nll_nats, score.num_tokens, score.num_bytes)
+        return {name: float(value) for name, value in metric.compute().items()}

@@ -1,0 +1,95 @@
+"""Updates of some rows of a model's value tables, and who is told of them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from triptych.models.remember.values.row_optimizers import RowOptimizer
+from triptych.models.remember.values.row_positions import RowPositions
+from triptych.models.remember.values.value_table import RowGradient, ValueTable
+
+
+class RowObserver:
+    """Is told of every update of some rows: `SparseMemoryFinetuning.observers` holds them.
+
+    A subclass overrides what it needs. Rows are the same on every rank.
+    """
+
+    def before_update(self, table_id: int, table: ValueTable, rows: Tensor) -> None:
+        """These rows are about to change.
+
+        Args:
+            table_id: Position of the table in `value_tables(pl_module)`.
+            table: The table, with the old values.
+            rows: int64, ascending, at least one.
+        """
+
+    def after_update(self, table_id: int, table: ValueTable, rows: Tensor) -> None:
+        """These rows have changed, and no others."""
+
+
+class RowUpdates:
+    """A row optimizer for each table, and the rows that have been written so far.
+
+    Args:
+        tables: The tables, all of the module's.
+        build_optimizer: Makes the optimizer of one table.
+        observers: Told of every update; the list is looked at each time.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[ValueTable],
+        build_optimizer: Callable[[], RowOptimizer],
+        observers: list[RowObserver],
+    ) -> None:
+        self.tables = tables
+        self.observers = observers
+        self.optimizers = [build_optimizer() for _ in tables]
+        #: Steps that updated rows.
+        self.num_updates = 0
+        self._written = [RowPositions() for _ in tables]
+
+    @property
+    def rows_written(self) -> list[Tensor]:
+        """Distinct rows updated so far, for each table: int64, ascending."""
+        return [written.sorted_rows for written in self._written]
+
+    def apply(self, gradients: Sequence[RowGradient]) -> None:
+        """Update exactly the rows that have a gradient.
+
+        Args:
+            gradients: One for each table, possibly of no rows.
+        """
+        for number, (rows_U, grad_UD) in enumerate(gradients):
+            if rows_U.numel() == 0:
+                continue
+            table = self.tables[number]
+            for observer in self.observers:
+                observer.before_update(number, table, rows_U)
+            self.optimizers[number].step(table.weight, rows_U, grad_UD)
+            self._written[number].add(rows_U)
+            for observer in self.observers:
+                observer.after_update(number, table, rows_U)
+        self.num_updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain types, as large as the rows written."""
+        return {
+            "num_updates": self.num_updates,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "rows_written": self.rows_written,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned.
+
+        Raises:
+            ValueError: if it is that of another optimizer.
+        """
+        self.num_updates = state_dict["num_updates"]
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        for written, rows in zip(self._written, state_dict["rows_written"], strict=True):
+            written.load(rows)

@@ -1,0 +1,1 @@
+"""What every run does: its directory, checkpoints, exports, progress, tables, guards."""

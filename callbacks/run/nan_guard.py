@@ -1,0 +1,96 @@
+"""Stops a run whose loss is no longer a number, before anything good is overwritten."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from triptych.callbacks.run.checkpoint import Checkpoint
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or a parameter has become NaN or infinite."""
+
+
+class NanGuard(Callback):
+    """Raises at the first loss that is NaN or infinite, on every process at once.
+
+    The loss is looked at before its backward pass, so that it never reaches the parameters. A
+    finite loss can still have a gradient that is not: parameters are looked at whenever a
+    checkpoint is about to be written, and a broken one is not written.
+
+    Reading the loss makes the host wait for the device once per micro-batch.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch
+
+    @override
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        value = float(loss.detach())
+        if _on_all_ranks(trainer, math.isfinite(value)):
+            return
+        raise NonFiniteError(
+            f"The loss is {value} at step {trainer.global_step}{self._source(trainer)}. "
+            f"{_last_good_checkpoint(trainer)} A smaller learning rate, a longer warm-up or "
+            "gradient clipping usually helps."
+        )
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        broken = next(
+            (name for name, p in pl_module.named_parameters() if not torch.isfinite(p).all()), None
+        )
+        if _on_all_ranks(trainer, broken is None):
+            return
+        raise NonFiniteError(
+            f"The parameter {broken or 'of another process'} is not finite at step "
+            f"{trainer.global_step}: no checkpoint was written. {_last_good_checkpoint(trainer)}"
+        )
+
+    def _source(self, trainer: Trainer) -> str:
+        """Name the sources of the batch, where batch and datamodule tell them."""
+        names = getattr(trainer.datamodule, "source_names", None)
+        if not names or not isinstance(self._batch, dict) or "source_ids" not in self._batch:
+            return ""
+        present = self._batch["source_ids"].unique().tolist()
+        return f", on a batch from {', '.join(names[i] for i in present)}"
+
+
+def _on_all_ranks(trainer: Trainer, decision: bool) -> bool:
+    return trainer.strategy.reduce_boolean_decision(decision, all=True)
+
+
+def _last_good_checkpoint(trainer: Trainer) -> str:
+    """Name it. One of this very step is not known to be good: this is the first loss after it."""
+    checkpoint, paths = trainer.checkpoint_callback, []
+    if isinstance(checkpoint, Checkpoint):
+        steps = {
+            checkpoint.last_model_path: checkpoint.last_step,
+            checkpoint.best_model_path: checkpoint.best_step,
+        }
+        paths = [path for path in steps if path and Path(path).exists()]
+        good = [path for path in paths if steps[path] < trainer.global_step]
+        if good:
+            return f"The last good checkpoint is {good[0]}."
+    if paths:
+        return (
+            f"The checkpoint {paths[0]} is of this very step, so that going on from it may end the "
+            "same way."
+        )
+    started = f"; this run began with {trainer.ckpt_path}" if trainer.ckpt_path else ""
+    return f"No checkpoint had been written yet{started}."

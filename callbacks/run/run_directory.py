@@ -1,0 +1,139 @@
+"""Where a run is kept, and what it is called."""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from triptych import ROOT
+
+CONFIGS = ROOT / "configs"
+_FROM_RANK_ZERO = "TRIPTYCH_RUN_DIR"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run, held by no other.
+
+    Attributes:
+        path: The folder, relative to where the run was started unless given otherwise.
+        name: What trackers call the run.
+        experiment: What trackers group runs by.
+    """
+
+    path: Path
+    name: str
+    experiment: str
+
+    @classmethod
+    def claim(
+        cls,
+        experiment: str,
+        seed: int,
+        run_dir: str | None = None,
+        run_name: str | None = None,
+        resumed_from: str | None = None,
+    ) -> "RunDirectory":
+        """Take a folder for a new run, or the one of the run that is resumed in place.
+
+        All processes of a run agree on the folder: those started by Lightning are told by rank 0,
+        those started by torchrun or SLURM derive it from the job's id. Only rank 0 creates it.
+
+        Args:
+            experiment: Group of the run, may hold slashes.
+            seed: Seed of the run.
+            run_dir: The folder, if the user chose one.
+            run_name: The name, if the user chose one.
+            resumed_from: Checkpoint that training goes on from.
+
+        Raises:
+            ValueError: if the folder holds another run already.
+        """
+        stamp = _job_id() or datetime.now().strftime("%Y%m%d-%H%M%S")
+        name = run_name or f"{experiment.rsplit('/', 1)[-1]}-seed{seed}-{stamp}"
+        folder = Path("runs") / experiment / (run_name or f"{stamp}-seed{seed}")
+        told = None if rank_zero_only.rank == 0 else os.environ.get(_FROM_RANK_ZERO)
+        if told:
+            path = Path(told)
+        elif run_dir is not None or run_name is not None or _job_id():
+            path = Path(run_dir) if run_dir is not None else folder
+            _refuse_another_run(path, resumed_from)
+        else:
+            path = _first_free(folder)
+        if rank_zero_only.rank == 0:
+            _make_folder(path)
+        os.environ[_FROM_RANK_ZERO] = str(path)
+        return cls(path, name, experiment)
+
+    def release_if_empty(self) -> None:
+        """Remove the folder if the run came to nothing before it wrote anything."""
+        if rank_zero_only.rank == 0 and self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
+
+def experiment_name(configs: list[str]) -> str:
+    """Name the experiment after its configuration file, the first one on the command line.
+
+    >>> experiment_name([str(CONFIGS / "remember" / "pretrain.yaml"), "cpu.yaml"])
+    'remember/pretrain'
+    >>> experiment_name(["elsewhere/mine.yaml"])
+    'mine'
+    >>> experiment_name([])
+    'unnamed'
+    """
+    if not configs:
+        return "unnamed"
+    path = Path(configs[0]).resolve()
+    inside = path.is_relative_to(CONFIGS)
+    return (path.relative_to(CONFIGS) if inside else Path(path.name)).with_suffix("").as_posix()
+
+
+def _job_id() -> str | None:
+    """Id that all processes of a job started from outside share; None for any other run."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        job = os.environ["TORCHELASTIC_RUN_ID"]
+        # torchrun without --standalone or --rdzv_id calls every job "none"; its process id is what
+        # the ranks then have in common, on one machine.
+        return f"torchrun-{os.getppid()}" if job == "none" else job
+    if "SLURM_PROCID" in os.environ and "SLURM_JOB_ID" in os.environ:
+        return f"slurm-{os.environ['SLURM_JOB_ID']}"
+    return None
+
+
+def _refuse_another_run(path: Path, resumed_from: str | None) -> None:
+    if rank_zero_only.rank != 0 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        return
+    resumed_here = resumed_from is not None and Path(resumed_from).resolve().is_relative_to(
+        path.resolve()
+    )
+    taken = (path / "summary.json").exists() or any(path.glob("checkpoints/*.ckpt"))
+    if taken and not resumed_here:
+        raise ValueError(
+            f"--run_dir {path} already holds a run. Choose another folder, or go on with that run: "
+            f"--run_dir {path} --ckpt_path {path / 'checkpoints' / 'last.ckpt'}"
+        )
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--run_dir {path} cannot be made a folder ({error.strerror}): choose another place"
+        ) from error
+
+
+def _first_free(folder: Path) -> Path:
+    """The folder, or the folder with the first number behind it that nobody has taken."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path, number = folder, 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+            path = folder.with_name(f"{folder.name}-{number}")
+        else:
+            return path

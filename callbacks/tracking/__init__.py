@@ -1,0 +1,1 @@
+"""Loggers: MLflow, local metrics, and the version of the code."""

@@ -1,0 +1,1 @@
+"""How rows become batches: tokenizers, packing, resumable loaders."""

@@ -1,0 +1,303 @@
+"""What all language-model data has in common: one tokenizer, packed rows, resumable batches."""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from transformers import PreTrainedTokenizerFast
+
+from triptych.datamodules.batches.evaluation_loader import Evaluation, EvaluationLoader
+from triptych.datamodules.batches.packing import Document, collate_padded, collate_rows
+from triptych.datamodules.batches.resumable_loader import ResumableLoader, Shard
+from triptych.datamodules.batches.row_stream import MixtureStream, PlannedRow, RowStream
+from triptych.datamodules.batches.tokenizer import (
+    TokenizerConfig,
+    build_tokenizer,
+    share_bytes,
+    token_num_bytes,
+)
+from triptych.datamodules.sources.disk_cache import default_cache_dir
+from triptych.datamodules.sources.records import RecordSource
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What it takes to turn text into rows and rows into batches.
+
+    Args:
+        tokenizer: The run's tokenizer.
+        context_length: T.
+        seed: Seed of shuffles and of template choices.
+        cache_dir: Where tokenised text is kept.
+        source_id: Index of the part's source in the datamodule's `source_names`.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    context_length: int
+    seed: int
+    cache_dir: Path
+    source_id: int = 0
+
+    @cached_property
+    def token_num_bytes(self) -> np.ndarray:
+        """UTF-8 bytes per token, int32 (V,)."""
+        return token_num_bytes(self.tokenizer)
+
+    def collate_packed(self, rows: Sequence[PlannedRow]) -> dict[str, Any]:
+        """Make a batch of packed rows (see `packing.collate_rows`)."""
+        source_ids = [row.source_id for row in rows]
+        return collate_rows([row.segments() for row in rows], source_ids, **self._layout)
+
+    def collate_padded(self, documents: Sequence[Document]) -> dict[str, Any]:
+        """Make a batch of one document a row (see `packing.collate_padded`)."""
+        return collate_padded(documents, [self.source_id] * len(documents), **self._layout)
+
+    @property
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "context_length": self.context_length,
+            "pad_id": self.tokenizer.pad_token_id,
+            "token_num_bytes": self.token_num_bytes,
+        }
+
+
+class DataPart(ABC):
+    """One family of data within a datamodule: what it reads, trains on and evaluates on.
+
+    A part is made from its settings alone and reads its sources when first asked to, so that
+    constructing a datamodule is quick. `TextPart` is the simplest example.
+
+    Attributes:
+        name: The entry in `source_names`, such as "text" or "facts".
+    """
+
+    name: str
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash the contents of the training sources and the settings that decide the rows.
+
+        What only evaluates is left out: a checkpoint may go on with other validation sets.
+        """
+
+    @abstractmethod
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield the training texts (none that only evaluates) a tokenizer should be trained on."""
+
+    @abstractmethod
+    def train_stream(self, row_format: RowFormat) -> RowStream:
+        """Return the training rows: `EpochStream(source, seed, context_length)` for most."""
+
+    @abstractmethod
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the validation sets."""
+
+
+class PackedDataModule(LightningDataModule):
+    """Packed, resumable, shardable batches from one or several parts.
+
+    A subclass makes its parts from its own settings, passes them on, and is done. An epoch is as
+    many rows as it takes to pass over the first part once, or `rows_per_epoch`; later epochs go on
+    from there, and no row is dropped between them.
+
+    Args:
+        parts: The families of data.
+        shares: Share of the training rows for each part, adding up to 1.
+        tokenizer: Which tokenizer; one for all parts.
+        context_length: Tokens per row.
+        batch_size: Training rows per process and batch.
+        eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: one pass over the
+            first part.
+        num_workers: Worker processes that make training batches; 0 makes them in between.
+        seed: Seed of shuffles, mixture and template choices.
+        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[DataPart],
+        shares: Sequence[float],
+        *,
+        tokenizer: TokenizerConfig,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        rows_per_epoch: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in [
+            ("context_length", context_length, 2),
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("rows_per_epoch", rows_per_epoch, 1),
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        ]:
+            if value is not None and value < least:
+                raise ValueError(f"data.{name} is {value}: set it to at least {least}")
+        self.parts = list(parts)
+        self.shares = list(shares)
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.rows_per_epoch = rows_per_epoch
+        self.num_workers = num_workers
+        self.seed = seed
+        self.cache_dir = Path(cache_dir) if cache_dir else default_cache_dir()
+        self._tokenizer_config = tokenizer
+
+    @property
+    def source_names(self) -> list[str]:
+        """Names that `source_ids` in a batch refer to."""
+        return [part.name for part in self.parts]
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, trained or loaded when first asked for."""
+        return build_tokenizer(
+            self._tokenizer_config,
+            lambda: share_bytes([part.tokenizer_texts() for part in self.parts]),
+            self._parts_fingerprint,
+            self.cache_dir,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, special tokens included."""
+        return len(self.tokenizer)
+
+    def fingerprint(self) -> str:
+        """Hash all that decides the sequence of rows: contents, tokenizer and settings (sha256)."""
+        tokenizer = self.tokenizer.backend_tokenizer.to_str()
+        settings = [self.shares, self.context_length, self.seed, tokenizer]
+        return _hash([self._parts_fingerprint, *settings])
+
+    def prepare_data(self) -> None:
+        """Build what is cached on disk, once per machine."""
+        for part, row_format in zip(self.parts, self._row_formats(), strict=True):
+            part.train_stream(row_format)
+            part.evaluations(row_format)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the training batches."""
+        row_formats = self._row_formats()
+        streams = [p.train_stream(f) for p, f in zip(self.parts, row_formats, strict=True)]
+        stream = MixtureStream(streams, self.shares, self.seed)
+        rows_per_epoch = self.rows_per_epoch or stream.num_rows()
+        if rows_per_epoch is None:
+            raise ValueError(
+                "a streamed source does not tell its length: set data.rows_per_epoch to the number "
+                "of rows after which an epoch should end"
+            )
+        return ResumableLoader(
+            stream,
+            row_formats[0].collate_packed,
+            batch_size=self.batch_size,
+            rows_per_epoch=rows_per_epoch,
+            shard=self._shard,
+            num_workers=self.num_workers,
+            trainer=self.trainer,
+        )
+
+    def val_dataloader(self) -> list[EvaluationLoader]:
+        """Return one loader for each validation set of each part.
+
+        Raises:
+            ValueError: if two of them have the same name.
+        """
+        evaluations = [
+            evaluation
+            for part, row_format in zip(self.parts, self._row_formats(), strict=True)
+            for evaluation in part.evaluations(row_format)
+        ]
+        names = [evaluation.name for evaluation in evaluations]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"the validation sets are named {', '.join(names)}, but names of log keys must "
+                "differ: rename one in text.validation"
+            )
+        return [EvaluationLoader(e, self.eval_batch_size, self._shard) for e in evaluations]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the tokenizer and the data's fingerprint, for the checkpoint."""
+        return {
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "fingerprint": self.fingerprint(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make sure that a checkpoint goes on with the tokenizer and the data it was trained with.
+
+        Other data is refused in training only; a checkpoint may be validated on anything.
+
+        Raises:
+            ValueError: if the tokenizer or the data differs.
+        """
+        path = getattr(self.trainer, "ckpt_path", None)
+        checkpoint = f"the checkpoint {path}" if path else "the checkpoint"
+        if state_dict["tokenizer"] != self.tokenizer.backend_tokenizer.to_str():
+            raise ValueError(
+                f"{checkpoint} was trained with another tokenizer than this run's "
+                f"(tokenizer.path: {self._tokenizer_config.path!r}, {self.vocab_size} entries): "
+                "use the data settings of the checkpoint's config.yaml, or give its exported "
+                "folder as tokenizer.path"
+            )
+        fits = self.trainer is None or self.trainer.state.fn == "fit"
+        if fits and state_dict["fingerprint"] != self.fingerprint():
+            raise ValueError(
+                f"{checkpoint} was trained on other data than this run's, or with another "
+                "context_length, seed or mixture, so it cannot go on where it stopped: use the "
+                "data settings of the checkpoint's config.yaml, or start a new run from the "
+                "exported model"
+            )
+
+    @cached_property
+    def _parts_fingerprint(self) -> str:
+        return _hash([part.fingerprint() for part in self.parts])
+
+    @property
+    def _shard(self) -> Shard:
+        if self.trainer is None:
+            return Shard()
+        return Shard(self.trainer.global_rank, self.trainer.world_size)
+
+    def _row_formats(self) -> list[RowFormat]:
+        return [
+            RowFormat(self.tokenizer, self.context_length, self.seed, self.cache_dir, source_id)
+            for source_id in range(len(self.parts))
+        ]
+
+
+def locate(source: RecordSource, data_dir: str | None) -> RecordSource:
+    """Resolve a source's relative paths.
+
+    They start at the data folder (`data_dir`, else the environment's `TRIPTYCH_DATA`, else "data")
+    or, where nothing lies there, at the working directory.
+    """
+    if source.is_embedded or source.hub_name:
+        return source
+    folder = Path(data_dir or os.environ.get("TRIPTYCH_DATA") or "data")
+    paths = [source.path] if isinstance(source.path, str) else source.path
+    located = []
+    for path in paths:
+        inside = folder / path
+        here = Path(path).exists() and not inside.exists()
+        located.append(path if here else str(inside))
+    return replace(source, path=located)
+
+
+def _hash(values: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

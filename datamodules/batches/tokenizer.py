@@ -1,0 +1,198 @@
+"""One tokenizer per run: trained here as byte-level BPE, or taken from the hub or a file."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from triptych.datamodules.sources.disk_cache import build_once
+
+BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
+NUM_BYTES = 256
+# End-of-text names by which a bare tokenizer.json is understood, best first.
+KNOWN_EOS = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer to use.
+
+    Args:
+        path: "train" to train byte-level BPE on the run's own training data; else a hub name, a
+            folder written by `save_pretrained`, or a tokenizer.json.
+        vocab_size: Size to train to, special tokens and the 256 bytes included. Little text may
+            give fewer.
+        max_training_bytes: Train on at most so many UTF-8 bytes, shared fairly among the sources.
+    """
+
+    path: str = "train"
+    vocab_size: int = 4096
+    max_training_bytes: int = 20_000_000
+
+
+def build_tokenizer(
+    config: TokenizerConfig,
+    texts: Callable[[], Iterable[str]],
+    fingerprint: str,
+    cache_dir: Path,
+) -> PreTrainedTokenizerFast:
+    """Train or load the tokenizer; a trained one is kept on disk.
+
+    Text never yields special tokens, not even where it spells their names. A loaded tokenizer
+    without BOS or padding takes its EOS for both (padding never counts in a loss). Padding is on
+    the left, for generation.
+
+    Args:
+        config: Which tokenizer.
+        texts: Gives the training texts; called only if one has to be trained.
+        fingerprint: Hash of these texts.
+        cache_dir: Where trained tokenizers are kept.
+
+    Raises:
+        ValueError: if there is nothing to train on, `vocab_size` is below 259 (three special
+            tokens and all bytes), or a loaded tokenizer lacks an EOS or a fast implementation.
+    """
+    if config.path == "train":
+        if config.vocab_size < NUM_BYTES + 3:
+            raise ValueError(
+                f"tokenizer.vocab_size is {config.vocab_size}: byte-level BPE needs at least "
+                f"{NUM_BYTES + 3} entries (every byte, and {BOS}, {EOS}, {PAD})"
+            )
+        key = hashlib.sha256(json.dumps([asdict(config), fingerprint]).encode()).hexdigest()[:16]
+        folder = build_once(
+            cache_dir / "tokenizers" / key,
+            lambda unfinished: train_bpe(config, texts()).save_pretrained(str(unfinished)),
+        )
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    else:
+        tokenizer = _load(config.path)
+    tokenizer.padding_side = "left"
+    tokenizer.split_special_tokens = True
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Train byte-level BPE: any text comes back from its tokens exactly. Deterministic."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size,
+        special_tokens=[BOS, EOS, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    num_texts = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal num_texts
+        for text in _up_to(texts, config.max_training_bytes):
+            num_texts += 1
+            yield text
+
+    tokenizer.train_from_iterator(counted(), trainer)
+    if num_texts == 0:
+        raise ValueError("no text to train the tokenizer on: the training sources are empty")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def share_bytes(sources: Sequence[Iterable[str]]) -> Iterator[str]:
+    """Interleave texts so that each source has given about as many bytes as any other.
+
+    A small source is thus read to its end before a large one uses up a common budget.
+
+    >>> list(share_bytes([["aaaa", "aaaa"], ["b", "b", "b"]]))
+    ['aaaa', 'b', 'b', 'b', 'aaaa']
+    """
+    open_sources = [iter(source) for source in sources]
+    taken = [0] * len(open_sources)
+    while open_sources:
+        place = taken.index(min(taken))
+        text = next(open_sources[place], None)
+        if text is None:
+            del open_sources[place], taken[place]
+        else:
+            taken[place] += len(text.encode())
+            yield text
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise many texts at once, without special tokens."""
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+
+def token_num_bytes(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    """Count the UTF-8 bytes of text that each token stands for, int32 (V,); 0 for special tokens.
+
+    Exact for byte-level tokenizers (ours, GPT-2's, Llama 3's, Qwen's) and for SentencePiece with
+    byte fallback. Word pieces ("##ing") count without their mark and without the space before a
+    word.
+    """
+    num_bytes = np.zeros(len(tokenizer), dtype=np.int32)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special = set(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder
+    decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
+    byte_level = '"ByteLevel"' in json.dumps(decoder)
+    for index, token in enumerate(tokens):
+        if token is None or index in special or (index in added and added[index].special):
+            continue
+        if index in added:
+            num_bytes[index] = len(token.encode())
+        elif byte_level:  # each character of the token's name stands for one byte
+            num_bytes[index] = len(token)
+        elif len(token) == 6 and token.startswith("<0x"):
+            num_bytes[index] = 1
+        else:
+            num_bytes[index] = len(token.removeprefix("##").replace("▁", " ").encode())
+    return num_bytes
+
+
+def _up_to(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
+    taken = 0
+    for text in texts:
+        yield text
+        taken += len(text.encode())
+        if taken >= max_bytes:
+            return
+
+
+def _load(path: str) -> PreTrainedTokenizerFast:
+    try:
+        if path.endswith(".json"):
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
+            vocabulary = tokenizer.get_vocab()
+            tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise ValueError(
+            f'cannot load a tokenizer from {path!r} ({error}): give "train", a hub name, a folder '
+            "written by save_pretrained, or a tokenizer.json"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"the tokenizer {path!r} has no fast implementation: choose one that has")
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"the tokenizer {path!r} has no end-of-text token: give a folder whose "
+            "tokenizer_config.json names an eos_token"
+        )
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer

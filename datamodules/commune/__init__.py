@@ -1,0 +1,1 @@
+"""Data for agents: tasks, questions, cached states."""

@@ -1,0 +1,248 @@
+"""Questions with a worked answer, the same for every agent: GSM8K, SVAMP, AQuA, MATH and the like.
+
+Rows have `question`; `options` for a choice; and the right answer as `answer` (a text whose last
+number, letter or box it is, or the answer alone), `number`, or `solution`. `columns` of the source
+renames: {answer: final_answer} for GSM8K, {number: answer} for SVAMP, {answer: correct} for AQuA,
+{question: problem} for MATH. The embedded default is sums in words.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from triptych.datamodules.batches.chat_template import encode_prompts
+from triptych.datamodules.batches.packed_datamodule import locate
+from triptych.datamodules.commune.answer_extraction import AnswerKind, read_answer
+from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
+from triptych.datamodules.sources.records import (
+    RecordSource,
+    describe,
+    read_records,
+    source_fingerprint,
+)
+
+INSTRUCTIONS: dict[str, str] = {
+    "number": "Think step by step, and end with the number after ####.",
+    "letter": "Think step by step, and end with: The answer is (letter).",
+    "boxed": r"Think step by step, and put the final answer within \boxed{}.",
+}
+
+
+class Reasoning(DebateTask):
+    """Questions from anywhere, put to agents as a conversation.
+
+    Args:
+        source: Rows to train on.
+        val_source: Held-out rows; null: those that follow the first `num_train` of `source`, in an
+            order drawn by `seed`.
+        answer_kind: `number`, `letter` or `boxed`.
+        level: Use only rows with this `level`, 3 or "Level 3" in copies of MATH; null:
+            all.
+        num_train: Questions to train on; null: all.
+        num_val: Held-out questions; null: all (of `val_source`, which it then needs).
+        max_new_tokens: Longest reply.
+        instruction: After the question; null: one that goes with the kind of answer.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+        seed: Draws the questions.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed, or there are too few.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource = RecordSource(),  # noqa: B008 (frozen)
+        val_source: RecordSource | None = None,
+        answer_kind: AnswerKind = "number",
+        level: int | str | None = None,
+        num_train: int | None = 512,
+        num_val: int | None = 128,
+        max_new_tokens: int = 256,
+        instruction: str | None = None,
+        data_dir: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if answer_kind not in INSTRUCTIONS:
+            raise ValueError(
+                f"task.answer_kind is {answer_kind!r}: choose {', '.join(INSTRUCTIONS)}"
+            )
+        if val_source is None and (num_train is None or num_val is None):
+            raise ValueError(
+                "without task.val_source the held-out questions come from task.source: set "
+                "task.num_train and task.num_val, or give a val_source"
+            )
+        for name, value in (("num_train", num_train), ("num_val", num_val)):
+            if value is not None and value < 1:
+                raise ValueError(f"task.{name} is {value}: set it to at least 1, or null for all")
+        self.source = locate(source, data_dir)
+        self.val_source = None if val_source is None else locate(val_source, data_dir)
+        self.answer_kind: AnswerKind = answer_kind
+        self.level = level
+        self.num_train, self.num_val = num_train, num_val
+        self.max_new_tokens = max_new_tokens
+        self.instruction = INSTRUCTIONS[answer_kind] if instruction is None else instruction
+        self.seed = seed
+
+    def questions(self, split: Split) -> list[Question]:
+        """Read the questions of a split; its answers are the same for every agent."""
+        chosen = self._rows(split)
+        return [Question(_Everyone(row["right"]), _Everyone(_worded(row)), []) for row in chosen]
+
+    def _rows(self, split: Split) -> list[dict[str, Any]]:
+        if split != "train" and self.val_source is not None:
+            return self._draw(self._read(self.val_source), 0, self.num_val, self.val_source)
+        rows = self._read(self.source)
+        if split == "train":
+            return self._draw(rows, 0, self.num_train, self.source)
+        return self._draw(rows, self.num_train or 0, self.num_val, self.source)
+
+    def _draw(
+        self, rows: list[dict[str, Any]], skip: int, count: int | None, source: RecordSource
+    ) -> list[dict[str, Any]]:
+        if count is None:
+            return rows[skip:]
+        if skip + count > len(rows):
+            raise ValueError(
+                f"{describe(source)} has {len(rows)} questions and {skip + count} are asked for: "
+                "lower task.num_train or task.num_val, or give more rows"
+            )
+        order = random.Random(self.seed).sample(range(len(rows)), len(rows))
+        return [rows[place] for place in order[skip : skip + count]]
+
+    def _read(self, source: RecordSource) -> list[dict[str, Any]]:
+        level: dict[str, type] = {} if self.level is None else {"level": type(self.level)}
+        rows = read_records(
+            source,
+            required={"question": str},
+            optional={
+                **dict.fromkeys(["answer", "solution"], str),
+                "number": float,
+                "options": list[str],
+                **level,
+            },
+            embedded=embedded_sums,
+            row_check=self._find_fault,
+        )
+        kept = [row for row in rows if self.level is None or row["level"] == self.level]
+        if not kept:
+            raise ValueError(
+                f"no row of {describe(source)} has the level {self.level!r}: set task.level to one "
+                "that occurs, or to null"
+            )
+        return [{**row, "right": self._right(row)} for row in kept]
+
+    def _right(self, row: dict[str, Any]) -> str | None:
+        if row["number"] is not None:
+            return read_answer(repr(row["number"]), self.answer_kind)
+        text = row["answer"] or row["solution"] or ""
+        found = read_answer(text, self.answer_kind)
+        if found is None and self.answer_kind == "boxed" and row["answer"]:
+            return read_answer(rf"\boxed{{{text}}}", "boxed")  # the answer alone
+        return found
+
+    def _find_fault(self, row: dict[str, Any]) -> str | None:
+        if not row["question"].strip():
+            return "field 'question' is empty"
+        if self._right(row) is None:
+            return (
+                f"no {self.answer_kind} is found in 'answer', 'number' or 'solution' "
+                "(task.answer_kind says what is looked for, `columns` renames fields)"
+            )
+        return None
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Sequence[Question],
+        agent: int,
+        messages: Sequence[Sequence[str]] | None = None,
+    ) -> list[list[int]]:
+        """One message of the user: the question, what others said, and what to do."""
+        conversations = []
+        for number, question in enumerate(questions):
+            text = question.evidence[agent]
+            if messages is not None and messages[number]:
+                said = "\n\n".join(f"Another agent: {told}" for told in messages[number])
+                text += f"\n\nThese are the solutions of other agents:\n\n{said}"
+            conversations.append([{"role": "user", "content": f"{text}\n\n{self.instruction}"}])
+        assert isinstance(tokenizer, PreTrainedTokenizerFast)
+        return encode_prompts(tokenizer, conversations)
+
+    def read_answer(self, reply: str) -> str | None:
+        """What a reply comes to; what was thought aloud before it does not count."""
+        return read_answer(reply.rpartition("</think>")[2], self.answer_kind)
+
+    def messages(
+        self,
+        questions: Sequence[Question],
+        replies: Sequence[Sequence[str]],
+        agent: int,
+        max_tokens: int | None = None,
+    ) -> list[list[str]]:
+        """The others' replies; `max_tokens` keeps the last so many words, where answers stand."""
+        texts = []
+        for number in range(len(questions)):
+            said = [of[number] for other, of in enumerate(replies) if other != agent]
+            if max_tokens is not None:
+                said = [" ".join(text.split()[-max_tokens:]) for text in said]
+            texts.append(said)
+        return texts
+
+    def fingerprint(self, split: Split) -> str:
+        """Hash of the rows and of how they are put."""
+        sources = [self.source, *([] if self.val_source is None else [self.val_source])]
+        settings = [
+            *(self.answer_kind, self.level, self.num_train, self.num_val),
+            *(self.instruction, self.seed),
+        ]
+        rows = [source_fingerprint(source, embedded_sums) for source in sources]
+        return hashlib.sha256(json.dumps([settings, rows, split]).encode()).hexdigest()
+
+
+class _Everyone(list[str]):
+    """The same for every agent, however many there are."""
+
+    def __init__(self, value: str) -> None:
+        super().__init__([value])
+
+    def __getitem__(self, agent: Any) -> Any:
+        return super().__getitem__(0)
+
+
+def embedded_sums() -> list[dict[str, Any]]:
+    """Sums in words, as many as there are pairs of 2 to 31."""
+    names = ("Ada", "Ben", "Cleo", "Dan", "Eva")
+    things = ("marbles", "stamps", "pears", "books")
+    rows = []
+    for first in range(2, 32):
+        for second in range(2, 32):
+            who, what = names[(first + second) % 5], things[first * second % 4]
+            question = (
+                f"{who} has {first} {what} and is given {second} more. "
+                f"How many {what} does {who} have?"
+            )
+            rows.append(
+                {
+                    "question": question,
+                    "answer": f"{first} + {second} = {first + second} #### {first + second}",
+                }
+            )
+    return rows
+
+
+def _worded(row: dict[str, Any]) -> str:
+    question: str = row["question"].strip()
+    options = row["options"] or []
+    if not options:
+        return question
+    letters = "ABCDEFGHIJ"
+    lines = [
+        text if text[:2] == f"{letter})" else f"{letter}) {text}"
+        for letter, text in zip(letters, options, strict=False)
+    ]
+    return "\n".join([question, *lines])

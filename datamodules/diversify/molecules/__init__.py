@@ -1,0 +1,1 @@
+"""SMILES: reading, filters, splits, the tokenizer."""

@@ -1,0 +1,294 @@
+"""Supervised replies: the warm-up that teaches a model to answer before a policy is trained.
+
+    rows with a prompt and replies, or conversations with an assistant   `chat_records`
+      -> tokens by the chat template, labels on the reply alone          `chat_template`
+      -> each prompt several times an epoch, replies by their weights    `reply_documents`
+      -> packed                                                          `packed_datamodule`
+
+    {"prompt": "Name a fruit.", "replies": ["pear", "plum"], "weights": [0.8, 0.2]}
+
+The embedded sets are those of `chat_prompts`: what a policy is asked there is taught here, all of
+it, with an uneven prior over the right answers and a share of wrong ones.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from triptych.datamodules.batches.chat_template import encode_prompts, encode_replies, plain_text
+from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.packed_datamodule import (
+    DataPart,
+    PackedDataModule,
+    RowFormat,
+    locate,
+)
+from triptych.datamodules.batches.reply_documents import ReplyDocuments, TaughtPrompt
+from triptych.datamodules.batches.row_stream import EpochStream
+from triptych.datamodules.batches.tokenizer import TokenizerConfig
+from triptych.datamodules.diversify.chat_records import (
+    EMBEDDED_REPLIES,
+    ChatFilter,
+    History,
+    embedded_set,
+    is_held_out,
+    read_conversations,
+)
+from triptych.datamodules.sources.records import RecordSource, describe, source_fingerprint
+
+# Validation replies are drawn the same whatever the seed of training.
+VALIDATION_SEED = 0
+# Texts of a prompt with one of its replies that the tokenizer is trained on.
+TOKENIZER_REPLIES = 4
+
+
+@dataclass(frozen=True)
+class RepliesConfig:
+    """Which replies are taught.
+
+    Args:
+        source: Rows with a prompt and its `replies` (with `weights`, or all alike), or
+            conversations, of which the assistant's answer is the reply (`chat_records`). Embedded,
+            local or by hub name; of the embedded sets, `subset` names creative_questions (the
+            default), creative_questions_small or one_or_two.
+        history: Which of a conversation's messages is answered; see `chat_prompts.PromptsConfig`.
+        keep: Which conversations are left out.
+        draws_per_prompt: Replies of each prompt in an epoch.
+        held_out_share: Share of the prompts that are not taught but asked in validation, by a hash
+            of their text; 0: what is asked was taught. A field `split` has no meaning here.
+        validation_prompts: Ask at most so many, drawn at random but the same each time; null: all.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    source: RecordSource = field(default_factory=RecordSource)
+    history: History = "first_turn"
+    keep: ChatFilter = field(default_factory=ChatFilter)
+    draws_per_prompt: int = 1
+    held_out_share: float = 0.0
+    validation_prompts: int | None = 256
+
+    def __post_init__(self) -> None:
+        for name in ("draws_per_prompt", "validation_prompts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"replies.{name} is {value}: set it to at least 1")
+        if not 0 <= self.held_out_share < 1:
+            raise ValueError(
+                f"replies.held_out_share is {self.held_out_share}: set it to at least 0 and below 1"
+            )
+
+
+class RepliesPart(DataPart):
+    """The replies within a datamodule.
+
+    Args:
+        config: Which replies.
+        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+    """
+
+    name = "replies"
+
+    def __init__(self, config: RepliesConfig, data_dir: str | None = None) -> None:
+        self.config = config
+        self._source = locate(config.source, data_dir)
+        self._embedded = embedded_set(config.source, EMBEDDED_REPLIES)
+        self._made: tuple[RowFormat, list[TaughtPrompt], list[TaughtPrompt]] | None = None
+
+    def fingerprint(self) -> str:
+        """Hash the rows and all that decides what is taught."""
+        settings = asdict(self.config)
+        for name in ("source", "validation_prompts"):
+            del settings[name]
+        rows = source_fingerprint(self._source, self._embedded)
+        return hashlib.sha256(json.dumps([rows, settings]).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield each prompt with a few of its replies, all replies taking their turn."""
+        for number, row in enumerate(self._rows):
+            replies, count = row["replies"], min(TOKENIZER_REPLIES, len(row["replies"]))
+            prompt = plain_text(row["messages"])
+            yield prompt
+            for turn in range(count):
+                yield replies[(number * count + turn) % len(replies)]
+
+    def prompts(self, row_format: RowFormat) -> tuple[list[TaughtPrompt], list[TaughtPrompt]]:
+        """Return the prompts that are taught, and those that are asked in validation.
+
+        Raises:
+            ValueError: if none is left to teach.
+        """
+        if self._made is None or self._made[0] != row_format:
+            self._made = (row_format, *self._make(row_format))
+        return self._made[1], self._made[2]
+
+    def train_stream(self, row_format: RowFormat) -> EpochStream:
+        """Return the training rows."""
+        taught, _ = self.prompts(row_format)
+        documents = ReplyDocuments(taught, self.config.draws_per_prompt, row_format.seed)
+        return EpochStream(documents, row_format.seed, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the prompts to ask, with one reply each by its weight."""
+        _, asked = self.prompts(row_format)
+        return [Evaluation(self.name, len(asked), ReplyCollate(asked, row_format))]
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        further = {"replies": list[str], "weights": list[int | float]}
+        rows = read_conversations(self._source, self.config.history, EMBEDDED_REPLIES, further)
+        kept, counts = self.config.keep.select(_with_replies(rows, describe(self._source)))
+        if not kept:
+            raise ValueError(
+                f"no prompt of {describe(self._source)} is left to teach ({counts}): change "
+                "replies.keep, or give other rows"
+            )
+        return kept
+
+    def _make(self, row_format: RowFormat) -> tuple[list[TaughtPrompt], list[TaughtPrompt]]:
+        tokenizer, limit = row_format.tokenizer, row_format.context_length
+        texts = list(dict.fromkeys(reply for row in self._rows for reply in row["replies"]))
+        ids_of = dict(zip(texts, encode_replies(tokenizer, texts), strict=True))
+        encoded = encode_prompts(tokenizer, [row["messages"] for row in self._rows])
+        taught, asked, num_too_long = [], [], 0
+        for row, prompt_ids in zip(self._rows, encoded, strict=True):
+            fitting = [
+                (ids_of[reply], weight)
+                for reply, weight in zip(row["replies"], row["weights"], strict=True)
+                if len(prompt_ids) + len(ids_of[reply]) <= limit
+            ]
+            num_too_long += len(row["replies"]) - len(fitting)
+            if sum(weight for _, weight in fitting) == 0:
+                continue
+            prompt = TaughtPrompt(
+                row["id"],
+                row["prompt"],
+                prompt_ids,
+                [ids for ids, _ in fitting],
+                [weight for _, weight in fitting],
+                row["answers"] or [],
+            )
+            held_out = is_held_out(row, self.config.held_out_share)
+            (asked if held_out else taught).append(prompt)
+        if num_too_long:
+            rank_zero_info(
+                f"left out {num_too_long} replies of {describe(self._source)} that are longer, "
+                f"with their prompts, than context_length ({limit} tokens)"
+            )
+        if not taught:
+            raise ValueError(
+                f"no reply of {describe(self._source)} is left to teach: {num_too_long} are "
+                f"longer, with their prompts, than context_length ({limit}); raise it, or lower "
+                "replies.held_out_share"
+            )
+        asked = asked or taught
+        count = min(self.config.validation_prompts or len(asked), len(asked))
+        kept = sorted(random.Random(VALIDATION_SEED).sample(range(len(asked)), count))
+        return taught, [asked[place] for place in kept]
+
+
+class ReplyCollate:
+    """Makes validation batches: a reply to each prompt to measure, and the prompt to answer.
+
+    Args:
+        prompts: What is asked. Where all have right answers, generated replies are scored.
+        row_format: Tokenizer and layout.
+    """
+
+    def __init__(self, prompts: Sequence[TaughtPrompt], row_format: RowFormat) -> None:
+        self._prompts = list(prompts)
+        self._row_format = row_format
+        self._documents = ReplyDocuments(prompts, seed=VALIDATION_SEED)
+        self._has_answers = all(prompt.answers for prompt in prompts)
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Make a batch of the prompts with the given indices.
+
+        Returns:
+            What `packing.collate_rows` returns, labels on the reply; and, where there are right
+            answers, the keys of `fact_questions.QuestionCollate` that ask for them.
+        """
+        batch = self._row_format.collate_padded([self._documents.document(row, 0) for row in rows])
+        if not self._has_answers:
+            return batch
+        prompts = [self._prompts[row] for row in rows]
+        shape = (len(rows), max(len(prompt.prompt_ids) for prompt in prompts))
+        prompt_ids = torch.full(shape, self._row_format.tokenizer.pad_token_id, dtype=torch.int64)
+        prompt_mask = torch.zeros(shape, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            prompt_ids[row, -len(prompt.prompt_ids) :] = torch.tensor(prompt.prompt_ids)
+            prompt_mask[row, -len(prompt.prompt_ids) :] = 1
+        return batch | {
+            "prompt_ids": prompt_ids,
+            "prompt_mask": prompt_mask,
+            "questions": [prompt.prompt for prompt in prompts],
+            "answers": [list(prompt.answers) for prompt in prompts],
+        }
+
+
+class SupervisedReplies(PackedDataModule):
+    """Training and validation on replies to prompts.
+
+    Args:
+        replies: Which replies.
+        tokenizer: Which tokenizer; trained on prompts and replies by default.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+        context_length: Tokens per row; several prompts with their replies share a row, each seeing
+            only itself. Longer ones are left out and counted.
+        batch_size: Training rows per process and batch.
+        eval_batch_size: Prompts per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: each prompt
+            `draws_per_prompt` times.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of shuffles and draws.
+        cache_dir: Where tokenizers are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        replies: RepliesConfig = RepliesConfig(),
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        rows_per_epoch: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            [RepliesPart(replies, data_dir)],
+            [1.0],
+            tokenizer=tokenizer,
+            context_length=context_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            rows_per_epoch=rows_per_epoch,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+
+def _with_replies(rows: Iterator[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
+    """Fill in `replies` and `weights`, and refuse rows without."""
+    for row in rows:
+        replies = row["replies"] or [reply for reply in [row["reply"]] if reply is not None]
+        weights = row["weights"] or [1.0] * len(replies)
+        if not replies or len(weights) != len(replies) or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(
+                f"{source}: the prompt {row['id']!r} has {len(replies)} replies and "
+                f"{len(weights)} weights: give at least one reply (`replies`, or a message of the "
+                "assistant), and weights that are not negative, one for each and one above 0"
+            )
+        yield row | {"replies": replies, "weights": weights}

@@ -1,0 +1,1 @@
+"""Facts: questions, statements, streams of facts."""

@@ -1,0 +1,202 @@
+"""Facts as they are asked of a model: by a question, or by a statement to complete.
+
+    Fact(subject="France", answers=("Paris", ...))
+      -> "Question: Which city is the capital of France? Answer:"   " Paris"  and the end
+      -> "The capital of France is"                                 " Paris"
+
+The facts are those of a source, or those that the run's own data teach, in the order of their
+visits.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
+from triptych.datamodules.batches.prompted_documents import Continuation
+from triptych.datamodules.batches.visit_datamodule import VisitDataModule
+from triptych.datamodules.batches.visits import VisitStream
+from triptych.datamodules.remember.facts.fact_templates import (
+    Fact,
+    FactTemplates,
+    QuestionSet,
+    Rendering,
+    question_rendering,
+)
+from triptych.datamodules.remember.facts.facts import FactsConfig, choose_facts, read_facts
+from triptych.datamodules.sources.records import RecordSource, describe
+
+Wording = QuestionSet | Literal["statement"]
+
+
+@dataclass(frozen=True)
+class AskedFact:
+    """A fact in one wording.
+
+    Attributes:
+        answers: Accepted answers, as texts.
+        continuations: Each of them in its place after the prompt, the one that is taught first.
+        visit: In which visit it is taught first, from 0; None where nothing is known of visits.
+    """
+
+    answers: tuple[str, ...]
+    continuations: tuple[Continuation, ...]
+    visit: int | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What the model is given."""
+        return self.continuations[0].prompt
+
+
+def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[AskedFact]:
+    """Ask the questions of a source (rows with `question` and `answers`) in their own words.
+
+    Args:
+        source: The rows.
+        prompt: What the model is given, with {question} where the question goes.
+        data_dir: Where relative paths start.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed (file, line and field are named), or there is none.
+    """
+    return [
+        AskedFact(
+            fact.answers,
+            tuple(
+                Continuation(prompt.replace("{question}", fact.question), f" {answer}", ends=True)
+                for answer in fact.answers
+            ),
+        )
+        for fact in read_facts(locate(source, data_dir), FactTemplates([]))
+    ]
+
+
+def ask_facts(
+    config: FactsConfig, wording: Wording, seed: int, data_dir: str | None
+) -> list[AskedFact]:
+    """Ask the facts that a config chooses, each in one wording drawn by `seed`.
+
+    Facts without such a wording are left out.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed, the config asks for what is not there, or no fact has
+            such a wording.
+    """
+    templates = FactTemplates.from_file(config.templates)
+    source = locate(config.source, data_dir)
+    facts = choose_facts(read_facts(source, templates), config, templates)
+    statements = [templates.statements(fact) for fact in facts]
+    asked = _ask(facts, statements, templates, wording, seed, [None] * len(facts))
+    return _at_least_one(asked, wording, describe(source))
+
+
+def ask_taught_facts(
+    datamodule: Any, wording: Wording, seed: int, row_format: RowFormat
+) -> list[AskedFact]:
+    """Ask the facts that a stream teaches, each in one wording drawn by `seed`.
+
+    Of statements, those are asked that the first pass teaches.
+
+    Args:
+        datamodule: A `fact_stream.FactStream`.
+        wording: How they are asked.
+        seed: Of the draws.
+        row_format: The tokenizer.
+
+    Raises:
+        ValueError: if the datamodule is no stream of facts, or no fact has such a wording.
+    """
+    part = _stream_of_facts(datamodule)
+    seed_of_stream, context_length = datamodule.seed, datamodule.context_length
+    source = part.visits(replace(row_format, seed=seed_of_stream, context_length=context_length))
+    facts: list[Fact] = datamodule.facts
+    statements = []
+    for index, fact in enumerate(facts):
+        questions = part.templates.questions(fact)
+        taught = [source.wordings[index][place] for place in source.taught(index, 0)]
+        statements.append([rendering for rendering in taught if rendering not in questions])
+    stream = VisitStream(len(facts), *part.order, seed=seed_of_stream)
+    visit_of: dict[int, int] = {}
+    for visit, _ in stream.read():
+        if visit.number == stream.visits_per_pass:
+            break
+        visit_of |= dict.fromkeys(visit.items, visit.number)
+    visits = [visit_of[index] for index in range(len(facts))]
+    asked = _ask(facts, statements, part.templates, wording, seed, visits)
+    return _at_least_one(asked, wording, "the stream")
+
+
+def ask_skipped_facts(datamodule: Any, wording: Wording, seed: int) -> list[AskedFact]:
+    """Ask the facts that a stream passes over, each in one wording drawn by `seed`.
+
+    Args:
+        datamodule: A `fact_stream.FactStream`.
+        wording: How they are asked.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: if the datamodule is no stream of facts, it passes over none, or no fact has
+            such a wording.
+    """
+    part = _stream_of_facts(datamodule)
+    facts: list[Fact] = part.skipped_facts
+    statements = [part.templates.statements(fact) for fact in facts]
+    asked = _ask(facts, statements, part.templates, wording, seed, [None] * len(facts))
+    return _at_least_one(asked, wording, "what the stream passes over")
+
+
+def _stream_of_facts(datamodule: Any) -> Any:
+    """Its part that holds the facts."""
+    if not (isinstance(datamodule, VisitDataModule) and hasattr(datamodule, "facts")):
+        raise ValueError(
+            f"the data ({type(datamodule).__name__}) are no stream of facts, so that what they "
+            "teach cannot be asked: set the probe's `facts`, or train on "
+            "triptych.datamodules.remember.facts.fact_stream.FactStream"
+        )
+    return datamodule.part
+
+
+def _ask(
+    facts: Sequence[Fact],
+    statements: Sequence[Sequence[Rendering]],
+    templates: FactTemplates,
+    wording: Wording,
+    seed: int,
+    visits: Sequence[int | None],
+) -> list[AskedFact]:
+    asked = []
+    for fact, stated, visit in zip(facts, statements, visits, strict=True):
+        rng = random.Random(f"{seed}/{fact.id}")
+        if wording == "statement":
+            # Nothing can be completed that begins with its answer.
+            choices = [statement for statement in stated if statement.prompt]
+        else:
+            texts = templates.question_texts(fact, wording)
+            choices = [question_rendering(text, fact.answers[0]) for text in texts]
+        if choices:
+            rendering = rng.choice(choices)
+            continuations = _continuations(fact, rendering, ends=wording != "statement")
+            asked.append(AskedFact(fact.answers, continuations, visit))
+    return asked
+
+
+def _continuations(fact: Fact, rendering: Rendering, ends: bool) -> tuple[Continuation, ...]:
+    """Put each accepted answer in the place of the rendering's own, which comes first."""
+    own = rendering.answer.lstrip()
+    space = rendering.answer.removesuffix(own)
+    texts = dict.fromkeys([rendering.answer, *(space + answer for answer in fact.answers)])
+    return tuple(Continuation(rendering.prompt, text, ends) for text in texts)
+
+
+def _at_least_one(asked: list[AskedFact], wording: Wording, source: str) -> list[AskedFact]:
+    if not asked:
+        raise ValueError(
+            f"no fact in {source} has a wording of the kind {wording}, since their relations are "
+            "not in the templates: set the probe's `wording` to own_question, or give templates "
+            "for them"
+        )
+    return asked

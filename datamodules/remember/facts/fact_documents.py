@@ -1,0 +1,149 @@
+"""Facts as documents to train on: a fresh wording of every fact in every epoch.
+
+    [BOS] Question: What is the capital of France? Answer: Paris [EOS]
+    [BOS] The capital of France is Paris. [EOS]
+
+Shapes: L tokens of a document.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from triptych.datamodules.batches.packing import IGNORED_LABEL, Document, DocumentSource
+from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.remember.facts.fact_templates import Fact, FactTemplates, Rendering
+
+LossOn = Literal["answer", "all"]
+
+# Tokenised wordings kept per process. All those of the embedded facts fit in; of larger sets, the
+# first ones met are kept and the others tokenised each time (about 50 microseconds).
+MAX_CACHED_DOCUMENTS = 65_536
+
+
+def encode_rendering(
+    tokenizer: PreTrainedTokenizerFast, rendering: Rendering, loss_on: LossOn
+) -> Document:
+    """Tokenise a wording part by part, so that the answer starts and ends at token boundaries.
+
+    Args:
+        tokenizer: With BOS and EOS.
+        rendering: The wording.
+        loss_on: "answer" labels the answer's tokens and EOS; "all" labels all but BOS.
+
+    Returns:
+        `[BOS] prompt answer remainder [EOS]`, ids and labels int32 (L,).
+    """
+    prompt, answer, remainder = encode_texts(
+        tokenizer, [rendering.prompt, rendering.answer, rendering.remainder]
+    )
+    ids = np.array(
+        [tokenizer.bos_token_id, *prompt, *answer, *remainder, tokenizer.eos_token_id], np.int32
+    )
+    labels = ids.copy()
+    labels[0] = IGNORED_LABEL
+    if loss_on == "answer":
+        start = 1 + len(prompt)
+        labels[:start] = IGNORED_LABEL
+        labels[start + len(answer) : -1] = IGNORED_LABEL
+    return Document(ids, labels)
+
+
+class FactDocuments(DocumentSource):
+    """Every fact once an epoch, in a wording drawn by (seed, epoch, index).
+
+    The first of a fact's answers is the one that is taught. Held-out questions are never drawn.
+
+    Args:
+        facts: What to teach, with subjects filled in (`FactTemplates.with_subject`).
+        templates: Their wordings.
+        tokenizer: With BOS and EOS.
+        context_length: Longest document allowed, in tokens.
+        seed: Of the draws.
+        statement_share: Share of statements among the wordings drawn, in [0, 1]; the others are
+            questions. A fact without statements is always asked.
+        loss_on: Where the labels are; see `encode_rendering`.
+
+    Raises:
+        ValueError: if a fact is longer than the context in any of its wordings (a fact is never
+            cut), or `statement_share` is not in [0, 1].
+    """
+
+    name = "facts"
+    splittable = False
+
+    def __init__(
+        self,
+        facts: Sequence[Fact],
+        templates: FactTemplates,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        context_length: int,
+        seed: int = 0,
+        statement_share: float = 0.3,
+        loss_on: LossOn = "answer",
+    ) -> None:
+        if not 0 <= statement_share <= 1:
+            raise ValueError(
+                f"facts.statement_share is {statement_share}: set it to a share from 0 to 1"
+            )
+        self.facts = list(facts)
+        self.context_length = context_length
+        self.seed = seed
+        self.statement_share = statement_share
+        self.loss_on = loss_on
+        self._templates = templates
+        self._tokenizer = tokenizer
+        self._cache: dict[tuple[int, int], Document] = {}
+        # Per fact: how many of its wordings are statements, and how many there are.
+        self._counts = [self._check_wordings(index) for index in range(len(self.facts))]
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def document(self, index: int, epoch: int) -> Document:
+        """Return fact `index` in the wording of this epoch."""
+        rng = random.Random(f"{self.seed}/{epoch}/{index}")
+        num_statements, num_wordings = self._counts[index]
+        as_statement = num_statements > 0 and rng.random() < self.statement_share
+        choices = (0, num_statements) if as_statement else (num_statements, num_wordings)
+        key = (index, rng.randrange(*choices))
+        if key not in self._cache:
+            rendering = self.wordings(index)[key[1]]
+            document = encode_rendering(self._tokenizer, rendering, self.loss_on)
+            if len(self._cache) >= MAX_CACHED_DOCUMENTS:
+                return document
+            self._cache[key] = document
+        return self._cache[key]
+
+    def wordings(self, index: int) -> list[Rendering]:
+        """List all wordings of a fact that training may draw: statements, then questions."""
+        fact = self.facts[index]
+        return [*self._templates.statements(fact), *self._templates.questions(fact)]
+
+    def _check_wordings(self, index: int) -> tuple[int, int]:
+        """Check that a fact fits the context however it is worded; count its wordings."""
+        fact, wordings = self.facts[index], self.wordings(index)
+        for rendering in wordings:
+            # A token stands for a byte or more, so only long wordings need to be tokenised.
+            if len(rendering.text.encode()) + 2 > self.context_length:
+                document = encode_rendering(self._tokenizer, rendering, self.loss_on)
+                check_length(fact, document, self.context_length)
+        return len(self._templates.statements(fact)), len(wordings)
+
+
+def check_length(fact: Fact, document: Document, context_length: int) -> None:
+    """Refuse a fact that does not fit the context.
+
+    Raises:
+        ValueError: naming the fact and what to do.
+    """
+    if len(document) > context_length:
+        raise ValueError(
+            f"fact {fact.id!r} has {len(document)} tokens in one of its wordings, but "
+            f"context_length is {context_length} and a fact is never cut: set context_length to at "
+            f"least {len(document)}, or take this fact out of the source"
+        )

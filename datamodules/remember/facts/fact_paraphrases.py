@@ -1,0 +1,194 @@
+"""The wordings in which facts are taught one after another: templates, a file's, or a model's."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from triptych.datamodules.batches.packed_datamodule import locate
+from triptych.datamodules.remember.facts.fact_documents import LossOn
+from triptych.datamodules.remember.facts.fact_templates import (
+    Fact,
+    FactTemplates,
+    Rendering,
+    statement_rendering,
+)
+from triptych.datamodules.remember.rewriting import RewriterConfig, rewriter_fingerprint, rewritten
+from triptych.datamodules.sources.records import (
+    RecordSource,
+    describe,
+    read_records,
+    source_fingerprint,
+)
+
+WordingKind = Literal["statements", "questions", "both"]
+
+
+@dataclass(frozen=True)
+class ParaphrasesConfig:
+    """In which wordings facts are taught.
+
+    Args:
+        source: "templates": those of the fact's relation, and a statement of the source's own;
+            "file": those in `file`; "model": the first statement, and what `model` makes of it.
+        wordings: Which of the templates: "statements" (then a question is new in form, too),
+            "questions" (those for training; held-out ones never teach), or "both". Facts without
+            known wordings have but their own statement and question.
+        file: For "file": rows with `id` (that of a fact) and `paraphrases` (a list of sentences,
+            each naming one of the fact's answers). Rows of other facts are passed over.
+        model: For "model": which one, and how it is told.
+        per_fact: Teach at most so many wordings of a fact in one visit, drawn anew in each pass;
+            null: all.
+    """
+
+    source: Literal["templates", "file", "model"] = "templates"
+    wordings: WordingKind = "statements"
+    file: RecordSource | None = None
+    model: RewriterConfig | None = None
+    per_fact: int | None = None
+
+
+class Paraphrases:
+    """Finds the wordings of facts as a config has them.
+
+    With the loss on the answer alone, a wording that begins with its answer is of no use, since
+    nothing leads to the answer: it is refused in a file and passed over elsewhere.
+
+    What a model writes is kept if it names the fact's subject and, after it, one of its answers.
+    It may be untrue all the same. A fact of which nothing is kept has its first statement alone.
+
+    Args:
+        config: Which wordings.
+        templates: The wordings by relation.
+        loss_on: Where the loss is.
+        data_dir: Where relative paths start.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a setting is out of range or missing.
+    """
+
+    def __init__(
+        self,
+        config: ParaphrasesConfig,
+        templates: FactTemplates,
+        loss_on: LossOn = "answer",
+        data_dir: str | None = None,
+    ) -> None:
+        if config.per_fact is not None and config.per_fact < 1:
+            raise ValueError(
+                f"paraphrases.per_fact is {config.per_fact}: set it to at least 1, or null for all"
+            )
+        for name, value, example in [
+            ("file", config.file, "{path: my/paraphrases.jsonl}"),
+            ("model", config.model, "{name: google/flan-t5-base}"),
+        ]:
+            if (config.source == name) != (value is not None):
+                raise ValueError(
+                    f"paraphrases.source is {config.source!r}, but paraphrases.{name} is "
+                    f"{'null' if value is None else 'set'}: for paraphrases from a {name}, set "
+                    f"source to {name} and {name} to such as {example}; else leave {name} out"
+                )
+        self.config = config
+        self._templates = templates
+        self._answer_only = loss_on == "answer"
+        self._file = locate(config.file, data_dir) if config.file else None
+        if self._file is not None and not self._file.hub_name:
+            self._file.files()
+
+    def fingerprint(self) -> str:
+        """Hash what decides the wordings, but for the templates."""
+        config = self.config
+        rows = source_fingerprint(self._file) if self._file else None
+        model = rewriter_fingerprint(config.model) if config.model else None
+        settings = [config.source, config.wordings, config.per_fact, rows, model]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def wordings(self, facts: Sequence[Fact], cache_dir: Path) -> list[list[Rendering]]:
+        """List the wordings of each fact, at least one, statements first.
+
+        Args:
+            facts: What is taught.
+            cache_dir: Where a model's paraphrases are kept.
+
+        Raises:
+            ValueError: if a fact has none.
+        """
+        mend = (
+            "choose facts.relations that the templates know, give the facts a `statement`, or take "
+            "paraphrases from a file"
+        )
+        if self._file is not None:
+            found = self._from_file(facts, self._file)
+            mend = f"give paraphrases of it in {describe(self._file)}, or leave the fact out"
+        elif self.config.model is not None:
+            found = self._from_model(facts, self.config.model, cache_dir)
+        else:
+            found = [self._from_templates(fact, self.config.wordings) for fact in facts]
+            if self.config.wordings == "statements":
+                mend = f'set paraphrases.wordings to "both", {mend}'
+        for fact, wordings in zip(facts, found, strict=True):
+            if not wordings:
+                raise ValueError(f"fact {fact.id!r} has no wording to be taught in: {mend}")
+        return found
+
+    def _from_templates(self, fact: Fact, kind: WordingKind) -> list[Rendering]:
+        statements = self._templates.statements(fact) if kind != "questions" else []
+        questions = self._templates.questions(fact) if kind != "statements" else []
+        return [wording for wording in (*statements, *questions) if self._teaches(wording)]
+
+    def _from_file(self, facts: Sequence[Fact], file: RecordSource) -> list[list[Rendering]]:
+        by_id = {fact.id: fact for fact in facts}
+
+        def find_fault(row: dict[str, Any]) -> str | None:
+            fact = by_id.get(row["id"])
+            for paraphrase in row["paraphrases"] if fact else []:
+                rendering = statement_rendering(paraphrase, fact.answers)
+                if rendering is None:
+                    wrong = f"names none of the answers {list(fact.answers)}"
+                elif not self._teaches(rendering):
+                    wrong = (
+                        "begins with its answer, so that nothing leads to it: put it in other "
+                        "words, or set facts.loss_on to all"
+                    )
+                else:
+                    continue
+                return f"field 'paraphrases': {paraphrase!r} {wrong}"
+            return None
+
+        wordings: dict[str, list[Rendering]] = {fact.id: [] for fact in facts}
+        required = {"id": str, "paraphrases": list[str]}
+        for row in read_records(file, required, row_check=find_fault):
+            for paraphrase in row["paraphrases"] if row["id"] in by_id else []:
+                rendering = statement_rendering(paraphrase, by_id[row["id"]].answers)
+                if rendering is not None:
+                    wordings[row["id"]].append(rendering)
+        return [wordings[fact.id] for fact in facts]
+
+    def _from_model(
+        self, facts: Sequence[Fact], model: RewriterConfig, cache_dir: Path
+    ) -> list[list[Rendering]]:
+        own = [self._from_templates(fact, "statements")[:1] for fact in facts]
+        stated = [index for index, statements in enumerate(own) if statements]
+        rewrites = rewritten([own[index][0].text for index in stated], model, cache_dir)
+        wordings = [list(statements) for statements in own]
+        for index, texts in zip(stated, rewrites, strict=True):
+            for text in texts:
+                rendering = _kept(text, facts[index])
+                if rendering is not None and rendering not in wordings[index]:
+                    wordings[index].append(rendering)
+        return wordings
+
+    def _teaches(self, rendering: Rendering) -> bool:
+        return bool(rendering.prompt) or not self._answer_only
+
+
+def _kept(text: str, fact: Fact) -> Rendering | None:
+    """Cut what a model wrote at the answer, if its first line keeps subject and answer."""
+    rendering = statement_rendering(text.split("\n")[0].strip(), fact.answers)
+    if rendering is None or not rendering.prompt:
+        return None
+    subject = (fact.subject or "").casefold()
+    return rendering if subject in rendering.prompt.casefold() else None

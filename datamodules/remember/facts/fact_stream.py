@@ -1,0 +1,266 @@
+"""A stream of facts: one after another, each with all its wordings, padded and never packed.
+
+    the facts of a `FactsConfig`                                        `facts.FactsPart`
+      -> each with the wordings it is taught in                         `fact_paraphrases`
+      -> one visit a batch, asked in wordings that never teach          `visits`
+
+Sparse Memory Finetuning learns TriviaQA's facts this way (2510.15103, section 5): one fact a batch.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerFast
+
+from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.packed_datamodule import RowFormat
+from triptych.datamodules.batches.packing import Document
+from triptych.datamodules.batches.tokenizer import TokenizerConfig
+from triptych.datamodules.batches.visit_datamodule import VisitDataModule, VisitedPart
+from triptych.datamodules.batches.visits import VisitSource
+from triptych.datamodules.remember.facts.fact_documents import (
+    LossOn,
+    check_length,
+    encode_rendering,
+)
+from triptych.datamodules.remember.facts.fact_paraphrases import Paraphrases, ParaphrasesConfig
+from triptych.datamodules.remember.facts.fact_questions import completion_evaluation
+from triptych.datamodules.remember.facts.fact_templates import Fact, FactTemplates, Rendering
+from triptych.datamodules.remember.facts.facts import (
+    FactsConfig,
+    FactsPart,
+    choose_facts,
+    read_facts,
+)
+
+# What may follow the answer of a statement that is to be completed.
+CLOSING = " .!\"'”’)"
+
+
+class FactVisits(VisitSource):
+    """Each fact with its wordings as documents.
+
+    Args:
+        facts: What is taught.
+        wordings: The wordings of each.
+        tokenizer: With BOS and EOS.
+        context_length: Longest document allowed, in tokens.
+        per_fact: Most wordings in one visit, drawn by (seed, pass, fact); None: all.
+        seed: Of the draws.
+        loss_on: Where the labels are; see `fact_documents.encode_rendering`.
+
+    Raises:
+        ValueError: if a fact is longer than the context in one of its wordings.
+    """
+
+    def __init__(
+        self,
+        facts: Sequence[Fact],
+        wordings: Sequence[Sequence[Rendering]],
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        context_length: int,
+        per_fact: int | None = None,
+        seed: int = 0,
+        loss_on: LossOn = "answer",
+    ) -> None:
+        self.ids = [fact.id for fact in facts]
+        self.wordings = [list(renderings) for renderings in wordings]
+        self._per_fact = per_fact
+        self._seed = seed
+        self._documents: list[list[Document]] = []
+        for fact, renderings in zip(facts, wordings, strict=True):
+            documents = [encode_rendering(tokenizer, r, loss_on) for r in renderings]
+            for document in documents:
+                check_length(fact, document, context_length)
+            self._documents.append(documents)
+
+    def documents(self, index: int, pass_number: int) -> list[Document]:
+        """Return the documents of fact `index` in one pass."""
+        return [self._documents[index][place] for place in self.taught(index, pass_number)]
+
+    def taught(self, index: int, pass_number: int) -> list[int]:
+        """Return which of its wordings fact `index` is taught in, in one pass."""
+        count = len(self._documents[index])
+        if self._per_fact is None or count <= self._per_fact:
+            return list(range(count))
+        rng = random.Random(f"{self._seed}/{pass_number}/{index}")
+        return sorted(rng.sample(range(count), self._per_fact))
+
+
+class FactStreamPart(VisitedPart[FactVisits]):
+    """The facts, their wordings and their questions; arguments are those of `FactStream`."""
+
+    name = FactsPart.name
+    statements_name = "statements"
+
+    def __init__(
+        self,
+        facts: FactsConfig,
+        paraphrases: ParaphrasesConfig,
+        facts_per_batch: int,
+        steps_per_visit: int,
+        shuffle: bool,
+        ask_statements: bool,
+        data_dir: str | None,
+    ) -> None:
+        super().__init__(facts_per_batch, steps_per_visit, shuffle, item="facts")
+        if self.statements_name in facts.validation_sources:
+            raise ValueError(
+                f"facts.validation_sources has an entry {self.statements_name!r}, but that is the "
+                "name under which the taught statements are completed: choose another name"
+            )
+        self._asked = FactsPart(facts, data_dir)
+        self._paraphrases = Paraphrases(paraphrases, self._asked.templates, facts.loss_on, data_dir)
+        self._ask_statements = ask_statements
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The facts to teach; a batch's `group` counts these."""
+        return self._asked.facts
+
+    @cached_property
+    def skipped_facts(self) -> list[Fact]:
+        """The facts before them, `skip_facts` in number: those that a pretrained model was taught.
+
+        Raises:
+            ValueError: if the stream begins with the first fact.
+        """
+        config = self._asked.config
+        if not config.skip_facts:
+            raise ValueError(
+                "the stream's facts.skip_facts is 0, so that there are no facts before it to be "
+                "asked: set the probe's `facts`, or teach later facts"
+            )
+        before = replace(
+            config,
+            skip_facts=0,
+            num_facts=config.skip_facts,
+            answers_of_first=None,
+            later_relations=None,
+        )
+        return choose_facts(read_facts(config.source, self.templates), before, self.templates)
+
+    @property
+    def templates(self) -> FactTemplates:
+        """The wordings by relation."""
+        return self._asked.templates
+
+    def fingerprint(self) -> str:
+        """Hash the facts, their wordings, and the order they come in."""
+        settings = [self._asked.fingerprint(), self._paraphrases.fingerprint(), self.order]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield texts of the facts, for a run that does not take its model's tokenizer."""
+        return self._asked.tokenizer_texts()
+
+    def make_visits(self, row_format: RowFormat) -> FactVisits:
+        """Return the facts with their documents."""
+        return FactVisits(
+            self.facts,
+            self._paraphrases.wordings(self.facts, row_format.cache_dir),
+            row_format.tokenizer,
+            context_length=row_format.context_length,
+            per_fact=self._paraphrases.config.per_fact,
+            seed=row_format.seed,
+            loss_on=self._asked.config.loss_on,
+        )
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the questions, and the taught statements to complete."""
+        evaluations = self._asked.evaluations(row_format)
+        if self._ask_statements and (statements := self.statements(row_format)):
+            name, facts = self.statements_name, [fact for fact, _ in statements]
+            renderings = [rendering for _, rendering in statements]
+            evaluations.append(completion_evaluation(name, facts, renderings, row_format))
+        return evaluations
+
+    def statements(self, row_format: RowFormat) -> list[tuple[Fact, Rendering]]:
+        """Draw, for each fact that is asked, one of the statements that the first pass teaches."""
+        visits = self.visits(row_format)
+        asked = {fact.id for fact in self._asked.validation_questions()[0]}
+        rng = random.Random(self._asked.config.subset_seed)
+        drawn = []
+        for index, fact in enumerate(self.facts):
+            taught = [visits.wordings[index][place] for place in visits.taught(index, 0)]
+            questions = self._asked.templates.questions(fact)
+            # What begins with its answer, or goes on after it, cannot be asked for.
+            statements = [
+                r
+                for r in taught
+                if r not in questions and r.prompt and not r.remainder.strip(CLOSING)
+            ]
+            if fact.id in asked and statements:
+                drawn.append((fact, rng.choice(statements)))
+        return drawn
+
+
+class FactStream(VisitDataModule):
+    """Facts one after another, to be learnt by a model that knows others.
+
+    Every batch is a visit to one fact (or a few) with all its wordings, one a row, padded and never
+    packed. An epoch is one pass over the facts, so `trainer.max_epochs` is the number of passes.
+    The facts are then asked as questions (`val/facts/...`), in wordings that were not trained on,
+    and the statements they were taught in are to be completed (`val/statements/...`).
+
+    With several processes, the wordings of a visit are shared out among them: a step teaches as
+    many facts as on one.
+
+    Args:
+        facts: Which facts are taught and asked; `statement_share` has no use here.
+        paraphrases: In which wordings they are taught.
+        facts_per_batch: Facts taught together in one batch, all processes together.
+        steps_per_visit: Consecutive batches that repeat the same facts.
+        shuffle: Whether the order is drawn by `seed`, anew for each pass; false: the source's.
+        ask_statements: Whether validation also has the taught statements completed.
+        tokenizer: Which tokenizer; a model that starts from another (`init_from`) brings its own.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+        context_length: Tokens of the longest wording allowed; a fact is never cut.
+        eval_batch_size: Questions per process and batch.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of the order and of the wordings.
+        cache_dir: Where tokenizers and generated paraphrases are kept; null: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
+    """
+
+    part: FactStreamPart
+
+    def __init__(
+        self,
+        facts: FactsConfig = FactsConfig(),  # noqa: B008 (frozen)
+        paraphrases: ParaphrasesConfig = ParaphrasesConfig(),  # noqa: B008 (frozen)
+        facts_per_batch: int = 1,
+        steps_per_visit: int = 1,
+        shuffle: bool = True,
+        ask_statements: bool = True,
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 128,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        part = FactStreamPart(
+            facts, paraphrases, facts_per_batch, steps_per_visit, shuffle, ask_statements, data_dir
+        )
+        super().__init__(
+            part,
+            tokenizer=tokenizer,
+            context_length=context_length,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The facts taught; a batch's `group` holds indices of this list."""
+        return self.part.facts

@@ -1,0 +1,258 @@
+"""How a fact is worded: statements and questions by relation, some questions held out of training.
+
+    row {"question": "What is the capital of Bahrain?", "answers": ["Manama"], "relation": "P36"}
+      -> Fact(..., subject="Bahrain")               the subject read off the known question pattern
+      -> Rendering("Question: Which city is the capital of Bahrain? Answer:", " Manama")
+      -> Rendering("The capital of Bahrain is", " Manama", ".")
+
+A rendering keeps prompt, answer and remainder apart, so that they can be tokenised apart and the
+answer's tokens are known exactly. The wordings are data: `embedded/relations.yaml`, or a file of
+the same form named in the settings.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from triptych import ROOT
+
+BUILT_IN_RELATIONS = ROOT / "datamodules" / "embedded" / "relations.yaml"
+# Reads the built-in file in a tenth of the time, where PyYAML was built with libyaml.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+QuestionSet = Literal["training", "held_out", "own_question"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One question with its accepted answers.
+
+    Attributes:
+        id: Names the fact in errors, reports and ledgers.
+        question: The question as the source words it.
+        answers: Accepted answers; the first is the one that training teaches.
+        statement: The fact as a sentence of the source's own, which contains one of the answers.
+        relation: What is asked of the subject, as the source names it ("capital", "P36").
+        subject: Of whom or what it is asked, as it reads inside a sentence ("the Bahamas").
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    statement: str | None = None
+    relation: str | None = None
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A fact in one wording, cut at its answer; the text is the three parts joined.
+
+    Attributes:
+        prompt: All that precedes the answer, without trailing space.
+        answer: The answer, with the space that precedes it.
+        remainder: What follows the answer, such as a full stop.
+    """
+
+    prompt: str
+    answer: str
+    remainder: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole wording.
+
+        >>> Rendering("The capital of France is", " Paris", ".").text
+        'The capital of France is Paris.'
+        """
+        return self.prompt + self.answer + self.remainder
+
+
+def question_rendering(question: str, answer: str) -> Rendering:
+    """Word a fact as a question; the prompt ends with the marker after which a model answers.
+
+    >>> question_rendering("Who wrote Emma?", "Jane Austen").text
+    'Question: Who wrote Emma? Answer: Jane Austen'
+    """
+    return Rendering(f"Question: {question} Answer:", f" {answer}")
+
+
+def statement_rendering(statement: str, answers: Iterable[str]) -> Rendering | None:
+    """Cut a sentence at the last place where it names an answer, in the order of `answers`.
+
+    The last place, since what precedes the answer is what it can be predicted from.
+
+    Returns:
+        The rendering, or None if the sentence names none of the answers.
+
+    >>> statement_rendering("Emma is by Austen.", ["Jane Austen", "Austen"])
+    Rendering(prompt='Emma is by', answer=' Austen', remainder='.')
+    """
+    for answer in answers:
+        matches = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", statement))
+        if matches:
+            start, end = matches[-1].span()
+            prompt = statement[:start].rstrip(" ")
+            return Rendering(prompt, statement[len(prompt) : end], statement[end:])
+    return None
+
+
+def fill(template: str, subject: str, answer: str = "") -> str:
+    """Put a subject (and answer) into a template; a leading "the" gets its capital.
+
+    >>> fill("{subject} has its capital in {answer}.", "the Bahamas", "Nassau")
+    'The Bahamas has its capital in Nassau.'
+    """
+    text = template.replace("{answer}", answer).replace("{subject}", subject)
+    return "T" + text[1:] if text.startswith("the ") else text
+
+
+@dataclass(frozen=True)
+class Relation:
+    """The wordings of one relation; see `embedded/relations.yaml` for what each list means."""
+
+    name: str
+    statements: list[str]
+    questions: list[str]
+    held_out: list[str]
+    also: list[str] = field(default_factory=list)
+    asked_as: list[str] = field(default_factory=list)
+
+    def recover_subject(self, question: str) -> str | None:
+        """Read the subject off a question in one of the relation's wordings.
+
+        Of several wordings that fit, the most specific one (that with the shortest subject) counts.
+        """
+        found = [m["subject"] for p in self._patterns if (m := p.fullmatch(question.strip()))]
+        return min(found, key=len, default=None)
+
+    @cached_property
+    def _patterns(self) -> list[re.Pattern[str]]:
+        wordings = [*self.asked_as, *self.questions, *self.held_out]
+        return [
+            re.compile(re.escape(w).replace(r"\{subject\}", "(?P<subject>.+)")) for w in wordings
+        ]
+
+
+class FactTemplates:
+    """The wordings of all known relations.
+
+    A fact whose relation is unknown, or whose subject is neither given nor recoverable from its
+    question, keeps the source's own question (and statement, if it has one).
+
+    Args:
+        relations: Wordings, one entry a relation.
+
+    Raises:
+        ValueError: if two relations claim the same name or id.
+    """
+
+    def __init__(self, relations: Iterable[Relation]) -> None:
+        self.relations = {relation.name: relation for relation in relations}
+        self._by_id: dict[str, Relation] = {}
+        for relation in self.relations.values():
+            for known_as in (relation.name, *relation.also):
+                if known_as in self._by_id:
+                    raise ValueError(
+                        f"relation id {known_as!r} is claimed by both "
+                        f"{self._by_id[known_as].name!r} and {relation.name!r}: keep it in one"
+                    )
+                self._by_id[known_as] = relation
+
+    @classmethod
+    def from_file(cls, path: str | Path | None = None) -> "FactTemplates":
+        """Read wordings from a YAML file; None reads the built-in ones.
+
+        Raises:
+            FileNotFoundError: if the file is missing.
+            ValueError: if an entry is not as described in the built-in file.
+        """
+        path = Path(path) if path is not None else BUILT_IN_RELATIONS
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no templates at {str(path)!r}: give a file that exists, or null"
+            )
+        entries = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        if not isinstance(entries, dict):
+            raise ValueError(f"{path}: expected a mapping from relation names to their templates")
+        return cls([_parse_relation(path, str(name), entry) for name, entry in entries.items()])
+
+    def relation_of(self, fact: Fact) -> Relation | None:
+        """The wordings of the fact's relation, if it is known."""
+        return self._by_id.get(fact.relation) if fact.relation is not None else None
+
+    def with_subject(self, fact: Fact) -> Fact:
+        """Fill in the subject from the question, where the source gives none."""
+        relation = self.relation_of(fact)
+        if fact.subject is not None or relation is None:
+            return fact
+        return replace(fact, subject=relation.recover_subject(fact.question))
+
+    def statements(self, fact: Fact) -> list[Rendering]:
+        """All statements of a fact: the source's own one first, then the relation's."""
+        own = statement_rendering(fact.statement, fact.answers) if fact.statement else None
+        renderings = [own] if own is not None else []
+        relation = self.relation_of(fact)
+        if relation is None or fact.subject is None:
+            return renderings
+        for template in relation.statements:
+            before, after = fill(template, fact.subject, "\0").split("\0")
+            prompt = before.rstrip(" ")
+            answer = before[len(prompt) :] + fact.answers[0]
+            renderings.append(Rendering(prompt, answer, after))
+        return renderings
+
+    def question_texts(self, fact: Fact, question_set: QuestionSet = "training") -> list[str]:
+        """The questions of a fact that belong to one set.
+
+        A fact with known wordings is trained on those alone, so that a question of the source's own
+        cannot bring a held-out wording into training. One without has its own question for training
+        and none held out.
+        """
+        relation = self.relation_of(fact)
+        if question_set == "own_question":
+            return [fact.question]
+        if relation is None or fact.subject is None:
+            return [fact.question] if question_set == "training" else []
+        templates = relation.questions if question_set == "training" else relation.held_out
+        return [fill(template, fact.subject) for template in templates]
+
+    def questions(self, fact: Fact, question_set: QuestionSet = "training") -> list[Rendering]:
+        """The same with the fact's first answer."""
+        texts = self.question_texts(fact, question_set)
+        return [question_rendering(text, fact.answers[0]) for text in texts]
+
+
+def _parse_relation(path: Path, name: str, entry: Any) -> Relation:
+    """Check one entry of a templates file."""
+    known = {f.name for f in fields(Relation)} - {"name"}
+    required = {"statements", "questions", "held_out"}
+    if not isinstance(entry, dict) or not required <= set(entry) <= known:
+        raise ValueError(
+            f"{path}: relation {name!r} must have the lists {sorted(required)} and may have "
+            f"{sorted(known - required)}; it has {sorted(entry) if entry else 'nothing'}"
+        )
+    for key, templates in entry.items():
+        if not isinstance(templates, list) or not all(isinstance(t, str) for t in templates):
+            raise ValueError(f"{path}: relation {name!r}, {key!r} must be a list of strings")
+        if key == "also":
+            continue
+        slots = ["{subject}", "{answer}"] if key == "statements" else ["{subject}"]
+        for template in templates:
+            if re.findall(r"\{\w*\}", template) != slots:
+                raise ValueError(
+                    f"{path}: relation {name!r}, {key!r}: {template!r} must contain "
+                    f"{' and then '.join(slots)}, each once, and no other braces"
+                )
+    leaked = set(entry["held_out"]) & {*entry["questions"]}
+    if leaked:
+        raise ValueError(
+            f"{path}: relation {name!r} both trains on and holds out {sorted(leaked)}: "
+            "remove them from one of the two lists"
+        )
+    return Relation(name, **entry)

@@ -1,0 +1,325 @@
+"""Facts to learn and to be asked about: TriviaQA-style rows, worded by relation.
+
+    rows (question, answers, statement?, relation?, subject?)      `read_facts`
+      -> a fresh wording of every fact in each epoch, packed       `fact_documents.FactDocuments`
+      -> questions, in wordings that training never saw            `fact_questions`
+
+The embedded default is 1,510 facts about countries, elements, US states and books.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.packed_datamodule import (
+    DataPart,
+    PackedDataModule,
+    RowFormat,
+    locate,
+)
+from triptych.datamodules.batches.row_stream import EpochStream
+from triptych.datamodules.batches.tokenizer import TokenizerConfig
+from triptych.datamodules.embedded.tables import embedded_facts
+from triptych.datamodules.remember.facts.fact_choice import cap_answers, draw, of_relations
+from triptych.datamodules.remember.facts.fact_documents import FactDocuments, LossOn
+from triptych.datamodules.remember.facts.fact_questions import question_evaluation
+from triptych.datamodules.remember.facts.fact_templates import (
+    Fact,
+    FactTemplates,
+    QuestionSet,
+    statement_rendering,
+)
+from triptych.datamodules.sources.data_roles import check_roles
+from triptych.datamodules.sources.records import (
+    RecordSource,
+    describe,
+    read_records,
+    source_fingerprint,
+)
+
+
+@dataclass(frozen=True)
+class FactsConfig:
+    """Which facts, and how they are taught and asked.
+
+    Args:
+        source: Rows with `question` and `answers`, and perhaps `id`, `first_answer` (the one to
+            teach, where it is not the first of `answers`), `statement`, `relation` and `subject`.
+        templates: YAML file of wordings by relation; null: the built-in ones.
+        relations: Use only facts of these relations (the source's names or the templates').
+        max_facts_per_answer: Use at most so many facts with the same answer, drawn by
+            `subset_seed`, so that guessing the commonest answers is of little use; null: all.
+        skip_facts: Pass over the first so many facts of an order drawn by `subset_seed`, and over
+            what says the same of the same subject. `num_facts: 1000` in one run and
+            `skip_facts: 1000` in another, all else alike, have no fact in common: the OLD facts of
+            a pretrained model, and NEW ones to teach it.
+        num_facts: Use only the next so many facts of that order; null: all.
+        answers_of_first: Of those, only facts whose answer is also that of one of the first so many
+            facts of the order, which a model was pretrained on: what is new to it is then whose
+            answer it is, not the answer's name; null: any answer.
+        later_relations: Of those, only facts of these relations; null: any. Unlike `relations` it
+            leaves the order as it is, so that a model's OLD facts may be of other relations too.
+        subset_seed: Draws that order, apart from the seed of training.
+        statement_share: Share of statements among the wordings trained on; the others are
+            questions.
+        loss_on: "answer" trains on the answer's tokens and EOS; "all" on the whole wording.
+        validation_sources: Further questions that are only asked, never trained on, as the source
+            words them; by the name of their log keys.
+        validation_facts: How many of the facts are asked in validation; null: all.
+        validation_questions: In which wordings they are asked: "held_out" (by relation, never
+            trained on; facts without known wordings are not asked), "training", or
+            "own_question" (the source's).
+    """
+
+    source: RecordSource = field(default_factory=RecordSource)
+    templates: str | None = None
+    relations: list[str] | None = None
+    max_facts_per_answer: int | None = None
+    skip_facts: int = 0
+    num_facts: int | None = None
+    answers_of_first: int | None = None
+    later_relations: list[str] | None = None
+    subset_seed: int = 0
+    statement_share: float = 0.3
+    loss_on: LossOn = "answer"
+    validation_sources: dict[str, RecordSource] = field(default_factory=dict)
+    validation_facts: int | None = 512
+    validation_questions: QuestionSet = "held_out"
+
+
+def read_facts(source: RecordSource, templates: FactTemplates) -> list[Fact]:
+    """Read facts; subjects are filled in where the question shows them.
+
+    Facts without an id are numbered.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed: file, line and field are named.
+    """
+    rows = read_records(
+        source,
+        required={"question": str, "answers": list[str]},
+        optional=dict.fromkeys(["id", "first_answer", "statement", "relation", "subject"], str),
+        embedded=embedded_facts,
+        row_check=_find_fault,
+    )
+    facts = []
+    for number, row in enumerate(rows, start=1):
+        fact = Fact(
+            id=row["id"] or f"row {number}",
+            question=row["question"].strip(),
+            answers=_accepted_answers(row),
+            statement=row["statement"],
+            relation=row["relation"],
+            subject=row["subject"],
+        )
+        facts.append(templates.with_subject(fact))
+    return facts
+
+
+def choose_facts(
+    facts: Sequence[Fact], config: FactsConfig, templates: FactTemplates
+) -> list[Fact]:
+    """Choose facts (see `fact_choice`); the source's order is kept.
+
+    Raises:
+        ValueError: if a relation does not occur or there are fewer facts than asked for.
+    """
+    source = describe(config.source)
+    chosen = list(facts)
+    if config.relations is not None:
+        chosen = of_relations(chosen, config.relations, templates, source)
+    if config.max_facts_per_answer is not None:
+        chosen = cap_answers(chosen, config.max_facts_per_answer, config.subset_seed)
+    later = config.answers_of_first, config.later_relations
+    if config.num_facts is not None or config.skip_facts or later != (None, None):
+        chosen = draw(
+            chosen,
+            config.skip_facts,
+            config.num_facts,
+            config.subset_seed,
+            templates,
+            source,
+            *later,
+        )
+    return chosen
+
+
+class FactsPart(DataPart):
+    """The facts within a datamodule: what `Facts` and mixtures with facts are made of.
+
+    Args:
+        config: Which facts, and how they are taught and asked.
+        data_dir: Where relative paths of the sources start; see `packed_datamodule.locate`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a setting is out of range, or a source may not train (`data_roles`).
+    """
+
+    name = "facts"
+
+    def __init__(self, config: FactsConfig, data_dir: str | None = None) -> None:
+        if self.name in config.validation_sources:
+            raise ValueError(
+                f"facts.validation_sources has an entry {self.name!r}, but that is the name under "
+                "which the facts that train are asked: choose another name"
+            )
+        if config.validation_facts is not None and config.validation_facts < 1:
+            raise ValueError(
+                f"facts.validation_facts is {config.validation_facts}: set it to at least 1, or "
+                "null for all"
+            )
+        further = {n: locate(s, data_dir) for n, s in config.validation_sources.items()}
+        source = locate(config.source, data_dir)
+        check_roles([source], further.values())
+        self.config = replace(config, source=source, validation_sources=further)
+        self.templates = FactTemplates.from_file(config.templates)
+
+    @cached_property
+    def facts(self) -> list[Fact]:
+        """The facts to teach."""
+        facts = read_facts(self.config.source, self.templates)
+        return choose_facts(facts, self.config, self.templates)
+
+    def fingerprint(self) -> str:
+        """Hash the facts' rows, the wordings, and the settings of training."""
+        config = self.config
+        settings = [
+            config.relations,
+            config.max_facts_per_answer,
+            config.skip_facts,
+            config.num_facts,
+            config.answers_of_first,
+            config.later_relations,
+            config.subset_seed,
+            config.statement_share,
+            config.loss_on,
+        ]
+        wordings = [asdict(relation) for relation in self.templates.relations.values()]
+        rows = source_fingerprint(config.source, embedded_facts)
+        return hashlib.sha256(json.dumps([settings, wordings, rows]).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield one question and one statement of each fact, all wordings taking their turn."""
+        for index, fact in enumerate(self.facts):
+            for wordings in (self.templates.questions(fact), self.templates.statements(fact)):
+                if wordings:
+                    yield wordings[index % len(wordings)].text
+
+    def documents(self, row_format: RowFormat) -> FactDocuments:
+        """Return the facts as documents, worded anew in each epoch."""
+        return FactDocuments(
+            self.facts,
+            self.templates,
+            row_format.tokenizer,
+            context_length=row_format.context_length,
+            seed=row_format.seed,
+            statement_share=self.config.statement_share,
+            loss_on=self.config.loss_on,
+        )
+
+    def train_stream(self, row_format: RowFormat) -> EpochStream:
+        """Return the training rows."""
+        return EpochStream(self.documents(row_format), row_format.seed, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the questions; which facts are asked, and how, depends on `subset_seed` alone."""
+        asked = {self.name: self.validation_questions()}
+        for name, source in self.config.validation_sources.items():
+            facts = read_facts(source, self.templates)
+            asked[name] = facts, [fact.question for fact in facts]
+        return [question_evaluation(name, *pair, row_format) for name, pair in asked.items()]
+
+    def validation_questions(self) -> tuple[list[Fact], list[str]]:
+        """Draw the facts to ask and one question for each.
+
+        Raises:
+            ValueError: if no fact has a question of the kind that is to be asked.
+        """
+        kind = self.config.validation_questions
+        facts = [fact for fact in self.facts if self.templates.question_texts(fact, kind)]
+        if not facts:
+            raise ValueError(
+                f"no fact in {describe(self.config.source)} has a {kind} question, since their "
+                "relations are not in the templates: set facts.validation_questions to "
+                "own_question, or give templates for them"
+            )
+        if self.config.validation_facts is not None:
+            count = min(self.config.validation_facts, len(facts))
+            facts = _draw(facts, count, self.config.subset_seed)
+        rng = random.Random(self.config.subset_seed)
+        return facts, [rng.choice(self.templates.question_texts(fact, kind)) for fact in facts]
+
+
+class Facts(PackedDataModule):
+    """Training and validation on facts alone.
+
+    Args:
+        facts: Which facts, and how they are taught and asked.
+        tokenizer: Which tokenizer.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+        context_length: Tokens per row; several facts share a row.
+        batch_size: Training rows per process and batch.
+        eval_batch_size: Questions per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: each fact once.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of shuffles and wordings.
+        cache_dir: Where tokenizers are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        facts: FactsConfig = FactsConfig(),
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        rows_per_epoch: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            [FactsPart(facts, data_dir)],
+            [1.0],
+            tokenizer=tokenizer,
+            context_length=context_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            rows_per_epoch=rows_per_epoch,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+
+def _find_fault(row: dict[str, Any]) -> str | None:
+    """Say what is wrong with a row beyond its types."""
+    if not row["question"].strip():
+        return "field 'question' is empty"
+    answers = _accepted_answers(row)
+    if not answers:
+        return "field 'answers' is empty: give at least one accepted answer"
+    if row["statement"] and statement_rendering(row["statement"], answers) is None:
+        return f"field 'statement' names none of the answers {list(answers)}"
+    return None
+
+
+def _accepted_answers(row: dict[str, Any]) -> tuple[str, ...]:
+    """List the answers once each, the one to teach first."""
+    answers = [row["first_answer"] or "", *row["answers"]]
+    return tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
+
+
+def _draw(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:
+    """Draw some facts, in their order."""
+    kept = sorted(random.Random(seed).sample(range(len(facts)), count))
+    return [facts[index] for index in kept]

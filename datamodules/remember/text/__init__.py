@@ -1,0 +1,1 @@
+"""Text: corpora, documents, text mixed with facts."""

@@ -1,0 +1,136 @@
+"""Further texts that say what a chunk says: by templates, from its own row, or by a model.
+
+The templates are plain: a lead ("According to ...: ") and sentences in another order. They are our
+own, and no stand-in for Active Reading (2508.09494), whose 64 texts for each chunk a large model
+writes. For that, name a model and tell it in `instruction` what to write, or bring such texts along
+in the rows.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from triptych.datamodules.batches.chunks import sentences
+from triptych.datamodules.remember.rewriting import RewriterConfig, rewriter_fingerprint, rewritten
+
+TITLED_LEADS = (
+    "According to {title}: ",
+    "About {title}: ",
+    "From a text on {title}: ",
+    "What is known of {title}: ",
+)
+LEADS = ("It is written: ", "Read this: ", "In a text one finds: ", "To say it again: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document that fits the context.
+
+    Attributes:
+        id: The document's id, and "#2" and so on for the second chunk of several.
+        text: What it says.
+        title: The document's title, if it has one.
+        augmentations: Texts that say the same, of the document's own row.
+    """
+
+    id: str
+    text: str
+    title: str | None = None
+    augmentations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AugmentationsConfig:
+    """In which further texts a chunk is taught.
+
+    Args:
+        source: "templates": leads and sentences in another order; "rows": the field
+            `augmentations` of the documents' rows, which must then fit the context uncut; "model":
+            what `model` writes.
+        num_augmentations: Most such texts in one visit beside the chunk itself, drawn anew in each
+            pass.
+        model: For "model": which one, and how it is told.
+    """
+
+    source: Literal["templates", "rows", "model"] = "templates"
+    num_augmentations: int = 8
+    model: RewriterConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_augmentations < 0:
+            raise ValueError(
+                f"augmentations.num_augmentations is {self.num_augmentations}: set it to at least "
+                "0, which teaches each chunk as it is"
+            )
+        if (self.source == "model") != (self.model is not None):
+            raise ValueError(
+                f"augmentations.source is {self.source!r}, but augmentations.model is "
+                f"{'null' if self.model is None else 'set'}: for texts from a model, set source to "
+                "model and model to such as {name: Qwen/Qwen3-0.6B}; else leave model out"
+            )
+
+    def fingerprint(self) -> str:
+        """Hash what decides the texts, but for the rows."""
+        model = rewriter_fingerprint(self.model) if self.model else None
+        settings = [asdict(self) | {"model": model}]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+class Augmentations:
+    """Draws the further texts of chunks.
+
+    Args:
+        config: Which texts.
+        chunks: What they say again.
+        cache_dir: Where a model's texts are kept.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self, config: AugmentationsConfig, chunks: Sequence[Chunk], cache_dir: Path, seed: int
+    ) -> None:
+        self._config = config
+        self._chunks = list(chunks)
+        self._seed = seed
+        self._given: list[list[str]] | None = None
+        if config.source == "rows":
+            self._given = [list(chunk.augmentations) for chunk in chunks]
+        elif config.model is not None:
+            written = rewritten([chunk.text for chunk in chunks], config.model, cache_dir)
+            self._given = [[text for text in dict.fromkeys(texts) if text] for texts in written]
+
+    def texts(self, index: int, pass_number: int) -> list[str]:
+        """Return at most `num_augmentations` texts for chunk `index`, in one pass."""
+        rng = random.Random(f"{self._seed}/{pass_number}/{index}")
+        most = self._config.num_augmentations
+        if self._given is not None:
+            given = self._given[index]
+            return rng.sample(given, most) if most < len(given) else given
+        return from_templates(self._chunks[index], most, rng)
+
+
+def from_templates(chunk: Chunk, most: int, rng: random.Random) -> list[str]:
+    """Draw different texts made of a lead and the chunk, its sentences in order or shuffled.
+
+    A chunk of few sentences gives fewer than `most`.
+    """
+    leads = [lead.format(title=chunk.title) for lead in TITLED_LEADS] if chunk.title else LEADS
+    parts = sentences(chunk.text)
+    found = {chunk.text: None}
+    for _ in range(4 * most):  # some come out as one that is there already
+        if len(found) > most:
+            break
+        shuffled = " ".join(rng.sample(parts, len(parts)))
+        said = rng.choice((chunk.text, shuffled))
+        found[rng.choice(("", *leads)) + said] = None
+    return list(found)[1:]
+
+
+def longest_lead(title: str | None) -> str:
+    """Return the longest of the leads that a document's chunks may get."""
+    leads = [lead.format(title=title) for lead in TITLED_LEADS] if title else LEADS
+    return max(leads, key=len)

@@ -1,0 +1,226 @@
+"""A stream of documents: chunk after chunk, each with further texts that say the same.
+
+    rows with a field `text`, as chunks that fit the context            `documents`
+      -> each with its augmentations                                    `augmentations`
+      -> one visit a batch, padded and never packed                     `visits`
+
+Sparse Memory Finetuning learns SimpleQA's documents this way (2510.15103, section 5): 1,824 chunks
+in order, each batch 64 augmentations of one chunk.
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerFast
+
+from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
+from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
+from triptych.datamodules.batches.tokenizer import TokenizerConfig, encode_texts
+from triptych.datamodules.batches.visit_datamodule import VisitDataModule, VisitedPart
+from triptych.datamodules.batches.visits import VisitSource
+from triptych.datamodules.embedded.articles import embedded_documents
+from triptych.datamodules.remember.facts.fact_mentions import FactMentions
+from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
+from triptych.datamodules.remember.text.augmentations import (
+    Augmentations,
+    AugmentationsConfig,
+    Chunk,
+)
+from triptych.datamodules.remember.text.documents import (
+    DocumentsConfig,
+    cut_documents,
+    read_documents,
+)
+from triptych.datamodules.sources.data_roles import check_roles
+from triptych.datamodules.sources.records import source_fingerprint
+
+VALIDATION_SEED = 0  # the chunks of the validation stay the same whatever the seed of training
+
+
+class ChunkVisits(VisitSource):
+    """Each chunk with its augmentations as documents.
+
+    An augmentation that is longer than the context is cut.
+
+    Args:
+        chunks: What is taught.
+        augmentations: Their further texts.
+        tokenizer: With BOS and EOS.
+        context_length: T.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        augmentations: Augmentations,
+        tokenizer: PreTrainedTokenizerFast,
+        context_length: int,
+    ) -> None:
+        self.ids = [chunk.id for chunk in chunks]
+        self._texts = [chunk.text for chunk in chunks]
+        self._augmentations = augmentations
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+
+    def documents(self, index: int, pass_number: int) -> list[Document]:
+        """Return the chunk and its augmentations in one pass."""
+        texts = [self._texts[index], *self._augmentations.texts(index, pass_number)]
+        return [self._document(ids) for ids in encode_texts(self._tokenizer, texts)]
+
+    def chunk(self, index: int) -> Document:
+        """Return the chunk alone."""
+        return self._document(*encode_texts(self._tokenizer, [self._texts[index]]))
+
+    def _document(self, ids: list[int]) -> Document:
+        ids = ids[: self._context_length - 2]
+        special = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        whole = np.array([special[0], *ids, special[1]], np.int32)
+        labels = whole.copy()
+        labels[0] = IGNORED_LABEL
+        return Document(whole, labels)
+
+
+class DocumentStreamPart(VisitedPart[ChunkVisits]):
+    """The documents, their chunks and what is asked; arguments are those of `DocumentStream`."""
+
+    name = "documents"
+
+    def __init__(
+        self,
+        documents: DocumentsConfig,
+        augmentations: AugmentationsConfig,
+        questions: FactsConfig | None,
+        chunks_per_batch: int,
+        steps_per_visit: int,
+        shuffle: bool,
+        data_dir: str | None,
+    ) -> None:
+        super().__init__(chunks_per_batch, steps_per_visit, shuffle, item="chunks")
+        if documents.only_about_questions and questions is None:
+            raise ValueError(
+                "documents.only_about_questions is true, but data.questions is null: say there "
+                "which facts the documents are to be about"
+            )
+        self._config = documents
+        self._source = locate(documents.source, data_dir)
+        check_roles([self._source])
+        self._augmentations = augmentations
+        self._asked = FactsPart(questions, data_dir) if questions is not None else None
+
+    def fingerprint(self) -> str:
+        """Hash the documents, how they are augmented, and the order they come in."""
+        about = self._about()
+        rows = source_fingerprint(self._source, embedded_documents)
+        settings = [
+            rows,
+            about and about.fingerprint(),
+            self._augmentations.fingerprint(),
+            self.order,
+        ]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield the documents, for a run that does not take its model's tokenizer."""
+        return (row["text"] for row in read_documents(self._source, self._about()))
+
+    def make_visits(self, row_format: RowFormat) -> ChunkVisits:
+        """Return the chunks with their documents."""
+        kind = self._augmentations.source
+        chunks = cut_documents(
+            read_documents(self._source, self._about()),
+            row_format,
+            with_leads=kind == "templates",
+            with_own=kind == "rows",
+        )
+        augmentations = Augmentations(
+            self._augmentations, chunks, row_format.cache_dir, row_format.seed
+        )
+        return ChunkVisits(chunks, augmentations, row_format.tokenizer, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return the chunks as text, and the questions about the facts."""
+        visits = self.visits(row_format)
+        indices = range(len(visits.ids))
+        most = self._config.validation_chunks
+        if most is not None and most < len(indices):
+            indices = sorted(random.Random(VALIDATION_SEED).sample(indices, most))
+
+        def collate(rows: Sequence[int]) -> dict[str, Any]:
+            return row_format.collate_padded([visits.chunk(indices[row]) for row in rows])
+
+        evaluations = [Evaluation(self.name, len(indices), collate)]
+        return evaluations + (self._asked.evaluations(row_format) if self._asked else [])
+
+    def _about(self) -> FactMentions | None:
+        if self._asked is None or not self._config.only_about_questions:
+            return None
+        return FactMentions(self._asked.facts)
+
+
+class DocumentStream(VisitDataModule):
+    """Documents one chunk after another, to be learnt by a model that knows others.
+
+    Every batch is a visit to one chunk (or a few) with its augmentations, one a row, padded and
+    never packed; all tokens are learnt. An epoch is one pass over the chunks, so
+    `trainer.max_epochs` is the number of passes. Validation measures the likelihood of the chunks
+    (`val/documents/...`) and asks `questions` (`val/facts/...`).
+
+    With several processes, the texts of a visit are shared out among them.
+
+    Args:
+        documents: Which documents.
+        augmentations: In which further texts they are taught.
+        questions: Facts to ask in validation, which nothing but the documents teaches; null: none.
+        chunks_per_batch: Chunks taught together in one batch, all processes together.
+        steps_per_visit: Consecutive batches that repeat the same chunks.
+        shuffle: Whether the order is drawn by `seed`, anew for each pass; false: as they come.
+        tokenizer: Which tokenizer; a model that starts from another (`init_from`) brings its own.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+        context_length: Tokens of the longest chunk with its lead.
+        eval_batch_size: Validation rows per process and batch.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of the order and of the augmentations.
+        cache_dir: Where tokenizers and generated texts are kept; null: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        documents: DocumentsConfig = DocumentsConfig(),  # noqa: B008 (frozen)
+        augmentations: AugmentationsConfig = AugmentationsConfig(),  # noqa: B008 (frozen)
+        questions: FactsConfig | None = None,
+        chunks_per_batch: int = 1,
+        steps_per_visit: int = 1,
+        shuffle: bool = False,
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        part = DocumentStreamPart(
+            documents,
+            augmentations,
+            questions,
+            chunks_per_batch,
+            steps_per_visit,
+            shuffle,
+            data_dir,
+        )
+        super().__init__(
+            part,
+            tokenizer=tokenizer,
+            context_length=context_length,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )

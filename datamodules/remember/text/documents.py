@@ -1,0 +1,144 @@
+"""Documents to teach: rows with a field `text`, cut into chunks that fit the context."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from triptych.datamodules.batches.chunks import chunk_text
+from triptych.datamodules.batches.packed_datamodule import RowFormat
+from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.embedded.articles import embedded_documents
+from triptych.datamodules.remember.facts.fact_mentions import FactMentions
+from triptych.datamodules.remember.text.augmentations import Chunk, longest_lead
+from triptych.datamodules.sources.records import RecordSource, describe, read_records
+
+
+@dataclass(frozen=True)
+class DocumentsConfig:
+    """Which documents are taught.
+
+    Args:
+        source: Rows with `text`, and perhaps `id`, `title`, and `augmentations` (a list of texts
+            that say the same). The embedded default is an article on each country, element, US
+            state and book.
+        only_about_questions: Take only documents that name the subject and an answer of one of the
+            facts that are asked.
+        validation_chunks: Measure the likelihood of at most so many chunks, drawn at random but
+            the same each time; null: of all.
+    """
+
+    source: RecordSource = field(default_factory=RecordSource)
+    only_about_questions: bool = False
+    validation_chunks: int | None = 256
+
+    def __post_init__(self) -> None:
+        if self.validation_chunks is not None and self.validation_chunks < 1:
+            raise ValueError(
+                f"documents.validation_chunks is {self.validation_chunks}: set it to at least 1, "
+                "or null for all"
+            )
+
+
+def read_documents(source: RecordSource, about: FactMentions | None = None) -> list[dict[str, Any]]:
+    """Read documents; those without an id are numbered.
+
+    Args:
+        source: Where to read.
+        about: Keep only documents in which these facts are.
+
+    Returns:
+        Rows with `id`, `text`, and, or None, `title` and `augmentations`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed, two have one id, or no document is left.
+    """
+    rows = read_records(
+        source,
+        required={"text": str},
+        optional={"id": str, "title": str, "augmentations": list[str]},
+        embedded=embedded_documents,
+        row_check=lambda row: None if row["text"].strip() else "field 'text' is empty",
+    )
+    documents = [
+        {**row, "id": row["id"] or f"row {number}"} for number, row in enumerate(rows, start=1)
+    ]
+    repeated = [name for name, count in Counter(r["id"] for r in documents).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"{describe(source)} has several documents with the id {repeated[0]!r}: give each an "
+            "id of its own, or none"
+        )
+    if about is not None:
+        documents = [row for row in documents if about.are_in(row["text"])]
+        if not documents:
+            raise ValueError(
+                f"no document in {describe(source)} names the subject and an answer of one of the "
+                "facts in data.questions: choose other facts, or set "
+                "documents.only_about_questions to false"
+            )
+    return documents
+
+
+def cut_documents(
+    documents: Iterable[dict[str, Any]], row_format: RowFormat, with_leads: bool, with_own: bool
+) -> list[Chunk]:
+    """Cut documents into chunks.
+
+    Args:
+        documents: From `read_documents`.
+        row_format: Tokenizer and context length.
+        with_leads: Whether to leave room for what augmentations by templates begin with.
+        with_own: Whether the rows' own augmentations are taught, and so have to fit.
+
+    Raises:
+        ValueError: if the context is too short, or a row's augmentations do not go with its chunk.
+    """
+    chunks = []
+    for row in documents:
+        lead = longest_lead(row["title"]) if with_leads else ""
+        texts = _cut(row, row_format, lead)
+        augmentations = tuple(row["augmentations"] or ())
+        if with_own:
+            _check_augmentations(row["id"], texts, augmentations, row_format)
+        for number, text in enumerate(texts, start=1):
+            chunk_id = row["id"] if number == 1 else f"{row['id']}#{number}"
+            chunks.append(Chunk(chunk_id, text, row["title"], augmentations))
+    return chunks
+
+
+def _cut(row: dict[str, Any], row_format: RowFormat, lead: str) -> list[str]:
+    try:
+        return chunk_text(row["text"], lambda text: _fits(lead + text, row_format))
+    except ValueError as error:
+        before = f", whose augmentations begin with {lead!r}" if lead else ""
+        raise ValueError(
+            f"context_length is {row_format.context_length}, too short for any of document "
+            f"{row['id']!r}{before}: raise it"
+        ) from error
+
+
+def _fits(text: str, row_format: RowFormat) -> bool:
+    """Whether a text fits between BOS and EOS."""
+    room = row_format.context_length - 2
+    # A token stands for a byte or more, so only long texts need to be tokenised.
+    return len(text.encode()) <= room or len(encode_texts(row_format.tokenizer, [text])[0]) <= room
+
+
+def _check_augmentations(
+    document: str, chunks: Sequence[str], augmentations: Sequence[str], row_format: RowFormat
+) -> None:
+    """Refuse augmentations that cannot be taught beside their chunk."""
+    if augmentations and len(chunks) > 1:
+        raise ValueError(
+            f"document {document!r} is cut into {len(chunks)} chunks, so its `augmentations` go "
+            "with none of them: give one chunk a row, or raise context_length"
+        )
+    for text in augmentations:
+        if not _fits(text, row_format):
+            raise ValueError(
+                f"an augmentation of document {document!r} is longer than context_length "
+                f"({row_format.context_length}): shorten it, or raise context_length. It begins "
+                f"{text[:40]!r}"
+            )

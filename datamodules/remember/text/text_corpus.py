@@ -1,0 +1,232 @@
+"""Running text as training data: books, articles, or the embedded ones.
+
+    rows with a field `text`                              `records`
+      -> [BOS] text [EOS], tokenised once and kept        `token_file`    (or `text_stream`)
+      -> cut, shuffled and packed anew in each epoch      `packing`
+
+The embedded default is short articles about countries, elements, US states and books.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.packed_datamodule import (
+    DataPart,
+    PackedDataModule,
+    RowFormat,
+    locate,
+)
+from triptych.datamodules.batches.packing import pack_epoch
+from triptych.datamodules.batches.row_stream import EpochStream, PlannedRow, RowStream
+from triptych.datamodules.batches.token_file import TokenFile, tokenised
+from triptych.datamodules.batches.tokenizer import TokenizerConfig
+from triptych.datamodules.embedded.articles import embedded_articles
+from triptych.datamodules.remember.facts.fact_mentions import FactMentions
+from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
+from triptych.datamodules.remember.text.text_stream import StreamedText
+from triptych.datamodules.sources.data_roles import check_roles
+from triptych.datamodules.sources.records import (
+    EmbeddedRows,
+    RecordSource,
+    describe,
+    source_fingerprint,
+    stream_records,
+)
+
+VALIDATION_SEED = 0  # validation rows stay the same whatever the seed of training
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Which text to train and to validate on.
+
+    Args:
+        train: Sources that train, read as one corpus. Rows need a field `text`; where it is called
+            otherwise, set the source's `columns`.
+        validation: Sources that only evaluate, by the name of their log keys; null: the embedded
+            articles' validation split, as `text`.
+        streaming: Tokenise the training sources as they are trained on instead of before, for data
+            too large for the disk. Texts come in the order of the sources, shuffled within
+            `shuffle_buffer`; at most one worker reads them.
+        shuffle_buffer: Texts that are shuffled and packed together when streaming.
+        without_facts: Leave out the training texts that give one of these facts away (those that
+            name its subject and one of its answers), so that the facts are new to the model when
+            they are taught. Null: train on all texts.
+        max_validation_rows: Validate each source on at most so many rows, drawn at random but the
+            same each time; null: on all.
+    """
+
+    train: list[RecordSource] = field(default_factory=lambda: [RecordSource()])
+    # A default of None: the parser cannot write a dict of dataclasses back into YAML.
+    validation: dict[str, RecordSource] | None = None
+    streaming: bool = False
+    shuffle_buffer: int = 1000
+    without_facts: FactsConfig | None = None
+    max_validation_rows: int | None = None
+
+
+class TextPart(DataPart):
+    """The text within a datamodule: what `TextCorpus` and mixtures with text are made of.
+
+    Args:
+        config: Which text.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a source may not train, or validates on what trains (`data_roles`).
+    """
+
+    name = "text"
+
+    def __init__(self, config: TextConfig, data_dir: str | None = None) -> None:
+        if not config.train:
+            raise ValueError("text.train names no source: give at least one")
+        if config.max_validation_rows is not None and config.max_validation_rows < 1:
+            raise ValueError(
+                f"text.max_validation_rows is {config.max_validation_rows}: set it to at least 1, "
+                "or leave text.validation empty to validate on no text"
+            )
+        self.config = config
+        self._train = [locate(source, data_dir) for source in config.train]
+        validation = {"text": RecordSource()} if config.validation is None else config.validation
+        self._validation = {name: locate(source, data_dir) for name, source in validation.items()}
+        check_roles(self._train, self._validation.values())
+        left_out = config.without_facts
+        self._left_out = FactsPart(left_out, data_dir) if left_out is not None else None
+
+    @cached_property
+    def _mentions(self) -> FactMentions | None:
+        """What must not be in the training texts."""
+        return FactMentions(self._left_out.facts) if self._left_out is not None else None
+
+    def fingerprint(self) -> str:
+        """Hash the training texts and how they are streamed."""
+        sources = [source_fingerprint(source, embedded_articles) for source in self._train]
+        streamed = self.config.shuffle_buffer if self.config.streaming else None
+        left_out = self._mentions.fingerprint() if self._mentions is not None else None
+        settings = [sources, streamed, left_out]
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+    def tokenizer_texts(self) -> Iterator[str]:
+        """Yield the training texts."""
+        return _texts(self._train, embedded_articles, self._mentions)
+
+    def train_stream(self, row_format: RowFormat) -> RowStream:
+        """Return the training rows."""
+        if self.config.streaming:
+            return StreamedText(
+                partial(_texts, self._train, embedded_articles, self._mentions),
+                row_format.tokenizer,
+                context_length=row_format.context_length,
+                seed=row_format.seed,
+                texts_per_block=self.config.shuffle_buffer,
+                name=self.name,
+            )
+        corpus = _corpus(self.name, self._train, embedded_articles, row_format, self._mentions)
+        return EpochStream(corpus, row_format.seed, row_format.context_length)
+
+    def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
+        """Return one validation set for each source."""
+        return [
+            self._evaluation(name, source, row_format) for name, source in self._validation.items()
+        ]
+
+    def _evaluation(self, name: str, source: RecordSource, row_format: RowFormat) -> Evaluation:
+        articles = partial(embedded_articles, "validation")
+        corpus = _corpus(name, [source], articles, row_format)
+        rows = pack_epoch(corpus, 0, VALIDATION_SEED, row_format.context_length)
+
+        def collate(indices: Iterable[int]) -> dict:
+            planned = [PlannedRow(rows, index, row_format.source_id) for index in indices]
+            return row_format.collate_packed(planned)
+
+        return Evaluation(
+            name, min(len(rows), self.config.max_validation_rows or len(rows)), collate
+        )
+
+
+class TextCorpus(PackedDataModule):
+    """Training and validation on running text alone.
+
+    Args:
+        text: Which text.
+        tokenizer: Which tokenizer.
+        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
+            What is not there is looked for in the working directory.
+        context_length: Tokens per row.
+        batch_size: Training rows per process and batch.
+        eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
+        rows_per_epoch: Rows of all processes after which an epoch ends; null: one pass over the
+            text. Needed when streaming.
+        num_workers: Worker processes that make training batches.
+        seed: Seed of the shuffles.
+        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
+    """
+
+    def __init__(
+        self,
+        text: TextConfig = TextConfig(),
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        data_dir: str | None = None,
+        context_length: int = 256,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        rows_per_epoch: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__(
+            [TextPart(text, data_dir)],
+            [1.0],
+            tokenizer=tokenizer,
+            context_length=context_length,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            rows_per_epoch=rows_per_epoch,
+            num_workers=num_workers,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+
+
+def _texts(
+    sources: Iterable[RecordSource], embedded: EmbeddedRows, left_out: FactMentions | None = None
+) -> Iterator[str]:
+    for source in sources:
+        is_empty = True
+        for row in stream_records(source, {"text": str}, embedded=embedded):
+            is_empty = is_empty and not row["text"].strip()
+            if left_out is None or not left_out.are_in(row["text"]):
+                yield row["text"]
+        if is_empty:
+            raise ValueError(
+                f"no text in {describe(source)}: it is empty, or holds white space alone; take it "
+                "out, or give one with at least one row of text"
+            )
+
+
+def _corpus(
+    name: str,
+    sources: list[RecordSource],
+    embedded: EmbeddedRows,
+    row_format: RowFormat,
+    left_out: FactMentions | None = None,
+) -> TokenFile:
+    fingerprints = [source_fingerprint(source, embedded) for source in sources]
+    if left_out is not None:
+        fingerprints.append(left_out.fingerprint())
+    return tokenised(
+        _texts(sources, embedded, left_out),
+        row_format.tokenizer,
+        name=name,
+        fingerprint="/".join(fingerprints),
+        cache_dir=row_format.cache_dir,
+    )

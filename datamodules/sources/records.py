@@ -1,0 +1,275 @@
+"""Rows from anywhere: the embedded default, local files, or a hub name; checked as they are read.
+
+Every row is checked where it is read, so that an error can name the file, the line and the field.
+The checked rows are handed to `datasets`: in memory (`read_records`) or as a stream
+(`stream_records`).
+"""
+
+import glob
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import datasets
+
+from triptych.datamodules.sources.record_fields import pick_fields
+from triptych.datamodules.sources.record_files import (
+    FORMATS,
+    BadRowError,
+    Row,
+    file_format,
+    file_rows,
+)
+
+EmbeddedRows = Callable[[], list[dict[str, Any]]]
+# Looks at a row whose fields have their types; says what is wrong with it ("field 'answers' is
+# empty"), or None.
+RowCheck = Callable[[dict[str, Any]], str | None]
+
+
+@dataclass(frozen=True)
+class RecordSource:
+    """Where rows come from.
+
+    Args:
+        path: "embedded" (the default that lies in the repository), a local file or pattern
+            (.jsonl .csv .parquet .txt .smi, each also with .gz), several of them, or a hub name
+            such as "allenai/c4" (write "hub:name" for a name without an owner).
+        split: Split of a hub data set.
+        subset: Subset (configuration) of a hub data set; of the embedded default, where there are
+            several.
+        revision: Commit of a hub data set. Without it the newest is read, and a run cannot be
+            resumed once that has changed.
+        columns: The data's own column for each field we ask for, where they differ, as in
+            {text: body}. Dots reach into nested columns: {answers: answer.aliases}.
+        limit: Use only the first so many rows.
+        on_bad_row: What to do with a malformed row: "error" stops and names file, line and field;
+            "skip" leaves it out, counts, and warns with the count.
+        txt_lines: Field that each line of a .txt file holds; null: the file is one running text.
+    """
+
+    path: str | list[str] = "embedded"
+    split: str = "train"
+    subset: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    txt_lines: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(
+                f"limit is {self.limit} for {describe(self)}: set it to at least 1, or null for all"
+            )
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the rows lie in the repository."""
+        return self.path == "embedded"
+
+    @property
+    def hub_name(self) -> str | None:
+        """The hub's name for this data set, or None if it is embedded or local."""
+        if isinstance(self.path, list) or self.is_embedded:
+            return None
+        if self.path.startswith("hub:"):
+            return self.path.removeprefix("hub:")
+        is_file = Path(self.path).exists() or file_format(self.path) is not None
+        return self.path if not is_file and re.fullmatch(r"[\w.-]+/[\w.-]+", self.path) else None
+
+    def files(self) -> list[Path]:
+        """List the local files, patterns expanded, in a fixed order.
+
+        Raises:
+            FileNotFoundError: if a file is missing or a pattern matches nothing.
+            ValueError: if a file is of a format we cannot read.
+        """
+        files: list[Path] = []
+        for path in [self.path] if isinstance(self.path, str) else self.path:
+            matches = sorted(map(Path, glob.glob(path, recursive=True)))
+            if Path(path).is_file():  # also where its name holds a bracket or a star
+                matches = [Path(path)]
+            if not matches:
+                raise FileNotFoundError(
+                    f"no file at {path!r}: give a file that exists (relative paths start at the "
+                    "data folder, which is data_dir or the environment's TRIPTYCH_DATA, or at the "
+                    'working directory), "hub:owner/name", or "embedded"'
+                )
+            files += matches
+        for file in files:
+            if file_format(file) is None:
+                raise ValueError(
+                    f"cannot read {str(file)!r}: its name must end in one of {', '.join(FORMATS)} "
+                    "(or that and .gz)"
+                )
+        return files
+
+
+def read_records(
+    source: RecordSource,
+    required: dict[str, type],
+    optional: dict[str, type] | None = None,
+    embedded: EmbeddedRows | None = None,
+    row_check: RowCheck | None = None,
+) -> datasets.Dataset:
+    """Read all rows of a source into memory.
+
+    Args:
+        source: Where to read.
+        required: Fields every row must have, with their types: str, int, float, list[str].
+        optional: Fields that may be missing or null, with their types; None where they are.
+        embedded: Gives the rows of the embedded default.
+        row_check: Finds what else is wrong with a row.
+
+    Returns:
+        A data set with exactly the required and optional fields as columns.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed (unless it is to be skipped) or no row is left.
+    """
+    optional = optional or {}
+    columns: dict[str, list[Any]] = {name: [] for name in required | optional}
+    for row in iterate_records(source, required, optional, embedded, row_check):
+        for name, column in columns.items():
+            column.append(row[name])
+    if not next(iter(columns.values())):
+        raise ValueError(
+            f"no rows in {describe(source)}: the source is empty; give one with at least one row"
+        )
+    features = datasets.Features({k: _feature(t) for k, t in (required | optional).items()})
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def stream_records(
+    source: RecordSource,
+    required: dict[str, type],
+    optional: dict[str, type] | None = None,
+    embedded: EmbeddedRows | None = None,
+) -> datasets.IterableDataset:
+    """Read the rows of a source one at a time; arguments and errors are those of `read_records`."""
+    arguments = {
+        "source": source,
+        "required": required,
+        "optional": optional or {},
+        "embedded": embedded,
+    }
+    return datasets.IterableDataset.from_generator(iterate_records, gen_kwargs=arguments)
+
+
+def iterate_records(
+    source: RecordSource,
+    required: dict[str, type],
+    optional: dict[str, type],
+    embedded: EmbeddedRows | None,
+    row_check: RowCheck | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield checked rows, with exactly the required and optional fields."""
+    num_read, skipped = 0, []
+    with closing(_raw_rows(source, embedded)) as rows:
+        for row in rows:
+            try:
+                if isinstance(row, BadRowError):
+                    raise row
+                checked = pick_fields(row, source.columns, required, optional)
+                if row_check is not None and (fault := row_check(checked)) is not None:
+                    raise BadRowError(f"{row.place}: {fault}")
+            except BadRowError as error:
+                if source.on_bad_row == "error":
+                    raise
+                skipped.append(str(error))
+                continue
+            num_read += 1
+            yield checked
+            if num_read == source.limit:
+                break
+    if skipped:
+        warnings.warn(
+            f"skipped {len(skipped)} malformed of {len(skipped) + num_read} rows in "
+            f"{describe(source)}; the first: {skipped[0]}",
+            stacklevel=2,
+        )
+
+
+def source_fingerprint(source: RecordSource, embedded: EmbeddedRows | None = None) -> str:
+    """Hash what a source holds and how it is read (sha256, hexadecimal).
+
+    Local files and embedded rows are hashed by content, wherever they lie; a hub data set by its
+    name and revision.
+    """
+    digest = hashlib.sha256()
+    how = [source.columns, source.limit, source.on_bad_row]
+    digest.update(json.dumps(how + ([source.txt_lines] if source.txt_lines else [])).encode())
+    if source.is_embedded:
+        digest.update(json.dumps(_embedded_rows(embedded), sort_keys=True).encode())
+    elif name := source.hub_name:
+        revision = source.revision or _newest_revision(name)
+        digest.update(json.dumps([name, source.subset, source.split, revision]).encode())
+    else:
+        for file in source.files():
+            digest.update(f"{file_format(file)} {file.stat().st_size}\n".encode())
+            with open(file, "rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def describe(source: RecordSource) -> str:
+    """Name a source in an error message."""
+    return repr(source.path) if isinstance(source.path, str) else ", ".join(map(repr, source.path))
+
+
+def _raw_rows(
+    source: RecordSource, embedded: EmbeddedRows | None
+) -> Generator[Row | BadRowError, None, None]:
+    if source.is_embedded:
+        for number, values in enumerate(_embedded_rows(embedded), start=1):
+            yield Row(f"embedded row {number}", values)
+    elif name := source.hub_name:
+        yield from _hub_rows(source, name)
+    else:
+        for file in source.files():
+            yield from file_rows(file, source.txt_lines)
+
+
+def _embedded_rows(embedded: EmbeddedRows | None) -> list[dict[str, Any]]:
+    if embedded is None:
+        raise ValueError('there is no embedded default here: give a file or "hub:owner/name"')
+    return embedded()
+
+
+def _hub_rows(source: RecordSource, name: str) -> Iterator[Row]:
+    try:
+        rows = datasets.load_dataset(
+            name, source.subset, split=source.split, revision=source.revision, streaming=True
+        )
+    except Exception as error:  # the transport's own errors differ from release to release
+        raise ValueError(
+            f"cannot load {name!r} (subset {source.subset!r}, split {source.split!r}) from the hub "
+            f"({error}): check the name and the network, or give a local file"
+        ) from error
+    for number, values in enumerate(rows, start=1):
+        yield Row(f"hub data set {name!r}, row {number}", values)
+
+
+def _newest_revision(name: str) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name).sha or "unknown"
+    except Exception:  # offline, in the transport's own words: the name has to do
+        return "unknown"
+
+
+def _feature(kind: type) -> Any:
+    names = {str: "large_string", int: "int64", float: "float64", bool: "bool"}
+    if get_origin(kind) is list:
+        return datasets.List(_feature(get_args(kind)[0]))
+    return datasets.Value(names[kind])

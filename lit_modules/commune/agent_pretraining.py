@@ -1,0 +1,182 @@
+"""Agents that are taught a debate from scratch, so that there is one to study on any machine."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triptych.datamodules.commune.agent_states import check_number
+from triptych.datamodules.commune.debate_task import DebateTask, Question
+from triptych.lit_modules.commune.debate import Debate, reply_tensors
+from triptych.lit_modules.optimization import build_adamw, with_cosine
+from triptych.lit_modules.trainer_parts import data_of
+from triptych.models.commune.agent_state import StateConfig
+from triptych.models.commune.agents_config import AgentsConfig, build_agents
+from triptych.objectives.commune.thought_loss import token_nll
+
+# Shapes: B questions, T reply positions
+
+
+class AgentPretraining(LightningModule):
+    """Teaches agents to answer, with and without messages of the others.
+
+    Each step draws how much the agents hear: nothing, some words of each other agent, or all of it.
+    A linear readout of the state (at the layer that thoughts are read from) has to name what the
+    agent sees. Without it the state may leave out evidence that attention finds elsewhere, and
+    nothing that reads states could pass it on. The readouts are thrown away afterwards.
+
+    Args:
+        vocab_size: Tokens of the tokenizer; linked from the data.
+        agents: Who takes part. Agents that share a model are taught as one.
+        state: Which hidden state will be read.
+        message_budgets: Words of each message to choose from; 0: no message; null: the whole.
+        report_weight: Of the readouts' cross-entropy.
+        learning_rate: Peak of AdamW.
+        weight_decay: Of matrices.
+        warmup_steps: Steps of linear warm-up.
+
+    Raises:
+        ValueError: if the data's task has no tokenizer to train agents with.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int | None = None,
+        agents: AgentsConfig | None = None,
+        state: StateConfig = StateConfig(),  # noqa: B008 (frozen)
+        message_budgets: list[int | None] = [0, 1, 2, None],  # noqa: B006 (never changed)
+        report_weight: float = 1.0,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 0.01,
+        warmup_steps: int = 50,
+    ) -> None:
+        super().__init__()
+        if vocab_size is None:
+            raise ValueError(
+                "the task of these data has no tokenizer to train agents with: use pretrained "
+                "agents (configs/commune/math_qwen3.yaml), or the task "
+                "triptych.datamodules.commune.pooled_evidence.PooledEvidence"
+            )
+        if not message_budgets:
+            raise ValueError("model.init_args.message_budgets is empty: [0, null] is the least")
+        self.model = build_agents(agents or AgentsConfig(num_agents=3), vocab_size, frozen=False)
+        self.state = state
+        self.message_budgets = list(message_budgets)
+        self.report_weight = report_weight
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.readouts = nn.ModuleDict()
+
+    @property
+    def task(self) -> DebateTask:
+        """What they are asked."""
+        task: DebateTask = data_of(self).task
+        return task
+
+    def setup(self, stage: str) -> None:
+        """Give the agents the task's tokenizer, and make readouts for what the task shows."""
+        check_number(self.model, self.task)
+        tokenizer = data_of(self).tokenizer
+        self.model.give_tokenizer(tokenizer)
+        for agent in self.model:
+            for config in (agent.model.config, agent.model.generation_config):
+                config.bos_token_id = tokenizer.bos_token_id
+                config.eos_token_id = tokenizer.eos_token_id
+                config.pad_token_id = tokenizer.pad_token_id
+        self.debate = Debate(self.model, self.task)
+        if not len(self.readouts):
+            num_classes = sum(self.task.report_classes)
+            # Agents of one model share a readout, under the number of the first of them.
+            for first, *_ in self._by_model() if num_classes else []:
+                size = self.model[first].state_size
+                self.readouts[str(first)] = nn.Linear(size, num_classes)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch: each question is put to one agent."""
+        asked = data_of(self).train_questions
+        questions = [asked[row] for row in batch["rows"].tolist()]
+        budget = random.choice(self.message_budgets)
+        num_agents = len(self.model)
+        shares = [questions[agent::num_agents] for agent in range(num_agents)]
+        losses = [self._model_loss(shares, agents, budget) for agents in self._by_model()]
+        loss = torch.stack(losses).sum() / len(questions)
+        self.log("train/loss_nats", loss.detach(), prog_bar=True)
+        return loss
+
+    def _readout_of(self, agent: int) -> int:
+        """Number of the agent whose readout this one shares."""
+        return next(group[0] for group in self._by_model() if agent in group)
+
+    def _by_model(self) -> list[list[int]]:
+        """The agents of each model: they are asked in one batch."""
+        groups: dict[int, list[int]] = {}
+        for number, agent in enumerate(self.model):
+            groups.setdefault(id(agent), []).append(number)
+        return list(groups.values())
+
+    def _model_loss(
+        self, shares: Sequence[list[Question]], agents: Sequence[int], budget: int | None
+    ) -> Tensor:
+        """Sum over the questions that are put to agents of one model."""
+        who, task = self.model[agents[0]], self.task
+        prompts, replies, seen = [], [], []
+        for agent in agents:
+            own = shares[agent]
+            heard = None if budget == 0 else task.messages(own, [], agent, budget)
+            prompts += task.encode(who.tokenizer, own, agent, heard)
+            replies += task.reference_replies(own, agent) or []
+            seen += [task.report(question, agent) for question in own]
+        if not prompts:
+            return torch.zeros((), device=self.device)
+        reply_BT, reply_mask_BT = reply_tensors(who, replies)
+        logits_BTV, states = who.reply_logits_and_states(*who.pad(prompts), reply_BT, self.state)
+        nll_BT = token_nll(logits_BTV, reply_BT) * reply_mask_BT
+        loss = (nll_BT.sum(1) / reply_mask_BT.sum(1)).sum()
+        if len(self.readouts):
+            report = self._report_loss(states, seen, agents[0])[0]
+            loss = loss + self.report_weight * len(prompts) * report
+        return loss
+
+    def _report_loss(
+        self, states: Tensor, seen: Sequence[Sequence[int]], agent: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and accuracy of what the readout says the agent sees."""
+        labels = torch.tensor(seen, device=states.device)
+        logits = self.readouts[str(agent)](states).split(list(self.task.report_classes), 1)
+        losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(logits)]
+        right = [(part.argmax(1) == labels[:, i]).float() for i, part in enumerate(logits)]
+        return torch.stack(losses).mean(), torch.stack(right).mean()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Accuracy alone and with messages of each length; what states hold of the evidence."""
+        asked = data_of(self).val_questions
+        questions = [asked[row] for row in batch["rows"].tolist()]
+        for budget in self.message_budgets:
+            heard = None if budget == 0 else self.debate.hear(questions, [], budget)
+            right, total = self.debate.correct(questions, self.debate.replies(questions, heard))
+            name = {0: "single", None: "text_full"}.get(budget, f"text_{budget}")
+            self._log(f"val/{name}/accuracy", right / total, len(questions))
+        if len(self.readouts):
+            shares = []
+            for agent, who in enumerate(self.model):
+                states = who.states(*self.debate.prompt(questions, agent), self.state)
+                seen = [self.task.report(question, agent) for question in questions]
+                shares.append(self._report_loss(states, seen, self._readout_of(agent))[1])
+            self._log("val/state/evidence_share", torch.stack(shares).mean(), len(questions))
+
+    def _log(self, name: str, value: Any, batch_size: int) -> None:
+        self.log(name, value, on_epoch=True, sync_dist=True, batch_size=batch_size)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, warm-up and cosine."""
+        optimizer = build_adamw(
+            self, self.learning_rate, self.learning_rate, self.weight_decay, 0.0, (0.9, 0.99)
+        )
+        total_steps = self.trainer.estimated_stepping_batches
+        return with_cosine(optimizer, self.warmup_steps, total_steps, 0.05)

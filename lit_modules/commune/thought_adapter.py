@@ -1,0 +1,330 @@
+"""The second half: an adapter that turns thoughts into prefixes, agents and codec frozen."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from triptych.datamodules.commune.agent_states import StateCache
+from triptych.datamodules.commune.debate_task import Question
+from triptych.lit_modules.commune.debate import Debate, end_mask
+from triptych.lit_modules.commune.debating_module import DebatingModule
+from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation
+from triptych.lit_modules.commune.thought_interventions import Interventions, intervene
+from triptych.lit_modules.optimization import with_cosine
+from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.models.commune.agent_state import StateConfig
+from triptych.models.commune.agents import Agents
+from triptych.models.commune.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
+from triptych.models.commune.soft_replies import sample_soft_reply
+from triptych.models.commune.thought_system import ThoughtSystem
+from triptych.objectives.commune.thought_loss import (
+    ThoughtLossConfig,
+    ThoughtTerms,
+    mean_embedding,
+    reinforce_terms,
+    straight_through_terms,
+    straight_through_tokens,
+    teacher_forced_terms,
+)
+
+# Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H states, Z latents
+
+Reference = Literal["text_debate", "no_prefix", "task"]
+
+
+class ThoughtAdapter(DebatingModule):
+    """Trains the adapter.
+
+        states of round 1 (cached) -> codec -> thoughts -> adapter -> prefix of each agent
+        round 2: the agent answers with its prefix before the question
+        later rounds: its state is read again, the prefix included, and so on
+
+    Args:
+        init_from: Exported folder of a codec with its agents, or the experiment that trains it.
+        adapter: Routing and sizes.
+        loss: Weights, and how gradients are had.
+        reference: y_ref: what the agent replies after hearing the others in full (`text_debate`);
+            without a prefix (`no_prefix`, which rewards ignoring the prefix); or the task's own
+            replies (`task`).
+        rounds: 2 or more; the first is without thoughts.
+        train_on: `last` round, or the mean over `all` with thoughts.
+        text_between_rounds: Agents also hear each other's replies, as in the paper, in training
+            and in every condition with thoughts.
+        learning_rate: Peak of Adam.
+        warmup_steps: Steps of linear warm-up, then a cosine.
+        max_reference_tokens: Of y_ref: a brief continuation.
+        text_budgets: Words of each message in the debates by text to compare with, beside whole
+            ones.
+        probe_samples: Training questions whose messages leakage probes are fitted on; 0: no probe.
+        intervention_samples: Held-out questions on which every latent is set to a low and to a high
+            value, to see whom it moves (`interventions.json`); 0: none.
+
+    Raises:
+        ValueError: if a number is out of range, or the structure leaves an agent without thoughts.
+
+    Source: 2510.20733. Deviations: see `prefix_adapter` and `thought_loss`.
+    """
+
+    evaluation: ThoughtEvaluation
+
+    def __init__(
+        self,
+        init_from: str,
+        adapter: PrefixAdapterConfig = PrefixAdapterConfig(),  # noqa: B008 (frozen)
+        loss: ThoughtLossConfig = ThoughtLossConfig(),  # noqa: B008 (frozen)
+        reference: Reference = "text_debate",
+        rounds: int = 2,
+        train_on: Literal["last", "all"] = "last",
+        text_between_rounds: bool = False,
+        learning_rate: float = 2e-3,
+        warmup_steps: int = 20,
+        max_reference_tokens: int = 64,
+        text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
+        probe_samples: int = 2048,
+        intervention_samples: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("rounds", rounds, 2),
+            ("max_reference_tokens", max_reference_tokens, 1),
+            ("warmup_steps", warmup_steps, 0),
+            ("probe_samples", probe_samples, 0),
+            ("intervention_samples", intervention_samples, 0),
+        ):
+            if value < least:
+                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"model.init_args.learning_rate is {learning_rate}: set it above 0")
+        self.model = ThoughtSystem.load(init_from)
+        self.model.codec.requires_grad_(False)
+        scales = [agent.embedding_rms for agent in self.agents]
+        self.model.adapter = PrefixAdapter(
+            self.model.relevant_KZ, self.agents.widths, scales, adapter
+        )
+        self.loss = loss
+        self.reference: Reference = reference
+        self.rounds = rounds
+        self.train_on = train_on
+        self.text_between_rounds = text_between_rounds
+        self.learning_rate = learning_rate
+        self.warmup_steps = warmup_steps
+        self.max_reference_tokens = max_reference_tokens
+        self.text_budgets = list(text_budgets)
+        self.probe_samples = probe_samples
+        self.intervention_samples = intervention_samples
+        self.strict_loading = False  # frozen agents are in no checkpoint
+        self.sample_rows: list[dict[str, Any]] = []
+        self._references: list[list[Tensor]] = []
+
+    @property
+    def agents(self) -> Agents:
+        """Who exchanges thoughts."""
+        return self.model.agents
+
+    @property
+    def state(self) -> StateConfig:
+        """Which of their states is read."""
+        return self.model.state
+
+    def setup(self, stage: str) -> None:
+        """Meet the task."""
+        self.debate = Debate(self.agents, self.task)
+        self.evaluation = ThoughtEvaluation(
+            self.model, self.debate, self.rounds, self.text_between_rounds, self.text_budgets
+        )
+
+    # -- references -------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Write down what each agent should have said, once for all steps."""
+        self.train()  # agents and codec go back to evaluation mode whenever they are used
+        questions = data_of(self).train_questions
+        if is_dry_run(self):
+            self._references = []
+            return
+        self._references = self._reply_references(questions)
+        self.train()
+
+    def _reply_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
+        references: list[list[Tensor]] = [[] for _ in range(len(self.agents))]
+        size = data_of(self).eval_batch_size
+        for start in range(0, len(questions), size):
+            for agent, ids in enumerate(self._some_references(questions[start : start + size])):
+                references[agent] += ids
+        return references
+
+    def _some_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
+        """Reference ids of each agent, cut after the end token."""
+        messages = None
+        if self.reference == "text_debate":
+            messages = self.debate.hear(questions, self.debate.replies(questions))
+        rows = []
+        for number, agent in enumerate(self.agents):
+            if self.reference == "task":
+                texts = self.task.reference_replies(questions, number)
+                if texts is None:
+                    raise ValueError(
+                        "model.init_args.reference is task, but this task knows no replies: choose "
+                        "text_debate or no_prefix"
+                    )
+                encoded = agent.tokenizer(texts, add_special_tokens=False)["input_ids"]
+                ids = [torch.tensor([*row, agent.tokenizer.eos_token_id]) for row in encoded]
+            else:
+                heard = None if messages is None else messages[number]
+                ids_BT = self.debate.reply_ids(questions, number, heard)
+                mask_BT = end_mask(ids_BT, agent)
+                ids = [row[keep].cpu() for row, keep in zip(ids_BT, mask_BT, strict=True)]
+            rows.append([row[: self.max_reference_tokens] for row in ids])
+        return rows
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch of questions: thoughts, prefixes, and what the agents say with them."""
+        rows = batch["rows"].tolist()
+        questions = [data_of(self).train_questions[row] for row in rows]
+        if self._references:
+            references = [[of_agent[row] for row in rows] for of_agent in self._references]
+        else:
+            references = self._some_references(questions)
+        states_BH, messages = batch["states"], None
+        if self.text_between_rounds:
+            messages = self.debate.hear(questions, self.debate.replies(questions))
+        losses: list[Tensor] = []
+        for number in range(1, self.rounds):
+            prefixes = self.model.prefixes(self.model.think(states_BH))
+            is_last = number == self.rounds - 1
+            if is_last or self.train_on == "all":
+                losses.append(self._round_loss(questions, references, prefixes, messages))
+            if not is_last:
+                detached = [prefix.detach() for prefix in prefixes]
+                states_BH = self.debate.states(questions, self.state, detached, messages)
+                if self.text_between_rounds:
+                    said = self.debate.replies(questions, messages, detached)
+                    messages = self.debate.hear(questions, said)
+        loss = torch.stack(losses).mean()
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _round_loss(
+        self,
+        questions: Sequence[Question],
+        references: Sequence[Sequence[Tensor]],
+        prefixes: Sequence[Tensor],
+        messages: Sequence[Sequence[Sequence[str]]] | None,
+    ) -> Tensor:
+        terms = []
+        for agent, prefix_BMD in enumerate(prefixes):
+            heard = None if messages is None else messages[agent]
+            terms.append(self._terms(questions, references[agent], agent, prefix_BMD, heard))
+        self.log("train/semantic_distance", torch.stack([t.semantic for t in terms]).mean())
+        self.log("train/nll_nats_per_token", torch.stack([t.fluency for t in terms]).mean())
+        return torch.stack([t.loss for t in terms]).mean()
+
+    def _terms(
+        self,
+        questions: Sequence[Question],
+        references: Sequence[Tensor],
+        agent: int,
+        prefix_BMD: Tensor,
+        heard: Sequence[Sequence[str]] | None,
+    ) -> ThoughtTerms:
+        who, config = self.agents[agent], self.loss
+        ids, mask = self.debate.prompt(questions, agent, heard)
+        lengths_B1 = torch.tensor([[len(row)] for row in references])
+        ids_BT = pad_sequence(list(references), True, who.pad_id).to(self.device)
+        mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B1).to(self.device)
+        embedding_VD = who.embedding_weight
+        if config.gradient == "teacher_forced":
+            logits_BTV = who.reply_logits(ids, mask, ids_BT, prefix_BMD)
+            return teacher_forced_terms(logits_BTV, ids_BT, mask_BT, embedding_VD, config)
+        meant_BD = mean_embedding(who.embed(ids_BT), mask_BT)
+        num_tokens = ids_BT.shape[1]
+        if config.gradient == "straight_through":
+            tokens_BTV, logits_BTV = sample_soft_reply(
+                who,
+                ids,
+                mask,
+                prefix_BMD,
+                num_tokens,
+                lambda logits_BV: straight_through_tokens(logits_BV, config.temperature),
+            )
+            said_mask_BT = end_mask(tokens_BTV.argmax(-1), who)
+            return straight_through_terms(
+                tokens_BTV, logits_BTV, said_mask_BT, meant_BD, embedding_VD, config
+            )
+        sampled_BT = who.generate(ids, mask, num_tokens, prefix_BMD.detach(), temperature=1.0)
+        logits_BTV = who.reply_logits(ids, mask, sampled_BT, prefix_BMD)
+        return reinforce_terms(
+            logits_BTV, sampled_BT, end_mask(sampled_BT, who), meant_BD, embedding_VD, config
+        )
+
+    # -- validation -------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Every condition on held-out questions."""
+        asked = data_of(self).val_questions
+        questions = [asked[row] for row in batch["rows"].tolist()]
+        self.evaluation.add(questions, batch["states"])
+
+    def on_validation_epoch_end(self) -> None:
+        """Accuracies, bytes, consensus; what messages give away."""
+        values = self.debated_values()
+        if self.probe_samples and self.task.num_private_classes and not is_dry_run(self):
+            data = data_of(self)
+            cache: StateCache = data.caches["train"]
+            rows = range(min(self.probe_samples, len(cache)))
+            fit = self.model.think(cache.rows(rows).to(self.device))
+            held_out_cache: StateCache = data.caches["val"]
+            held_out = self.model.think(
+                held_out_cache.rows(range(len(held_out_cache))).to(self.device)
+            )
+            private = [question.private for question in data.train_questions[: len(rows)]]
+            values |= self.evaluation.probe(
+                fit, private, held_out, [q.private for q in data.val_questions]
+            )
+        table = self.evaluation.table(values)
+        if self.intervention_samples and not is_dry_run(self):
+            found = self._intervene()
+            values |= found.values()
+            table += found.table()
+        self.report(values, table)
+        self.sample_rows = self.evaluation.samples
+
+    def _intervene(self) -> Interventions:
+        """Set latents by hand; leaves `interventions.json`."""
+        data = data_of(self)
+        cache: StateCache = data.caches["val"]
+        rows = range(min(self.intervention_samples, len(cache)))
+        found = intervene(
+            self.model,
+            self.debate,
+            data.val_questions[: len(rows)],
+            cache.rows(rows).to(self.device),
+        )
+        if self.trainer.is_global_zero:
+            path = Path(self.trainer.default_root_dir) / "interventions.json"
+            path.write_text(json.dumps(found.report()) + "\n")
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen agents out."""
+        for name in [n for n in checkpoint["state_dict"] if n.startswith("model.agents.")]:
+            del checkpoint["state_dict"][name]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, warm-up and cosine."""
+        assert self.model.adapter is not None
+        parameters = [p for p in self.model.adapter.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(
+            [{"params": parameters, "name": "adapter"}], self.learning_rate
+        )
+        total_steps = self.trainer.estimated_stepping_batches
+        return with_cosine(optimizer, self.warmup_steps, total_steps, 0.05)

@@ -1,0 +1,380 @@
+"""A codec on the states of frozen agents, and the structure that its decoder shows."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
+
+from triptych.datamodules.commune.agent_states import StateCache
+from triptych.lit_modules.commune.sharing_figure import draw_sharing
+from triptych.lit_modules.optimization import stepped
+from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.models.commune.agent_state import StateConfig
+from triptych.models.commune.agents import Agents
+from triptych.models.commune.agents_config import AgentsConfig, build_agents
+from triptych.models.commune.perceptron import Activation
+from triptych.models.commune.thought_codec import EVERYONE, ThoughtCodec, ThoughtCodecConfig
+from triptych.models.commune.thought_system import ThoughtSystem
+from triptych.objectives.commune.jacobian import decorrelation
+from triptych.objectives.commune.jacobian_penalty import JacobianPenalty
+from triptych.objectives.commune.private_thoughts import OutsideAdversary, SharedAdversary
+from triptych.objectives.commune.structure.findings import Finding, examine
+from triptych.objectives.commune.structure.sharing import Sharing
+from triptych.objectives.commune.structure.stability import stability_over_bootstraps
+from triptych.objectives.commune.structure.support import (
+    Statistic,
+    agent_magnitude,
+    binarize,
+    element_magnitude,
+    sample_agent_squares,
+    widest_gap,
+)
+
+# Shapes: B batch, N questions, H dimensions of all agents' states, Z latents, K agents
+
+LATENT_STATISTICS_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class CodecSizes:
+    """Sizes of the codec; the agents' states say the rest.
+
+    Args:
+        num_latents: Z, the paper's n_z.
+        encoder_hidden: Widths of the encoder's hidden layers; none: linear.
+        decoder_hidden: The same of the decoder.
+        activation: `leaky_relu` or `gelu`.
+        private_per_agent: So many latents of each agent are read from its state alone (the masked
+            encoder, ours), and the rest from all. 0: all from all, as in the paper.
+        private_hidden: Widths of the hidden layers of encoders of private latents; none: linear.
+            Adversaries go by squared errors, which see what moves the mean of a private latent. A
+            linear encoder cannot put evidence anywhere else.
+    """
+
+    num_latents: int = 32
+    encoder_hidden: list[int] = field(default_factory=lambda: [128])
+    decoder_hidden: list[int] = field(default_factory=lambda: [64])
+    activation: Activation = "gelu"
+    private_per_agent: int = 0
+    private_hidden: list[int] = field(default_factory=list)
+
+    def of(self, agents: Agents) -> ThoughtCodecConfig:
+        """The codec for these agents.
+
+        Raises:
+            ValueError: if there are more private latents than latents.
+        """
+        owners = None
+        if self.private_per_agent:
+            owners = [k for k in range(len(agents)) for _ in range(self.private_per_agent)]
+            if len(owners) >= self.num_latents:
+                raise ValueError(
+                    f"codec.private_per_agent is {self.private_per_agent}, which makes "
+                    f"{len(owners)} private latents of {self.num_latents}: lower it, or raise "
+                    "codec.num_latents, so that some are left to share"
+                )
+            owners += [EVERYONE] * (self.num_latents - len(owners))
+        return ThoughtCodecConfig(
+            agents.state_sizes,
+            self.num_latents,
+            list(self.encoder_hidden),
+            list(self.decoder_hidden),
+            self.activation,
+            owners,
+            agents.names,
+            list(self.private_hidden),
+        )
+
+
+@dataclass(frozen=True)
+class StructureConfig:
+    """How the structure is read off the decoder.
+
+    Args:
+        statistic: Over samples and the rows of an agent, of the Jacobian's elements.
+        threshold: Share of the largest magnitude above which a latent matters to an agent; null:
+            in the middle of the widest gap.
+        num_samples: Held-out questions whose Jacobian is looked at.
+        num_bootstraps: Resamplings of them.
+    """
+
+    statistic: Statistic = "rms"
+    threshold: float | None = None
+    num_samples: int = 256
+    num_bootstraps: int = 50
+
+
+class ThoughtAutoencoder(LightningModule):
+    """Trains a codec on the cached states of frozen agents.
+
+    The loss is ||x - decoder(z)||^2 (sum over dimensions, mean over samples) + penalty_weight
+    penalty + decorrelation_weight ||cov(z) - I||_F^2, on z-scored states and latents of unit
+    variance.
+
+    Args:
+        init_from: Exported folder of agents, or the experiment that trains them.
+        agents: Pretrained agents, in place of `init_from`.
+        state: Which hidden state is read.
+        codec: Sizes.
+        penalty: On the decoder's Jacobian; null: none. The paper's is `{norm: l1, reduction: sum}`.
+        penalty_weight: lambda.
+        decorrelation_weight: Of the decorrelation.
+        adversary_weight: Of what an adversary finds of private latents in the shared ones, which
+            the encoder is trained to hide; needs `codec.private_per_agent`.
+        outsider_weight: Of what another one finds of an agent's private latents in the others'
+            states, so that shared evidence is kept by shared latents; likewise.
+        channel_noise: Standard deviation of noise on shared latents before decoder and adversary
+            read them, so that they are learned as they arrive under `routing.noise` of the adapter.
+        structure: How the structure is read.
+        learning_rate: Of Adam: the peak of one cycle, or constant.
+        schedule: `one_cycle` or `constant`.
+        penalty_ramp_share: Share of the steps over which the weights of the penalty and against
+            adversaries rise.
+
+    Raises:
+        ValueError: if not exactly one of `init_from` and `agents` is given, or a number is out of
+            range.
+
+    Source: 2510.20733; its authors are quoted with lambda 0.01, a learning rate of 1e-5 and
+    batches of 128. Deviations: z-scores, unit variance, decorrelation, schedules, adversary.
+    """
+
+    def __init__(
+        self,
+        init_from: str | None = None,
+        agents: AgentsConfig | None = None,
+        state: StateConfig = StateConfig(),  # noqa: B008 (frozen)
+        codec: CodecSizes = CodecSizes(),
+        penalty: JacobianPenalty | None = None,
+        penalty_weight: float = 0.3,
+        decorrelation_weight: float = 1.0,
+        adversary_weight: float = 0.0,
+        outsider_weight: float = 0.0,
+        channel_noise: float = 0.0,
+        structure: StructureConfig = StructureConfig(),
+        learning_rate: float = 4e-3,
+        schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        penalty_ramp_share: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if (init_from is None) == (agents is None):
+            raise ValueError(
+                "model.init_args.init_from names trained agents and model.init_args.agents "
+                "pretrained ones: give one of them"
+            )
+        for name, value in (
+            ("penalty_weight", penalty_weight),
+            ("decorrelation_weight", decorrelation_weight),
+            ("adversary_weight", adversary_weight),
+            ("outsider_weight", outsider_weight),
+            ("channel_noise", channel_noise),
+            ("learning_rate", learning_rate),
+        ):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"model.init_args.{name} is {value}: set it to at least 0")
+        if (adversary_weight or outsider_weight) and not codec.private_per_agent:
+            raise ValueError(
+                "model.init_args.adversary_weight and outsider_weight need latents that are "
+                "private to begin with: set model.init_args.codec.private_per_agent"
+            )
+        team = Agents.load(init_from) if init_from is not None else build_agents(_given(agents))
+        made = ThoughtCodec(codec.of(team))
+        relevant_KZ = torch.ones(len(team), codec.num_latents, dtype=torch.bool)
+        self.model = ThoughtSystem(team, state, made, relevant_KZ)
+        self.penalty, self.penalty_weight = penalty, penalty_weight
+        self.decorrelation_weight = decorrelation_weight
+        self.structure = structure
+        self.learning_rate, self.schedule = learning_rate, schedule
+        self.penalty_ramp_share = penalty_ramp_share
+        self.adversary_weight, self.outsider_weight = adversary_weight, outsider_weight
+        owners = made.config.latent_owners or []
+        self.channel_noise = channel_noise
+        self.adversary = SharedAdversary(owners, EVERYONE) if adversary_weight else None
+        self.outsider = (
+            OutsideAdversary(owners, EVERYONE, team.state_sizes) if outsider_weight else None
+        )
+        self.findings: list[Finding] = []
+        self.strict_loading = False  # frozen agents are in no checkpoint
+        self._report: dict[str, Any] = {}
+        self._magnitude_KZ = torch.zeros(0)
+
+    @property
+    def agents(self) -> Agents:
+        """Whose states are read."""
+        return self.model.agents
+
+    @property
+    def state(self) -> StateConfig:
+        """Which are read."""
+        return self.model.state
+
+    def on_fit_start(self) -> None:
+        """Take the states' statistics, once."""
+        self.train()  # the agents have been read already, and went into evaluation mode
+        if not self.model.codec.standardizer.is_fitted:
+            cache: StateCache = data_of(self).caches["train"]
+            device = self.device
+            self.model.codec.fit_statistics(batch.to(device) for batch in cache.batches())
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """One batch of states."""
+        codec = self.model.codec
+        scores_BH = codec.standardize(batch["states"])
+        latents_BZ = codec.encode_scores(scores_BH)
+        arrived_BZ = self._send(latents_BZ)
+        error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
+        loss = error
+        if self.decorrelation_weight:
+            spread = decorrelation(latents_BZ, reduction="sum")
+            self.log("train/decorrelation", spread.detach())
+            loss = loss + self.decorrelation_weight * spread
+        if self.penalty is not None and self.penalty_weight:
+            value = self.penalty(codec.decoder, latents_BZ, codec.state_sizes)
+            self.log("train/jacobian_penalty", value.detach())
+            loss = loss + self._ramp() * self.penalty_weight * value
+        if self.adversary is not None:
+            game = self.adversary(arrived_BZ)
+            self.log("train/adversary_error", game.found.detach())
+            loss = loss + game.found + self._ramp() * self.adversary_weight * game.hiding
+        if self.outsider is not None:
+            game = self.outsider(latents_BZ, scores_BH)
+            self.log("train/outsider_error", game.found.detach())
+            loss = loss + game.found + self._ramp() * self.outsider_weight * game.hiding
+        self.log("train/squared_error", error.detach(), prog_bar=True)
+        return loss
+
+    def _send(self, latents_BZ: Tensor) -> Tensor:
+        """Shared latents as they arrive; private ones as they are."""
+        if not self.channel_noise:
+            return latents_BZ
+        is_shared_Z = self.model.codec.may_matter().all(0)
+        noise_BZ = self.channel_noise * torch.randn_like(latents_BZ)
+        return latents_BZ + noise_BZ * is_shared_Z.to(noise_BZ)
+
+    def _ramp(self) -> float:
+        steps = self.penalty_ramp_share * float(self.trainer.estimated_stepping_batches)
+        return min(1.0, self.global_step / steps) if steps else 1.0
+
+    def on_validation_epoch_start(self) -> None:
+        """Take the latents' statistics of many states, in place of a running mean of batches."""
+        cache: StateCache = data_of(self).caches["train"]
+        rows = range(min(LATENT_STATISTICS_ROWS, len(cache)))
+        self.model.codec.fit_latent_statistics(cache.rows(rows).to(self.device))
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """How much of the states comes back."""
+        codec = self.model.codec
+        scores_BH = codec.standardize(batch["states"])
+        error = (codec.decoder(codec.encode_scores(scores_BH)) - scores_BH).square().mean()
+        share = 1 - error / scores_BH.square().mean()
+        self.log("val/states/explained_share", share, sync_dist=True, batch_size=len(scores_BH))
+
+    def on_validation_epoch_end(self) -> None:
+        """Read the structure off the decoder."""
+        if self.trainer.sanity_checking:
+            return
+        cache: StateCache = data_of(self).caches["val"]
+        rows = range(min(self.structure.num_samples, len(cache)))
+        sharing = self._read_structure(cache.rows(rows).to(self.device))
+        counts = torch.bincount(sharing.agreement, minlength=len(self.agents) + 1).tolist()
+        for alpha, count in enumerate(counts):
+            self.log(f"val/structure/latents_of_{alpha}_agents", float(count), sync_dist=True)
+        self.log("val/structure/gap", min(self._report["gap"], 1e6), sync_dist=True)
+        self.log("val/structure/alarms", float(sum(f.is_alarm for f in self.findings)))
+
+    @torch.no_grad()
+    def _read_structure(self, states_NH: Tensor) -> Sharing:
+        codec, config = self.model.codec, self.structure
+        latents_NZ = codec.encode(states_NH)
+        magnitude_HZ = element_magnitude(codec.decoder, latents_NZ, config.statistic)
+        magnitude_KZ = agent_magnitude(magnitude_HZ, codec.state_sizes, config.statistic)
+        threshold = widest_gap(magnitude_KZ) if config.threshold is None else config.threshold
+        support = binarize(magnitude_KZ, threshold, relative=True)
+        # What is read from one agent is its own, whatever others' decoders make of it.
+        relevant_KZ = support.mask & codec.may_matter().to(support.mask.device)
+        sharing = Sharing(relevant_KZ)
+        squares_NKZ = sample_agent_squares(codec.decoder, latents_NZ, codec.state_sizes)
+        stability = None
+        if config.statistic == "rms" and config.num_bootstraps >= 2:
+            stability = stability_over_bootstraps(
+                squares_NKZ,
+                threshold,
+                relative=True,
+                num_bootstraps=config.num_bootstraps,
+                generator=torch.Generator(squares_NKZ.device).manual_seed(0),
+            )
+        self.findings = examine(sharing, support, stability=stability)
+        self.model.relevant_KZ.copy_(relevant_KZ)
+        self._magnitude_KZ = magnitude_KZ.cpu()
+        self._report = {
+            "relative_threshold": threshold,
+            "threshold": support.threshold,
+            "gap": support.gap,
+            "agreement": sharing.agreement.tolist(),
+            "shared": sharing.shared,
+            "private": sharing.private,
+            "dead": sharing.dead,
+            "bootstrap_jaccard": None if stability is None else stability.jaccard,
+            "findings": [vars(finding) for finding in self.findings],
+        }
+        return sharing
+
+    def on_train_end(self) -> None:
+        """Write the report with its figure; say what is wrong with the structure."""
+        if not self.trainer.is_global_zero or not self._report:
+            return
+        for finding in self.findings:
+            if finding.is_alarm and not is_dry_run(self):
+                rank_zero_warn(f"{finding.name}: {finding.explanation}")
+        folder = Path(self.trainer.default_root_dir)
+        report = {k: v if v != math.inf else None for k, v in self._report.items()}
+        (folder / "structure.json").write_text(json.dumps(report, indent=2) + "\n")
+        if not is_dry_run(self):
+            (folder / "figures").mkdir(exist_ok=True)
+            figure = draw_sharing(
+                self._magnitude_KZ, self.model.relevant_KZ.cpu(), self.agents.names
+            )
+            figure.savefig(folder / "figures" / "sharing.png", dpi=150)
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """What was found, for the table at the end."""
+        return [
+            (("ALARM: " if finding.is_alarm else "") + finding.name, finding.explanation)
+            for finding in self.findings
+        ]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen agents out."""
+        for name in [n for n in checkpoint["state_dict"] if n.startswith("model.agents.")]:
+            del checkpoint["state_dict"][name]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam over the codec (and the adversaries)."""
+        parts = {
+            "codec": self.model.codec,
+            "adversary": self.adversary,
+            "outsider": self.outsider,
+        }
+        groups = [
+            {"params": list(part.parameters()), "name": name}
+            for name, part in parts.items()
+            if part is not None
+        ]
+        optimizer = torch.optim.Adam(groups, self.learning_rate)
+        if self.schedule == "constant":
+            return optimizer
+        total = int(self.trainer.estimated_stepping_batches)
+        return stepped(optimizer, OneCycleLR(optimizer, self.learning_rate, total_steps=total))
+
+
+def _given(agents: AgentsConfig | None) -> AgentsConfig:
+    assert agents is not None
+    return agents

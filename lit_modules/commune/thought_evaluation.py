@@ -1,0 +1,167 @@
+"""What thoughts are worth: accuracy with them, without them, and with thoughts that are not theirs.
+
+thought             the real thing
+no_prefix           the last round without a prefix (with what was heard, if anything)
+zero, constant      prefixes of zeros; of the mean thought
+shuffled            every question with the thoughts of another one
+
+Beside what `debate_evaluation` has: single agents, a majority, and debates by text.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.datamodules.commune.debate_task import Question
+from triptych.lit_modules.commune.debate import Debate
+from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation, Messages
+from triptych.metrics.commune.leakage_probe import probe_accuracy
+from triptych.models.commune.thought_system import ThoughtSystem
+
+# Shapes: B questions, N questions to fit on, H states, Z latents, M prefix tokens, D width
+
+BYTES_PER_NUMBER = 4
+
+
+class ThoughtEvaluation(DebateEvaluation):
+    """Collects a validation epoch.
+
+    Args:
+        system: Agents, codec, adapter.
+        debate: That asks them.
+        rounds: As in training.
+        text_between_rounds: As in training.
+        text_budgets: Words of each message, beside whole ones.
+
+    Attributes:
+        samples: Rows of a table.
+    """
+
+    def __init__(
+        self,
+        system: ThoughtSystem,
+        debate: Debate,
+        rounds: int,
+        text_between_rounds: bool,
+        text_budgets: Sequence[int],
+    ) -> None:
+        self.system = system
+        self.text_between_rounds = text_between_rounds
+        self.samples: list[dict[str, Any]] = []
+        super().__init__(debate, rounds, text_budgets)
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        super().reset()
+        self.samples = []
+
+    @torch.no_grad()
+    def add(self, questions: Sequence[Question], states_BH: Tensor) -> None:
+        """Ask some questions under every condition."""
+        debate = self.debate
+        alone = self.debate_by_text(questions)
+        messages = debate.hear(questions, alone) if self.text_between_rounds else None
+        self.count("no_prefix", questions, debate.replies(questions, messages))
+        latents_BZ = self.system.think(states_BH)
+        for name, change in (
+            ("thought", lambda latents: latents),
+            ("constant", lambda latents: latents.mean(0, keepdim=True).expand_as(latents)),
+            ("shuffled", lambda latents: latents.roll(1, 0)),
+            ("zero", None),
+        ):
+            replies = self._with_thoughts(questions, latents_BZ, messages, change)
+            self.count(name, questions, replies)
+            if name == "thought":
+                self._sample(questions, alone, replies)
+        routed = self.system.adapter.routing.routed_KZ.sum() if self.system.adapter else 0
+        self.sent_bytes["thought"] += int(
+            routed * BYTES_PER_NUMBER * len(questions) * (self.rounds - 1)
+        )
+
+    def _with_thoughts(
+        self,
+        questions: Sequence[Question],
+        latents_BZ: Tensor,
+        messages: Messages | None,
+        change: Callable[[Tensor], Tensor] | None,
+    ) -> list[list[str]]:
+        """Replies of the last round; None as a change: prefixes of zeros."""
+        prefixes: list[Tensor] = []
+        for number in range(1, self.rounds):
+            prefixes = self.system.prefixes(change(latents_BZ) if change else latents_BZ)
+            if change is None:
+                prefixes = [torch.zeros_like(prefix) for prefix in prefixes]
+            if number < self.rounds - 1:
+                states_BH = self.debate.states(questions, self.system.state, prefixes, messages)
+                latents_BZ = self.system.think(states_BH)
+                if messages is not None:
+                    said = self.debate.replies(questions, messages, prefixes)
+                    messages = self.debate.hear(questions, said)
+        return self.debate.replies(questions, messages, prefixes)
+
+    def _sample(
+        self,
+        questions: Sequence[Question],
+        alone: Sequence[Sequence[str]],
+        replies: Sequence[Sequence[str]],
+    ) -> None:
+        for number in range(min(len(questions), 16 - len(self.samples) // len(replies))):
+            for agent, of_agent in enumerate(replies):
+                self.samples.append(
+                    {
+                        "agent": self.debate.agents.names[agent],
+                        "evidence": str(questions[number].evidence[agent]),
+                        "expected": questions[number].answers[agent],
+                        "alone": alone[agent][number],
+                        "with thoughts": of_agent[number],
+                    }
+                )
+
+    @torch.no_grad()
+    def probe(
+        self,
+        latents_NZ: Tensor,
+        private_NK: Sequence[Sequence[int]],
+        held_out_BZ: Tensor,
+        held_out_private_BK: Sequence[Sequence[int]],
+    ) -> dict[str, float]:
+        """What an agent's thoughts give away of each other agent's private evidence, on average."""
+        adapter = self.system.adapter
+        assert adapter is not None
+        num_classes = self.debate.task.num_private_classes
+        label_NK = torch.tensor(private_NK, device=latents_NZ.device)
+        held_out_label_BK = torch.tensor(held_out_private_BK, device=latents_NZ.device)
+        found: dict[str, list[float]] = {"linear": [], "nonlinear": []}
+        for agent in range(len(self.debate.agents)):
+            message_NR = adapter.routing(latents_NZ, agent)
+            held_out_BR = adapter.routing(held_out_BZ, agent)
+            for other in range(len(self.debate.agents)):
+                if other == agent:
+                    continue
+                for name, hidden in (("linear", None), ("nonlinear", 64)):
+                    found[name].append(
+                        probe_accuracy(
+                            message_NR,
+                            label_NK[:, other],
+                            held_out_BR,
+                            held_out_label_BK[:, other],
+                            num_classes,
+                            hidden,
+                        )
+                    )
+        return {
+            f"val/leakage/{name}_probe_accuracy": sum(values) / len(values)
+            for name, values in found.items()
+        }
+
+    def table(self, values: dict[str, float]) -> list[tuple[str, str]]:
+        """The rows of the table at the end."""
+        rows = super().table(values)
+        chance = self.debate.task.num_private_classes
+        for kind in ("linear", "nonlinear"):
+            if (value := values.get(f"val/leakage/{kind}_probe_accuracy")) is not None:
+                text = f"{value:.3f}   chance {1 / chance:.3f}"
+                rows.append((f"others' private evidence, {kind} probe", text))
+        return rows

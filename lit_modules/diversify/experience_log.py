@@ -1,0 +1,197 @@
+"""What is logged of every training step of a policy, and what is said once."""
+
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from triptych.lit_modules.trainer_parts import sum_over_ranks
+from triptych.models.diversify.rollout import Rollout
+from triptych.objectives.diversify.collapse_diagnosis import diagnose_samples
+from triptych.objectives.diversify.experience import Experience
+from triptych.objectives.diversify.mara import Mara
+
+# Shapes: B completions
+
+# So many steps without a completion at the threshold are no accident.
+_STEPS_BEFORE_WARNING = 20
+_SECONDS_BETWEEN_RATES = 2.0
+_COUNTED = ("failed_samples", "above_samples", "num_steps", "_has_warned_of_threshold")
+
+
+class ExperienceLog:
+    """Logs means over the completions of all processes, and counts.
+
+    Args:
+        module: Whose log it is.
+        mara: How its rewards are augmented, if they are.
+        beta: Strength of its KL.
+
+    Attributes:
+        failed_samples: Completions that could not be scored, so far.
+        above_samples: Completions at MARA's threshold, so far.
+        num_steps: Training steps, so far.
+    """
+
+    def __init__(self, module: LightningModule, mara: Mara | None, beta: float) -> None:
+        # In a tuple: it is not this object's to save or to print.
+        self._module = (module,)
+        self.mara = mara
+        self.beta = beta
+        self.failed_samples = 0
+        self.above_samples = 0
+        self.num_steps = 0
+        self._has_shown_failure = False
+        self._has_warned_of_threshold = False
+        self.restart_clock()
+
+    @property
+    def module(self) -> LightningModule:
+        """Whose log it is."""
+        return self._module[0]
+
+    @torch.no_grad()
+    def note(self, experience: Experience, reward_name: str) -> None:
+        """Log a training step.
+
+        Args:
+            experience: With the log-probabilities of the policy that sampled.
+            reward_name: How the reward is called where it failed.
+        """
+        log = self.module.log
+        rollout, augmentation = experience.rollout, experience.augmentation
+        assert experience.old_log_prob_BT is not None
+        log_prob_B = experience.old_log_prob_BT.sum(-1)
+        scored_B, above_B = ~experience.reward.isnan(), augmentation.above_B
+        everyone_B = torch.ones_like(scored_B)
+        length_B = rollout.num_tokens
+        means = {
+            "train/reward": (experience.reward, scored_B),
+            "train/augmented_reward": (augmentation.reward_B, scored_B),
+            "train/kl_nats": (log_prob_B - experience.reference_log_prob, everyone_B),
+            "train/entropy_nats": (-log_prob_B, everyone_B),
+            "train/finished_share": (rollout.finished_B, everyone_B),
+            "train/tokens_per_completion": (length_B, everyone_B),
+            "train/distinct_share": (_first_of_their_text(rollout), everyone_B),
+        }
+        if self.mara is not None:
+            moved_B = (experience.anchor_reward_B - experience.reward).abs()
+            means |= {
+                "train/above_threshold_share": (above_B, everyone_B),
+                "train/anchor_shift_nats": (augmentation.shift_B, above_B),
+                "train/anchor_reward_difference": (moved_B, above_B),
+                "train/anchor_share": (experience.is_anchor, everyone_B),
+            }
+            if math.isfinite(augmentation.threshold):
+                log("train/threshold", augmentation.threshold)
+        for name, part_B in experience.scores.components.items():
+            means[f"reward/{name}"] = (part_B, ~part_B.isnan())
+        # What only came too late has no reward and no error.
+        num_failed = len(experience.scores.errors)
+        sums = self.over_ranks(
+            [torch.where(kept_B, value_B.double(), 0.0).sum() for value_B, kept_B in means.values()]
+            + [kept_B.sum() for _, kept_B in means.values()]
+            + [num_failed, above_B.sum(), len(rollout)]
+        )
+        for number, name in enumerate(means):
+            count = sums[len(means) + number]
+            if count > 0:
+                shown = name in ("train/reward", "train/kl_nats")
+                log(name, sums[number] / count, prog_bar=shown)
+        self._show_failure(experience, reward_name)
+        self._count(*(int(total) for total in sums[-3:]))
+        if self.num_steps == 1 and self.beta > 0:
+            self.tell(
+                diagnose_samples(
+                    experience.reward,
+                    experience.reference_log_prob,
+                    rollout.group_B,
+                    self.beta,
+                    self.mara,
+                    num_tokens_B=rollout.num_tokens,
+                )
+            )
+
+    def _show_failure(self, experience: Experience, reward_name: str) -> None:
+        if experience.scores.errors and not self._has_shown_failure:
+            self._has_shown_failure = True
+            row, message = next(iter(experience.scores.errors.items()))
+            warnings.warn(
+                f"{reward_name} could not score {experience.rollout.texts[row]!r} "
+                f"({message}). Such completions are left out and counted "
+                "(reward/failed_samples); further ones are not reported",
+                stacklevel=3,
+            )
+
+    def _count(self, failed: int, above: int, samples: int) -> None:
+        self.num_steps += 1
+        self.failed_samples += failed
+        self.above_samples += above
+        self.module.log("reward/failed_samples", float(self.failed_samples))
+        if self.num_steps == _STEPS_BEFORE_WARNING:
+            self.warn_of_threshold()
+        self._samples_since += samples
+        elapsed = time.perf_counter() - self._since
+        if elapsed > _SECONDS_BETWEEN_RATES:
+            rate = self._samples_since / elapsed
+            self.module.log("train/samples_per_second", rate, prog_bar=True)
+            self.restart_clock()
+
+    def warn_of_threshold(self) -> None:
+        """Warn, once, if no completion has reached MARA's threshold."""
+        if self.mara is None or self.above_samples or self._has_warned_of_threshold:
+            return
+        self._has_warned_of_threshold = True
+        rank_zero_warn(
+            f"no completion of the first {self.num_steps} steps reached MARA's threshold "
+            f"({self.mara.threshold if self.mara.percentile is None else 'a percentile'}): so far "
+            "this training is the same as one without MARA. Lower model.init_args.mara.threshold, "
+            "or take a percentile"
+        )
+
+    def tell(self, findings: Sequence[Any]) -> None:
+        """Say what settings or samples must lead to."""
+        for finding in findings:
+            rank_zero_info(f"settings: {finding}")
+
+    def restart_clock(self) -> None:
+        """Leave out of the rate what happened so far."""
+        self._samples_since, self._since = 0, time.perf_counter()
+
+    def over_ranks(self, values: Sequence[Any]) -> list[float]:
+        """Sums over the processes, of all values in one reduction."""
+        device = self.module.device
+        own = torch.stack([torch.as_tensor(value, device=device).double() for value in values])
+        totals: list[float] = sum_over_ranks(self.module, own).tolist()
+        return totals
+
+    def summary_rows(self) -> list[tuple[str, str]]:
+        """Rows of the table at the end: what could not be scored."""
+        if not self.failed_samples:
+            return []
+        return [("completions that could not be scored", f"{self.failed_samples:,}")]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        for name in _COUNTED:
+            setattr(self, name, state_dict[name])
+
+
+def _first_of_their_text(rollout: Rollout) -> Tensor:
+    """True for the first completion of each text in its group: bool (B,)."""
+    seen: set[tuple[int, str]] = set()
+    first = []
+    for group, text in zip(rollout.group_B.tolist(), rollout.texts, strict=True):
+        first.append((group, text) not in seen)
+        seen.add((group, text))
+    return torch.tensor(first, device=rollout.group_B.device)

@@ -1,0 +1,1 @@
+"""Training of molecule priors, and searches that start from them."""

@@ -1,0 +1,122 @@
+"""What a validation pass over text and questions adds up to."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from triptych.metrics.language_modeling import TokenNLL
+from triptych.metrics.question_answering import ExactMatch, TokenF1, exact_match
+from triptych.metrics.remember.slot_usage import SlotUsage
+from triptych.models.generation import continue_greedily
+from triptych.models.remember.memory_blocks import memory_layers
+from triptych.objectives.batch_nll import Batch
+from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
+
+
+class LanguageModelEvaluation:
+    """Collects a validation epoch: likelihoods, answers and slot usage, over all ranks.
+
+    Args:
+        model: The language model.
+        max_new_tokens: Longest answer or continuation to generate.
+        num_samples: Generated answers to keep as examples from each set of questions.
+
+    Attributes:
+        samples: Examples of this epoch, one dict each: set, prompt, expected, output, exact_match.
+    """
+
+    def __init__(self, model: PreTrainedModel, max_new_tokens: int, num_samples: int) -> None:
+        self.model = model
+        self.max_new_tokens = max_new_tokens
+        self.num_samples = num_samples
+        self.layers = memory_layers(model)
+        self.metrics: dict[str, Metric] = {}
+        self.samples: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        """Begin an epoch."""
+        self.samples = []
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def record_reads(self, recording: bool) -> None:
+        """Switch the layers' record of the slots they read on or off."""
+        for layer in self.layers:
+            layer.recording, layer.last_ids = recording, None
+
+    def add_likelihood(self, batch: Batch, nll: NextTokenNLL) -> None:
+        """Count a batch's likelihood, and the slots its tokens read if they were recorded."""
+        self._metric(f"{batch['name']}/nll", TokenNLL).update(
+            nll.sum_nats, nll.num_tokens, nll.num_bytes(batch["num_bytes"])
+        )
+        # A row without a label only fills up a rank's last batch: a copy, read elsewhere already.
+        is_own_B1 = (batch["labels"] != IGNORED_LABEL).any(1, keepdim=True)
+        keep_mask = ((batch["segment_ids"] > 0) & is_own_B1)[..., None, None]
+        for number, layer in enumerate(self.layers):
+            if layer.last_ids is not None:
+                usage = self._metric(f"memory/layer_{number}", SlotUsage, layer.index.num_slots)
+                usage.update(layer.last_ids, keep_mask)
+
+    def add_answers(self, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Ask the batch's questions, closed book and greedily, and score the answers."""
+        name = batch["name"]
+        predictions = self.generate(tokenizer, batch["prompt_ids"], batch["prompt_mask"])
+        # A row without accepted answers only fills up a rank's last batch.
+        rows = [
+            (question, answers, prediction.split("\n")[0].strip())
+            for question, answers, prediction in zip(
+                batch["questions"], batch["answers"], predictions, strict=True
+            )
+            if answers
+        ]
+        accepted = [answers for _, answers, _ in rows]
+        given = [prediction for *_, prediction in rows]
+        self._metric(f"{name}/exact_match", ExactMatch).update(given, accepted)
+        self._metric(f"{name}/f1", TokenF1).update(given, accepted)
+        room = max(0, self.num_samples - sum(row["set"] == name for row in self.samples))
+        self.samples += [
+            {
+                "set": name,
+                "prompt": question,
+                "expected": " | ".join(answers),
+                "output": prediction,
+                "exact_match": exact_match(prediction, answers),
+            }
+            for question, answers, prediction in rows[:room]
+        ]
+
+    def generate(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor, prompt_mask: Tensor
+    ) -> list[str]:
+        """Continue left-padded prompts greedily; returns the continuations alone."""
+        return continue_greedily(
+            self.model, tokenizer, prompt_ids, prompt_mask, self.max_new_tokens
+        )
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every number of the epoch under its log key; a collective under DDP."""
+        values: dict[str, Tensor] = {}
+        for name, metric in self.metrics.items():
+            result = metric.compute()
+            if isinstance(metric, TokenNLL):
+                asked = f"{name.removesuffix('/nll')}/f1" in self.metrics
+                prefix = f"val/{name.removesuffix('/nll')}/"
+                prefix += "answer_" if asked else ""
+                values[f"{prefix}nll_nats_per_token"] = result["nll_nats_per_token"]
+                if not asked:
+                    values[f"{prefix}bits_per_byte"] = result["bits_per_byte"]
+                    values[f"{prefix}perplexity"] = result["perplexity"]
+            elif isinstance(metric, SlotUsage):
+                values |= {f"{name}/{key}": value for key, value in result.items()}
+            else:
+                values[f"val/{name}"] = result
+        return {name: value.float() for name, value in values.items()}
+
+    def _metric(self, name: str, kind: type[Metric], *args: Any) -> Any:
+        if name not in self.metrics:
+            device: torch.device = self.model.device
+            self.metrics[name] = kind(*args).to(device)
+        return self.metrics[name]

@@ -1,0 +1,146 @@
+"""What every training of a language model has in common: its loss, its logs, its validation."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from triptych.lit_modules.optimization import ClipsValuesApart
+from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
+from triptych.lit_modules.trainer_parts import data_of, sum_over_ranks
+from triptych.objectives.batch_nll import Batch, batch_nll
+from triptych.objectives.language_modeling import NextTokenNLL
+
+LossTerm = Callable[[LightningModule, Batch], Tensor]
+
+
+class LanguageModelTraining(ClipsValuesApart, LightningModule):
+    """Trains a causal language model on rows of documents; a subclass says which and how.
+
+    The loss is the mean negative log-likelihood over the labelled tokens of the whole step, all
+    ranks together, so that two processes train as one with twice the batch.
+
+    Args:
+        model: The language model.
+        max_new_tokens: Longest generated answer or continuation.
+        num_samples: Generated answers shown per set of questions.
+        sample_prompts: Texts to continue at each validation, to see what the model writes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        max_new_tokens: int,
+        num_samples: int,
+        sample_prompts: list[str] | None,
+    ) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(
+                f"model.init_args.max_new_tokens is {max_new_tokens}: set it to at least 1"
+            )
+        self.model = model
+        self.sample_prompts = sample_prompts or []
+        self.evaluation = LanguageModelEvaluation(model, max_new_tokens, num_samples)
+        #: Further terms of the loss. A callback adds its own in `setup`: `term(module, batch)`
+        #: returns a scalar whose mean over ranks is added to the loss.
+        self.loss_terms: list[LossTerm] = []
+        #: What the model said in the last validation, as rows of a table.
+        self.sample_rows: list[dict[str, Any]] = []
+        self._tokens_since, self._since = 0, time.perf_counter()
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One batch: mean NLL over the labelled tokens of all ranks, and the further terms."""
+        nll = self.next_token_nll(batch)
+        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
+        self._log_step(batch, nll, num_tokens)
+        return self._step_loss(batch, nll, num_tokens)
+
+    def next_token_nll(self, batch: Batch) -> NextTokenNLL:
+        """NLL of every labelled token, each document seeing only itself."""
+        return batch_nll(self.model, batch)
+
+    def _step_loss(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
+        # DDP averages gradients over ranks, so the sum is scaled up to cancel that.
+        loss = nll.sum_nats * self.trainer.world_size / num_tokens
+        for term in self.loss_terms:
+            loss = loss + term(self, batch)
+        return loss
+
+    def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
+        """Log the step; returns its mean NLL over all ranks."""
+        sum_nats = sum_over_ranks(self, nll.sum_nats.detach())
+        num_bytes = sum_over_ranks(self, nll.num_bytes(batch["num_bytes"]))
+        self._tokens_since += int((batch["segment_ids"] > 0).sum()) * self.trainer.world_size
+        mean_nats = sum_nats / num_tokens
+        self.log("train/nll_nats_per_token", mean_nats, prog_bar=True)
+        self.log("train/bits_per_byte", sum_nats / math.log(2) / num_bytes.clamp(min=1))
+        elapsed = time.perf_counter() - self._since
+        if elapsed > 2.0:
+            self.log("train/tokens_per_second", self._tokens_since / elapsed, prog_bar=True)
+            self._restart_clock()
+        return mean_nats
+
+    def _restart_clock(self) -> None:
+        self._tokens_since, self._since = 0, time.perf_counter()
+
+    # -- validation -------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Tell the model its tokenizer's special tokens, so that exports generate as they are.
+
+        Raises:
+            ValueError: if the rows of the data are longer than the model's context.
+        """
+        data, longest = data_of(self), self.model.config.max_position_embeddings
+        if data.context_length > longest:
+            raise ValueError(
+                f"data.init_args.context_length is {data.context_length}, but the model has "
+                f"{longest} positions: lower it, or raise model.init_args.base."
+                "max_position_embeddings"
+            )
+        tokenizer = data.tokenizer
+        for config in (self.model.config, self.model.generation_config):
+            config.bos_token_id = tokenizer.bos_token_id
+            config.eos_token_id = tokenizer.eos_token_id
+            config.pad_token_id = tokenizer.pad_token_id
+        self._restart_clock()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin an evaluation."""
+        self.evaluation.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Text: likelihood. Questions: likelihood of the answer, and a generated answer scored."""
+        self.evaluation.record_reads(True)
+        nll = self.next_token_nll(batch)
+        self.evaluation.add_likelihood(batch, nll)
+        self.evaluation.record_reads(False)
+        if "prompt_ids" in batch:
+            self.evaluation.add_answers(batch, data_of(self).tokenizer)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's numbers and refresh the table of samples."""
+        for name, value in self.evaluation.compute().items():
+            # Equal on every rank already; saying so again spares a warning of Lightning.
+            self.log(name, value, sync_dist=True)
+        self.sample_rows = [*self.evaluation.samples, *self._continue_prompts()]
+        self._restart_clock()
+
+    def _continue_prompts(self) -> list[dict[str, Any]]:
+        tokenizer = data_of(self).tokenizer
+        rows = []
+        for prompt in self.sample_prompts:
+            ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            ids_1T = torch.tensor([[tokenizer.bos_token_id, *ids]], device=self.device)
+            text = self.evaluation.generate(tokenizer, ids_1T, torch.ones_like(ids_1T))[0]
+            row = {"set": "continuation", "prompt": prompt, "expected": "", "output": text}
+            rows.append(row | {"exact_match": None})
+        return rows

@@ -1,0 +1,1 @@
+"""Metrics of thoughts: disentanglement, leakage."""

@@ -1,0 +1,1 @@
+"""Metrics of texts: diversity, novelty, coverage of modes."""

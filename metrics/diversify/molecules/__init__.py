@@ -1,0 +1,1 @@
+"""Metrics of sets of molecules, one family a file."""

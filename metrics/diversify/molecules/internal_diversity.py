@@ -1,0 +1,132 @@
+"""Internal diversity: how unlike each other the molecules of a set are, on average.
+
+Three definitions go by this name. All use Tanimoto similarities of Morgan fingerprints, radius 2:
+
+- MOSES (Polykhovskiy et al. 2020), IntDiv_p = 1 - mean over x of (mean over y of T(x, y)^p)^(1/p).
+  Every molecule is paired with itself too, 1024 bits, and two empty fingerprints have T = 1. The
+  root is taken a row at a time, as in the published code; the paper's formula has one root outside.
+- TDC (Huang et al. 2021), "Diversity": 1 - mean T over pairs of different molecules; repeats are
+  taken out first; 2048 bits in the published code; two empty fingerprints have T = 0.
+- GuacaMol (Brown et al. 2019): 1 - the mean of the N x N matrix whose diagonal is zero, 4096 bits.
+
+The number of bits moves the value more than the self-pairs do, so it is stated with the value.
+"""
+
+# Shapes: N molecules, W words of a packed fingerprint
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from triptych.metrics.diversify.molecules.fingerprints import FingerprintMetric, sorted_rows
+from triptych.metrics.diversify.molecules.molecule_ids import molecule_ids
+from triptych.metrics.diversify.molecules.tanimoto import symmetric_tiles
+
+Compat = Literal["moses", "tdc", "guacamol"]
+NUM_BITS = {"moses": 1024, "tdc": 2048, "guacamol": 4096}
+
+
+def internal_diversity(packed_NW: Tensor, p: float = 1.0, compat: Compat = "moses") -> Tensor:
+    """Compute the internal diversity of packed fingerprints, tile by tile.
+
+    Args:
+        packed_NW: Fingerprints, as `fingerprints.pack` packs them. Repeats stay in.
+        p: Power of the similarities; other than 1 for "moses" alone.
+        compat: Whose definition.
+
+    Returns:
+        A float64 scalar; nan for no molecule, and for "tdc" for one.
+
+    Raises:
+        ValueError: If `p` is not positive, or not 1 where the definition has no power.
+    """
+    check_power(p, compat)
+    num_molecules = len(packed_NW)
+    # Float32 sums of a tile's row, float64 sums of those. Sorted, so that the value does not depend
+    # on the order in which the molecules came.
+    packed_NW = sorted_rows(packed_NW)
+    sums_N = torch.zeros(num_molecules, dtype=torch.float64, device=packed_NW.device)
+    for rows, columns, similarity_RC in symmetric_tiles(packed_NW, float(compat == "moses")):
+        on_diagonal = rows == columns
+        if on_diagonal and compat != "moses":
+            similarity_RC.fill_diagonal_(0.0)
+        if p != 1:
+            similarity_RC.pow_(p)
+        sums_N[rows] += similarity_RC.sum(1)
+        if not on_diagonal:
+            sums_N[columns] += similarity_RC.sum(0)
+    if compat == "tdc":
+        return 1 - sums_N.sum() / (num_molecules * (num_molecules - 1))
+    means_N = sums_N / num_molecules
+    return 1 - (means_N ** (1 / p)).mean()
+
+
+def check_power(p: float, compat: Compat) -> None:
+    """Make sure that a definition has this power.
+
+    Raises:
+        ValueError: If not, or if the definition is unknown.
+    """
+    if compat not in NUM_BITS:
+        raise ValueError(f"compat is {compat!r}: set it to one of {', '.join(NUM_BITS)}")
+    if p <= 0 or (p != 1 and compat != "moses"):
+        raise ValueError(f"p is {p} for {compat}: set it to 1, or to a positive power for moses")
+
+
+class InternalDiversity(FingerprintMetric):
+    """IntDiv_p of the valid molecules seen.
+
+    Args:
+        p: Power of the similarities; MOSES reports 1 and 2.
+        compat: Whose definition. "tdc" takes repeats out; the others count them as often as they
+            come, so that a generator that repeats itself scores low.
+        radius: Of the Morgan fingerprint, in bonds.
+        num_bits: Of the fingerprint; None: the definition's (1024, 2048, 4096).
+        kwargs: Options of `torchmetrics.Metric`.
+
+    >>> metric = InternalDiversity()
+    >>> metric.update(["C", "O"])  # no bit in common; each is like itself
+    >>> metric.compute()
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def __init__(
+        self,
+        p: float = 1.0,
+        compat: Compat = "moses",
+        radius: int = 2,
+        num_bits: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_power(p, compat)
+        super().__init__(radius, num_bits or NUM_BITS[compat], **kwargs)
+        self.p, self.compat = p, compat
+        self.add_row_state("ids", torch.int64)
+
+    @classmethod
+    def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
+        """Return a fresh metric and batches, with a repeat and an invalid string."""
+        return cls(p=2.0), [
+            (["CCO", "c1ccccc1", "C1CC"],),
+            (["CCN", "OCC"],),
+            ([],),
+        ]
+
+    def update(self, smiles: Sequence[str]) -> None:
+        """Add SMILES strings; invalid ones are left out."""
+        super().update(smiles)
+        if self.compat == "tdc":
+            self.append_rows("ids", molecule_ids(smiles)[1])
+
+    def compute(self) -> Tensor:
+        """Return the diversity in [0, 1], a float64 scalar; nan without molecules."""
+        packed = self.fingerprints
+        if self.compat == "tdc" and len(packed):
+            ids = self.rows("ids").view(-1, 2)
+            rows = torch.unique(torch.cat([ids, packed], dim=1), dim=0)
+            packed = rows[:, 2:]
+        return internal_diversity(packed, self.p, self.compat)

@@ -1,0 +1,176 @@
+"""Judges that say which of two replies to a prompt a reader would take for the same.
+
+A judge is any picklable callable `(first, others) -> list of bool`: it compares one reply, the
+first of its class, with several others at once, so that a model can judge them in batches.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from triptych.metrics.question_answering import normalize_answer
+from triptych.metrics.text_embedder import Embedder, TextEmbedder
+
+Judge = Callable[[str, Sequence[str]], Sequence[bool]]
+
+
+def short_texts_agree(first: str, other: str, max_words: int = 5) -> bool | None:
+    """NoveltyBench's rule for short replies: the same where they share half of the words or more.
+
+    Words are split at white space, in lower case. Shared are *different* words, compared with the
+    word count of the longer reply, repeats included; two empty replies are the same.
+
+    Args:
+        first: A reply.
+        other: Another.
+        max_words: The rule decides where neither has more words.
+
+    Returns:
+        Its decision; None where a reply is longer.
+
+    >>> short_texts_agree("Blue", "blue whale"), short_texts_agree("a b c d e f", "a")
+    (True, None)
+    """
+    words, other_words = first.lower().split(), other.lower().split()
+    longest = max(len(words), len(other_words))
+    if longest > max_words:
+        return None
+    return 2 * len(set(words) & set(other_words)) >= longest
+
+
+class AnswerJudge:
+    """Replies are the same where they are equal, after SQuAD's normalisation by default.
+
+    Args:
+        exact: Compare the replies as they are.
+    """
+
+    def __init__(self, exact: bool = False) -> None:
+        self.exact = exact
+
+    def __call__(self, first: str, others: Sequence[str]) -> list[bool]:
+        """Compare one reply with others."""
+        if self.exact:
+            return [first == other for other in others]
+        return [normalize_answer(first) == normalize_answer(other) for other in others]
+
+
+class EmbeddingJudge:
+    """Replies are the same where the cosine of their embeddings reaches a threshold.
+
+    Args:
+        threshold: Smallest cosine of replies that are the same; ours, tune it for your embedder.
+        embedder: A callable, or the name or path of a sentence-transformers model; None for the
+            packaged all-MiniLM-L6-v2 (see `TextEmbedder`).
+    """
+
+    def __init__(self, threshold: float = 0.8, embedder: Embedder | str | None = None) -> None:
+        if not -1 <= threshold <= 1:
+            raise ValueError(f"threshold={threshold} must be a cosine, in [-1, 1].")
+        self.threshold = threshold
+        self.embedder = embedder if callable(embedder) else TextEmbedder(embedder)
+
+    def __call__(self, first: str, others: Sequence[str]) -> list[bool]:
+        """Compare one reply with others."""
+        if not others:
+            return []
+        embeddings_ND = torch.as_tensor(self.embedder([first, *others])).double()
+        unit_ND = torch.nn.functional.normalize(embeddings_ND, dim=-1)
+        return (unit_ND[1:] @ unit_ND[0] >= self.threshold).tolist()
+
+
+class ClassifierJudge:
+    """NoveltyBench's judge: the rule for short replies, a pair classifier for the others.
+
+    A pair becomes [CLS] first [SEP] other [SEP], with at most `max_tokens` tokens of each and token
+    types 0 and 1. Replies are the same where the probability of label 1 exceeds the threshold.
+    Deviation: pairs are classified in padded batches, in NoveltyBench one by one.
+
+    The benchmark's model is "yimingzhang/deberta-v3-large-generation-similarity" with the tokenizer
+    of "microsoft/deberta-v3-large"; the model is loaded at the first pair of long replies.
+
+    Source: NoveltyBench, 2504.05228, and its code.
+
+    Args:
+        model: Name or path of a sequence classifier with two labels.
+        tokenizer: Name or path of its tokenizer; that of the model by default.
+        threshold: Of the probability of label 1.
+        max_tokens: Of each reply.
+        max_words: The rule for short replies decides up to here; 0 leaves all to the classifier
+            (but for two empty replies).
+        batch_size: Pairs classified at once.
+        device: Where the classifier runs.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: str | None = None,
+        threshold: float = 0.102,
+        max_tokens: int = 128,
+        max_words: int = 5,
+        batch_size: int = 32,
+        device: str = "cpu",
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer or model
+        self.threshold = threshold
+        self.max_tokens = max_tokens
+        self.max_words = max_words
+        self.batch_size = batch_size
+        self.device = device
+
+    def __call__(self, first: str, others: Sequence[str]) -> list[bool]:
+        """Compare one reply with others."""
+        verdicts = [short_texts_agree(first, other, self.max_words) for other in others]
+        undecided = [place for place, verdict in enumerate(verdicts) if verdict is None]
+        for start in range(0, len(undecided), self.batch_size):
+            places = undecided[start : start + self.batch_size]
+            found = self.probabilities([(first, others[place]) for place in places])
+            for place, probability in zip(places, found, strict=True):
+                verdicts[place] = probability > self.threshold
+        return [bool(verdict) for verdict in verdicts]
+
+    @torch.inference_mode()
+    def probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Probability that the replies of each pair are the same, in one batch."""
+        tokenizer, model = _load_classifier(self.tokenizer, self.model, self.device)
+        encoded = [[self._tokens(tokenizer, text) for text in pair] for pair in pairs]
+        rows = [
+            [tokenizer.cls_token_id, *first, tokenizer.sep_token_id, *other, tokenizer.sep_token_id]
+            for first, other in encoded
+        ]
+        width = max(map(len, rows))
+        token_ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        token_types = torch.zeros_like(token_ids)
+        mask = torch.zeros_like(token_ids)
+        for number, (row, (first, _)) in enumerate(zip(rows, encoded, strict=True)):
+            token_ids[number, : len(row)] = torch.tensor(row)
+            token_types[number, len(first) + 2 : len(row)] = 1
+            mask[number, : len(row)] = 1
+        logits = model(
+            input_ids=token_ids.to(self.device),
+            token_type_ids=token_types.to(self.device),
+            attention_mask=mask.to(self.device),
+        ).logits
+        return logits.float().softmax(-1)[:, 1].tolist()
+
+    def _tokens(self, tokenizer: Any, text: str) -> list[int]:
+        return tokenizer.encode(
+            text, add_special_tokens=False, truncation=True, max_length=self.max_tokens
+        )
+
+
+@cache
+def _load_classifier(tokenizer: str, model: str, device: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    classifier = AutoModelForSequenceClassification.from_pretrained(model).to(device).eval()
+    if classifier.config.num_labels != 2:
+        raise ValueError(
+            f"{model} has {classifier.config.num_labels} labels: give a classifier of pairs with "
+            "two, 0 for different and 1 for the same."
+        )
+    return AutoTokenizer.from_pretrained(tokenizer), classifier

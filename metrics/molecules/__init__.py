@@ -1,1 +1,0 @@
-"""What is measured of sets of molecules, one family of metrics a file."""

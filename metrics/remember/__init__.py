@@ -1,0 +1,1 @@
+"""Metrics of memory models: multiple choice, retention, use of slots."""

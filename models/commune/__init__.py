@@ -1,0 +1,1 @@
+"""Agents, the thought codec and the prefix adapter."""

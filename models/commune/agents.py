@@ -1,0 +1,133 @@
+"""Several agents, written to a folder and read again.
+
+Agents need not be alike, and some may be one and the same model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from triptych.models.commune.agent import Agent, load_agent
+from triptych.models.progress_bars import no_progress_bars
+
+AGENTS_FILE = "agents.json"
+_OWN = "model_"
+
+
+class Agents(nn.Module):
+    """Several agents, of which some may be one and the same model.
+
+    Args:
+        agents: The agents.
+        names: What they are called; null: agent 0, agent 1, ...
+
+    Raises:
+        ValueError: with fewer than two agents.
+    """
+
+    def __init__(self, agents: Sequence[Agent], names: Sequence[str] | None = None) -> None:
+        super().__init__()
+        if len(agents) < 2:
+            raise ValueError(f"there are {len(agents)} agents: an exchange needs at least two")
+        self.agents = nn.ModuleList(agents)
+        self.names = list(names) if names else [f"agent {k}" for k in range(len(agents))]
+
+    def __len__(self) -> int:
+        return len(self.agents)
+
+    def __getitem__(self, number: int) -> Agent:
+        agent = self.agents[number]
+        assert isinstance(agent, Agent)
+        return agent
+
+    def __iter__(self) -> Iterator[Agent]:
+        return (self[number] for number in range(len(self)))
+
+    @property
+    def state_sizes(self) -> list[int]:
+        """Width of each agent's state."""
+        return [agent.state_size for agent in self]
+
+    @property
+    def widths(self) -> list[int]:
+        """Width of each agent's embeddings."""
+        return [agent.width for agent in self]
+
+    def give_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Give it to every agent that has none."""
+        for agent in self:
+            if agent.own_tokenizer is None:
+                agent.own_tokenizer = tokenizer
+
+    def fingerprints(self) -> list[str]:
+        """Of each agent's weights."""
+        known: dict[int, str] = {}
+        for agent in self:
+            if id(agent) not in known:
+                known[id(agent)] = _fingerprint(agent.model)
+        return [known[id(agent)] for agent in self]
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+        """Write each different model with its tokenizer, and who has which.
+
+        Models that were loaded from somewhere are named, not copied.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        places: dict[int, str] = {}
+        for agent in self:
+            if id(agent) in places:
+                continue
+            if agent.source is not None:
+                places[id(agent)] = agent.source
+                continue
+            place = places[id(agent)] = f"{_OWN}{len(places)}"
+            with no_progress_bars():
+                agent.model.save_pretrained(folder / place)
+            agent.tokenizer.save_pretrained(folder / place)
+        who = {
+            "names": self.names,
+            "models": [places[id(agent)] for agent in self],
+            "dtypes": [str(agent.model.dtype).removeprefix("torch.") for agent in self],
+        }
+        (folder / AGENTS_FILE).write_text(json.dumps(who, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Agents":
+        """Read what `save_pretrained` wrote; the agents are frozen.
+
+        Raises:
+            FileNotFoundError: if there are no agents in the folder.
+        """
+        folder = Path(folder)
+        path = folder / AGENTS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there are no agents in {folder} ({AGENTS_FILE} is missing): give the folder "
+                "`export` of a run that trained or used agents"
+            )
+        who = json.loads(path.read_text())
+        made: dict[str, Agent] = {}
+        for place, dtype in zip(who["models"], who["dtypes"], strict=True):
+            if place not in made and place.startswith(_OWN):
+                made[place] = load_agent(str(folder / place), dtype)
+                made[place].source = None
+            elif place not in made:
+                made[place] = load_agent(place, dtype)
+        return cls([made[place] for place in who["models"]], who["names"])
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """Hash of all parameters with their names."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        values = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(values.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,88 @@
+"""Who takes part in an exchange of thoughts, and the agents built or loaded from that."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from triptych.models.base_lm import BaseLMConfig, build_base_lm
+from triptych.models.commune.agent import Agent, load_agent
+from triptych.models.commune.agents import Agents
+
+
+@dataclass
+class AgentsConfig:
+    """Who takes part.
+
+    Args:
+        bases: The agents' models, from sizes or pretrained ones (by folder or hub name). One entry
+            for `num_agents` of them: they share it.
+        num_agents: How many, where `bases` has one entry; null: as many as `bases`.
+        names: What they are called; null: agent 0, agent 1, ...
+        dtype: Precision of the weights of pretrained models; null: that of their files.
+
+    Raises:
+        ValueError: with fewer than two agents, or numbers that do not agree.
+    """
+
+    bases: list[BaseLMConfig] = field(default_factory=lambda: [BaseLMConfig()])
+    num_agents: int | None = None
+    names: list[str] | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
+
+    def __post_init__(self) -> None:
+        total = len(self.bases) if self.num_agents is None else self.num_agents
+        if len(self.bases) not in (1, total):
+            raise ValueError(
+                f"agents.bases has {len(self.bases)} entries for {total} agents: give one each, "
+                "or one that all share"
+            )
+        if total < 2:
+            raise ValueError(
+                f"there would be {total} agent(s), an exchange needs two: set agents.num_agents "
+                "to at least 2, or list more agents.bases"
+            )
+        if self.names is not None and len(self.names) != total:
+            raise ValueError(
+                f"agents.names has {len(self.names)} names for {total} agents: give one for each"
+            )
+
+    @property
+    def total(self) -> int:
+        """Number of agents."""
+        return len(self.bases) if self.num_agents is None else self.num_agents
+
+
+def build_agents(
+    config: AgentsConfig,
+    vocab_size: int | None = None,
+    *,
+    frozen: bool = True,
+) -> Agents:
+    """Build or load the agents.
+
+    Args:
+        config: Who takes part.
+        vocab_size: Of those that are built from sizes, which get their tokenizer later; pretrained
+            ones bring their own.
+        frozen: Of those built from sizes; pretrained ones are.
+
+    Raises:
+        ValueError: if a model is to be built from sizes and there is no vocabulary.
+    """
+    made: dict[str, Agent] = {}
+    agents = []
+    for number, base in enumerate(config.bases):
+        if base.pretrained is not None:
+            key = f"{base.pretrained} {config.dtype or base.pretrained_dtype}"
+            if key not in made:
+                made[key] = load_agent(base.pretrained, config.dtype or base.pretrained_dtype)
+            agents.append(made[key])
+            continue
+        if vocab_size is None:
+            raise ValueError(
+                f"agents.bases[{number}] has no weights: name a pretrained model (pretrained: "
+                "folder or hub name), or start from trained agents (model.init_args.init_from)"
+            )
+        agents.append(Agent(build_base_lm(base, vocab_size), frozen=frozen))
+    if len(agents) == 1:
+        agents = agents * config.total
+    return Agents(agents, config.names)

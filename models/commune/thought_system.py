@@ -1,0 +1,117 @@
+"""Agents with what lets them exchange thoughts: codec, structure, adapter; in one folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from triptych.models.commune.agent_state import StateConfig
+from triptych.models.commune.agents import Agents
+from triptych.models.commune.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
+from triptych.models.commune.prefix_adapter import PrefixAdapter
+from triptych.models.commune.thought_codec import ThoughtCodec
+
+# Shapes: B batch, K agents, Z latents
+
+SYSTEM_FILE = "thoughts.json"
+
+
+class ThoughtSystem(nn.Module):
+    """What is trained stage by stage and used as one.
+
+    Args:
+        agents: The agents.
+        state: Which hidden state is read.
+        codec: Between their states and thoughts.
+        relevant_KZ: bool; the recovered structure: True where agent k's state depends on latent j.
+        adapter: Makes prefixes of thoughts; None before it is trained.
+    """
+
+    relevant_KZ: Tensor
+
+    def __init__(
+        self,
+        agents: Agents,
+        state: StateConfig,
+        codec: ThoughtCodec,
+        relevant_KZ: Tensor,
+        adapter: PrefixAdapter | None = None,
+    ) -> None:
+        super().__init__()
+        self.agents = agents
+        self.state = state
+        self.codec = codec
+        self.register_buffer("relevant_KZ", relevant_KZ)
+        self.adapter = adapter
+
+    @torch.no_grad()
+    def think(self, states_BH: Tensor) -> Tensor:
+        """Latents of the agents' states side by side, (B, Z), by the codec's fitted statistics."""
+        self.codec.eval()
+        return self.codec.encode(states_BH)
+
+    def prefixes(self, latents_BZ: Tensor) -> list[Tensor]:
+        """Each agent's prefix.
+
+        Raises:
+            ValueError: if no adapter was trained yet.
+        """
+        if self.adapter is None:
+            raise ValueError(
+                "there is no adapter yet: train one (triptych.lit_modules.commune.thought_adapter)"
+            )
+        return [self.adapter(latents_BZ, agent) for agent in range(len(self.agents))]
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+        """Write everything into a folder."""
+        folder = Path(folder)
+        self.agents.save_pretrained(folder)
+        self.codec.save(folder)
+        if self.adapter is not None:
+            self.adapter.save(folder)
+        what = {
+            "state": asdict(self.state),
+            "relevant": self.relevant_KZ.int().tolist(),
+            "agents": self.agents.fingerprints(),
+        }
+        (folder / SYSTEM_FILE).write_text(json.dumps(what) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "ThoughtSystem":
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            FileNotFoundError: if there is none in the folder.
+            ValueError: if the agents are not those that the codec was trained on.
+        """
+        folder = Path(folder)
+        path = folder / SYSTEM_FILE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"there is no codec with its agents in {folder} ({SYSTEM_FILE} is missing): give "
+                "the folder `export` of a run of triptych.lit_modules.commune.thought_autoencoder, "
+                "or that "
+                "experiment's .yaml"
+            )
+        what = json.loads(path.read_text())
+        agents = Agents.load(folder)
+        if agents.fingerprints() != what["agents"]:
+            changed = [
+                name
+                for name, now, then in zip(
+                    agents.names, agents.fingerprints(), what["agents"], strict=True
+                )
+                if now != then
+            ]
+            raise ValueError(
+                f"the weights of {', '.join(changed)} are not those that the codec in {folder} was "
+                "trained on: give the same models, or train a codec for these"
+            )
+        codec = ThoughtCodec.load(folder, agents.state_sizes, agents.names)
+        has_adapter = (folder / ADAPTER_FILE).is_file()
+        adapter = PrefixAdapter.load(folder, agents.widths) if has_adapter else None
+        relevant_KZ = torch.tensor(what["relevant"]).bool()
+        return cls(agents, StateConfig(**what["state"]), codec, relevant_KZ, adapter)

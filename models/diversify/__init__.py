@@ -1,0 +1,1 @@
+"""Policies: sampling and scoring with language models."""

@@ -1,0 +1,259 @@
+"""A causal language model as a policy: it answers prompts."""
+
+# Shapes: G prompts, B completions, P prompt positions, T completion positions
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from triptych.models.diversify.frozen_reference import copied_fingerprint, frozen_copy
+from triptych.models.diversify.policy import Policy
+from triptych.models.diversify.rollout import Rollout
+from triptych.models.diversify.sampling import sample_completions
+from triptych.models.diversify.scoring import completion_log_prob
+from triptych.models.lora import adapters_off, has_adapters, merged_state_dict
+from triptych.models.progress_bars import no_progress_bars
+from triptych.models.remember.memory_blocks import value_tables
+
+
+class CausalLMPolicy(Policy):
+    """Samples replies to prompts with a transformers causal LM, and scores them.
+
+    The model always runs in eval mode, in training too: dropout would make what is scored another
+    distribution than what was sampled from.
+
+    The reference is the model with its adapters off where it has adapters (LoRA), and otherwise a
+    frozen copy of all that can change (`frozen_reference`): twice the parameters where all
+    learn, one more value table where the values learn alone. The copy is not part of checkpoints. A
+    resumed run makes it again, from the same `init_from` or the same seed, and its hash in the
+    checkpoint says whether it came out the same, bit for bit.
+
+    Args:
+        model: The language model, with adapters if it is to have them, and with everything frozen
+            that is not to be trained.
+        max_new_tokens: Longest completion, end token included.
+        tokenizer: Its tokenizer; None: `use_tokenizer` gives it before the first sample.
+        chunk_tokens: Largest number of tokens whose logits exist at once when scoring.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        max_new_tokens: int,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chunk_tokens: int = 1024,
+    ) -> None:
+        for name, number in (("max_new_tokens", max_new_tokens), ("chunk_tokens", chunk_tokens)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}: set it to at least 1")
+        super().__init__()
+        self.model = model.eval()
+        self.max_new_tokens = max_new_tokens
+        self.chunk_tokens = chunk_tokens
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        # In a tuple: neither its parameters nor its memory layers are found in this module.
+        self._reference: tuple[PreTrainedModel, ...] = ()
+        self._fingerprint = "adapters off"
+        if not has_adapters(model):
+            self._reference = (frozen_copy(model),)
+            self._fingerprint = copied_fingerprint(model, *self._reference)
+        if tokenizer is not None:
+            self.use_tokenizer(tokenizer)
+
+    def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the tokenizer of the data, and tell the model its special tokens.
+
+        Raises:
+            ValueError: if it has no end token, or more tokens than the model.
+        """
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the tokenizer has no end token (eos_token), so no completion could ever end: give "
+                "a tokenizer that has one"
+            )
+        if len(tokenizer) > self.model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens but the model embeds only "
+                f"{self.model.config.vocab_size}: use the model's own tokenizer"
+            )
+        self.tokenizer = tokenizer
+        for config in (self.model.config, self.model.generation_config):
+            if config is not None:
+                config.bos_token_id = tokenizer.bos_token_id
+                config.eos_token_id = tokenizer.eos_token_id
+                config.pad_token_id = tokenizer.pad_token_id
+
+    # -- sampling ---------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Rollout:
+        """Sample completions of each prompt; no gradient, no training accesses of memory layers.
+
+        Args:
+            prompts: Rows with `prompt_ids`, a list of token ids, and `prompt`, their text.
+            num_samples: Completions of each prompt, which become one group.
+            generator: Source of randomness; None takes torch's, of the CPU.
+            temperature: Other than 1 for evaluation alone: `log_prob_B` is then that of the
+                tempered distribution, and `token_log_prob` is not.
+
+        Raises:
+            ValueError: if a prompt is empty, or leaves no room for a completion in the model's
+                context, or a number is out of range, or there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError("the policy has no tokenizer: call use_tokenizer first")
+        if num_samples < 1 or not prompts or not temperature > 0:
+            raise ValueError(
+                f"asked for {num_samples} samples of {len(prompts)} prompts at temperature "
+                f"{temperature}: all three have to be above 0"
+            )
+        pad = self.tokenizer.pad_token_id
+        pad_id = self.tokenizer.eos_token_id if pad is None else pad
+        prompt_ids_GP, prompt_mask_GP = self._pad_prompts(prompts, pad_id)
+        made = sample_completions(
+            self.model,
+            prompt_ids_GP,
+            prompt_mask_GP,
+            num_samples,
+            self.max_new_tokens,
+            [self.tokenizer.eos_token_id],
+            pad_id,
+            generator,
+            temperature,
+        )
+        lengths = made.token_mask_BT.sum(1).tolist()
+        replies = [
+            ids[:length] for ids, length in zip(made.token_ids_BT.tolist(), lengths, strict=True)
+        ]
+        records = [row for row in prompts for _ in range(num_samples)]
+        groups = torch.arange(len(prompts), device=prompt_ids_GP.device)
+        return Rollout(
+            prompts=[str(row.get("prompt", "")) for row in records],
+            texts=self.tokenizer.batch_decode(replies, skip_special_tokens=True),
+            group_B=groups.repeat_interleave(num_samples),
+            prompt_ids_BP=prompt_ids_GP.repeat_interleave(num_samples, 0),
+            prompt_mask_BP=prompt_mask_GP.repeat_interleave(num_samples, 0),
+            token_ids_BT=made.token_ids_BT,
+            token_mask_BT=made.token_mask_BT,
+            finished_B=made.finished_B,
+            log_prob_B=made.token_log_prob_BT.sum(1),
+            records=records,
+        )
+
+    def _pad_prompts(
+        self, prompts: Sequence[Mapping[str, Any]], pad_id: int
+    ) -> tuple[Tensor, Tensor]:
+        all_ids = [list(row["prompt_ids"]) for row in prompts]
+        lengths = [len(ids) for ids in all_ids]
+        if not min(lengths):
+            raise ValueError(
+                f"prompt {lengths.index(0)} has no tokens (prompt_ids is empty): give it at least "
+                "one, such as the tokenizer's bos_token"
+            )
+        longest = max(lengths)
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        if room is not None and longest + self.max_new_tokens > room:
+            raise ValueError(
+                f"prompt {lengths.index(longest)} has {longest} tokens and max_new_tokens is "
+                f"{self.max_new_tokens}, but the model has {room} positions: shorten one of them"
+            )
+        device = self.model.get_input_embeddings().weight.device
+        ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]
+        length_G = torch.tensor(lengths, device=device)
+        mask_GP = torch.arange(longest, device=device) >= longest - length_G[:, None]
+        return torch.tensor(ids, dtype=torch.int64, device=device), mask_GP
+
+    # -- scoring ----------------------------------------------------------------------------------
+
+    def token_log_prob(self, rollout: Rollout) -> Tensor:
+        """Log-probability of every sampled token, (B, T) in nats, differentiable."""
+        return self._score(self.model, rollout)
+
+    @torch.no_grad()
+    def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
+        """The same under the reference policy, without gradient.
+
+        Raises:
+            ValueError: if the model has adapters and its value tables learn besides.
+        """
+        if self._reference:
+            return self._score(self._reference[0], rollout)
+        if not has_adapters(self.model):
+            raise RuntimeError("the adapters were merged: there is no reference any more")
+        if any(table.anchor is not None for table in value_tables(self.model)):
+            raise ValueError(
+                "the value tables of a model with adapters learn (SparseMemoryFinetuning), so that "
+                "the model without adapters is no longer what it was: leave one of them out"
+            )
+        with adapters_off(self.model):
+            return self._score(self.model, rollout)
+
+    def _score(self, model: PreTrainedModel, rollout: Rollout) -> Tensor:
+        return completion_log_prob(
+            model,
+            rollout.prompt_ids_BP,
+            rollout.prompt_mask_BP,
+            rollout.token_ids_BT,
+            rollout.token_mask_BT,
+            self.chunk_tokens,
+        )
+
+    # -- what a run leaves ------------------------------------------------------------------------
+
+    def export_state_dict(self) -> dict[str, Tensor]:
+        """The weights as `load_memory_lm` reads them: adapters merged."""
+        if has_adapters(self.model):
+            return merged_state_dict(self.model)
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state
+
+    def export(self, folder: str | Path) -> None:
+        """Save a plain model and its tokenizer, which `init_from` can load."""
+        with no_progress_bars():
+            self.model.save_pretrained(folder, state_dict=self.export_state_dict())
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+    # -- the module -------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> "CausalLMPolicy":
+        """Set the flag; the model stays in eval mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CausalLMPolicy":
+        """Move the reference along (`to`, `cuda`, `half`)."""
+        for reference in self._reference:
+            reference._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+    def get_extra_state(self) -> str:
+        """Which reference this policy has; torch keeps it in the `state_dict`."""
+        return self._fingerprint
+
+    def set_extra_state(self, state: str) -> None:
+        """Make sure that a checkpoint's reference is this one.
+
+        Raises:
+            ValueError: if it is another.
+        """
+        if state != self._fingerprint:
+            raise ValueError(
+                "the checkpoint's run had another reference policy than this one: give the model "
+                "the settings in the checkpoint's config.yaml, init_from and seed_everything above "
+                "all"
+            )

@@ -1,0 +1,88 @@
+"""All options of a language model policy, in one place."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
+from triptych.models.lora import LoRAConfig
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import build_memory_lm, insert_memory_layers, load_memory_lm
+from triptych.models.remember.trainable import Trainable, choose_trainable
+
+
+@dataclass
+class CausalLMPolicyConfig:
+    """The model that is optimised, and the part of it that learns.
+
+    Args:
+        init_from: Exported folder of the model to start from; its tokenizer is used too. None
+            builds `base`.
+        base: The transformers model where there is no `init_from`.
+        memory: Memory layers to insert; None: none, or those that the model has.
+        trainable: What learns: `all`, `lora`, `values`, `memory` or `none`. The less it is, the
+            smaller the reference (`triptych.models.diversify.frozen_reference`); with the callback
+            SparseMemoryFinetuning, `values`.
+        lora: The adapters where `trainable` is `lora`; None: the defaults.
+        max_new_tokens: Longest completion, end token included.
+        chunk_tokens: Largest number of tokens whose logits exist at once when scoring.
+
+    Raises:
+        ValueError: if `init_from` and `base` are both given, or a number is out of range.
+    """
+
+    init_from: str | None = None
+    base: BaseLMConfig | None = None
+    memory: MemoryConfig | None = None
+    trainable: Trainable = "all"
+    lora: LoRAConfig | None = None
+    max_new_tokens: int = 64
+    chunk_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.init_from is not None and self.base is not None:
+            raise ValueError(
+                f"both init_from={self.init_from} and base are set: leave one of them out"
+            )
+        for name in ("max_new_tokens", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: set it to at least 1")
+
+
+def build_policy(
+    config: CausalLMPolicyConfig,
+    vocab_size: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> CausalLMPolicy:
+    """Build or load the model, choose what learns, and make it a policy.
+
+    Args:
+        config: The policy.
+        vocab_size: Tokens of the tokenizer that will feed it.
+        tokenizer: That tokenizer; None: the one in `init_from`, if it has one.
+
+    Raises:
+        ValueError: if the model has memory already and `memory` is given, the vocabularies do not
+            fit, or the model lacks what is to learn.
+    """
+    model = _model(config, vocab_size)
+    choose_trainable(model, config.trainable, config.lora)
+    folder = config.init_from
+    if tokenizer is None and folder and (Path(folder) / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return CausalLMPolicy(model, config.max_new_tokens, tokenizer, config.chunk_tokens)
+
+
+def _model(config: CausalLMPolicyConfig, vocab_size: int) -> PreTrainedModel:
+    if config.init_from is None:
+        return build_memory_lm(config.base or BaseLMConfig(), config.memory, vocab_size)
+    model = load_memory_lm(config.init_from)
+    held = model.config.vocab_size
+    if vocab_size > held:
+        raise ValueError(
+            f"the model in {config.init_from} has {held} tokens but the data's tokenizer "
+            f"{vocab_size}: use its own (data.init_args.tokenizer.path={config.init_from})"
+        )
+    return model if config.memory is None else insert_memory_layers(model, config.memory)

@@ -1,0 +1,265 @@
+"""A recurrent language model of SMILES tokens: GRU or LSTM, as REINVENT's priors are.
+
+folder/smiles_rnn.json      settings and vocabulary
+folder/model.safetensors    weights; nothing in a folder is run when it is read
+"""
+
+# Shapes: B rows, T positions, L layers, E embedding width, H state width, V vocabulary
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from triptych.models.diversify.molecules.token_recurrence import gru_states, gru_step
+from triptych.models.tensor_file import load_tensors, save_tensors
+
+MODEL_TYPE = "smiles_rnn"
+# (hidden,) or (hidden, cell), each (L, B, H).
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class SmilesRNNConfig:
+    """A recurrent network over tokens.
+
+    Args:
+        cell: `gru`, or `lstm`.
+        num_layers: L.
+        embedding_size: E.
+        hidden_size: H.
+        dropout: Share of the states between layers (and before the output) that training drops.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    cell: Literal["gru", "lstm"] = "gru"
+    num_layers: int = 1
+    embedding_size: int = 128
+    hidden_size: int = 256
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cell not in ("gru", "lstm"):
+            raise ValueError(f"rnn.cell is {self.cell!r}: choose gru or lstm")
+        for name in ("num_layers", "embedding_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rnn.{name} is {getattr(self, name)}: set it to at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"rnn.dropout is {self.dropout}: set it to at least 0 and below 1")
+
+
+class SmilesRNN(nn.Module):
+    """Embedding, recurrent layers, output layer.
+
+    Args:
+        config: The network.
+        vocab_size: V.
+        vocabulary: The tokens in the order of their ids; None: `use_vocabulary` gives them.
+
+    Raises:
+        ValueError: if `vocab_size` is below 2, or the vocabulary has another size.
+    """
+
+    def __init__(
+        self, config: SmilesRNNConfig, vocab_size: int, vocabulary: Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        if vocab_size < 2:
+            raise ValueError(f"vocab_size is {vocab_size}: a language has at least 2 tokens")
+        self.config = config
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, config.embedding_size)
+        kind = nn.GRU if config.cell == "gru" else nn.LSTM
+        self.rnn = kind(config.embedding_size, config.hidden_size, config.num_layers)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.hidden_size, vocab_size)
+        self.vocabulary: list[str] | None = None
+        if vocabulary is not None:
+            self.use_vocabulary(vocabulary)
+
+    def use_vocabulary(self, vocabulary: Sequence[str]) -> None:
+        """Take the tokens that the ids stand for, or make sure that they are the known ones.
+
+        Raises:
+            ValueError: if the model was trained with others, or there are more or fewer.
+        """
+        given = list(vocabulary)
+        if self.vocabulary is not None:
+            refuse_other_vocabulary(self.vocabulary, given)
+        elif len(given) != self.vocab_size:
+            raise ValueError(f"the data has {len(given)} tokens, the model {self.vocab_size}")
+        self.vocabulary = given
+
+    # -- all positions at once --------------------------------------------------------------------
+
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Logits of the token after each position.
+
+        Args:
+            ids_BT: int64; padding may stand at the end, where nothing before sees it.
+            lengths_B: Tokens of each row, none more than the row before. Logits after them mean
+                nothing then, and a GRU on a CPU does not compute them. None: all positions count.
+
+        Returns:
+            (B, T, V).
+
+        Raises:
+            ValueError: if a row is longer than the one before.
+        """
+        states_TBH = self._states(ids_BT.t(), lengths_B)
+        logits: Tensor = self.output(self.dropout(states_TBH)).transpose(0, 1)
+        return logits
+
+    def _states(self, ids_TB: Tensor, lengths_B: Tensor | None) -> Tensor:
+        num_open_T = None
+        if lengths_B is not None:
+            if (lengths_B.diff() > 0).any():
+                raise ValueError(
+                    f"lengths_B is {lengths_B.tolist()}: order rows, the longest first"
+                )
+            positions_T1 = torch.arange(len(ids_TB), device=lengths_B.device)[:, None]
+            num_open_T = (lengths_B > positions_T1).sum(1).tolist()
+        if self.config.cell == "gru" and ids_TB.device.type == "cpu":
+            return self._gru_states(ids_TB, num_open_T)
+        states_TBH = self.embedding(ids_TB)
+        if self.dropout.p and self.config.num_layers > 1:
+            self.rnn.dropout = self.dropout.p
+        states_TBH, _ = self.rnn(states_TBH)
+        result: Tensor = states_TBH
+        return result
+
+    def _gru_states(self, ids_TB: Tensor, num_open_T: list[int] | None) -> Tensor:
+        first_BH = self.embedding.weight.new_zeros(ids_TB.shape[1], self.config.hidden_size)
+        inputs_TBG = embedding(ids_TB, self._table().to(first_BH.dtype))
+        states_TBH = gru_states(inputs_TBG, *self._weights(0)[2:], first_BH, num_open_T)
+        for layer in range(1, self.config.num_layers):
+            weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)
+            inputs_TBG = self.dropout(states_TBH) @ weight_ih.t() + bias_ih
+            states_TBH = gru_states(inputs_TBG, weight_hh, bias_hh, first_BH, num_open_T)
+        return states_TBH
+
+    def _table(self) -> Tensor:
+        """What each token adds to the gates of the first layer: (V, G)."""
+        weight_ih, bias_ih = self._weights(0)[:2]
+        return torch.addmm(bias_ih, self.embedding.weight, weight_ih.t())
+
+    def _weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of input and state: weight, bias, weight, bias."""
+        names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
+        weight_ih, bias_ih, weight_hh, bias_hh = (
+            getattr(self.rnn, f"{name}_l{layer}") for name in names
+        )
+        return weight_ih, bias_ih, weight_hh, bias_hh
+
+    # -- token by token ---------------------------------------------------------------------------
+
+    def first_state(self, num_rows: int) -> State:
+        """The state before any token."""
+        config = self.config
+        zeros = self.embedding.weight.new_zeros(config.num_layers, num_rows, config.hidden_size)
+        return (zeros,) if config.cell == "gru" else (zeros, zeros.clone())
+
+    def step(self, ids_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read one token of each row.
+
+        Returns:
+            Logits of the next, (B, V), and the state after it.
+        """
+        if self.config.cell == "gru":
+            (previous_LBH,) = state
+            inputs_BG = embedding(ids_B, self._table())
+            made = [gru_step(inputs_BG, *self._weights(0)[2:], previous_LBH[0])]
+            for layer in range(1, self.config.num_layers):
+                weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)
+                inputs_BG = torch.addmm(bias_ih, made[-1], weight_ih.t())
+                made.append(gru_step(inputs_BG, weight_hh, bias_hh, previous_LBH[layer]))
+            return self.output(made[-1]), (torch.stack(made),)
+        output_1BH, state = self.rnn(self.embedding(ids_B)[None], state)
+        return self.output(output_1BH[0]), state
+
+    # -- on disk ----------------------------------------------------------------------------------
+
+    def save_pretrained(
+        self, folder: str | Path, state_dict: dict[str, Tensor] | None = None
+    ) -> None:
+        """Write settings, vocabulary and weights.
+
+        Raises:
+            ValueError: if the vocabulary is not known yet.
+        """
+        if self.vocabulary is None:
+            raise ValueError("the model has no vocabulary yet: call use_vocabulary before saving")
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        weights = self.state_dict() if state_dict is None else state_dict
+        content: dict[str, Any] = {"model_type": MODEL_TYPE, **asdict(self.config)}
+        content["vocabulary"] = self.vocabulary
+        save_tensors(path / "model.safetensors", dict(weights), {"model_type": MODEL_TYPE})
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        (path / "smiles_rnn.json").write_text(text + "\n")
+
+
+def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
+    """Make sure that a model's tokens and those of the data are the same, in the same order.
+
+    Raises:
+        ValueError: if they are not; the message names the difference.
+    """
+    if list(own) == list(given):
+        return
+    only_own, only_given = sorted({*own} - {*given}), sorted({*given} - {*own})
+    if only_own or only_given:
+        difference = (
+            f"only the model has {' '.join(only_own) or 'none'}; only the data has "
+            f"{' '.join(only_given) or 'none'}"
+        )
+    else:
+        place = next(i for i, (a, b) in enumerate(zip(own, given, strict=True)) if a != b)
+        difference = f"token {place} is {own[place]!r} to the model, {given[place]!r} here"
+    raise ValueError(
+        f"the model was made for another vocabulary ({difference}): set "
+        "data.init_args.smiles.tokenizer to the model's folder and filter out molecules that need "
+        "other tokens, or train a prior on these data"
+    )
+
+
+def is_smiles_rnn(folder: str | Path) -> bool:
+    """Whether a folder holds what `SmilesRNN.save_pretrained` wrote."""
+    path = Path(folder) / "smiles_rnn.json"
+    return path.is_file() and json.loads(path.read_text()).get("model_type") == MODEL_TYPE
+
+
+def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
+    """Read what `SmilesRNN.save_pretrained` wrote.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the folder holds another model, or its weights do not fit its settings.
+    """
+    path = Path(folder)
+    if not (path / "smiles_rnn.json").is_file():
+        raise FileNotFoundError(f"{path} has no smiles_rnn.json: give the folder export of a prior")
+    content = json.loads((path / "smiles_rnn.json").read_text())
+    found = content.pop("model_type", None)
+    if found != MODEL_TYPE:
+        raise ValueError(
+            f"{path} holds a model of type {found}, not {MODEL_TYPE}: give the folder of a prior "
+            "that triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM exported"
+        )
+    vocabulary = content.pop("vocabulary")
+    model = SmilesRNN(SmilesRNNConfig(**content), len(vocabulary), vocabulary)
+    tensors, _ = load_tensors(path / "model.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights in {path} do not fit its smiles_rnn.json ({error})"
+        ) from error
+    return model.eval()

@@ -1,0 +1,1 @@
+"""Memory layers in transformers models."""

@@ -1,0 +1,1 @@
+"""How slots are chosen: product keys, faiss."""

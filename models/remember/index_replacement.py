@@ -1,0 +1,49 @@
+"""Another slot index for a trained memory model, with the same keys."""
+
+from dataclasses import asdict
+
+from transformers import PreTrainedModel
+
+from triptych.models.remember.index.faiss_index import FaissSlotIndex
+from triptych.models.remember.index.faiss_options import FaissOptions
+from triptych.models.remember.index.product_keys import ProductKeyIndex
+from triptych.models.remember.memory_blocks import memory_layers
+
+
+def replace_index(model: PreTrainedModel, options: FaissOptions | None = None) -> PreTrainedModel:
+    """Change the product keys of every memory layer into full keys searched by faiss, in place.
+
+    For finetuning with frozen keys, which never go stale; slots can then be added and removed.
+    Scores of slots stay what they are to rounding, and almost always the same slots are read. The
+    model's config follows, so that the model is saved and loaded with its new index.
+
+    Args:
+        model: A memory model.
+        options: The search.
+
+    Raises:
+        ValueError: if the model has no memory layers, or one with another index.
+
+    Returns:
+        The same model.
+    """
+    layers = memory_layers(model)
+    if not layers:
+        raise ValueError(
+            "the model has no memory layers, so no index to replace: load a memory model, or put "
+            "memory into this one (triptych.models.remember.memory_lm.insert_memory_layers)"
+        )
+    for layer in layers:
+        if not isinstance(layer.index, ProductKeyIndex):
+            raise ValueError(
+                f"the model's index is a {type(layer.index).__name__}: only product keys can be "
+                f"spelt out as full keys"
+            )
+    for layer in layers:
+        assert isinstance(layer.index, ProductKeyIndex)
+        layer.index = FaissSlotIndex.from_product_keys(layer.index, options)
+    model.config.memory = model.config.memory | {
+        "index": f"{FaissSlotIndex.__module__}.{FaissSlotIndex.__qualname__}",
+        "faiss": None if options is None else asdict(options),
+    }
+    return model

@@ -1,0 +1,319 @@
+"""Which fact changed which slots: a chain of deltas, from which any fact can be taken out again."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from triptych.models.remember.ledger.base_fingerprint import (
+    BaseFingerprint,
+    RowValues,
+    values_fingerprint,
+)
+from triptych.models.remember.ledger.delta_chain import (
+    chain_without,
+    deltas_held,
+    entry_files,
+    entry_path,
+    rows_of_any,
+)
+from triptych.models.remember.ledger.row_changes import composed
+from triptych.models.remember.ledger.slot_deltas import (
+    Outcome,
+    SharedRows,
+    SlotDelta,
+    read_rows,
+    require_same_base,
+    write_rows,
+)
+from triptych.models.remember.memory_blocks import value_tables
+
+# Shapes: D value width, E entries, U rows, W rows written, one after the other
+
+
+@dataclass(frozen=True, eq=False)
+class Reverted:
+    """What taking entries out of a model has done.
+
+    Attributes:
+        ledger: The books after it: what the model now holds.
+        outcome: The rows of the entries taken out.
+    """
+
+    ledger: "Ledger"
+    outcome: Outcome
+
+
+class Ledger:
+    """Deltas in the order in which they were learned, each beginning where those before it ended.
+
+    A ledger never changes; what would change it gives another one.
+
+    Args:
+        entries: The deltas, in order.
+
+    Raises:
+        ValueError: if they have different bases.
+    """
+
+    def __init__(self, entries: Sequence[SlotDelta]) -> None:
+        self.entries = tuple(entries)
+        for entry in self.entries[1:]:
+            require_same_base(self.entries[0].base, entry.base)
+
+    # -- files ------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Ledger":
+        """Read the entries of a folder, one file each.
+
+        Raises:
+            FileNotFoundError: if there is no such folder.
+            ValueError: naming the file that is missing, cut short or damaged.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"there is no ledger {folder}: give the folder `ledger` of a run with the callback "
+                "triptych.callbacks.remember.ledger.slot_ledger.SlotLedger"
+            )
+        return cls([SlotDelta.load(path) for path in entry_files(folder)])
+
+    def save(self, folder: str | Path) -> None:
+        """Write every entry into an empty or new folder.
+
+        Raises:
+            ValueError: if the folder holds a ledger already.
+        """
+        if entry_files(folder):
+            raise ValueError(f"{folder} holds a ledger already: choose another folder")
+        for number, entry in enumerate(self.entries):
+            entry.save(entry_path(folder, number))
+
+    # -- questions --------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[SlotDelta]:
+        return iter(self.entries)
+
+    @property
+    def base(self) -> BaseFingerprint:
+        """The model that the first entry began with.
+
+        Raises:
+            ValueError: if there is no entry.
+        """
+        if not self.entries:
+            raise ValueError("the ledger is empty: nothing was learned")
+        return self.entries[0].base
+
+    @property
+    def facts(self) -> list[str]:
+        """Ids of all facts that are in the model, in the order of their first entry."""
+        return list(
+            dict.fromkeys(
+                fact for entry in self.entries if not entry.reverted for fact in entry.facts
+            )
+        )
+
+    def entries_of(self, fact: str) -> list[int]:
+        """Numbers of the entries of a fact: one for each visit to it."""
+        return [number for number, entry in enumerate(self.entries) if fact in entry.facts]
+
+    def rows_of(self, fact: str) -> tuple[Tensor, ...]:
+        """For each table, the rows that a fact has changed, ascending."""
+        self._require_facts({fact})
+        own = [self.entries[number] for number in self.entries_of(fact)]
+        tables = zip(*(entry.tables for entry in own), strict=True)
+        return tuple(torch.cat([change.rows_U for change in table]).unique() for table in tables)
+
+    def facts_of(self, row: int, table: int = 0) -> list[str]:
+        """Ids of the facts that have changed a row, in the order of writing."""
+        if not self.entries:
+            return []
+        rows_W, entry_W = self.writes[table]
+        numbers = entry_W[rows_W == row].tolist()
+        return list(dict.fromkeys(fact for n in numbers for fact in self.entries[n].facts))
+
+    def squashed(self) -> SlotDelta:
+        """All entries as one delta: what the ledger as a whole makes of the base."""
+        tables = zip(*(entry.tables for entry in self.entries), strict=True)
+        return SlotDelta(
+            tuple(composed(table) for table in tables),
+            self.base,
+            facts=tuple(self.facts),
+            step=self.entries[-1].step,
+        )
+
+    @cached_property
+    def writes(self) -> list[tuple[Tensor, Tensor]]:
+        """For each table, all rows written, in order, and the numbers of the entries that did."""
+        writes = []
+        for table in zip(*(entry.tables for entry in self.entries), strict=True):
+            lengths_E = torch.tensor([len(change) for change in table])
+            rows_W = torch.cat([change.rows_U for change in table])
+            writes.append((rows_W, torch.arange(len(table)).repeat_interleave(lengths_E)))
+        return writes
+
+    # -- models -----------------------------------------------------------------------------------
+
+    def held_by(self, model: nn.Module) -> int:
+        """How many of the entries, from the first on, a model holds.
+
+        Raises:
+            ValueError: if the model is not the ledger's base with the first entries applied.
+        """
+        self.base.require_around(model, "this ledger")
+        net = self.squashed()
+        present = [
+            read_rows(table, change.rows_U)
+            for table, change in zip(value_tables(model), net.tables, strict=True)
+        ]
+        num_held, num_wrong = deltas_held(self.entries, net, present)
+        base_rows = [RowValues(change.rows_U, change.old_UD) for change in net.tables]
+        if num_wrong or values_fingerprint(model, base_rows) != self.base.values:
+            where = f"in {num_wrong} rows of" if num_wrong else "in rows outside of"
+            raise ValueError(
+                f"the model is not one of this ledger's: {where} the ledger it holds values from "
+                "elsewhere. Give the model that the ledger's run exported or started from; a model "
+                "written by `ledger unlearn` or `apply` has a ledger of its own in its folder"
+            )
+        return num_held
+
+    def move(self, model: nn.Module, to: int | None = None) -> None:
+        """Bring a model to the state after the first entries, forwards or backwards, to the bit.
+
+        Args:
+            model: The base, or the base with the first entries applied.
+            to: How many entries it shall hold; 0 gives the base, None holds all.
+
+        Raises:
+            ValueError: if the model is another one, or there are not so many entries.
+        """
+        to = len(self) if to is None else to
+        if not 0 <= to <= len(self):
+            raise ValueError(f"the ledger has {len(self)} entries: choose 0 to {len(self)}")
+        self.held_by(model)
+        net = self.squashed()
+        wanted = self.entries[:to]
+        for number, (table, change) in enumerate(zip(value_tables(model), net.tables, strict=True)):
+            write_rows(table, change.rows_U, change.old_UD)
+            if wanted:
+                last = composed([entry.tables[number] for entry in wanted])
+                write_rows(table, last.rows_U, last.new_UD)
+
+    def revert_fact(
+        self, model: nn.Module, fact: str, shared_rows: SharedRows = "keep"
+    ) -> Reverted:
+        """Take one fact out of a model and keep the rest; see `revert_entries`."""
+        return self.revert_facts(model, [fact], shared_rows)
+
+    def revert_facts(
+        self, model: nn.Module, facts: Collection[str], shared_rows: SharedRows = "keep"
+    ) -> Reverted:
+        """Take facts out of a model, with all visits to them, and keep the rest.
+
+        See `revert_entries`.
+
+        Raises:
+            ValueError: as there, and if the ledger has no such fact, or one was taught together
+                with others that shall stay.
+        """
+        wanted = set(facts)
+        self._require_facts(wanted)
+        numbers = []
+        for number, entry in enumerate(self.entries):
+            if together := wanted & set(entry.facts):
+                if others := [fact for fact in entry.facts if fact not in wanted]:
+                    raise ValueError(
+                        f"{', '.join(sorted(together))} was taught together with "
+                        f"{', '.join(others)}, and their changes cannot be told apart: take them "
+                        "all out, or teach one fact at a time (facts_per_batch: 1)"
+                    )
+                numbers.append(number)
+        return self.revert_entries(model, numbers, shared_rows)
+
+    def revert_entries(
+        self, model: nn.Module, numbers: Collection[int], shared_rows: SharedRows = "keep"
+    ) -> Reverted:
+        """Take entries out of a model and keep the rest.
+
+        Rows that nobody has written since get their values from before the entry back, to the bit.
+        Rows that later entries have written as well cannot be undone without touching what these
+        have learned:
+
+        - `keep` leaves them alone: no row moves that a later fact has written. This is the safer
+          one for the later facts, and the default; but where most rows are shared, what was learned
+          may still be known.
+        - `subtract` takes the entry's difference (new - old) out of them, in float32 and rounded
+          once. Nothing of the entry remains. Later facts were learned on top of it, though: most
+          keep, and now and then one goes with it.
+
+        Either way the books remain a chain, so that taking out everything, one after another and
+        in any order, ends with the base to the bit. With `keep`, what is left of an entry stays in
+        the ledger, marked `reverted`, and goes as soon as nothing learned later has a hold on it.
+
+        Args:
+            model: A model that holds the entries; its tables are changed.
+            numbers: Numbers of the entries.
+            shared_rows: What to do with rows that later entries have written.
+
+        Raises:
+            ValueError: if the model is not one of this ledger's, or does not hold an entry.
+        """
+        num_held = self.held_by(model)
+        if late := sorted(number for number in numbers if number >= num_held):
+            raise ValueError(
+                f"the model holds the first {num_held} of the ledger's {len(self)} entries, and "
+                f"not {', '.join(map(str, late[:5]))}: give the model exported after them"
+            )
+        held = Ledger(self.entries[:num_held])
+        left = held.without(numbers, shared_rows)
+        exact, shared = [], []
+        for number, table in enumerate(value_tables(model)):
+            own_U = rows_of_any(held.entries[n].tables[number] for n in numbers)
+            write_rows(table, *held._values_in(left, number, own_U))
+            is_shared_U = torch.isin(own_U, held._rows_written_since(numbers, number))
+            exact.append(own_U[~is_shared_U])
+            shared.append(own_U[is_shared_U])
+        outcome = Outcome(tuple(exact), tuple(shared), kept=shared_rows == "keep")
+        return Reverted(left, outcome)
+
+    def without(self, numbers: Collection[int], shared_rows: SharedRows = "keep") -> "Ledger":
+        """The books as they would be without some entries; see `revert_entries`."""
+        return Ledger(chain_without(self.entries, numbers, shared_rows))
+
+    def _require_facts(self, facts: set[str]) -> None:
+        known = list(dict.fromkeys(fact for entry in self.entries for fact in entry.facts))
+        if missing := sorted(facts.difference(known)):
+            raise ValueError(
+                f"the ledger has no fact {', '.join(missing[:5])}. `ledger show` lists all "
+                f"{len(known)} facts, such as {', '.join(known[:5])}"
+            )
+
+    def _values_in(self, left: "Ledger", table: int, rows_U: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, and what they hold once only the entries in `left` remain of this ledger."""
+        change = composed([entry.tables[table].among(rows_U) for entry in self])
+        values_UD = change.old_UD.clone()
+        if left.entries:
+            remaining = composed([entry.tables[table].among(rows_U) for entry in left])
+            values_UD[torch.searchsorted(change.rows_U, remaining.rows_U)] = remaining.new_UD
+        return change.rows_U, values_UD
+
+    def _rows_written_since(self, numbers: Collection[int], table: int) -> Tensor:
+        """Rows of the entries that entries after them have written, and that stay in the model."""
+        rows_W, entry_W = self.writes[table]
+        stays_E = torch.tensor(
+            [not entry.reverted and n not in numbers for n, entry in enumerate(self.entries)]
+        )
+        rows_W, entry_W = rows_W[stays_E[entry_W]], entry_W[stays_E[entry_W]]
+        written = [
+            change.among(rows_W[entry_W > n])
+            for n, change in ((n, self.entries[n].tables[table]) for n in numbers)
+        ]
+        return rows_of_any(written)

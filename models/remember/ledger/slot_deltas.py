@@ -1,0 +1,271 @@
+"""A change of some slots as a file of its own: applied to a model, and taken back.
+
+A fact taught by sparse memory finetuning is a few hundred rows of the value tables: about 2 MB at
+the paper's size (500 rows, 1,024 wide, bfloat16, before and after).
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from triptych.models.remember.ledger.base_fingerprint import (
+    BYTES_PER_CHUNK,
+    BaseFingerprint,
+    values_fingerprint,
+)
+from triptych.models.remember.ledger.row_changes import (
+    Elsewhere,
+    RowChange,
+    difference,
+    moved,
+    same_bits,
+)
+from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.values.value_table import ValueTable
+from triptych.models.tensor_file import load_tensors, save_tensors
+
+# Shapes: D value width, S slots, U rows
+FORMAT = "slot delta 1"
+SharedRows = Literal["subtract", "keep"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of the rows of a delta.
+
+    Attributes:
+        exact: For each table, rows that now hold the wanted values to the bit.
+        shared: For each table, rows that somebody else had written since.
+        kept: Whether these were left as they are, instead of being shifted by the difference.
+    """
+
+    exact: tuple[Tensor, ...]
+    shared: tuple[Tensor, ...]
+    kept: bool
+
+    @property
+    def num_exact(self) -> int:
+        """Rows set to the bit, over all tables."""
+        return sum(rows.numel() for rows in self.exact)
+
+    @property
+    def num_shared(self) -> int:
+        """Rows somebody else had written since, over all tables."""
+        return sum(rows.numel() for rows in self.shared)
+
+    def __str__(self) -> str:
+        text = f"{self.num_exact:,} rows set to the bit"
+        if not self.num_shared:
+            return text
+        done = "left as they are" if self.kept else "shifted by the difference, inexact"
+        return f"{text}, {self.num_shared:,} rows that others wrote since {done}"
+
+
+@dataclass(frozen=True, eq=False)
+class SlotDelta:
+    """Rows of a model's value tables before and after something was learned.
+
+    Args:
+        tables: A change for each of `value_tables(model)`, in their order.
+        base: The model that the chain of deltas began with.
+        facts: Ids of what was learned.
+        label: Anything a reader should know.
+        step: Optimizer steps that had been taken when the change was complete.
+        visit: Number of the visit to these facts in their stream.
+        reverted: True for what is left of a delta that was taken back: the rows that others had
+            written since.
+    """
+
+    tables: tuple[RowChange, ...]
+    base: BaseFingerprint
+    facts: tuple[str, ...] = ()
+    label: str = ""
+    step: int = 0
+    visit: int | None = None
+    reverted: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """Rows changed, over all tables."""
+        return sum(len(table) for table in self.tables)
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        facts = ", ".join(self.facts[:3]) + (", ..." if len(self.facts) > 3 else "")
+        return f"the delta of {facts or self.label or f'step {self.step}'}"
+
+    def inverse(self) -> "SlotDelta":
+        """From after to before."""
+        return replace(self, tables=tuple(table.inverse() for table in self.tables))
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that is either whole or not there."""
+        tensors: dict[str, Tensor] = {}
+        for number, table in enumerate(self.tables):
+            tensors[f"table_{number}.rows"] = table.rows_U
+            tensors[f"table_{number}.old"] = table.old_UD
+            tensors[f"table_{number}.new"] = table.new_UD
+        fields = ("label", "step", "visit", "reverted")
+        description: dict[str, Any] = {name: getattr(self, name) for name in fields}
+        description |= {"facts": list(self.facts), "base": asdict(self.base), "format": FORMAT}
+        save_tensors(path, tensors, description | {"num_tables": len(self.tables)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SlotDelta":
+        """Read what `save` wrote, and check it.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: naming the file, if it is cut short, damaged or something else.
+        """
+        tensors, description = load_tensors(path)
+        if description.pop("format", None) != FORMAT:
+            raise ValueError(f"{path} is not a slot delta: give an entry_*.safetensors of a ledger")
+        parts = ("rows", "old", "new")
+        try:
+            tables = tuple(
+                RowChange(*(tensors[f"table_{number}.{part}"] for part in parts))
+                for number in range(description.pop("num_tables"))
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        description["facts"] = tuple(description["facts"])
+        return cls(tables, BaseFingerprint(**description.pop("base")), **description)
+
+    # -- models -----------------------------------------------------------------------------------
+
+    def apply(self, model: nn.Module) -> Outcome:
+        """Write the new values into a model.
+
+        The rows must hold the old values, or the model be the base itself: a delta from the middle
+        of a chain then adds its difference to rows that earlier deltas of the chain had written.
+
+        Raises:
+            ValueError: if the model is another one, or others have written these rows.
+        """
+        self.base.require_around(model, self.name)
+        present = self._present(model)
+        num_other = sum(
+            int((~same_bits(table.old_UD, now_UD)).sum())
+            for table, now_UD in zip(self.tables, present, strict=True)
+        )
+        if num_other and values_fingerprint(model) != self.base.values:
+            raise ValueError(
+                f"{num_other} of the {self.num_rows} rows of {self.name} do not hold the values "
+                "it was made on: other facts were written there, or it is in the model already. "
+                "Apply it to the base; to have both, merge the two ledgers first (python train.py "
+                "ledger merge) and apply the result to the base"
+            )
+        return self._move(model, present, "shift")
+
+    def revert(self, model: nn.Module, shared_rows: SharedRows = "keep") -> Outcome:
+        """Take the change back out of a model.
+
+        Rows that hold the new values get the old ones back to the bit. `Ledger.revert` takes a
+        fact out of many and keeps the books; here only this delta is known.
+
+        Args:
+            model: A model that holds the change.
+            shared_rows: What to do with rows that somebody else wrote since; see `Ledger.revert`.
+
+        Raises:
+            ValueError: if the model is another one, or does not hold the change.
+        """
+        self.base.require_around(model, self.name)
+        present = self._present(model)
+        if self.num_rows and all(
+            bool(same_bits(table.old_UD, now_UD).all())
+            for table, now_UD in zip(self.tables, present, strict=True)
+        ):
+            raise ValueError(
+                f"{self.name} is not in the model: its rows hold the values from before it. Give "
+                "the model that learned it"
+            )
+        elsewhere: Elsewhere = "shift" if shared_rows == "subtract" else "stay"
+        return self.inverse()._move(model, present, elsewhere)
+
+    def _present(self, model: nn.Module) -> list[Tensor]:
+        """What the rows hold now, on the CPU."""
+        pairs = zip(value_tables(model), self.tables, strict=True)
+        return [read_rows(table, change.rows_U) for table, change in pairs]
+
+    def _move(self, model: nn.Module, present: list[Tensor], elsewhere: Elsewhere) -> Outcome:
+        exact, shared = [], []
+        for table, change, now_UD in zip(value_tables(model), self.tables, present, strict=True):
+            values_UD, exact_U = moved(now_UD, change.old_UD, change.new_UD, elsewhere)
+            write_rows(table, change.rows_U, values_UD)
+            exact.append(change.rows_U[exact_U])
+            shared.append(change.rows_U[~exact_U])
+        return Outcome(tuple(exact), tuple(shared), kept=elsewhere == "stay")
+
+
+def diff(a: nn.Module | SlotDelta, b: nn.Module | SlotDelta, label: str = "") -> SlotDelta:
+    """The delta that takes `a` to `b`, to the bit.
+
+    Args:
+        a: A model, or a delta that stands for its base with it applied.
+        b: The same of another.
+        label: Kept in the delta.
+
+    Raises:
+        ValueError: if more than the values of slots differ, or the deltas have different bases.
+    """
+    if isinstance(a, SlotDelta) and isinstance(b, SlotDelta):
+        require_same_base(a.base, b.base)
+        tables = tuple(difference(x, y) for x, y in zip(a.tables, b.tables, strict=True))
+        return SlotDelta(tables, a.base, label=label, step=max(a.step, b.step))
+    if isinstance(a, SlotDelta) or isinstance(b, SlotDelta):
+        raise ValueError("diff compares two models or two deltas, not one with the other")
+    base = BaseFingerprint.of(a)
+    base.require_around(b, "the first model")
+    pairs = zip(value_tables(a), value_tables(b), strict=True)
+    return SlotDelta(tuple(_table_difference(*pair) for pair in pairs), base, label=label)
+
+
+def require_same_base(a: BaseFingerprint, b: BaseFingerprint) -> None:
+    """Refuse what began with different models.
+
+    Raises:
+        ValueError: if it did.
+    """
+    if a == b:
+        return
+    what = "parameters around the value tables" if a.around != b.around else "values"
+    raise ValueError(
+        f"these were made on different bases, whose {what} differ: only what began with the same "
+        "model (the same init_from) can be compared or merged"
+    )
+
+
+def read_rows(table: ValueTable, rows_U: Tensor) -> Tensor:
+    """What rows of a table hold, copied to the CPU."""
+    return table.weight.detach()[rows_U.to(table.weight.device)].cpu()
+
+
+@torch.no_grad()
+def write_rows(table: ValueTable, rows_U: Tensor, values_UD: Tensor) -> None:
+    """Set rows of a table, on whichever device it is."""
+    device = table.weight.device
+    table.weight.data[rows_U.to(device)] = values_UD.to(device)
+
+
+def _table_difference(a: ValueTable, b: ValueTable) -> RowChange:
+    a_SD, b_SD = a.weight.detach(), b.weight.detach()
+    rows_per_chunk = max(BYTES_PER_CHUNK // (a.value_dim * a_SD.element_size()), 1)
+    found = [
+        start + (~same_bits(x, y.to(x.device))).nonzero().reshape(-1)
+        for start, x, y in zip(
+            range(0, a.num_slots, rows_per_chunk),
+            a_SD.split(rows_per_chunk),
+            b_SD.split(rows_per_chunk),
+            strict=True,
+        )
+    ]
+    rows_U = torch.cat(found)
+    return RowChange(rows_U.cpu(), a_SD[rows_U].cpu(), b_SD[rows_U.to(b_SD.device)].cpu())

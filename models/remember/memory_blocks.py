@@ -1,0 +1,118 @@
+"""Memory layers put into the decoder blocks of a transformers model."""
+
+import importlib
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from triptych.models.remember.dense_twin import resized_ffn, twin_width
+from triptych.models.remember.index.slot_index import SlotIndex
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_layer import (
+    FFNWithMemory,
+    MemoryLayer,
+    OutputProjection,
+    SwiluGate,
+)
+from triptych.models.remember.values.value_table import ValueTable
+from triptych.short_names import full_class_path
+
+
+def memory_layers(module: nn.Module) -> list[MemoryLayer]:
+    """Every memory layer in a module, in order."""
+    return [child for child in module.modules() if isinstance(child, MemoryLayer)]
+
+
+def value_tables(module: nn.Module) -> list[ValueTable]:
+    """Every value table in a module, once each."""
+    return [child for child in module.modules() if isinstance(child, ValueTable)]
+
+
+def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder blocks in order, each with its FFN as `mlp`.
+
+    Raises:
+        ValueError: if the model has no such blocks.
+    """
+    count = getattr(model.config, "num_hidden_layers", None)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            blocks = list(module)
+            if all(isinstance(getattr(block, "mlp", None), nn.Module) for block in blocks):
+                return blocks
+    raise ValueError(
+        f"{type(model).__name__} has no list of {count} blocks with an `mlp`; memory layers fit "
+        f"Llama-, Qwen- and GPT-2-like decoders"
+    )
+
+
+def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
+    """Give the named blocks their memory layers, or their twin's FFNs, in place.
+
+    Args:
+        model: The model; new modules take its device, dtype and training mode.
+        memory: A resolved config.
+    """
+    blocks = decoder_blocks(model)
+    hidden_size = model.config.hidden_size
+    reference = next(model.parameters())
+    if memory.dense_twin:
+        std = getattr(model.config, "initializer_range", 0.02)
+        for number in memory.layers:
+            ffn = _ffn(blocks[number])
+            width = twin_width(memory, hidden_size, ffn)
+            blocks[number].mlp = resized_ffn(ffn, hidden_size, width, std).train(model.training)
+        return
+    num_tables = 1 if memory.share_values else len(memory.layers)
+    with torch.device(reference.device):
+        tables = [_value_table(memory, reference.dtype) for _ in range(num_tables)]
+        for position, number in enumerate(memory.layers):
+            block, ffn = blocks[number], _ffn(blocks[number])
+            layer = _memory_layer(memory, hidden_size, tables[min(position, num_tables - 1)])
+            layer.to(reference.dtype)
+            block.mlp = layer
+            if memory.placement == "beside":
+                block.mlp = beside = FFNWithMemory(ffn, layer, memory.relevance_gate)
+                if beside.relevance is not None:
+                    beside.relevance.to(reference.dtype)
+            block.mlp.train(model.training)
+    # Registered once, at the root: layers only point at the table they share.
+    model.memory_values = nn.ModuleList(tables).train(model.training)
+
+
+def _ffn(block: nn.Module) -> nn.Module:
+    ffn = block.mlp
+    assert isinstance(ffn, nn.Module)
+    return ffn
+
+
+def _value_table(memory: MemoryConfig, model_dtype: torch.dtype) -> ValueTable:
+    _, value_dim = memory.sizes()
+    dtype = memory.dtype() or model_dtype
+    return ValueTable(memory.num_slots, value_dim, memory.value_gradient, dtype)
+
+
+def _memory_layer(memory: MemoryConfig, hidden_size: int, values: ValueTable) -> MemoryLayer:
+    gate: nn.Module | None = None
+    if memory.gated:
+        gate = SwiluGate(hidden_size, values.value_dim)
+    elif values.value_dim != hidden_size:
+        gate = OutputProjection(hidden_size, values.value_dim)
+    return MemoryLayer(hidden_size, memory.top_k, _slot_index(memory), values, gate)
+
+
+def _slot_index(memory: MemoryConfig) -> SlotIndex:
+    """Build the slot index; only from this package, so that loading a file runs no other code."""
+    module_name, _, class_name = full_class_path(memory.index).rpartition(".")
+    if not module_name.startswith("triptych.models."):
+        raise ValueError(
+            f"memory.index={memory.index!r} must be a class path under `triptych.models.`"
+        )
+    try:
+        index_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"memory.index={memory.index!r} cannot be found: {error}") from error
+    if not (isinstance(index_class, type) and issubclass(index_class, SlotIndex)):
+        raise ValueError(f"memory.index={memory.index!r} is not a SlotIndex")
+    return index_class.from_config(memory)

@@ -1,0 +1,149 @@
+"""All options of the memory in a language model, in one place."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from triptych.models.remember.index.faiss_options import FaissOptions
+
+PRODUCT_KEYS = "triptych.models.remember.index.product_keys.ProductKeyIndex"
+
+
+@dataclass
+class MemoryConfig:
+    """Where memory layers sit in a causal language model and what they are made of.
+
+    Args:
+        layers: Decoder blocks, counted from 0, whose FFN gets a memory. The paper uses block 12
+            of 22 for sparse memory finetuning; Memory+ uses three, centred.
+        num_keys: N, half keys of each head; the table has N squared slots.
+        num_heads: H, queries a token asks.
+        top_k: K, slots read by a query.
+        key_dim: D, width of one head's query; None means half the hidden size (Memory+).
+        value_dim: Width of a value, any number; None means the hidden size.
+        placement: `replace` puts the memory in the FFN's place, as in the papers, for pretraining
+            from scratch. `beside` adds it to the FFN's output behind a scalar gate that starts at
+            zero, so a pretrained model's logits do not change by a bit at insertion.
+        share_values: One value table for all layers (Memory+), or a table for each.
+        gated: The papers' swilu: out = W2(y * silu(W1 x)).
+        qk_norm: Normalise queries and keys; keeps small models from collapsing onto few slots.
+        value_dtype: Precision of the table; None follows the model.
+        value_gradient: `dense`, or `selected_rows` for a compact gradient (see `ValueTable`).
+        index: Class path of the `SlotIndex`, within the `models` package.
+        faiss: The search of `FaissSlotIndex`, for that index alone; None: its
+            defaults.
+        relevance_gate: With `placement: beside`, a second gate that each token sets for itself:
+            see `FFNWithMemory`.
+        dense_twin: Build no memory but give the same blocks an FFN of as many multiply-adds a
+            token: the baseline that a memory model is compared with.
+
+    Raises:
+        ValueError: on settings that cannot work, saying which and what to change.
+    """
+
+    layers: list[int] = field(default_factory=lambda: [1])
+    num_keys: int = 128
+    num_heads: int = 4
+    top_k: int = 32
+    key_dim: int | None = None
+    value_dim: int | None = None
+    placement: Literal["replace", "beside"] = "replace"
+    share_values: bool = True
+    gated: bool = True
+    qk_norm: bool = False
+    value_dtype: Literal["float32", "bfloat16"] | None = None
+    value_gradient: Literal["dense", "selected_rows"] = "dense"
+    index: str = PRODUCT_KEYS
+    faiss: FaissOptions | None = None
+    relevance_gate: bool = False
+    dense_twin: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("memory.layers is empty: name at least one block, e.g. layers: [1]")
+        if len(set(self.layers)) != len(self.layers):
+            raise ValueError(f"memory.layers names a block twice: {self.layers}")
+        for name in ("num_keys", "num_heads", "top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"memory.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("key_dim", "value_dim"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"memory.{name} must be at least 1, got {size}")
+        if self.top_k > self.num_keys:
+            raise ValueError(
+                f"memory.top_k={self.top_k} is larger than memory.num_keys={self.num_keys}: the "
+                f"best slots could not be found among the half keys. Lower top_k or raise num_keys."
+            )
+        if self.key_dim is not None and self.key_dim % 2:
+            raise ValueError(
+                f"memory.key_dim={self.key_dim} must be even: a query is split in two halves"
+            )
+        if isinstance(self.faiss, dict):  # from a model's config.json
+            self.faiss = FaissOptions(**self.faiss)
+        if self.faiss is not None and self.index == PRODUCT_KEYS:
+            raise ValueError(
+                "memory.faiss is set, but memory.index is product keys: set memory.index to "
+                "triptych.models.remember.index.faiss_index.FaissSlotIndex, or leave memory.faiss "
+                "out"
+            )
+        if self.relevance_gate and self.placement != "beside":
+            raise ValueError(
+                "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to "
+                "beside, or leave it out"
+            )
+
+    @property
+    def num_slots(self) -> int:
+        """Slots of one table."""
+        return self.num_keys**2
+
+    def resolved(self, hidden_size: int, num_blocks: int) -> "MemoryConfig":
+        """Fill in the sizes that depend on the base model, and check them against it.
+
+        Raises:
+            ValueError: if a block does not exist or the key width comes out odd.
+        """
+        outside = [layer for layer in self.layers if not 0 <= layer < num_blocks]
+        if outside:
+            raise ValueError(
+                f"memory.layers {outside} do not exist: the model has blocks 0 to {num_blocks - 1}"
+            )
+        settings = asdict(self)
+        settings["key_dim"] = self.key_dim or hidden_size // 2
+        settings["value_dim"] = self.value_dim or hidden_size
+        if settings["key_dim"] % 2:
+            raise ValueError(
+                f"memory.key_dim would be {settings['key_dim']} (half of hidden_size="
+                f"{hidden_size}), which is odd; set memory.key_dim to an even number"
+            )
+        return MemoryConfig(**settings)
+
+    def sizes(self) -> tuple[int, int]:
+        """The resolved (key_dim, value_dim)."""
+        assert self.key_dim is not None, "call resolved() first"
+        assert self.value_dim is not None, "call resolved() first"
+        return self.key_dim, self.value_dim
+
+    def dtype(self) -> torch.dtype | None:
+        """The table's torch dtype, None for the model's."""
+        return None if self.value_dtype is None else getattr(torch, self.value_dtype)
+
+    def multiply_adds(self, hidden_size: int) -> int:
+        """Multiply-adds of one resolved memory layer for one token, forward.
+
+        Query projection, half scores, weighted gather, gate and output projection. The top-k
+        itself multiplies nothing and is not counted.
+        """
+        key_dim, value_dim = self.sizes()
+        query = hidden_size * self.num_heads * key_dim
+        scores = self.num_heads * self.num_keys * key_dim
+        gather = self.num_heads * self.top_k * value_dim
+        has_output = self.gated or value_dim != hidden_size
+        output = hidden_size * value_dim * (int(self.gated) + int(has_output))
+        return query + scores + gather + output + hidden_size * int(self.relevance_gate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as stored in a model's config.json."""
+        return asdict(self)

@@ -1,0 +1,97 @@
+"""For each transformers family, the config and model classes of its memory models.
+
+A memory model is an instance of its family's own class: training, `generate` and
+`save_pretrained` are the family's. It adds a `model_type` (`memory-llama`, ...), so that a loader
+which does not know it refuses, where plain AutoModel would drop the memory with only a warning.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from triptych.models.remember.memory_blocks import add_memory
+from triptych.models.remember.memory_config import MemoryConfig
+
+MODEL_TYPE_PREFIX = "memory-"
+
+_config_classes: dict[Any, Any] = {}
+_model_classes: dict[Any, Any] = {}
+
+
+def memory_config_class(family: Any) -> Any:
+    """The family's config with a `model_type` of its own and the memory's settings."""
+    if family not in _config_classes:
+
+        def init(self: Any, memory: dict[str, Any] | None = None, **settings: Any) -> None:
+            family.__init__(self, **settings)
+            self.memory = memory
+
+        model_type = MODEL_TYPE_PREFIX + str(family.model_type)
+        namespace = {
+            "model_type": model_type,
+            "__init__": init,
+            "__module__": __name__,
+            "__reduce__": lambda self: (_empty_config, (family,), self.__dict__),
+        }
+        made = type(f"Memory{family.__name__}", (family,), namespace)
+        AutoConfig.register(model_type, made)
+        _config_classes[family] = made
+    return _config_classes[family]
+
+
+def memory_model_class(family: Any) -> Any:
+    """The family's causal LM, building its memory layers from its config."""
+    if family not in _model_classes:
+        config_class = memory_config_class(family.config_class)
+
+        def init(self: Any, config: Any) -> None:
+            family.__init__(self, config)
+            if config.memory is not None:
+                add_memory(self, MemoryConfig(**config.memory))
+
+        namespace = {
+            "config_class": config_class,
+            "__init__": init,
+            "__module__": __name__,
+            "__reduce__": lambda self: (_empty_model, (family,), self.__dict__),
+        }
+        made = type(f"Memory{family.__name__}", (family,), namespace)
+        AutoModelForCausalLM.register(config_class, made)
+        _model_classes[family] = made
+    return _model_classes[family]
+
+
+def _empty_config(family: Any) -> Any:
+    """Where unpickling starts: the classes are made on demand, so their names import nothing."""
+    made = memory_config_class(family)
+    return made.__new__(made)
+
+
+def _empty_model(family: Any) -> Any:
+    """As `_empty_config`."""
+    made = memory_model_class(family)
+    return made.__new__(made)
+
+
+def memory_model_class_of(model_type: str) -> Any:
+    """The memory class for a `memory-...` model_type read from a file.
+
+    Raises:
+        ValueError: if the family is unknown to the installed transformers.
+    """
+    family = type(AutoConfig.for_model(model_type.removeprefix(MODEL_TYPE_PREFIX)))
+    return memory_model_class(AutoModelForCausalLM._model_mapping[family])
+
+
+def become_memory_model(model: PreTrainedModel, memory: MemoryConfig) -> None:
+    """Change a plain model into its family's memory model, in place, and add the memory."""
+    settings = model.config.to_dict()
+    for name in ("model_type", "architectures", "transformers_version"):
+        settings.pop(name, None)
+    family = type(model)
+    attention = model.config._attn_implementation
+    config_class = memory_config_class(type(model.config))
+    model.config = config_class(memory=memory.to_dict(), **settings)
+    model.config._attn_implementation = attention
+    model.__class__ = memory_model_class(family)
+    add_memory(model, memory)

@@ -1,0 +1,76 @@
+"""Memory language models: insert memory into a causal LM, build one, load one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from triptych.models.base_lm import BaseLMConfig, build_base_lm
+from triptych.models.progress_bars import no_progress_bars
+from triptych.models.remember.memory_blocks import decoder_blocks, value_tables
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_family import (
+    MODEL_TYPE_PREFIX,
+    become_memory_model,
+    memory_model_class_of,
+)
+
+
+def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTrainedModel:
+    """Put memory layers into a causal language model, in place.
+
+    Args:
+        model: A transformers causal LM whose blocks hold their FFN as `mlp` (Llama, Qwen, GPT-2,
+            Mistral, Gemma and their kin).
+        memory: What to insert and where.
+
+    Raises:
+        ValueError: if the model has memory already, has no such blocks, or lacks a named block.
+
+    Returns:
+        The same model, now of its family's memory class.
+    """
+    if getattr(model.config, "memory", None) is not None:
+        raise ValueError("this model has memory layers already: insert into a plain base model")
+    hidden_size = model.config.hidden_size
+    become_memory_model(model, memory.resolved(hidden_size, len(decoder_blocks(model))))
+    return model
+
+
+def build_memory_lm(
+    base: BaseLMConfig, memory: MemoryConfig | None, vocab_size: int
+) -> PreTrainedModel:
+    """Build the base model and insert the memory; `memory=None` gives the plain base."""
+    model = build_base_lm(base, vocab_size)
+    return model if memory is None else insert_memory_layers(model, memory)
+
+
+def load_memory_lm(path: str | Path) -> PreTrainedModel:
+    """Load a saved memory model, or a plain causal LM, from a folder; safetensors only.
+
+    Raises:
+        FileNotFoundError: if the folder has no `config.json`.
+        ValueError: if weights are missing from the files, or left over.
+    """
+    config_file = Path(path) / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{config_file} not found: give a folder made by save_pretrained")
+    model_type = json.loads(config_file.read_text())["model_type"]
+    has_memory = model_type.startswith(MODEL_TYPE_PREFIX)
+    loader: Any = memory_model_class_of(model_type) if has_memory else AutoModelForCausalLM
+    with no_progress_bars():
+        model, report = loader.from_pretrained(
+            path, output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+    problems = {
+        kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]
+    }
+    if problems:
+        raise ValueError(f"the weights in {path} do not fit their config.json: {problems}")
+    loaded: PreTrainedModel = model
+    for table in value_tables(loaded):
+        dtype = MemoryConfig(**loaded.config.memory).dtype()
+        if dtype is not None:
+            table.to(dtype)
+    return loaded

@@ -1,0 +1,1 @@
+"""The table of values: gather, sparse gradient, row optimizers."""

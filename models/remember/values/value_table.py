@@ -1,0 +1,288 @@
+"""The slots themselves: a table of value vectors, read by a weighted gather."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from triptych.models.remember.values.huge_pages import prefer_huge_pages
+from triptych.models.remember.values.weighted_gather import (
+    dense_transposed_gather,
+    transposed_gather,
+    weight_gradient,
+    weighted_gather,
+)
+
+# Shapes: B tokens, K slots read by a token (all heads), D value width, S slots, U rows
+
+
+class RowGradient(NamedTuple):
+    """A compact gradient of the table: what each named row would move by."""
+
+    rows_U: Tensor
+    grad_UD: Tensor
+
+
+class SlotReads(NamedTuple):
+    """What one backward pass leaves behind: enough to form the gradient of any set of rows.
+
+    `ids_BK` holds every access of a forward pass that had a backward, in the order of its tokens:
+    what sparse memory finetuning counts.
+    """
+
+    ids_BK: Tensor
+    weights_BK: Tensor
+    grad_BD: Tensor
+
+
+class ValueTable(nn.Module):
+    """S value vectors, shared by every memory layer that is given this table.
+
+    This is the seam where kernels and sharding sit: layers only call `forward`, optimizers only
+    read `weight.grad` (dense) or `row_gradient` (selected rows).
+
+    Args:
+        num_slots: S.
+        value_dim: D, any width.
+        gradient: `dense` gives `weight.grad` of the table's full size, for any optimizer.
+            `selected_rows` forms no dense gradient: each backward keeps its reads, and
+            `row_gradient` turns all reads since the last `clear_reads` into one compact
+            gradient, of the rows asked for or of every row read. Use it when the rows to learn
+            are known only after the last micro-batch, as in sparse memory finetuning.
+        dtype: float32 or bfloat16. A bfloat16 table halves the bytes read; its gradients are
+            still summed in float32.
+
+    Raises:
+        ValueError: if a size is not positive or the gradient mode is unknown.
+
+    Init: N(0, D^-1/2) (facebookresearch/memory, `HashingMemory`).
+    Deviation: the table is passed to layers by their constructor, not held in a class global.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        value_dim: int,
+        gradient: Literal["dense", "selected_rows"] = "dense",
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_slots < 1 or value_dim < 1:
+            raise ValueError(
+                f"a value table needs at least one slot and one dimension, "
+                f"got num_slots={num_slots}, value_dim={value_dim}"
+            )
+        self.num_slots = num_slots
+        self.value_dim = value_dim
+        self.weight = nn.Parameter(torch.empty(num_slots, value_dim, dtype=dtype))
+        prefer_huge_pages(self.weight.data)  # rows are read at random
+        self.reads: list[SlotReads] = []
+        self._anchor: tuple[Tensor | None] = (None,)  # a tuple: it is never registered here
+        self.counted_mask_B: Tensor | None = None  # see `counting_only`
+        self.set_gradient(gradient)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the values anew."""
+        nn.init.normal_(self.weight, std=self.value_dim**-0.5)
+
+    def set_gradient(self, gradient: Literal["dense", "selected_rows"]) -> None:
+        """Choose how the backward reports the table's gradient; drops reads not yet used."""
+        if gradient not in ("dense", "selected_rows"):
+            raise ValueError(f"gradient must be 'dense' or 'selected_rows', got {gradient!r}")
+        self.gradient = gradient
+        self.clear_reads()
+
+    @property
+    def anchor(self) -> Tensor | None:
+        """The scalar that stands for the table in autograd, if there is one."""
+        return self._anchor[0]
+
+    def set_anchor(self, anchor: Tensor | None) -> None:
+        """Record reads although `weight` is frozen, in `selected_rows` mode.
+
+        The reads of a table are recorded by its backward, and that runs only if something requires
+        a gradient. Where the weight itself does, a data-parallel reducer and every optimizer see
+        all of it. With the weight frozen, this scalar takes its place.
+
+        Args:
+            anchor: Scalar that requires grad, the same for all tables of a model. It is not
+                registered as a parameter here. Its gradient is 0; or NaN where the gradient of what
+                was read is not finite, so that a gradient scaler notices. None: no anchor.
+
+        Raises:
+            ValueError: if it is not a scalar.
+        """
+        if anchor is not None and anchor.dim() != 0:
+            raise ValueError(f"the anchor must be a scalar, got the shape {tuple(anchor.shape)}")
+        self._anchor = (anchor,)
+
+    def forward(self, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
+        """Read rows: y[b] = sum_k weights[b, k] * weight[ids[b, k]].
+
+        Args:
+            ids_BK: int64 in [0, S).
+            weights_BK: float; gradients flow to them.
+
+        Returns:
+            y_BD in the table's dtype.
+        """
+        anchor = self.anchor if self.gradient == "selected_rows" else None
+        y_BD: Tensor = _Gather.apply(self.weight, ids_BK, weights_BK, anchor, self)
+        return y_BD
+
+    def row_gradient(self, rows: Tensor | None = None) -> RowGradient:
+        """Form the gradient of the reads kept since the last `clear_reads`.
+
+        Args:
+            rows: int64, distinct; only these rows get a gradient (zero where none of them was
+                read). None: every row that was read.
+
+        Raises:
+            RuntimeError: if the table is not in `selected_rows` mode.
+
+        Returns:
+            Rows ascending, and their gradients in float32 (float64 for a float64 table).
+        """
+        if self.gradient != "selected_rows":
+            raise RuntimeError("row_gradient needs ValueTable(gradient='selected_rows')")
+        exact = torch.promote_types(self.weight.dtype, torch.float32)
+        if rows is not None:
+            rows = rows.sort().values
+        if not self.reads:
+            found = torch.empty(0, dtype=torch.int64, device=self.weight.device)
+            sums = torch.empty(0, self.value_dim, dtype=exact, device=self.weight.device)
+        else:
+            ids_M, bags_M, weights_M = _flatten(self.reads, self._uses_of(rows))
+            grad_BD = torch.cat([reads.grad_BD for reads in self.reads]).to(exact)
+            found, sums = transposed_gather(ids_M, bags_M, weights_M, grad_BD)
+        if rows is None:
+            return RowGradient(found, sums)
+        full = sums.new_zeros(rows.numel(), self.value_dim)
+        full[torch.searchsorted(rows, found)] = sums
+        return RowGradient(rows, full)
+
+    def _uses_of(self, rows: Tensor | None) -> list[Tensor] | None:
+        """For each backward pass, which of its flattened reads are of these rows; None: all."""
+        if rows is None:
+            return None
+        wanted_S = torch.zeros(self.num_slots, dtype=torch.bool, device=rows.device)
+        wanted_S[rows] = True
+        return [wanted_S[reads.ids_BK.flatten()].nonzero().squeeze(1) for reads in self.reads]
+
+    def clear_reads(self) -> None:
+        """Forget the reads: call after each optimizer step."""
+        self.reads = []
+
+    def extra_repr(self) -> str:
+        """Sizes, for `print(model)`."""
+        return (
+            f"num_slots={self.num_slots}, value_dim={self.value_dim}, "
+            f"gradient={self.gradient!r}, dtype={self.weight.dtype}"
+        )
+
+
+class _Gather(torch.autograd.Function):
+    """The weighted gather and its backward in the table's mode."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values_SD: Tensor,
+        ids_BK: Tensor,
+        weights_BK: Tensor,
+        anchor: Tensor | None,
+        table: ValueTable,
+    ) -> Tensor:
+        # Kept only if a backward will read it: rows may change between forward and backward.
+        needed = values_SD if ctx.needs_input_grad[2] else None
+        ctx.save_for_backward(needed, ids_BK, weights_BK)
+        ctx.table, ctx.counted_mask_B = table, table.counted_mask_B
+        return weighted_gather(values_SD, ids_BK, weights_BK)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor | None, ...]:
+        values_SD, ids_BK, weights_BK = ctx.saved_tensors
+        table: ValueTable = ctx.table
+        grad_BD = grad_BD.contiguous()
+        grad_values = grad_weights = grad_anchor = None
+        if ctx.needs_input_grad[2]:
+            grad_weights = weight_gradient(grad_BD, values_SD, ids_BK).to(weights_BK.dtype)
+        if ctx.needs_input_grad[3]:
+            grad_anchor = grad_BD.sum(dtype=torch.promote_types(grad_BD.dtype, torch.float32)) * 0
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[3]:
+            reads = SlotReads(ids_BK, weights_BK.detach(), grad_BD)
+            if table.gradient == "selected_rows":
+                table.reads.append(_only(reads, ctx.counted_mask_B))
+            else:
+                grad_values = _dense_gradient(reads, table.weight)
+        return grad_values, None, grad_weights, grad_anchor, None
+
+
+@contextmanager
+def counting_only(tables: Sequence[ValueTable], keep_mask_B: Tensor) -> Iterator[None]:
+    """In passes within, the tables keep the reads of some tokens alone: padding is no access.
+
+    For whoever pads a batch where nobody else can see it. Nothing else changes; the gradient does
+    not either, since nothing depends on what padding read.
+
+    Args:
+        tables: The tables.
+        keep_mask_B: bool, one entry for every token of the pass; True marks one that counts.
+    """
+    before = [table.counted_mask_B for table in tables]
+    for table in tables:
+        table.counted_mask_B = keep_mask_B
+    try:
+        yield
+    finally:
+        for table, mask_B in zip(tables, before, strict=True):
+            table.counted_mask_B = mask_B
+
+
+def _only(reads: SlotReads, keep_mask_B: Tensor | None) -> SlotReads:
+    if keep_mask_B is None:
+        return reads
+    return SlotReads(*(tensor[keep_mask_B] for tensor in reads))
+
+
+def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
+    """The gradient of the whole table, zero where nothing was read."""
+    exact = torch.promote_types(values_SD.dtype, torch.float32)
+    uses = (*_flatten([reads]), reads.grad_BD.to(exact))
+    if values_SD.dtype == exact:
+        return dense_transposed_gather(*uses, values_SD.shape[0])
+    # Sums in the wider dtype for the rows that were read alone.
+    rows_U, sums_UD = transposed_gather(*uses)
+    grad_SD = torch.zeros_like(values_SD)
+    grad_SD[rows_U] = sums_UD.to(values_SD.dtype)
+    return grad_SD
+
+
+def _flatten(
+    all_reads: list[SlotReads], uses: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay the reads of several backward passes end to end: (row, token, weight) of each.
+
+    Args:
+        all_reads: The backward passes.
+        uses: Which flattened reads of each pass to take, ascending; None takes all.
+    """
+    ids, bags, weights, num_bags = [], [], [], 0
+    for number, reads in enumerate(all_reads):
+        count, width = reads.ids_BK.shape
+        if uses is None:
+            tokens = torch.arange(num_bags, num_bags + count, device=reads.ids_BK.device)
+            ids.append(reads.ids_BK.reshape(-1))
+            bags.append(tokens.repeat_interleave(width))
+            weights.append(reads.weights_BK.reshape(-1))
+        else:
+            kept = uses[number]
+            ids.append(reads.ids_BK.reshape(-1)[kept])
+            bags.append(kept // width + num_bags)
+            weights.append(reads.weights_BK.reshape(-1)[kept])
+        num_bags += count
+    return torch.cat(ids), torch.cat(bags), torch.cat(weights)

@@ -1,0 +1,1 @@
+"""Losses of the thought autoencoder, and the sparsity of its Jacobian."""

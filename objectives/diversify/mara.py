@@ -1,0 +1,226 @@
+"""Mode-anchored reward augmentation (MARA): good answers are rewarded so that all become as likely.
+
+Source: "KL-Regularized Reinforcement Learning is Designed to Mode Collapse", 2510.20817, equation
+11 and algorithms 1 and 2. Optimising E[R] - beta KL(pi || pi_ref) leads to pi_ref exp(R / beta),
+which among equally good answers keeps the reference's odds, however small beta is. MARA picks an
+anchor z, the likeliest answer under the reference among those at or above a threshold, and rewards
+every such answer i with R_z + beta (log pi_ref(z) - log pi_ref(i)): the optimum is then constant
+above the threshold, at the anchor's level, and as before below it.
+"""
+
+# Shapes: B completions, G groups among which anchors are looked for
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Scope = Literal["group", "batch", "batch_and_replay"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What MARA made of a batch.
+
+    Attributes:
+        reward_B: Rewards to optimise; those of rows below the threshold are what they were.
+        reference_log_prob_B: Log-probabilities under the reference that the KL (or DAP's target)
+            has to use, in nats: as given, but under algorithm 2 the anchor's for rows above.
+        anchor_B: int64; the row of the anchor of this row's group, -1 where the group has none.
+        above_B: bool; True marks a row at or above the threshold whose group has an anchor.
+        shift_B: Nats by which the anchor is likelier under the reference, 0 where not above; after
+            clipping and division by length, where these are on.
+        threshold: The threshold that was used.
+    """
+
+    reward_B: Tensor
+    reference_log_prob_B: Tensor
+    anchor_B: Tensor
+    above_B: Tensor
+    shift_B: Tensor
+    threshold: float
+
+    def numbers(self, reward_B: Tensor) -> dict[str, Tensor]:
+        """Numbers to log, 0-dimensional.
+
+        Args:
+            reward_B: Rewards before augmentation.
+        """
+        above = self.above_B.sum()
+        moved_B = torch.where(self.above_B, reward_B[self.anchor_B.clamp_min(0)] - reward_B, 0.0)
+        return {
+            "above_share": self.above_B.double().mean(),
+            "threshold": torch.tensor(self.threshold),
+            "shift_nats_mean": self.shift_B.sum() / above.clamp_min(1),
+            "shift_nats_max": self.shift_B.max(),
+            "anchor_reward_difference_mean": moved_B.abs().sum() / above.clamp_min(1),
+        }
+
+
+@dataclass(frozen=True)
+class Mara:
+    """Settings of the augmentation.
+
+    Args:
+        threshold: tau, on the reward's scale; rows at or above it count as good. Exactly one of
+            this and `percentile` is given.
+        percentile: tau is this percentile (0 to 100, linear between rewards as in numpy) of the
+            rewards of the batch's fresh rows.
+        end_value: Where the threshold or percentile arrives in a linear schedule; null keeps it.
+        schedule_steps: Optimizer steps until it is there.
+        scope: Among which rows the anchor is chosen. `group`: those of the same prompt, since
+            log pi_ref(y | x) is comparable for one x only. `batch`: all fresh rows, for
+            unconditional policies. `batch_and_replay`: replayed rows may be anchors too.
+        algorithm: 1 augments the reward. 2 replaces reward and reference log-probability of the
+            rows above by the anchor's. For the reverse KL they are the same; with the forward KL
+            only 2 leads to equal probabilities (see `target_distribution`).
+        clip: Largest absolute shift log pi_ref(z) - log pi_ref(i) in nats. NOT exact: answers
+            beyond it are still rarer at the optimum. For long texts, where a shift of hundreds of
+            nats would drown the reward.
+        length_normalised: Choose the anchor and shift by log-probability per token. NOT exact.
+
+    Raises:
+        ValueError: on settings that cannot work, saying which and what to change.
+
+    Deviations: the paper speaks of a batch of answers to one prompt; the other scopes, the
+    schedule, `clip` and `length_normalised` are ours, as is that ties go to the lowest row.
+    """
+
+    threshold: float | None = None
+    percentile: float | None = None
+    end_value: float | None = None
+    schedule_steps: int = 0
+    scope: Scope = "group"
+    algorithm: int = 1
+    clip: float | None = None
+    length_normalised: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.percentile is None):
+            raise ValueError(
+                f"threshold is {self.threshold} and percentile {self.percentile}: give one of them "
+                "and set the other to null"
+            )
+        for name, value in (("percentile", self.percentile), ("end_value", self.end_value)):
+            if self.percentile is not None and value is not None and not 0 <= value <= 100:
+                raise ValueError(f"{name} is {value}: set it to a percentile from 0 to 100")
+        if (self.end_value is None) != (self.schedule_steps == 0) or self.schedule_steps < 0:
+            raise ValueError(
+                f"end_value is {self.end_value} and schedule_steps {self.schedule_steps}: a "
+                "schedule needs an end_value and at least 1 step, no schedule needs null and 0"
+            )
+        if self.scope not in get_args(Scope):
+            raise ValueError(f"scope is {self.scope!r}: choose {', '.join(get_args(Scope))}")
+        if self.algorithm not in (1, 2):
+            raise ValueError(f"algorithm is {self.algorithm}: choose 1 or 2")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip is {self.clip}: set it above 0 nats, or to null for none")
+        if self.length_normalised and self.algorithm == 2:
+            raise ValueError(
+                "length_normalised goes with algorithm 1: algorithm 2 hands the KL the "
+                "log-probability of a whole answer, and one per token is none"
+            )
+
+    @property
+    def exact(self) -> bool:
+        """Whether the paper's theorem holds: neither clipped nor divided by length."""
+        return self.clip is None and not self.length_normalised
+
+    def augment(
+        self,
+        reward_B: Tensor,
+        reference_log_prob_B: Tensor,
+        group_B: Tensor,
+        beta: float,
+        *,
+        step: int = 0,
+        num_tokens_B: Tensor | None = None,
+        replayed_B: Tensor | None = None,
+    ) -> Augmentation:
+        """Augment the rewards of a batch: equation 11.
+
+        Where several processes share a batch (`scope` not `group`, or a percentile), pass the rows
+        of all of them and keep one's own.
+
+        Args:
+            reward_B: Rewards as they were scored, without a KL term. Rows whose reward or reference
+                log-probability is not finite (nan: scoring failed) are never above nor an anchor.
+            reference_log_prob_B: Log-probability of each whole completion under the reference: the
+                sum over its tokens, end token included, in nats.
+            group_B: int64; completions of one prompt share a number.
+            beta: Strength of the KL, 0 or more. At 0 rows above the threshold get the anchor's
+                reward and nothing else.
+            step: Optimizer steps taken, for the schedule.
+            num_tokens_B: Tokens of each completion; `length_normalised` needs it.
+            replayed_B: bool; True marks rows of a replay memory. They are augmented like others and
+                do not count for the percentile. None: all are fresh.
+
+        Raises:
+            ValueError: if beta is negative or `num_tokens_B` is missing.
+        """
+        if not beta >= 0:
+            raise ValueError(
+                f"beta is {beta}: the KL's strength cannot be negative, set it to 0 up"
+            )
+        height_B = reference_log_prob_B
+        if self.length_normalised:
+            if num_tokens_B is None:
+                raise ValueError("length_normalised needs num_tokens_B, the completions' lengths")
+            height_B = reference_log_prob_B / num_tokens_B.clamp_min(1)
+        fresh_B = torch.ones_like(reward_B, dtype=torch.bool)
+        if replayed_B is not None:
+            fresh_B = ~replayed_B
+        usable_B = reward_B.isfinite() & height_B.isfinite()
+        threshold = self._threshold(reward_B[fresh_B & usable_B], step)
+        above_B = usable_B & (reward_B >= threshold)
+        candidate_B = above_B if self.scope == "batch_and_replay" else above_B & fresh_B
+        anchor_B = _likeliest(
+            height_B, candidate_B, group_B if self.scope == "group" else torch.zeros_like(group_B)
+        )
+        above_B = above_B & (anchor_B >= 0)
+        z_B = anchor_B.clamp_min(
+            0
+        )  # rows without an anchor are not above: what they gather is unused
+        shift_B = torch.where(above_B, height_B[z_B] - height_B, 0.0)
+        if self.clip is not None:
+            shift_B = shift_B.clamp(-self.clip, self.clip)
+        augmented_B, reference_B = reward_B[z_B], reference_log_prob_B
+        if self.algorithm == 1:
+            augmented_B = (augmented_B + beta * shift_B).to(reward_B.dtype)
+        else:
+            exact = self.clip is None
+            replaced_B = reference_B[z_B] if exact else reference_B + shift_B
+            reference_B = torch.where(above_B, replaced_B, reference_B)
+        return Augmentation(
+            reward_B=torch.where(above_B, augmented_B, reward_B),
+            reference_log_prob_B=reference_B,
+            anchor_B=anchor_B,
+            above_B=above_B,
+            shift_B=shift_B,
+            threshold=threshold,
+        )
+
+    def _threshold(self, reward_N: Tensor, step: int) -> float:
+        start = self.threshold if self.percentile is None else self.percentile
+        assert start is not None
+        value = start
+        if self.end_value is not None:
+            value += (self.end_value - start) * min(1.0, step / self.schedule_steps)
+        if self.percentile is None:
+            return value
+        if not len(reward_N):
+            return float("inf")
+        return float(torch.quantile(reward_N.double(), value / 100))
+
+
+def _likeliest(height_B: Tensor, candidate_B: Tensor, group_B: Tensor) -> Tensor:
+    """Row of the highest candidate of each row's group, the lowest such row; -1 without one."""
+    groups_G, inverse_B = torch.unique(group_B, return_inverse=True)
+    height_B = height_B.masked_fill(~candidate_B, -torch.inf)
+    top_G = height_B.new_full(groups_G.shape, -torch.inf)
+    top_G = top_G.scatter_reduce(0, inverse_B, height_B, "amax")
+    row_B = torch.arange(len(height_B), device=height_B.device)
+    row_B = row_B.masked_fill(~(candidate_B & (height_B == top_G[inverse_B])), len(height_B))
+    anchor_G = torch.full_like(groups_G, len(height_B)).scatter_reduce(0, inverse_B, row_B, "amin")
+    return torch.where(anchor_G < len(height_B), anchor_G, -1)[inverse_B]

@@ -1,0 +1,1 @@
+"""Diversity filters and experience replay for molecules."""

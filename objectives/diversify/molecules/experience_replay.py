@@ -1,0 +1,140 @@
+"""The best molecules of a run, shown to the policy again and again.
+
+As REINVENT's inception (Blaschke et al. 2020): a memory of the molecules with the highest rewards,
+each once, of which a few join every update, drawn without replacement in proportion to their
+reward. The loss has to hold for samples of another policy; DAP does.
+"""
+
+# Shapes: B completions, R drawn rows, T completion positions
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from triptych.models.diversify.molecules.molecule import canonical_smiles
+from triptych.models.diversify.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One molecule as it was sampled.
+
+    Attributes:
+        text: As it was spelled.
+        reward: As it was scored, before any penalty.
+        prompt_ids: What it continued: the start token.
+        token_ids: What was sampled.
+        finished: Whether the end token is among that.
+        log_prob: Under the policy that sampled it, in nats.
+    """
+
+    text: str
+    reward: float
+    prompt_ids: list[int]
+    token_ids: list[int]
+    finished: bool
+    log_prob: float
+
+
+class ExperienceReplay:
+    """A memory of the best molecules, each once, whatever its spelling.
+
+    Args:
+        size: Most molecules in it.
+        num_draws: Molecules that join an update; fewer while it holds fewer.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+
+    def __init__(self, size: int = 100, num_draws: int = 10) -> None:
+        if size < 1 or num_draws < 1:
+            raise ValueError(
+                f"replay has size {size} and num_draws {num_draws}: set both to at least 1, or "
+                "replay to null"
+            )
+        self.size = size
+        self.num_draws = num_draws
+        #: Canonical SMILES -> how it was first sampled, best first.
+        self.memory: dict[str, Remembered] = {}
+
+    def __len__(self) -> int:
+        return len(self.memory)
+
+    def add(self, rollout: Rollout, reward_B: Tensor) -> None:
+        """Take in molecules with a reward above 0; of one that is known nothing changes."""
+        found = dict(self.memory)
+        for row, reward in enumerate(reward_B.tolist()):
+            key = canonical_smiles(rollout.texts[row]) if reward > 0 else None
+            if key is None or key in found:
+                continue
+            found[key] = Remembered(
+                text=rollout.texts[row],
+                reward=reward,
+                prompt_ids=rollout.prompt_ids_BP[row][rollout.prompt_mask_BP[row]].tolist(),
+                token_ids=rollout.token_ids_BT[row][rollout.token_mask_BT[row]].tolist(),
+                finished=bool(rollout.finished_B[row]),
+                log_prob=float(rollout.log_prob_B[row]),
+            )
+        best = sorted(found.items(), key=lambda item: -item[1].reward)  # stable: older first
+        self.memory = dict(best[: self.size])
+
+    def draw(
+        self, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> tuple[Rollout, Tensor] | None:
+        """Draw some of the memory, in proportion to rewards; None while it is empty.
+
+        Args:
+            generator: Source of randomness, on any device.
+            device: Where the rollout is wanted.
+
+        Returns:
+            The molecules as they were sampled, and their rewards, (R,).
+        """
+        known = list(self.memory.values())
+        if not known:
+            return None
+        weights = torch.tensor([each.reward for each in known], device=generator.device)
+        count = min(self.num_draws, len(known))
+        places = torch.multinomial(weights, count, generator=generator).tolist()
+        drawn = [known[place] for place in places]
+        reward_R = torch.tensor([each.reward for each in drawn], device=device)
+        return _rollout(drawn, device), reward_R
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memory, as plain values."""
+        return {"memory": {key: asdict(each) for key, each in self.memory.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember again."""
+        self.memory = {key: Remembered(**each) for key, each in state["memory"].items()}
+
+
+def _rollout(drawn: Sequence[Remembered], device: torch.device | str) -> Rollout:
+    prompt_ids, prompt_mask = _padded([each.prompt_ids for each in drawn], device)
+    token_ids, token_mask = _padded([each.token_ids for each in drawn], device)
+    return Rollout(
+        prompts=[""] * len(drawn),
+        texts=[each.text for each in drawn],
+        group_B=torch.zeros(len(drawn), dtype=torch.int64, device=device),
+        prompt_ids_BP=prompt_ids,
+        prompt_mask_BP=prompt_mask,
+        token_ids_BT=token_ids,
+        token_mask_BT=token_mask,
+        finished_B=torch.tensor([each.finished for each in drawn], device=device),
+        log_prob_B=torch.tensor([each.log_prob for each in drawn], device=device),
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Ids and mask, padded at the end with token 0, which nothing reads."""
+    longest = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64, device=device)
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=device)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        mask[number, : len(row)] = True
+    return ids, mask

@@ -1,1 +1,0 @@
-"""Who thinks what: the structure that a decoder's Jacobian shows, and how far it can be trusted."""

@@ -1,0 +1,1 @@
+"""Parts of the study on tables of probabilities."""

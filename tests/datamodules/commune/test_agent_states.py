@@ -1,0 +1,116 @@
+import json
+
+import pytest
+import torch
+
+from triptych.datamodules.commune.agent_states import (
+    AgentStates,
+    StateCache,
+    check_number,
+    describe_states,
+    read_states,
+    write_states,
+)
+from triptych.datamodules.commune.debate_questions import DebateQuestions, ShuffledRows
+from triptych.datamodules.commune.pooled_evidence import PooledEvidence
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.commune.agent_state import StateConfig
+from triptych.models.commune.agents import Agents
+from triptych.models.commune.agents_config import AgentsConfig, build_agents
+
+STATE = StateConfig()
+
+
+def task(**settings):
+    return PooledEvidence(**({"num_agents": 2, "num_train": 10, "num_val": 4} | settings))
+
+
+@pytest.fixture(scope="module")
+def agents() -> Agents:
+    torch.manual_seed(0)
+    bases = [
+        BaseLMConfig(hidden_size=width, num_layers=2, num_heads=2, max_position_embeddings=32)
+        for width in (8, 12)
+    ]
+    made = build_agents(AgentsConfig(bases), len(task().tokenizer))
+    made.give_tokenizer(task().tokenizer)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(agents, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("states")
+    write_states(folder, agents, STATE, task(), "train", task().questions("train"), batch_size=4)
+    return folder
+
+
+def test_cached_states_are_those_of_the_agents(agents, folder):
+    questions = task().questions("train")
+    expected = describe_states(agents, STATE, task(), "train", 10)
+    cache = StateCache(folder, expected)
+    assert cache.values.shape == (10, 20)
+    torch.testing.assert_close(cache.rows(range(10)), read_states(agents, STATE, task(), questions))
+    alone = agents[1].states(*agents[1].pad(task().encode(task().tokenizer, questions, 1)), STATE)
+    torch.testing.assert_close(cache.rows([7, 3])[:, 8:], alone[[7, 3]])
+    assert torch.equal(torch.cat(list(cache.batches(3))), cache.rows(range(10)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"state": StateConfig(depth=1.0)}, r"the layers .*\[1, 1\] in the cache, \[2, 2\] now"),
+        ({"state": StateConfig(pool="mean")}, r"state.pool\): last in the cache, mean now"),
+        ({"task": task(seed=1)}, r"\(the prompts: train"),
+        ({"agents": None}, r"the agents' weights"),
+    ],
+)
+def test_states_of_something_else_are_refused_with_the_difference(agents, folder, change, message):
+    others = build_agents(
+        AgentsConfig([BaseLMConfig(hidden_size=8, num_layers=2)], num_agents=2), 9
+    )
+    given = {"agents": agents, "state": STATE, "task": task()} | change
+    expected = describe_states(
+        given["agents"] or others, given["state"], given["task"], "train", 10
+    )
+    with pytest.raises(ValueError, match=message):
+        StateCache(folder, expected)
+
+
+def test_a_damaged_cache_and_a_missing_one_are_refused(agents, folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no cached states"):
+        StateCache(tmp_path)
+    description = json.loads((folder / "states.json").read_text()) | {"num_questions": 11}
+    for name in ("states.npy",):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "states.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="is damaged"):
+        StateCache(tmp_path, description)
+
+
+def test_the_data_need_a_module_with_agents():
+    with pytest.raises(ValueError, match="has no agents"):
+        AgentStates(task()).setup("fit")
+
+
+def test_agents_of_another_number_than_the_tasks_are_refused(agents):
+    with pytest.raises(ValueError, match="for 3 agents and there are 2"):
+        check_number(agents, task(num_agents=3))
+
+
+def test_every_row_is_met_once_an_epoch_whatever_the_number_of_processes():
+    one = list(ShuffledRows(10, seed=3))
+    assert sorted(one) == list(range(10))
+    parts = [list(ShuffledRows(10, 3, rank, 2)) for rank in range(2)]
+    assert sorted(parts[0] + parts[1]) == list(range(10))
+    again = ShuffledRows(10, 3)
+    again.set_epoch(1)
+    assert list(again) != one
+
+
+def test_batches_hold_the_numbers_of_questions():
+    data = DebateQuestions(task(), batch_size=4, eval_batch_size=3)
+    assert [len(batch["rows"]) for batch in data.train_dataloader()] == [4, 4]
+    assert torch.cat([batch["rows"] for batch in data.val_dataloader()]).tolist() == [0, 1, 2, 3]
+    assert data.vocab_size == len(task().tokenizer)
+    with pytest.raises(ValueError, match="batch_size"):
+        DebateQuestions(task(), batch_size=0)

@@ -1,0 +1,128 @@
+"""A search for molecules that is killed and goes on, held against one that was left alone.
+
+    python -m tests.interrupted.killed_search configs/diversify/molecules.yaml \
+        --kill_at 700 --out FOLDER
+
+runs the configuration whole, then again until its ledger has so many calls, ends that process by
+SIGKILL, goes on from its last checkpoint, and names every difference. Words that this program does
+not know go to train.py.
+"""
+
+import argparse
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from triptych import ROOT
+
+
+def calls(run: Path) -> list[tuple]:
+    """All rows of a run's ledger, those reserved and not made included."""
+    connection = sqlite3.connect(run / "oracle.sqlite")
+    try:
+        return connection.execute("SELECT * FROM calls ORDER BY call").fetchall()
+    finally:
+        connection.close()
+
+
+def num_scored(run: Path) -> int:
+    """Calls that were made so far, as another process sees them."""
+    if not (run / "oracle.sqlite").is_file():
+        return 0
+    try:
+        return sum(row[3] is not None for row in calls(run))
+    except sqlite3.OperationalError:  # its tables are being made
+        return 0
+
+
+def metrics(run: Path) -> dict[tuple[str, str], str]:
+    """Everything logged, by step and name; of a step that was taken twice, the second time."""
+    with (run / "metrics.csv").open() as file:
+        return {
+            (row["step"], key): value
+            for row in csv.DictReader(file)
+            for key, value in row.items()
+            if value and key not in ("step", "epoch") and "per_second" not in key
+        }
+
+
+def last_metrics(run: Path) -> dict[str, float]:
+    """The metrics of a run's summary, without its speed."""
+    found = json.loads((run / "summary.json").read_text())["metrics"]
+    return {name: value for name, value in found.items() if "per_second" not in name}
+
+
+def differences(whole: Path, resumed: Path) -> list[str]:
+    """What differs between two runs: ledger, metrics of every step, summary, hits."""
+    found = []
+    ours, theirs = calls(whole), calls(resumed)
+    if ours != theirs:
+        pairs = zip(ours, theirs, strict=False)
+        first = next((a for a, b in pairs if a != b), "one is longer")
+        found.append(f"ledgers of {len(ours)} and {len(theirs)} calls, first at {first}")
+    if len({row[1] for row in theirs}) != len(theirs):
+        found.append("a molecule is in the ledger twice")
+    rows, others = metrics(whole), metrics(resumed)
+    found += [
+        f"{key} at step {step}: {rows.get((step, key))}, then {others[step, key]}"
+        for step, key in others
+        if rows.get((step, key)) != others[step, key]
+    ]
+    if last_metrics(whole) != last_metrics(resumed):
+        found.append("metrics in summary.json")
+    if (whole / "hits.csv").read_text() != (resumed / "hits.csv").read_text():
+        found.append("hits.csv")
+    return found
+
+
+def wait_until(
+    is_there: Callable[[], bool], is_alive: Callable[[], bool], timeout_s: float
+) -> None:
+    """Wait for something that a living process does."""
+    deadline = time.monotonic() + timeout_s
+    while not is_there():
+        if not is_alive():
+            raise RuntimeError("the run ended before it could be killed")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the run did not come that far in {timeout_s:g} s")
+        time.sleep(0.02)
+
+
+def main() -> None:
+    """Run, kill, go on, compare."""
+    parser = argparse.ArgumentParser(description="Kill a search, go on, and compare.")
+    parser.add_argument("config")
+    parser.add_argument("--kill_at", type=int, default=700, help="oracle calls")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
+    options, more = parser.parse_known_args()
+    words = [sys.executable, str(ROOT / "train.py"), "fit", "--config", options.config, *more]
+    whole, killed = options.out / "whole", options.out / "killed"
+    subprocess.run([*words, "--run_dir", str(whole)], check=True)
+    running = subprocess.Popen([*words, "--run_dir", str(killed)])
+    wait_until(
+        lambda: num_scored(killed) >= options.kill_at, lambda: running.poll() is None, 3600.0
+    )
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    at_kill = {row[1]: row for row in calls(killed) if row[3] is not None}
+    print(f"killed after {len(at_kill):,} calls")
+    checkpoint = killed / "checkpoints" / "last.ckpt"
+    subprocess.run([*words, "--run_dir", str(killed), "--ckpt_path", str(checkpoint)], check=True)
+    found = differences(whole, killed)
+    after = {row[1]: row for row in calls(killed)}
+    kept = sum(after[text] == row for text, row in at_kill.items())
+    print(f"{kept:,} of {len(at_kill):,} calls are as they were at the kill")
+    print(f"{len(after):,} calls in the end, of as many different molecules")
+    print("\n".join(found) if found else "no difference from the run that was left alone")
+    sys.exit(bool(found) or kept != len(at_kill))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Policy optimisation of molecules: budget, replay, filter, MARA over both, and going on."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
+from triptych.callbacks.diversify.molecules.molecule_report import MoleculeReport
+from triptych.callbacks.diversify.molecules.stop_search import StopSearch
+from triptych.datamodules.diversify.unprompted import Unprompted
+from triptych.lit_modules.diversify.molecules.molecule_optimization import MoleculeOptimization
+from triptych.objectives.diversify.mara import Mara
+from triptych.objectives.diversify.molecules.diversity_filters import DiversityFilter
+from triptych.objectives.diversify.molecules.experience_replay import ExperienceReplay
+from triptych.objectives.diversify.policy_loss import Rloo
+from triptych.objectives.rewards.molecules.component import MoleculeComponent
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+
+
+class ShareOfOxygen(MoleculeComponent):
+    """Oxygens among the heavy atoms."""
+
+    def value(self, molecule, smiles: str) -> float:
+        symbols = [atom.GetSymbol() for atom in molecule.GetAtoms()]
+        return symbols.count("O") / len(symbols)
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("prior")
+    tiny_rnn().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def search(prior: str, budget: int = 30, **settings) -> MoleculeOptimization:
+    seed_everything(7)
+    reward = OracleReward(MoleculeObjective([ShareOfOxygen()], mean="arithmetic"), budget)
+    given = {"num_samples": 16, "max_new_tokens": 8, "learning_rate": 0.01, "sigma": 16.0}
+    return MoleculeOptimization(reward, prior, **given | settings)
+
+
+def with_memories() -> dict:
+    return {
+        "mara": Mara(threshold=0.5, scope="batch_and_replay"),
+        "replay": ExperienceReplay(20, 4),
+        "diversity_filter": DiversityFilter("molecule", bucket_size=6, min_score=0.5),
+    }
+
+
+def trainer(folder: Path, max_steps: int = 100, callbacks=()) -> Trainer:
+    return Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+    )
+
+
+def test_a_search_ends_with_its_budget_and_reports(prior, tmp_path):
+    module = search(prior, **with_memories())
+    stop, report = StopSearch(), MoleculeReport(threshold=0.5, num_hits=[1, 1000], num_shown=4)
+    trainer(tmp_path, callbacks=[stop, report]).fit(module, Unprompted())
+    assert stop.reason == "the budget of 30 oracle calls is spent"
+    calls = module.reward.ledger.calls()
+    assert [call.number for call in calls] == list(range(1, 31))
+    assert len({call.smiles for call in calls}) == 30
+    assert (tmp_path / "oracle.sqlite").is_file()
+    with (tmp_path / "hits.csv").open() as file:
+        hits = list(csv.DictReader(file))
+    expected = sorted((call.score for call in calls if call.score >= 0.5), reverse=True)
+    assert [float(row["score"]) for row in hits] == expected
+    assert [row["share_of_oxygen"] for row in hits] == [row["score"] for row in hits]
+    rows = dict(report.summary_rows())
+    assert rows["oracle calls"] == "30 of 30"
+    assert rows["oracle calls until hit 1,000"] == ">30"
+    assert report.numbers["yield"] == len(hits)
+    names = ("oracle_calls", "best_molecules", "diverse_molecules", "properties", "chemical_space")
+    for name in names:
+        picture = (tmp_path / "figures" / f"{name}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    module.reward.close()
+
+
+def test_samples_that_only_repeat_end_a_search(prior, tmp_path):
+    module = search(prior, budget=500, max_new_tokens=2, num_samples=64)
+    stop = StopSearch(patience=3)
+    with pytest.warns(UserWarning, match="samples only repeat"):
+        trainer(tmp_path, callbacks=[stop]).fit(module, Unprompted())
+    assert "no molecule of the last 3 training steps was new" in stop.reason
+    bounded, stop = search(prior, budget=500), StopSearch(max_samples=32)
+    trainer(tmp_path / "bounded", callbacks=[stop]).fit(bounded, Unprompted())
+    assert stop.reason.startswith("32 molecules were sampled (max_samples)")
+    module.reward.close()
+    bounded.reward.close()
+
+
+def test_going_on_is_never_having_stopped(prior, tmp_path):
+    whole = search(prior, budget=400, **with_memories())
+    trainer(tmp_path / "whole", 6).fit(whole, Unprompted(4))
+    first = search(prior, budget=400, **with_memories())
+    running = trainer(tmp_path / "parts", 3)
+    running.fit(first, Unprompted(4))
+    running.save_checkpoint(tmp_path / "at_3.ckpt")
+    second = search(prior, budget=400, **with_memories())
+    trainer(tmp_path / "parts", 6).fit(second, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
+    assert second.generated_samples == whole.generated_samples == 6 * 16
+    for mine, theirs in zip(second.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert second.reward.ledger.calls() == whole.reward.ledger.calls()
+    assert second.replay.state_dict() == whole.replay.state_dict()
+    assert second.diversity_filter.counts == whole.diversity_filter.counts
+    other = search(prior, budget=400)
+    with pytest.raises(ValueError, match="replay is null, unlike in"):
+        trainer(tmp_path / "other", 6).fit(other, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
+    (tmp_path / "parts" / "oracle.sqlite").unlink()
+    astray = search(prior, budget=400, **with_memories())
+    with pytest.raises(ValueError, match=r"oracle calls, but .*oracle\.sqlite is gone"):
+        trainer(tmp_path / "astray", 6).fit(astray, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
+    for module in (whole, first, second):
+        module.reward.close()
+
+
+def test_the_anchor_may_be_a_remembered_molecule(prior, tmp_path):
+    module = search(prior, budget=400, **with_memories())
+    trainer(tmp_path, 8).fit(module, Unprompted())
+    fresh, replayed = module.experience, module.replayed
+    reward = torch.cat([fresh.reward, replayed.reward])
+    reference = torch.cat([fresh.reference_log_prob, replayed.reference_log_prob])
+    good = [row for row in range(len(reward)) if reward[row] >= 0.5]
+    anchor = max(good, key=lambda row: float(reference[row]))
+    augmented = torch.cat([fresh.augmentation.reward_B, replayed.augmentation.reward_B])
+    for row in range(len(reward)):  # equation 11, with beta = 1 / sigma
+        level = reward[row]
+        if row in good:
+            level = reward[anchor] + (reference[anchor] - reference[row]) / 16.0
+        torch.testing.assert_close(augmented[row], level)
+    assert 1 < len(replayed.rollout) <= 4
+    assert replayed.first_row == len(fresh.rollout) == 16
+    module.reward.close()
+
+
+def test_settings_that_contradict(prior):
+    with pytest.raises(ValueError, match="hold only for fresh samples"):
+        search(prior, loss=Rloo(), replay=ExperienceReplay())
+    with pytest.raises(ValueError, match="there is no replay"):
+        search(prior, mara=Mara(threshold=0.5, scope="batch_and_replay"))
+    with pytest.raises(ValueError, match="sigma is 0"):
+        search(prior, sigma=0.0)
+    with pytest.raises(ValueError, match="patience is 0"):
+        StopSearch(patience=0)
+    with pytest.raises(ValueError, match="num_shown 0"):
+        MoleculeReport(num_shown=0)
+    with pytest.raises(ValueError, match="steps_per_epoch is 0"):
+        Unprompted(steps_per_epoch=0)

@@ -1,0 +1,157 @@
+"""Memory put beside the FFNs of a trained model: the healing run trains it alone."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.lit_modules.remember.test_memory_pretraining import TINY
+from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.cli import TriptychCLI, main
+from triptych.lit_modules.remember.memory_pretraining import MemoryPretraining
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.remember.memory_blocks import memory_layers
+from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
+
+MEMORY = {
+    "layers": [0, 1],
+    "num_keys": 8,
+    "num_heads": 2,
+    "top_k": 4,
+    "placement": "beside",
+    "relevance_gate": True,
+}
+
+
+def retrofit(export, **model):
+    """Sections of a healing run that starts from an exported plain model."""
+    arguments = TINY["model"]["init_args"] | {"memory": MEMORY, "train_only": "memory"}
+    arguments |= {"init_from": str(export), "learning_rate": 0.02} | model
+    return TINY | {"model": TINY["model"] | {"init_args": arguments}}
+
+
+@pytest.fixture
+def plain(tiny):
+    """The export of a plain model."""
+    arguments = TINY["model"]["init_args"] | {"memory": None}
+    sections = TINY | {"model": TINY["model"] | {"init_args": arguments}}
+    return main(tiny("--trainer.max_steps", "2", name="plain", **sections)) / "export"
+
+
+def batch_of(model):
+    return torch.arange(3, 15).unsqueeze(0) % model.config.vocab_size
+
+
+@torch.no_grad()
+def logits(model):
+    return model.eval()(input_ids=batch_of(model), use_cache=False).logits
+
+
+def test_healing_trains_the_memory_and_not_a_bit_of_the_rest(tiny, plain):
+    run = main(tiny("--trainer.gradient_clip_val", "1.0", **retrofit(plain)))
+    base, healed = load_memory_lm(plain), load_memory_lm(run / "export")
+    frozen = base.state_dict()
+    # Beside a memory the block's own FFN is called `mlp.ffn`.
+    state = {name.replace(".mlp.ffn.", ".mlp."): t for name, t in healed.state_dict().items()}
+    assert frozen.keys() <= state.keys()
+    for name, tensor in frozen.items():
+        assert torch.equal(state[name], tensor), name
+    for block in healed.model.layers:
+        assert block.mlp.memory_gate != 0
+        assert block.mlp.relevance.bias != 0
+    assert not torch.equal(logits(healed), logits(base))
+
+    # What was healed can be taken up again, and then learns by its slots alone.
+    learner = load_memory_lm(run / "export")
+    assert learner.config.memory["relevance_gate"] is True
+    assert torch.equal(logits(learner), logits(healed))
+
+
+def test_what_learns_is_what_the_memory_is_made_of():
+    base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2)
+    memory = MemoryConfig(**(MEMORY | {"qk_norm": True}))
+    module = MemoryPretraining(23, base, memory, train_only="memory")
+    learns = {name for name, p in module.model.named_parameters() if p.requires_grad}
+    everything = {name for name, _ in module.model.named_parameters()}
+    parts = ("memory_values", ".memory.", ".memory_gate", ".relevance.")
+    assert learns == {name for name in everything if any(part in name for part in parts)}
+    assert learns < everything
+    assert module.model.training
+
+
+def test_zero_steps_leave_the_logits_as_they_were(tiny, plain):
+    sections = retrofit(plain)
+    run = main(tiny("--trainer.limit_train_batches", "0", **sections))
+    base, fitted = load_memory_lm(plain), load_memory_lm(run / "export")
+    assert len(memory_layers(fitted)) == 2
+    assert torch.equal(logits(fitted), logits(base))
+
+
+def test_a_healed_model_learns_by_its_slots_alone(tiny, plain):
+    healed = main(tiny(**retrofit(plain))) / "export"
+    before = load_memory_lm(healed)
+    learning = {
+        "data": TINY["data"],
+        "model": {
+            "class_path": "triptych.lit_modules.remember.continual_finetuning.ContinualFinetuning",
+            "init_args": {"init_from": str(healed), "max_new_tokens": 3},
+        },
+        "trainer": TINY["trainer"]
+        | {
+            "max_steps": 2,
+            "val_check_interval": 2,
+            "gradient_clip_val": None,
+            "callbacks+": [
+                {
+                    "class_path": f"{SparseMemoryFinetuning.__module__}.SparseMemoryFinetuning",
+                    "init_args": {"num_slots": 5, "ranking": "tf", "learning_rate": 1.0},
+                }
+            ],
+        },
+        "tracking": {"uri": None},
+    }
+    run = main(tiny(name="learning", **learning))
+    after = load_memory_lm(run / "export")
+    changed = {
+        name
+        for name, tensor in before.state_dict().items()
+        if not torch.equal(after.state_dict()[name], tensor)
+    }
+    assert changed == {"memory_values.0.weight"}
+    rows = (before.memory_values[0].weight != after.memory_values[0].weight).any(1)
+    assert 0 < rows.sum() <= 2 * 5
+
+
+def test_there_must_be_a_memory_to_train_alone():
+    with pytest.raises(
+        ValueError, match="train_only is memory, but the model has no memory layers"
+    ):
+        MemoryPretraining(23, BaseLMConfig(hidden_size=16, num_heads=2), train_only="memory")
+
+
+@pytest.mark.parametrize(
+    ("embedded", "fits"), [(399, False), (400, True), (406, True), (420, False)]
+)
+def test_families_may_pad_their_embeddings_a_little(tmp_path, embedded, fits):
+    base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2)
+    build_memory_lm(base, None, embedded).save_pretrained(tmp_path)
+    if fits:
+        MemoryPretraining(400, init_from=str(tmp_path))
+    else:
+        with pytest.raises(
+            ValueError, match=rf"has {embedded} tokens but the data's tokenizer 400"
+        ):
+            MemoryPretraining(400, init_from=str(tmp_path))
+
+
+def test_a_pretrained_model_brings_its_tokenizer_unless_the_data_name_one(tiny, plain):
+    sections = copy.deepcopy(TINY)
+    sections["model"]["init_args"]["base"] = {"pretrained": str(plain)}
+    sections["data"]["init_args"]["tokenizer"] = {"vocab_size": 300}  # if it were trained
+    words = tiny("--trainer.fast_dev_run", "1", **sections)
+    cli = TriptychCLI(words)
+    assert cli.datamodule.vocab_size == load_memory_lm(plain).config.vocab_size != 300
+    own = str(plain / "tokenizer.json")
+    named = TriptychCLI([*words, "--data.init_args.tokenizer.path", own])
+    assert named.config["fit"].data.init_args.tokenizer.path == own

@@ -1,0 +1,67 @@
+"""Experiments that start where another one ended."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from triptych.callbacks.command_line.init_from import StageError
+from triptych.cli import TriptychCLI, main
+
+
+@pytest.fixture
+def stage(tiny) -> str:
+    """The configuration of an experiment that others start from."""
+    return tiny(name="base_model")[2]
+
+
+def started_from(run: Path, export: Path) -> bool:
+    """Whether a run of no steps kept the weights that it started from."""
+    weights = [torch.load(folder / "weights.pt")["weight"] for folder in (run / "export", export)]
+    return torch.equal(*weights)
+
+
+NO_STEPS = {"limit_train_batches": 0, "max_epochs": 1}
+
+
+def test_stage_runs_once_and_hands_over_model_and_tokenizer(tiny, stage, workdir):
+    words = tiny("--model.init_args.init_from", stage, "--model.init_args.learning_rate", "0")
+    first = TriptychCLI(words)
+    stages = [path for path in (workdir / "runs" / "stages").iterdir() if path.is_dir()]
+    assert len(stages) == 1
+    assert stages[0].name.startswith("base_model-")
+    assert started_from(first.run.path, stages[0] / "export")
+    assert Path(first.datamodule.tokenizer_settings.path).resolve() == stages[0] / "export"
+    saved = yaml.safe_load((first.run.path / "config.yaml").read_text())
+    assert saved["model"]["init_args"]["init_from"] == stage  # runs again as it is
+
+    when = (stages[0] / "summary.json").stat().st_mtime_ns
+    main(words)
+    assert (stages[0] / "summary.json").stat().st_mtime_ns == when
+    assert not list((workdir / "runs" / "stages").glob("*.partial"))
+
+
+def test_tokenizer_of_the_user_is_kept(tiny, workdir):
+    export = main(tiny()) / "export"
+    words = tiny("--model.init_args.init_from", export, "--data.init_args.tokenizer.path", "mine")
+    assert TriptychCLI(words).datamodule.tokenizer_settings.path == "mine"
+
+
+def test_failing_stage_is_named(tiny, workdir):
+    stage = tiny("--irrelevant", name="broken", model={"init_args": {"nan_at_step": 1}})[2]
+    with pytest.raises(StageError, match=r"broken\.yaml failed with exit code 1"):
+        main(tiny("--model.init_args.init_from", stage))
+    assert not (workdir / "runs" / "tiny").exists() or not list((workdir / "runs/tiny").iterdir())
+
+
+def test_missing_stage_is_named(tiny):
+    with pytest.raises(FileNotFoundError, match=r"init_from: there is no file nowhere\.yaml"):
+        main(tiny("--model.init_args.init_from", "nowhere.yaml"))
+
+
+def test_stage_of_a_fast_dev_run_is_a_fast_dev_run(tiny, stage, workdir):
+    main(tiny("--model.init_args.init_from", stage, "--trainer.fast_dev_run", "1"))
+    summary = next((workdir / "runs" / "stages").glob("base_model-*/summary.json"))
+    assert json.loads(summary.read_text())["steps"] == 1

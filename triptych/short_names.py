@@ -1,0 +1,137 @@
+"""Class paths without the package's name, and those of version 0.1.
+
+`metrics.diversify.novelty` and the former `metrics.novelty` are then the same module object as
+`triptych.metrics.diversify.novelty`. The command line switches this on for as long as it runs, so
+that short class paths work in YAML, and with them the files of older runs and exports. A user's
+own `models` or `metrics` comes first and is never replaced. `import triptych` changes nothing.
+"""
+
+import functools
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from triptych import ROOT
+
+FOLDERS = (
+    *("models", "objectives", "metrics", "datamodules", "callbacks", "lit_modules"),
+    *("studies", "benchmarks"),
+)
+# Modules of version 0.1 whose name changed, not their folder alone.
+RENAMED = {
+    "objectives.thought_structure": "objectives.commune.structure",
+    "lit_modules.causal_lm": "lit_modules.diversify.molecules.molecule_pretraining",
+}
+
+
+def full_name(name: str) -> str | None:
+    """The module in `triptych` that a short or former module name means.
+
+    Args:
+        name: Dotted name of a module or package, such as `callbacks.progress`.
+
+    Returns:
+        Its name in `triptych`; None if there is no such module, or more than one.
+
+    >>> full_name("models.product_keys")
+    'triptych.models.remember.index.product_keys'
+    >>> full_name("callbacks.probes"), full_name("models.nothing"), full_name("numpy")
+    ('triptych.callbacks.remember.probes', None, None)
+    """
+    name = name.removeprefix("triptych.")
+    name = RENAMED.get(name, name)
+    folder, *rest = name.split(".")
+    if folder not in FOLDERS:
+        return None
+    found = _modules(folder)
+    if not rest or name in found:
+        return f"triptych.{name}"
+    same = [one for one in found if one.endswith(f".{rest[-1]}")]
+    files = [one for one in same if (ROOT / one.replace(".", "/")).with_suffix(".py").is_file()]
+    best = files or same  # `datamodules.facts` was a file, and is a folder with that file in it
+    return f"triptych.{best[0]}" if len(best) == 1 else None
+
+
+def full_class_path(path: str) -> str:
+    """The present class path of a short or former one; any other path as it is.
+
+    >>> full_class_path("models.product_keys.ProductKeyIndex")
+    'triptych.models.remember.index.product_keys.ProductKeyIndex'
+    >>> full_class_path("mine.index.Sampled")
+    'mine.index.Sampled'
+    """
+    module, _, name = path.rpartition(".")
+    known = full_name(module)
+    return path if known is None else f"{known}.{name}"
+
+
+@contextmanager
+def short_names_allowed() -> Iterator[None]:
+    """Let the folders' modules be imported by their short and former names, too."""
+    finder = _ShortNames()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+@functools.cache
+def _modules(folder: str) -> frozenset[str]:
+    """Dotted names, from the folder on, of all modules and packages in it."""
+
+    def names() -> Iterator[str]:
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+    return frozenset(names())
+
+
+class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Answers for the folders' names, unless somebody else has a module of that name."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name.partition(".")[0] not in FOLDERS:
+            return None
+        elsewhere = [place for place in (sys.path if path is None else path) if not _ours(place)]
+        own = importlib.machinery.PathFinder.find_spec(name, elsewhere, target)
+        if own is not None:
+            return own
+        full = full_name(name)
+        if full is None:
+            return None
+        found = importlib.import_module(full)
+        return importlib.machinery.ModuleSpec(
+            name, self, origin=found.__file__, loader_state=found, is_package=_is_package(found)
+        )
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module: ModuleType = spec.loader_state
+        spec.loader_state = module.__spec__  # Python writes its new spec over the module's own
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+def _is_package(module: ModuleType) -> bool:
+    return hasattr(module, "__path__")
+
+
+def _ours(place: str) -> bool:
+    return Path(place or ".").resolve().is_relative_to(ROOT) and not _is_users(place)
+
+
+def _is_users(place: str) -> bool:
+    """A folder inside of the clone that is no part of it: somebody's work folder below the root."""
+    inside = Path(place or ".").resolve().relative_to(ROOT).parts
+    return bool(inside) and inside[0] not in (*FOLDERS, "triptych")
