@@ -94,7 +94,8 @@ class TriptychCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name, (title, description) in option_titles().items():
-            parser.groups[name].title, parser.groups[name].description = title, description
+            group = (parser.groups or {})[name]
+            group.title, group.description = title, description
         parser.add_argument(
             "--experiment",
             type=str | None,
@@ -130,9 +131,12 @@ class TriptychCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Lightning would warn when `args` and `sys.argv` are both given, as in every call of `main`
         # by a study or a test.
-        as_words = args is None or isinstance(args, list)
-        with short_parser_errors(args if as_words else [], self._subcommand_parsers):
-            self.config = parser.parse_args(args) if as_words else parser.parse_object(args)
+        words = args if args is None or isinstance(args, list) else []
+        with short_parser_errors(words, self._subcommand_parsers):
+            if args is None or isinstance(args, list):
+                self.config = parser.parse_args(args)
+            else:
+                self.config = parser.parse_object(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -208,26 +212,33 @@ class TriptychCLI(LightningCLI):
         tracking = self.config[self.subcommand].tracking
         loggers: list[Logger] = [LocalMetrics(self.run.path)]
         if tracking.uri is not None:
-            names = {"experiment": self.run.experiment, "run_name": self.run.name}
-            loggers.append(MLflowTracking(**tracking, **names, run_dir=self.run.path))
+            run = self.run
+            loggers.append(
+                MLflowTracking(
+                    **tracking, experiment=run.experiment, run_name=run.name, run_dir=run.path
+                )
+            )
         return loggers
 
     def _composed_yaml(self, options: Namespace) -> str:
         """Return the composed configuration without the names of this run, so it can be rerun."""
         kept = options.clone()
         kept.run_dir = kept.run_name = None
-        return self._parser(self.subcommand).dump(kept, skip_unset=False)
+        composed: str = self._parser(self.subcommand).dump(kept, skip_unset=False)
+        return composed
 
     def _resolve_init_from(self, options: Namespace) -> None:
         """Run a configuration in `init_from`, and let a given model name the data's tokenizer."""
-        model = options.model.get("init_args") or Namespace()
-        data = (options.data or Namespace()).get("init_args") or Namespace()
+        model = options.model.get("init_args")
+        data = options.data.get("init_args") if options.data else None
+        if model is None:
+            return
         given = pretrained_base(model)
         if model.get("init_from") is not None:
             given = model["init_from"] = self._exported(model["init_from"], options)
             if not (Path(given) / "tokenizer.json").is_file():
                 return
-        if given is not None:
+        if given is not None and data is not None:
             use_tokenizer_of(given, data)
 
     def _exported(self, start: str, options: Namespace) -> str:

@@ -1,14 +1,14 @@
 """The seam between a debate and its subject: questions, prompts, and reading of replies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 Split = Literal["train", "val", "test"]
-T = TypeVar("T")
+Found = TypeVar("Found", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class DebateTask(ABC):
 
 
 def one_per_question(
-    task: DebateTask, method: str, found: list[T], questions: Sequence[Question]
-) -> list[T]:
+    task: DebateTask, method: str, found: Found, questions: Sequence[Question]
+) -> Found:
     """Return what a method of a task returned, if it has one entry for each question.
 
     Args:

@@ -25,7 +25,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -258,7 +258,8 @@ def word_tokenizer(num_digits: int, num_agents: int) -> PreTrainedTokenizerFast:
         models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=PAD)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast  # its constructor has no types
+    made: PreTrainedTokenizerFast = kind(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -266,3 +267,4 @@ def word_tokenizer(num_digits: int, num_agents: int) -> PreTrainedTokenizerFast:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+    return made

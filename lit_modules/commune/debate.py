@@ -188,8 +188,9 @@ class Debate:
 
 def end_mask(ids_BT: Tensor, agent: Agent) -> Tensor:
     """Return a mask that is True up to and including the first end token of each reply."""
-    is_end_BT = ids_BT == agent.tokenizer.eos_token_id
-    return is_end_BT.cumsum(1) - is_end_BT.long() == 0
+    is_end_BT = ids_BT == int(agent.tokenizer.eos_token_id)
+    earlier_BT = is_end_BT.cumsum(1) - is_end_BT.long()
+    return earlier_BT == 0
 
 
 def reply_tensors(agent: Agent, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

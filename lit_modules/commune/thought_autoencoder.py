@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
@@ -233,7 +233,7 @@ class ThoughtAutoencoder(LightningModule):
         scores_BH = codec.standardize(batch["states"])
         latents_BZ = codec.encode_scores(scores_BH)
         arrived_BZ = self._send(latents_BZ)
-        error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
+        error: Tensor = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
         loss = error
         if self.decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
@@ -258,7 +258,7 @@ class ThoughtAutoencoder(LightningModule):
         """Add the channel's noise to shared latents."""
         if not self.channel_noise:
             return latents_BZ
-        is_shared_Z = self.model.codec.may_matter().all(0)
+        is_shared_Z: Tensor = self.model.codec.may_matter().all(0)
         noise_BZ = self.channel_noise * torch.randn_like(latents_BZ)
         return latents_BZ + noise_BZ * is_shared_Z.to(noise_BZ)
 

@@ -22,30 +22,30 @@ _LARGEST_PADDED_SHARE = 1.02
 class MemoryPretraining(LanguageModelTraining):
     """Trains a causal language model with memory layers, or its dense twin, on packed documents.
 
-    The loss is the mean negative log-likelihood over the labelled tokens of the whole step, all
-    ranks together, so that two processes train as one with twice the batch.
+    The loss is the mean negative log-likelihood over the labelled tokens of the whole step on all
+    ranks. So two processes train like one with twice the batch.
 
     Args:
         vocab_size: Tokens of the tokenizer; linked from the data.
         base: The transformers model under the memory.
-        memory: The memory layers; null trains the plain base. `memory.dense_twin: true` trains
+        memory: The memory layers; null: train the plain base. `memory.dense_twin: true` trains
             the FLOP-matched dense baseline instead.
-        learning_rate: Peak learning rate of all but the values.
-        value_learning_rate: Peak learning rate of the memory's values; scheduled like the rest.
+        learning_rate: Peak learning rate of all parameters except the values.
+        value_learning_rate: Peak learning rate of the memory's values, with the same schedule.
         weight_decay: Decay of the matrices.
         value_weight_decay: Decay of the values.
         betas: Adam's.
         warmup_steps: Steps of linear warm-up.
-        schedule_steps: Steps until the cosine has run out; null takes the trainer's `max_steps`.
-        final_learning_rate_share: What remains of the peak at the end.
+        schedule_steps: Step at the end of the cosine; null: the trainer's `max_steps`.
+        final_learning_rate_share: Share of the peak rate at the end.
         max_new_tokens: Longest generated answer or continuation.
         num_samples: Generated answers shown per set of questions.
-        sample_prompts: Texts to continue at each validation, to see what the model writes.
-        init_from: Exported folder (or an experiment's config, which is then run first) whose
-            weights to start from. A model with memory brings its own; one without gets `memory`.
-        train_only: `memory` trains the memory layers alone (values, queries, keys, gates): the
-            healing of a pretrained model that got a memory beside its FFNs. All other parameters
-            stay what they are to the bit. Null trains everything.
+        sample_prompts: Texts to continue at each validation, for the table of samples.
+        init_from: Exported folder (or an experiment's config, which is then run first) with the
+            initial weights. A model with memory keeps its memory; one without gets `memory`.
+        train_only: `memory` trains the memory layers alone (values, queries, keys, gates), to heal
+            a pretrained model that got a memory beside its FFNs. All other parameters stay
+            bit-identical. Null: train everything.
 
     Raises:
         ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, a
@@ -100,7 +100,7 @@ class MemoryPretraining(LanguageModelTraining):
         self.final_learning_rate_share = final_learning_rate_share
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the values in their own group, warm-up and cosine."""
+        """Return AdamW with a separate group for the values, warm-up and cosine."""
         optimizer = build_adamw(
             self.model,
             self.learning_rate,
@@ -120,8 +120,9 @@ def _build(
     vocab_size: int, base: BaseLMConfig, memory: MemoryConfig | None, init_from: str | None
 ) -> PreTrainedModel:
     if init_from is None:
-        return build_memory_lm(base, memory, vocab_size).train()  # as below
-    model = load_memory_lm(Path(init_from)).train()  # loaded models come in eval mode
+        built: PreTrainedModel = build_memory_lm(base, memory, vocab_size).train()
+        return built
+    model: PreTrainedModel = load_memory_lm(Path(init_from)).train()  # loaded in eval mode
     held = model.config.vocab_size
     if not vocab_size <= held <= _LARGEST_PADDED_SHARE * vocab_size:
         raise ValueError(
