@@ -25,8 +25,9 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -81,22 +82,19 @@ class PooledEvidence(DebateTask):
         rule: Rule = "max_min",
         num_agents: int = 3,
         num_digits: int = 2,
-        num_train: int = 8192,
-        num_val: int = 1024,
+        num_train: PositiveInt = 8192,
+        num_val: PositiveInt = 1024,
         seed: int = 0,
         zero_share: float = 0.0,
     ) -> None:
-        if rule not in get_args(Rule):
-            raise ValueError(f"task.rule is {rule!r}: choose {', '.join(get_args(Rule))}")
         for name, value, least, most in (
             ("num_agents", num_agents, 2, MOST_AGENTS),
             ("num_digits", num_digits, 1, len(LETTERS)),
-            ("num_train", num_train, 1, None),
-            ("num_val", num_val, 1, None),
         ):
-            if value < least or (most is not None and value > most):
-                upper = "" if most is None else f" and at most {most}"
-                raise ValueError(f"task.{name} is {value}: set it to at least {least}{upper}")
+            if not least <= value <= most:
+                raise ValueError(
+                    f"task.{name} is {value}: set it to at least {least} and at most {most}"
+                )
         if not 0 <= zero_share < 1:
             raise ValueError(f"task.zero_share is {zero_share}: set it to at least 0 and below 1")
         self.rule: Rule = rule

@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.chat_template import encode_prompts
@@ -26,7 +27,7 @@ from triptych.datamodules.sources.records import (
     source_fingerprint,
 )
 
-INSTRUCTIONS: dict[str, str] = {
+INSTRUCTIONS: dict[AnswerKind, str] = {
     "number": "Think step by step, and end with the number after ####.",
     "letter": "Think step by step, and end with: The answer is (letter).",
     "boxed": r"Think step by step, and put the final answer within \boxed{}.",
@@ -60,25 +61,18 @@ class Reasoning(DebateTask):
         val_source: RecordSource | None = None,
         answer_kind: AnswerKind = "number",
         level: int | str | None = None,
-        num_train: int | None = 512,
-        num_val: int | None = 128,
-        max_new_tokens: int = 256,
+        num_train: PositiveInt | None = 512,
+        num_val: PositiveInt | None = 128,
+        max_new_tokens: PositiveInt = 256,
         instruction: str | None = None,
         data_dir: str | None = None,
         seed: int = 0,
     ) -> None:
-        if answer_kind not in INSTRUCTIONS:
-            raise ValueError(
-                f"task.answer_kind is {answer_kind!r}: choose {', '.join(INSTRUCTIONS)}"
-            )
         if val_source is None and (num_train is None or num_val is None):
             raise ValueError(
                 "without task.val_source the held-out questions come from task.source: set "
                 "task.num_train and task.num_val, or give a val_source"
             )
-        for name, value in (("num_train", num_train), ("num_val", num_val)):
-            if value is not None and value < 1:
-                raise ValueError(f"task.{name} is {value}: set it to at least 1, or null for all")
         self.source = locate(source, data_dir)
         self.val_source = None if val_source is None else locate(val_source, data_dir)
         self.answer_kind: AnswerKind = answer_kind

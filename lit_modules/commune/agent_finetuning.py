@@ -12,13 +12,13 @@ debate and training; critics that changed their mind get no extra weight.
 """
 
 import copy
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
@@ -55,8 +55,8 @@ class AgentFinetuning(DebatingModule):
         text_budgets: Message lengths to compare in validation, in words, beside whole messages.
 
     Raises:
-        ValueError: if not exactly one of `init_from` and `agents` is given, or a number is out of
-            range.
+        ValueError: if not exactly one of `init_from` and `agents` is given, or there are fewer than
+            two rounds.
     """
 
     def __init__(
@@ -65,16 +65,14 @@ class AgentFinetuning(DebatingModule):
         agents: AgentsConfig | None = None,
         rounds: int = 2,
         consensus: Consensus = "majority",
-        learning_rate: float = 1e-5,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 20,
+        learning_rate: PositiveFloat = 1e-5,
+        weight_decay: NonNegativeFloat = 0.01,
+        warmup_steps: NonNegativeInt = 20,
         text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
     ) -> None:
         super().__init__()
         if rounds < 2:
             raise ValueError(f"model.init_args.rounds is {rounds}: a debate has at least 2")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"model.init_args.learning_rate is {learning_rate}: set it above 0")
         if init_from is not None and agents is None:
             start = Agents.load(init_from)
         elif agents is not None and init_from is None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -55,10 +56,10 @@ class AgentPretraining(LightningModule):
         agents: AgentsConfig | None = None,
         state: StateConfig = StateConfig(),  # noqa: B008 (frozen)
         message_budgets: list[int | None] = [0, 1, 2, None],  # noqa: B006 (never changed)
-        report_weight: float = 1.0,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 50,
+        report_weight: NonNegativeFloat = 1.0,
+        learning_rate: PositiveFloat = 2e-3,
+        weight_decay: NonNegativeFloat = 0.01,
+        warmup_steps: NonNegativeInt = 50,
     ) -> None:
         super().__init__()
         if vocab_size is None:

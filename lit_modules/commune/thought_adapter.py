@@ -1,12 +1,12 @@
 """Training of an adapter that turns thoughts into prefixes; agents and codec are frozen."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -67,7 +67,8 @@ class ThoughtAdapter(DebatingModule):
             value, to see which agents it affects (`interventions.json`); 0: none.
 
     Raises:
-        ValueError: if a number is out of range, or the structure leaves an agent without thoughts.
+        ValueError: if there are fewer than two rounds, or the structure leaves an agent without
+            thoughts.
 
     Source: 2510.20733. Deviations: see `prefix_adapter` and `thought_loss`.
     """
@@ -83,25 +84,16 @@ class ThoughtAdapter(DebatingModule):
         rounds: int = 2,
         train_on: Literal["last", "all"] = "last",
         text_between_rounds: bool = False,
-        learning_rate: float = 2e-3,
-        warmup_steps: int = 20,
-        max_reference_tokens: int = 64,
+        learning_rate: PositiveFloat = 2e-3,
+        warmup_steps: NonNegativeInt = 20,
+        max_reference_tokens: PositiveInt = 64,
         text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
-        probe_samples: int = 2048,
-        intervention_samples: int = 0,
+        probe_samples: NonNegativeInt = 2048,
+        intervention_samples: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("rounds", rounds, 2),
-            ("max_reference_tokens", max_reference_tokens, 1),
-            ("warmup_steps", warmup_steps, 0),
-            ("probe_samples", probe_samples, 0),
-            ("intervention_samples", intervention_samples, 0),
-        ):
-            if value < least:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"model.init_args.learning_rate is {learning_rate}: set it above 0")
+        if rounds < 2:
+            raise ValueError(f"model.init_args.rounds is {rounds}: an exchange has at least 2")
         self.model = ThoughtSystem.load(init_from)
         self.model.codec.requires_grad_(False)
         scales = [agent.embedding_rms for agent in self.agents]

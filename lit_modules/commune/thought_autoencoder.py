@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -143,8 +144,8 @@ class ThoughtAutoencoder(LightningModule):
             adversaries rise from 0.
 
     Raises:
-        ValueError: if not exactly one of `init_from` and `agents` is given, or a number is out of
-            range.
+        ValueError: if not exactly one of `init_from` and `agents` is given, or adversaries have no
+            private latents.
 
     Source: 2510.20733; its authors are quoted with lambda 0.01, a learning rate of 1e-5 and
     batches of 128. Deviations: z-scores, unit variance, decorrelation, schedules, adversary.
@@ -157,15 +158,15 @@ class ThoughtAutoencoder(LightningModule):
         state: StateConfig = StateConfig(),  # noqa: B008 (frozen)
         codec: CodecSizes = CodecSizes(),
         penalty: JacobianPenalty | None = None,
-        penalty_weight: float = 0.3,
-        decorrelation_weight: float = 1.0,
-        adversary_weight: float = 0.0,
-        outsider_weight: float = 0.0,
-        channel_noise: float = 0.0,
+        penalty_weight: NonNegativeFloat = 0.3,
+        decorrelation_weight: NonNegativeFloat = 1.0,
+        adversary_weight: NonNegativeFloat = 0.0,
+        outsider_weight: NonNegativeFloat = 0.0,
+        channel_noise: NonNegativeFloat = 0.0,
         structure: StructureConfig = StructureConfig(),
-        learning_rate: float = 4e-3,
+        learning_rate: NonNegativeFloat = 4e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
-        penalty_ramp_share: float = 0.1,
+        penalty_ramp_share: ClosedUnitInterval = 0.1,
     ) -> None:
         super().__init__()
         if (init_from is None) == (agents is None):
@@ -173,16 +174,6 @@ class ThoughtAutoencoder(LightningModule):
                 "model.init_args.init_from names trained agents and model.init_args.agents "
                 "pretrained ones: give one of them"
             )
-        for name, value in (
-            ("penalty_weight", penalty_weight),
-            ("decorrelation_weight", decorrelation_weight),
-            ("adversary_weight", adversary_weight),
-            ("outsider_weight", outsider_weight),
-            ("channel_noise", channel_noise),
-            ("learning_rate", learning_rate),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least 0")
         if (adversary_weight or outsider_weight) and not codec.private_per_agent:
             raise ValueError(
                 "model.init_args.adversary_weight and outsider_weight need latents that are "

@@ -40,10 +40,6 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         sample_prompts: list[str] | None,
     ) -> None:
         super().__init__()
-        if max_new_tokens < 1:
-            raise ValueError(
-                f"model.init_args.max_new_tokens is {max_new_tokens}: set it to at least 1"
-            )
         self.model = model
         self.sample_prompts = sample_prompts or []
         self.evaluation = LanguageModelEvaluation(model, max_new_tokens, num_samples)

@@ -1,9 +1,9 @@
 """Pretraining of a memory language model on text and facts."""
 
-import math
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import PreTrainedModel
 
@@ -48,8 +48,8 @@ class MemoryPretraining(LanguageModelTraining):
             bit-identical. Null: train everything.
 
     Raises:
-        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, a
-            number is out of range, or there is no memory to train alone.
+        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, or
+            there is no memory to train alone.
 
     Source: 2510.15103, section 5; 2412.09764, sections 3 and 4; `train_only` is from reproductions
     with pretrained models, such as github.com/Alex-888888/memory-layers-consumer-hardware.
@@ -60,27 +60,20 @@ class MemoryPretraining(LanguageModelTraining):
         vocab_size: int,
         base: BaseLMConfig | None = None,
         memory: MemoryConfig | None = None,
-        learning_rate: float = 1e-3,
-        value_learning_rate: float = 1e-3,
-        weight_decay: float = 0.1,
-        value_weight_decay: float = 0.0,
+        learning_rate: NonNegativeFloat = 1e-3,
+        value_learning_rate: NonNegativeFloat = 1e-3,
+        weight_decay: NonNegativeFloat = 0.1,
+        value_weight_decay: NonNegativeFloat = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
-        warmup_steps: int = 100,
-        schedule_steps: int | None = None,
-        final_learning_rate_share: float = 0.1,
-        max_new_tokens: int = 16,
+        warmup_steps: NonNegativeInt = 100,
+        schedule_steps: PositiveInt | None = None,
+        final_learning_rate_share: NonNegativeFloat = 0.1,
+        max_new_tokens: PositiveInt = 16,
         num_samples: int = 16,
         sample_prompts: list[str] | None = None,
         init_from: str | None = None,
         train_only: Literal["memory"] | None = None,
     ) -> None:
-        for name, value, least in (
-            ("learning_rate", learning_rate, 0),
-            ("value_learning_rate", value_learning_rate, 0),
-            ("warmup_steps", warmup_steps, 0),
-        ):
-            if not least <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
         model = _build(vocab_size, base or BaseLMConfig(), memory, init_from)
         if train_only is not None:
             if not value_tables(model):

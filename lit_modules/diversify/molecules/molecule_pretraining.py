@@ -3,10 +3,11 @@
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -82,34 +83,20 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         rnn: SmilesRNNConfig | None = None,
         base: BaseLMConfig | None = None,
         init_from: str | None = None,
-        learning_rate: float = 3e-3,
+        learning_rate: NonNegativeFloat = 3e-3,
         schedule: Schedule = "one_cycle",
         warmup_share: float = 0.1,
-        weight_decay: float = 0.0,
+        weight_decay: NonNegativeFloat = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
-        num_samples: int = 1000,
-        num_final_samples: int | None = None,
-        max_new_tokens: int = 100,
-        num_rows: int = 32,
+        num_samples: PositiveInt = 1000,
+        num_final_samples: PositiveInt | None = None,
+        max_new_tokens: PositiveInt = 100,
+        num_rows: NonNegativeInt = 32,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("learning_rate", learning_rate, 0),
-            ("weight_decay", weight_decay, 0),
-            ("num_samples", num_samples, 1),
-            ("num_final_samples", num_final_samples, 1),
-            ("max_new_tokens", max_new_tokens, 1),
-            ("num_rows", num_rows, 0),
-        ):
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
         if not 0 <= warmup_share < 1:
             raise ValueError(
                 f"model.init_args.warmup_share is {warmup_share}: set it to at least 0 and below 1"
-            )
-        if schedule not in get_args(Schedule):
-            raise ValueError(
-                f"model.init_args.schedule is {schedule!r}: choose {', '.join(get_args(Schedule))}"
             )
         self.init_from = init_from
         self.model = _build(vocab_size, rnn, base, init_from)

@@ -97,17 +97,9 @@ def test_malformed_rows_are_named(tmp_path, row, message):
         Reasoning(RecordSource(str(path)), num_train=1, num_val=1).questions("train")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"answer_kind": "word"}, "task.answer_kind"),
-        ({"num_train": None}, "task.val_source"),
-        ({"num_val": 0}, "task.num_val"),
-    ],
-)
-def test_what_cannot_be_is_said(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Reasoning(**settings)
+def test_what_cannot_be_is_said():
+    with pytest.raises(ValueError, match=r"task\.val_source"):
+        Reasoning(num_train=None)
     with pytest.raises(ValueError, match="has 900 questions and 1900 are asked for"):
         Reasoning(num_train=1000, num_val=900).questions("val")
 

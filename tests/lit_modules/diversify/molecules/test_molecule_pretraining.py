@@ -92,9 +92,7 @@ def test_what_was_cut_off_is_no_molecule():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0"),
         ({"warmup_share": 1.0}, "warmup_share is 1.0"),
-        ({"schedule": "linear"}, "choose one_cycle, cosine, constant"),
         ({"rnn": SmilesRNNConfig(), "base": BaseLMConfig()}, "both"),
         ({"rnn": SmilesRNNConfig(), "init_from": "somewhere"}, "leave the others out"),
     ],
