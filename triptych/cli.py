@@ -93,9 +93,9 @@ class TriptychCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert parser.groups is not None
         for name, (title, description) in option_titles().items():
-            group = (parser.groups or {})[name]
-            group.title, group.description = title, description
+            parser.groups[name].title, parser.groups[name].description = title, description
         parser.add_argument(
             "--experiment",
             type=str | None,
@@ -131,11 +131,11 @@ class TriptychCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Lightning would warn when `args` and `sys.argv` are both given, as in every call of `main`
         # by a study or a test.
-        words = args if args is None or isinstance(args, list) else []
-        with short_parser_errors(words, self._subcommand_parsers):
-            if args is None or isinstance(args, list):
+        if args is None or isinstance(args, list):
+            with short_parser_errors(args, self._subcommand_parsers):
                 self.config = parser.parse_args(args)
-            else:
+        else:
+            with short_parser_errors([], self._subcommand_parsers):
                 self.config = parser.parse_object(args)
 
     @override
@@ -212,12 +212,11 @@ class TriptychCLI(LightningCLI):
         tracking = self.config[self.subcommand].tracking
         loggers: list[Logger] = [LocalMetrics(self.run.path)]
         if tracking.uri is not None:
-            run = self.run
-            loggers.append(
-                MLflowTracking(
-                    **tracking, experiment=run.experiment, run_name=run.name, run_dir=run.path
-                )
-            )
+            names: dict[str, Any] = {
+                "experiment": self.run.experiment,
+                "run_name": self.run.name,
+            }
+            loggers.append(MLflowTracking(**tracking, **names, run_dir=self.run.path))
         return loggers
 
     def _composed_yaml(self, options: Namespace) -> str:
