@@ -49,8 +49,8 @@ class SlotIndex(nn.Module, ABC):
             sizes["qk_norm"] = memory.qk_norm
         elif memory.qk_norm:
             raise ValueError(
-                f"memory.qk_norm is set, but {cls.__name__} has no such option: set it to false, or "
-                "give the constructor a parameter qk_norm"
+                f"memory.qk_norm is set, but {cls.__name__} has no such option: set it to "
+                "false, or give the constructor a parameter qk_norm"
             )
         return cls(**with_index_args(cls, memory, sizes))
 
