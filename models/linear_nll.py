@@ -33,7 +33,7 @@ def linear_nll(
     >>> linear_nll(hidden, weight, torch.tensor([0, 1]))  # ln 2 and ln 4/3
     tensor([0.6931, 0.2877])
     """
-    nll_N: Tensor = _LinearNLL.apply(
+    nll_N: Tensor = _LinearNLL.apply(  # type: ignore[no-untyped-call]
         _as_autocast(hidden_ND), _as_autocast(weight_VD), targets_N, chunk_tokens
     )
     return nll_N

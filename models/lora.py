@@ -157,4 +157,5 @@ def _adapted_layers(model: nn.Module) -> dict[str, Any]:
 
 def _merged_weight(layer: Any) -> Tensor:
     weight: Tensor = layer.get_base_layer().weight.detach()
-    return weight + layer.get_delta_weight(_ADAPTER).detach().to(weight.dtype)
+    update: Tensor = layer.get_delta_weight(_ADAPTER).detach()
+    return weight + update.to(weight.dtype)

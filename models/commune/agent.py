@@ -182,7 +182,8 @@ class Agent(nn.Module):
             replies: Right-padded ids (B, T), or embeddings (B, T, D).
             prefix_BMD: Before the prompts.
         """
-        return self._read(ids_BP, mask_BP, replies, prefix_BMD, False).logits.float()
+        logits_BTV: Tensor = self._read(ids_BP, mask_BP, replies, prefix_BMD, False).logits
+        return logits_BTV.float()
 
     def reply_logits_and_states(
         self,

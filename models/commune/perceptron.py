@@ -82,6 +82,6 @@ class Perceptron(nn.Module):
         """The activation's derivative."""
         if self.activation == "gelu":
             normal_cdf = 0.5 * (1 + torch.erf(values * 0.5**0.5))
-            density = torch.exp(-0.5 * values.square()) * (2 * torch.pi) ** -0.5
+            density: Tensor = torch.exp(-0.5 * values.square()) * (2 * torch.pi) ** -0.5
             return normal_cdf + values * density
         return torch.where(values > 0, 1.0, LEAK).to(values)

@@ -2,7 +2,7 @@
 
 # Shapes: G prompts, B completions, P prompt positions, T completion positions
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from triptych.models.diversify.frozen_reference import copied_fingerprint, frozen_copy
-from triptych.models.diversify.policy import Policy
+from triptych.models.diversify.frozen_reference import frozen_copy
+from triptych.models.diversify.policy_with_reference import PolicyWithReference
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
 from triptych.models.diversify.scoring import completion_log_prob
@@ -20,23 +20,18 @@ from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import value_tables
 
 
-class CausalLMPolicy(Policy):
+class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
     """Samples replies to prompts with a transformers causal LM, and scores them.
 
-    The model always runs in eval mode, in training too: dropout would make what is scored another
-    distribution than what was sampled from.
-
-    The reference is the model with its adapters off where it has adapters (LoRA), and otherwise a
-    frozen copy of all that can change (`frozen_reference`): twice the parameters where all
-    learn, one more value table where the values learn alone. The copy is not part of checkpoints. A
-    resumed run makes it again, from the same `init_from` or the same seed, and its hash in the
-    checkpoint says whether it came out the same, bit for bit.
+    The reference of a model with adapters (LoRA) is the model with its adapters off. Otherwise it
+    is a frozen copy of all that can change (`frozen_reference`): twice the parameters where all
+    learn, one more value table where only the values learn.
 
     Args:
-        model: The language model, with adapters if it is to have them, and with everything frozen
-            that is not to be trained.
+        model: The language model, with its adapters, if any. Parameters that will not be trained
+            are frozen already.
         max_new_tokens: Longest completion, end token included.
-        tokenizer: Its tokenizer; None: `use_tokenizer` gives it before the first sample.
+        tokenizer: Its tokenizer; None: call `use_tokenizer` before the first sample.
         chunk_tokens: Largest number of tokens whose logits exist at once when scoring.
 
     Raises:
@@ -53,17 +48,10 @@ class CausalLMPolicy(Policy):
         for name, number in (("max_new_tokens", max_new_tokens), ("chunk_tokens", chunk_tokens)):
             if number < 1:
                 raise ValueError(f"{name} is {number}: set it to at least 1")
-        super().__init__()
-        self.model = model.eval()
+        super().__init__(model, None if has_adapters(model) else frozen_copy(model))
         self.max_new_tokens = max_new_tokens
         self.chunk_tokens = chunk_tokens
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        # In a tuple: neither its parameters nor its memory layers are found in this module.
-        self._reference: tuple[PreTrainedModel, ...] = ()
-        self._fingerprint = "adapters off"
-        if not has_adapters(model):
-            self._reference = (frozen_copy(model),)
-            self._fingerprint = copied_fingerprint(model, *self._reference)
         if tokenizer is not None:
             self.use_tokenizer(tokenizer)
 
@@ -169,7 +157,7 @@ class CausalLMPolicy(Policy):
                 f"prompt {lengths.index(longest)} has {longest} tokens and max_new_tokens is "
                 f"{self.max_new_tokens}, but the model has {room} positions: shorten one of them"
             )
-        device = self.model.get_input_embeddings().weight.device
+        device = self.model.device
         ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]
         length_G = torch.tensor(lengths, device=device)
         mask_GP = torch.arange(longest, device=device) >= longest - length_G[:, None]
@@ -225,35 +213,3 @@ class CausalLMPolicy(Policy):
             self.model.save_pretrained(folder, state_dict=self.export_state_dict())
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-
-    # -- the module -------------------------------------------------------------------------------
-
-    def train(self, mode: bool = True) -> "CausalLMPolicy":
-        """Set the flag; the model stays in eval mode."""
-        super().train(mode)
-        self.model.eval()
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CausalLMPolicy":
-        """Move the reference along (`to`, `cuda`, `half`)."""
-        for reference in self._reference:
-            reference._apply(fn, recurse)
-        super()._apply(fn, recurse)
-        return self
-
-    def get_extra_state(self) -> str:
-        """Which reference this policy has; torch keeps it in the `state_dict`."""
-        return self._fingerprint
-
-    def set_extra_state(self, state: str) -> None:
-        """Make sure that a checkpoint's reference is this one.
-
-        Raises:
-            ValueError: if it is another.
-        """
-        if state != self._fingerprint:
-            raise ValueError(
-                "the checkpoint's run had another reference policy than this one: give the model "
-                "the settings in the checkpoint's config.yaml, init_from and seed_everything above "
-                "all"
-            )

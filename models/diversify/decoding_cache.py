@@ -21,7 +21,7 @@ class ReservedLayer(DynamicLayer):
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self._length = 0
         self._keys_BHCD = self._values_BHCD = torch.empty(0)

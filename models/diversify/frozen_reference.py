@@ -33,8 +33,8 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     for table in value_tables(made):
         table.set_gradient("dense")  # keeps no reads
         table.set_anchor(None)
-    made.requires_grad_(False)
-    return made.eval()
+    made.requires_grad_(False).eval()
+    return made
 
 
 def copied_fingerprint(model: nn.Module, reference: nn.Module) -> str:

@@ -1,7 +1,7 @@
 """All options of the memory in a language model, in one place."""
 
 import json
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -103,7 +103,7 @@ class MemoryConfig:
             )
         if self.index_args:
             raise ValueError("memory.faiss and memory.index_args are the same: set index_args only")
-        self.index_args = asdict(faiss) if is_dataclass(faiss) else faiss
+        self.index_args = faiss if isinstance(faiss, dict) else asdict(faiss)
         self.faiss = None
 
     @property

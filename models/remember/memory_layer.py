@@ -136,8 +136,10 @@ class MemoryLayer(nn.Module):
             value_BV = self.values(ids_BHK.flatten(1), weights_BHK.flatten(1))
         if self.recording:
             self.last_ids = ids_BHK.detach().reshape(*lead, *ids_BHK.shape[1:])
-        value_BTV = value_BV.reshape(*lead, self.values.value_dim).to(hidden_BTM.dtype)
-        return value_BTV if self.gate is None else self.gate(value_BTV, hidden_BTM)
+        out_BTM: Tensor = value_BV.reshape(*lead, self.values.value_dim).to(hidden_BTM.dtype)
+        if self.gate is not None:
+            out_BTM = self.gate(out_BTM, hidden_BTM)
+        return out_BTM
 
     def _to_key_dtype(self, query_BHD: Tensor) -> Tensor:
         """Queries in the dtype of the index's keys, if it has any."""

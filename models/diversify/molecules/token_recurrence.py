@@ -55,7 +55,9 @@ def gru_states(
             f"num_open_T is {taken} for {steps} steps of {rows} rows: give one number a step, "
             "none larger than the one before"
         )
-    states: Tensor = _Recurrence.apply(inputs_TBG, weight_GH, bias_G, state_BH, taken)
+    states: Tensor = _Recurrence.apply(  # type: ignore[no-untyped-call]
+        inputs_TBG, weight_GH, bias_G, state_BH, taken
+    )
     return states
 
 

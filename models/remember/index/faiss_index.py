@@ -100,9 +100,7 @@ class FaissSlotIndex(SlotIndex):
         return cls(*sizes, qk_norm=memory.qk_norm, options=options)
 
     @classmethod
-    def from_product_keys(
-        cls, index: ProductKeyIndex, options: FaissOptions | None = None
-    ) -> "FaissSlotIndex":
+    def from_product_keys(cls, index: ProductKeyIndex, options: FaissOptions | None = None) -> Self:
         """Spell out the full keys of product keys: slot i * N + j gets [K1_i; K2_j].
 
         Scores are equal to rounding, qk-norm included; the keys take N times their memory.
@@ -296,9 +294,10 @@ class FaissSlotIndex(SlotIndex):
 
     # -- what becomes of the faiss objects --------------------------------------------------------
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "FaissSlotIndex":
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
         self._codes = None  # another device or dtype
-        return super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._codes = None

@@ -1,5 +1,6 @@
 """Settings of the faiss slot index; plain values, so that a model's config can hold them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,7 +96,7 @@ class FaissOptions:
             return min(self.num_lists, num_slots)
         if num_slots < _LEAST_SLOTS_FOR_LISTS:
             return 0
-        return round(num_slots**0.5)
+        return round(math.sqrt(num_slots))
 
     def candidates(self, num_kept: int, num_slots: int) -> int:
         """Slots to score exactly, for so many to be kept of so many."""

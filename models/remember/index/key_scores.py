@@ -29,7 +29,7 @@ def key_scores(query_BHD: Tensor, keys_HSD: Tensor, ids_BHK: Tensor) -> Tensor:
     >>> key_scores(torch.tensor([[[2.0, 3.0]]]), keys, torch.tensor([[[2, 0]]])).tolist()
     [[[5.0, 2.0]]]
     """
-    scores: Tensor = _KeyScores.apply(query_BHD, keys_HSD, ids_BHK)
+    scores: Tensor = _KeyScores.apply(query_BHD, keys_HSD, ids_BHK)  # type: ignore[no-untyped-call]
     return scores
 
 

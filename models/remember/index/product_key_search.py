@@ -71,7 +71,9 @@ def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tu
             f"top_k={num_kept} is larger than the {num_keys} half keys: the exact top-k is not "
             f"defined then. Lower top_k or raise num_keys (slots = num_keys squared)."
         )
-    result: tuple[Tensor, Tensor] = _ProductKeyTopK.apply(query_BH2E, keys_H2NE, num_kept)
+    result: tuple[Tensor, Tensor] = _ProductKeyTopK.apply(  # type: ignore[no-untyped-call]
+        query_BH2E, keys_H2NE, num_kept
+    )
     return result
 
 
@@ -155,7 +157,8 @@ def half_scores(query_BH2E: Tensor, keys_H2NE: Tensor) -> Tensor:
     """Score every half key. Returns halves_H2BN: a_i in the first half, b_j in the second."""
     query_GBE = query_BH2E.flatten(1, 2).transpose(0, 1)
     halves_GBN = torch.bmm(query_GBE, keys_H2NE.flatten(0, 1).transpose(1, 2))
-    return halves_GBN.unflatten(0, keys_H2NE.shape[:2])
+    halves_H2BN: Tensor = halves_GBN.unflatten(0, keys_H2NE.shape[:2])
+    return halves_H2BN
 
 
 class Pairs(NamedTuple):

@@ -128,7 +128,9 @@ class ValueTable(nn.Module):
             y_BD in the table's dtype.
         """
         anchor = self.anchor if self.gradient == "selected_rows" else None
-        y_BD: Tensor = _Gather.apply(self.weight, ids_BK, weights_BK, anchor, self)
+        y_BD: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            self.weight, ids_BK, weights_BK, anchor, self
+        )
         return y_BD
 
     def row_gradient(self, rows: Tensor | None = None) -> RowGradient:

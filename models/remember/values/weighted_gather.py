@@ -83,10 +83,10 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
         return dots_M.view(num_bags, num_reads)
     bags_M = torch.arange(num_bags, device=ids_BK.device).repeat_interleave(num_reads)
     starts_B = _starts(ids_BK)[:-1]
-    dots_M = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+    grad_M: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad_BD.contiguous(), values_SD, flat_M, starts_B, bags_M, 0
     )
-    return dots_M.view(num_bags, num_reads)
+    return grad_M.view(num_bags, num_reads)
 
 
 def _sampled_product(starts: Tensor, columns_M: Tensor, left: Tensor, right: Tensor) -> Tensor:
