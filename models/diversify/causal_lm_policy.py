@@ -1,4 +1,4 @@
-"""A causal language model as a policy: it answers prompts."""
+"""A causal language model as a policy that answers prompts."""
 
 # Shapes: G prompts, B completions, P prompt positions, T completion positions
 
@@ -56,7 +56,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             self.use_tokenizer(tokenizer)
 
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take the tokenizer of the data, and tell the model its special tokens.
+        """Set the data's tokenizer, and the model's special tokens to match it.
 
         Raises:
             ValueError: if it has no end token, or more tokens than the model.
@@ -87,18 +87,18 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Rollout:
-        """Sample completions of each prompt; no gradient, no training accesses of memory layers.
+        """Sample completions of each prompt; no gradient, no recorded accesses of memory layers.
 
         Args:
             prompts: Rows with `prompt_ids`, a list of token ids, and `prompt`, their text.
-            num_samples: Completions of each prompt, which become one group.
-            generator: Source of randomness; None takes torch's, of the CPU.
-            temperature: Other than 1 for evaluation alone: `log_prob_B` is then that of the
-                tempered distribution, and `token_log_prob` is not.
+            num_samples: Completions per prompt, which form a group.
+            generator: Source of randomness; None: torch's CPU generator.
+            temperature: Use values other than 1 only in evaluation: `log_prob_B` is then that of
+                the tempered distribution, but `token_log_prob` is not.
 
         Raises:
-            ValueError: if a prompt is empty, or leaves no room for a completion in the model's
-                context, or a number is out of range, or there is no tokenizer.
+            ValueError: if a prompt is empty, a prompt and its completion do not fit into the
+                model's context, a number is out of range, or there is no tokenizer.
         """
         if self.tokenizer is None:
             raise ValueError("the policy has no tokenizer: call use_tokenizer first")
@@ -166,24 +166,24 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
     # -- scoring ----------------------------------------------------------------------------------
 
     def token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every sampled token, (B, T) in nats, differentiable."""
+        """Compute the log-probability of every sampled token, (B, T) in nats, differentiable."""
         return self._score(self.model, rollout)
 
     @torch.no_grad()
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
-        """The same under the reference policy, without gradient.
+        """Compute `token_log_prob` under the reference policy, without gradient.
 
         Raises:
-            ValueError: if the model has adapters and its value tables learn besides.
+            ValueError: if the model has adapters and its value tables learn too.
         """
         if self._reference:
             return self._score(self._reference[0], rollout)
         if not has_adapters(self.model):
-            raise RuntimeError("the adapters were merged: there is no reference any more")
+            raise RuntimeError("the adapters were merged, so the reference is lost")
         if any(table.anchor is not None for table in value_tables(self.model)):
             raise ValueError(
-                "the value tables of a model with adapters learn (SparseMemoryFinetuning), so that "
-                "the model without adapters is no longer what it was: leave one of them out"
+                "the model has adapters and its value tables learn (SparseMemoryFinetuning), so "
+                "without adapters it is no longer the reference: leave one of them out"
             )
         with adapters_off(self.model):
             return self._score(self.model, rollout)
@@ -198,17 +198,17 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             self.chunk_tokens,
         )
 
-    # -- what a run leaves ------------------------------------------------------------------------
+    # -- export -----------------------------------------------------------------------------------
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        """The weights as `load_memory_lm` reads them: adapters merged."""
+        """Return the weights for `load_memory_lm`, with adapters merged."""
         if has_adapters(self.model):
             return merged_state_dict(self.model)
         state: dict[str, Tensor] = self.model.state_dict()
         return state
 
     def export(self, folder: str | Path) -> None:
-        """Save a plain model and its tokenizer, which `init_from` can load."""
+        """Save a plain model and its tokenizer for `init_from`."""
         with no_progress_bars():
             self.model.save_pretrained(folder, state_dict=self.export_state_dict())
         if self.tokenizer is not None:

@@ -1,4 +1,4 @@
-"""Memory layers put into the decoder blocks of a transformers model."""
+"""Memory layers in the decoder blocks of a transformers model."""
 
 import importlib
 
@@ -19,17 +19,17 @@ from triptych.models.remember.values.value_table import ValueTable
 
 
 def memory_layers(module: nn.Module) -> list[MemoryLayer]:
-    """Every memory layer in a module, in order."""
+    """Return every memory layer in a module, in order."""
     return [child for child in module.modules() if isinstance(child, MemoryLayer)]
 
 
 def value_tables(module: nn.Module) -> list[ValueTable]:
-    """Every value table in a module, once each."""
+    """Return every value table in a module, once each."""
     return [child for child in module.modules() if isinstance(child, ValueTable)]
 
 
 def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder blocks in order, each with its FFN as `mlp`.
+    """Return the decoder blocks in order, each with its FFN as `mlp`.
 
     Raises:
         ValueError: if the model has no such blocks.
@@ -47,7 +47,7 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
-    """Give the named blocks their memory layers, or their twin's FFNs, in place.
+    """Put memory layers, or the FFNs of the dense twin, into the given blocks, in place.
 
     Args:
         model: The model; new modules take its device, dtype and training mode.
@@ -76,7 +76,7 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
                 if beside.relevance is not None:
                     beside.relevance.to(reference.dtype)
             block.mlp.train(model.training)
-    # Registered once, at the root: layers only point at the table they share.
+    # Registered once, at the root: the layers only refer to their tables.
     model.memory_values = nn.ModuleList(tables).train(model.training)
 
 

@@ -1,4 +1,4 @@
-"""All options of the memory in a language model, in one place."""
+"""All options of the memory in a language model."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -13,22 +13,22 @@ PRODUCT_KEYS = "triptych.models.remember.index.product_keys.ProductKeyIndex"
 
 @dataclass
 class MemoryConfig:
-    """Where memory layers sit in a causal language model and what they are made of.
+    """Places and structure of the memory layers in a causal language model.
 
     Args:
         layers: Decoder blocks, counted from 0, whose FFN gets a memory. The paper uses block 12
             of 22 for sparse memory finetuning; Memory+ uses three, centred.
         num_keys: N, half keys of each head; the table has N squared slots.
-        num_heads: H, queries a token asks.
-        top_k: K, slots read by a query.
+        num_heads: H, queries per token.
+        top_k: K, slots read per query.
         key_dim: D, width of one head's query; None means half the hidden size (Memory+).
         value_dim: Width of a value, any number; None means the hidden size.
         placement: `replace` puts the memory in the FFN's place, as in the papers, for pretraining
             from scratch. `beside` adds it to the FFN's output behind a scalar gate that starts at
-            zero, so a pretrained model's logits do not change by a bit at insertion.
-        share_values: One value table for all layers (Memory+), or a table for each.
+            zero, so the logits of a pretrained model are the same to the bit after insertion.
+        share_values: One value table for all layers (Memory+), or one table per layer.
         gated: The papers' swilu: out = W2(y * silu(W1 x)).
-        qk_norm: Normalise queries and keys; keeps small models from collapsing onto few slots.
+        qk_norm: Normalise queries and keys. Without it small models collapse onto few slots.
         value_dtype: Precision of the table; None follows the model.
         value_gradient: `dense`, or `selected_rows` for a compact gradient (see `ValueTable`).
         index: Class path of the `SlotIndex`. A saved model whose index is not part of Triptych is
@@ -36,13 +36,13 @@ class MemoryConfig:
         index_args: Settings of that index, by the names in its constructor; plain values. For
             `FaissSlotIndex` those of `FaissOptions`.
         faiss: Former name of `index_args`, for `FaissSlotIndex` alone; moved there.
-        relevance_gate: With `placement: beside`, a second gate that each token sets for itself:
-            see `FFNWithMemory`.
-        dense_twin: Build no memory but give the same blocks an FFN of as many multiply-adds a
-            token: the baseline that a memory model is compared with.
+        relevance_gate: With `placement: beside`, a second gate computed from each token; see
+            `FFNWithMemory`.
+        dense_twin: Build no memory, but give the same blocks an FFN with as many multiply-adds per
+            token: the baseline for a memory model.
 
     Raises:
-        ValueError: on settings that cannot work, saying which and what to change.
+        ValueError: on settings that cannot work; the message says what to change.
     """
 
     layers: list[int] = field(default_factory=lambda: [1])
@@ -108,14 +108,14 @@ class MemoryConfig:
 
     @property
     def num_slots(self) -> int:
-        """Slots of one table."""
+        """Number of slots of one table."""
         return self.num_keys**2
 
     def resolved(self, hidden_size: int, num_blocks: int) -> "MemoryConfig":
-        """Fill in the sizes that depend on the base model, and check them against it.
+        """Fill in the sizes that depend on the base model, and check all sizes against it.
 
         Raises:
-            ValueError: if a block does not exist or the key width comes out odd.
+            ValueError: if a block does not exist or the key width is odd.
         """
         outside = [layer for layer in self.layers if not 0 <= layer < num_blocks]
         if outside:
@@ -133,20 +133,20 @@ class MemoryConfig:
         return MemoryConfig(**settings)
 
     def sizes(self) -> tuple[int, int]:
-        """The resolved (key_dim, value_dim)."""
+        """Return the resolved (key_dim, value_dim)."""
         assert self.key_dim is not None, "call resolved() first"
         assert self.value_dim is not None, "call resolved() first"
         return self.key_dim, self.value_dim
 
     def dtype(self) -> torch.dtype | None:
-        """The table's torch dtype, None for the model's."""
+        """Return the table's torch dtype; None: the model's."""
         return None if self.value_dtype is None else getattr(torch, self.value_dtype)
 
     def multiply_adds(self, hidden_size: int) -> int:
-        """Multiply-adds of one resolved memory layer for one token, forward.
+        """Count the multiply-adds of one resolved memory layer in a token's forward pass.
 
-        Query projection, half scores, weighted gather, gate and output projection. The top-k
-        itself multiplies nothing and is not counted.
+        They are those of query projection, half scores, weighted gather, gate and output
+        projection. The top-k multiplies nothing.
         """
         key_dim, value_dim = self.sizes()
         query = hidden_size * self.num_heads * key_dim
@@ -157,7 +157,7 @@ class MemoryConfig:
         return query + scores + gather + output + hidden_size * int(self.relevance_gate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as stored in a model's config.json."""
+        """Return the settings in plain types, as stored in a model's config.json."""
         return asdict(self)
 
 

@@ -1,8 +1,8 @@
-"""For each transformers family, the config and model classes of its memory models.
+"""Config and model classes of memory models, made for each transformers family.
 
-A memory model is an instance of its family's own class: training, `generate` and
-`save_pretrained` are the family's. It adds a `model_type` (`memory-llama`, ...), so that a loader
-which does not know it refuses, where plain AutoModel would drop the memory with only a warning.
+The model class is a subclass of the family's class, and inherits training, `generate` and
+`save_pretrained`. The config class adds a `model_type` (`memory-llama`, ...). Loaders that do not
+know it fail, whereas a plain AutoModel would drop the memory with only a warning.
 """
 
 import os
@@ -22,7 +22,7 @@ _model_classes: dict[Any, Any] = {}
 
 
 def memory_config_class(family: Any) -> Any:
-    """The family's config with a `model_type` of its own and the memory's settings."""
+    """Return the family's config class with a new `model_type` and the memory's settings."""
     if family not in _config_classes:
 
         def init(self: Any, memory: dict[str, Any] | None = None, **settings: Any) -> None:
@@ -43,7 +43,7 @@ def memory_config_class(family: Any) -> Any:
 
 
 def memory_model_class(family: Any) -> Any:
-    """The family's causal LM, building its memory layers from its config."""
+    """Return the family's causal LM class that also builds memory layers from its config."""
     if family not in _model_classes:
         config_class = memory_config_class(family.config_class)
 
@@ -67,19 +67,19 @@ def memory_model_class(family: Any) -> Any:
 
 
 def _empty_config(family: Any) -> Any:
-    """Where unpickling starts: the classes are made on demand, so their names import nothing."""
+    """Create the object that unpickling fills; the class cannot be imported by its name."""
     made = memory_config_class(family)
     return made.__new__(made)
 
 
 def _empty_model(family: Any) -> Any:
-    """As `_empty_config`."""
+    """Create the object that unpickling fills; see `_empty_config`."""
     made = memory_model_class(family)
     return made.__new__(made)
 
 
 def memory_model_class_of(model_type: str) -> Any:
-    """The memory class for a `memory-...` model_type read from a file.
+    """Return the memory class for a `memory-...` model_type read from a file.
 
     Raises:
         ValueError: if the family is unknown to the installed transformers.

@@ -1,4 +1,4 @@
-"""Memory language models: insert memory into a causal LM, build one, load one."""
+"""Memory language models: insert memory into a causal LM, build a model, or load one."""
 
 import json
 from collections.abc import Collection
@@ -22,15 +22,15 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
     """Put memory layers into a causal language model, in place.
 
     Args:
-        model: A transformers causal LM whose blocks hold their FFN as `mlp` (Llama, Qwen, GPT-2,
-            Mistral, Gemma and their kin).
-        memory: What to insert and where.
+        model: A transformers causal LM with FFNs named `mlp` in its blocks (Llama, Qwen, GPT-2,
+            Mistral, Gemma and similar).
+        memory: The memory's settings.
 
     Raises:
-        ValueError: if the model has memory already, has no such blocks, or lacks a named block.
+        ValueError: if the model has memory already, no such blocks, or not all of the given blocks.
 
     Returns:
-        The same model, now of its family's memory class.
+        The same model; its class is now its family's memory class.
     """
     if getattr(model.config, "memory", None) is not None:
         raise ValueError("this model has memory layers already: insert into a plain base model")
@@ -42,7 +42,7 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
 def build_memory_lm(
     base: BaseLMConfig, memory: MemoryConfig | None, vocab_size: int
 ) -> PreTrainedModel:
-    """Build the base model and insert the memory; `memory=None` gives the plain base."""
+    """Build the base model and insert the memory; `memory=None` returns the plain base."""
     model = build_base_lm(base, vocab_size)
     return model if memory is None else insert_memory_layers(model, memory)
 

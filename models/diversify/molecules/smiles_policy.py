@@ -1,4 +1,4 @@
-"""A recurrent network as a policy: it writes SMILES strings, asked for nothing in particular."""
+"""A recurrent network as an unconditional policy of SMILES strings."""
 
 # Shapes: B completions, T completion positions
 
@@ -45,10 +45,10 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
         self.use_tokenizer(tokenizer)
 
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take a tokenizer of the network's own vocabulary.
+        """Set a tokenizer with the network's vocabulary.
 
         Raises:
-            ValueError: if it has another one; the difference is named.
+            ValueError: if it has another vocabulary; the message gives the difference.
         """
         self.model.use_vocabulary(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         self.tokenizer = tokenizer
@@ -62,14 +62,14 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Rollout:
-        """Sample molecules: `num_samples` for each of the prompts, whose number alone counts.
+        """Sample `num_samples` molecules for each prompt; only the number of prompts counts.
 
         Args:
-            prompts: As many rows as there are to be groups.
-            num_samples: Completions of each group.
-            generator: Source of randomness; None takes torch's, of the CPU.
-            temperature: Other than 1 for evaluation alone: `log_prob_B` is then that of the
-                tempered distribution, and `token_log_prob` is not.
+            prompts: One row per group.
+            num_samples: Completions per group.
+            generator: Source of randomness; None: torch's CPU generator.
+            temperature: Use values other than 1 only in evaluation: `log_prob_B` is then that of
+                the tempered distribution, but `token_log_prob` is not.
 
         Raises:
             ValueError: if a number is out of range.
@@ -94,12 +94,12 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
     # -- scoring ----------------------------------------------------------------------------------
 
     def token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every sampled token, (B, T) in nats, differentiable."""
+        """Compute the log-probability of every sampled token, (B, T) in nats, differentiable."""
         return self._score(self.model, rollout)
 
     @torch.no_grad()
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
-        """The same under the reference policy, without gradient."""
+        """Compute `token_log_prob` under the reference policy, without gradient."""
         return self._score(self._reference[0], rollout)
 
     @staticmethod
@@ -111,7 +111,7 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
         found_BT = log_prob_BTV.gather(2, tokens_BT1)[..., 0][order_B.argsort()]
         return found_BT.masked_fill(~rollout.token_mask_BT, 0.0)
 
-    # -- what a run leaves ------------------------------------------------------------------------
+    # -- export -----------------------------------------------------------------------------------
 
     def export_state_dict(self) -> dict[str, Tensor]:
         """Return the weights that `load_smiles_rnn` reads."""
@@ -120,10 +120,10 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
 
 
 def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Policy:
-    """Make a policy of an exported prior: the recurrent network, or a transformers decoder.
+    """Load a policy from an exported prior: a recurrent network or a transformers decoder.
 
     Args:
-        folder: What `CausalLM` exported: model and tokenizer.
+        folder: Folder exported by `CausalLM`, with model and tokenizer.
         max_new_tokens: Longest completion, end token included.
 
     Raises:

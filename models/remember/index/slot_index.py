@@ -1,4 +1,4 @@
-"""The seam between queries and slots: any way of finding the best slots is a `SlotIndex`."""
+"""The interface between queries and slots: every method of finding the best slots."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -13,14 +13,19 @@ from triptych.models.remember.memory_config import MemoryConfig
 
 
 class SlotIndex(nn.Module, ABC):
-    """Finds, for each query, the K slots with the highest scores.
+    """Finds the K slots with the highest scores for each query.
 
-    The softmax over slots always runs on the scores that `score` defines, so gradients and access
-    counts do not depend on how `search` finds its candidates.
+    The softmax over slots always runs on the scores of `score`, so gradients and access counts do
+    not depend on the way `search` finds its candidates. In eval mode, equal queries must give equal
+    results.
+
+    A new index implements `search` and `score`, in any module: `memory.index` names its class, and
+    `memory.index_args` holds the further arguments of its constructor. See
+    `triptych.models.remember.memory_lm.load_memory_lm` for loading a model that has such an index.
 
     Args:
-        num_slots: S, the number of slots that can be found.
-        num_heads: H, the number of independent queries a token asks.
+        num_slots: S, the number of slots.
+        num_heads: H, the number of independent queries per token.
         query_dim: D, the width of one head's query.
     """
 
@@ -64,7 +69,7 @@ class SlotIndex(nn.Module, ABC):
 
     @abstractmethod
     def score(self, query_BHD: Tensor, ids_BHK: Tensor) -> Tensor:
-        """Score the given slots exactly; differentiable in the queries and the keys.
+        """Score the given slots exactly, differentiable in the queries and the keys.
 
         Returns:
             scores_BHK: unnormalised scores, float.
@@ -73,8 +78,8 @@ class SlotIndex(nn.Module, ABC):
     def lookup(self, query_BHD: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
         """Find the best slots and their differentiable scores.
 
-        An index that holds the scores already when its search ends overrides this: gathering the
-        keys a second time costs several times more.
+        Override this if the search computes the scores already: gathering the keys again costs
+        several times more.
 
         Returns:
             ids_BHK: int64 in [0, S), best first. scores_BHK: as `score`.
@@ -84,7 +89,7 @@ class SlotIndex(nn.Module, ABC):
         return ids_BHK, self.score(query_BHD, ids_BHK)
 
     def extra_repr(self) -> str:
-        """Sizes, for `print(model)`."""
+        """Return the sizes, for `print(model)`."""
         return f"num_slots={self.num_slots}, num_heads={self.num_heads}, query_dim={self.query_dim}"
 
 

@@ -306,7 +306,7 @@ def test_growing_beyond_the_table_is_refused():
         ([3, 64], r"slots \[64\] are not active"),
         ([-1], r"slots \[-1\] are not active"),
         ([5, 61], r"slots \[61\] are not active"),
-        ([5, 5], "named twice"),
+        ([5, 5], "given twice"),
     ],
 )
 def test_slots_that_cannot_be_removed(ids, message):
