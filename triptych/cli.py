@@ -32,6 +32,7 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from triptych import ROOT
+from triptych.callbacks.atomic_file import recover_folder
 from triptych.callbacks.command_line.error_report import (
     ConstructorErrors,
     construct,
@@ -49,6 +50,7 @@ from triptych.callbacks.run.run_summary import recorded_run
 from triptych.callbacks.run.save_config import SaveConfig
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
 DESCRIPTION = (
@@ -112,6 +114,7 @@ class TriptychCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        assert parser.groups is not None
         for name, (title, description) in OPTION_TITLES.items():
             parser.groups[name].title, parser.groups[name].description = title, description
         parser.add_argument(
@@ -149,9 +152,12 @@ class TriptychCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         # Without Lightning's warning when `args` and `sys.argv` are both there: so it is whenever
         # a study or a test calls `main`.
-        as_words = args is None or isinstance(args, list)
-        with short_parser_errors(args if as_words else [], self._subcommand_parsers):
-            self.config = parser.parse_args(args) if as_words else parser.parse_object(args)
+        if args is None or isinstance(args, list):
+            with short_parser_errors(args, self._subcommand_parsers):
+                self.config = parser.parse_args(args)
+        else:
+            with short_parser_errors([], self._subcommand_parsers):
+                self.config = parser.parse_object(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -227,7 +233,10 @@ class TriptychCLI(LightningCLI):
         tracking = self.config[self.subcommand].tracking
         loggers: list[Logger] = [LocalMetrics(self.run.path)]
         if tracking.uri is not None:
-            names = {"experiment": self.run.experiment, "run_name": self.run.name}
+            names: dict[str, Any] = {
+                "experiment": self.run.experiment,
+                "run_name": self.run.name,
+            }
             loggers.append(MLflowTracking(**tracking, **names, run_dir=self.run.path))
         return loggers
 
@@ -235,7 +244,8 @@ class TriptychCLI(LightningCLI):
         """What the user asked for, without what belongs to this one run: it can be run again."""
         kept = options.clone()
         kept.run_dir = kept.run_name = None
-        return self._parser(self.subcommand).dump(kept, skip_unset=False)
+        composed: str = self._parser(self.subcommand).dump(kept, skip_unset=False)
+        return composed
 
     def _resolve_init_from(self, options: Namespace) -> None:
         """Replace another configuration by what it exports; a given model brings its tokenizer."""
@@ -251,7 +261,8 @@ class TriptychCLI(LightningCLI):
             return
         if Path(start).suffix in (".yaml", ".yml"):
             start = model["init_from"] = str(self._stage(start, options).export())
-        elif not Path(start).is_dir():
+        recover_folder(Path(start))
+        if not Path(start).is_dir():
             raise FileNotFoundError(
                 f"model.init_args.init_from: there is no folder {start}; give the folder "
                 "`export` of a finished run, or an experiment's .yaml, which is then run first"
@@ -277,7 +288,7 @@ class TriptychCLI(LightningCLI):
 
 
 def _vocab_size(data: LightningDataModule) -> int | None:
-    return getattr(data, "vocab_size", None)
+    return data.vocab_size if isinstance(data, HasVocabulary) else None
 
 
 def main(args: ArgsType = None) -> Path:
