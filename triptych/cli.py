@@ -37,6 +37,7 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from triptych import ROOT
+from triptych.callbacks.atomic_file import recover_folder
 from triptych.callbacks.command_line.error_report import (
     ConstructorErrors,
     construct,
@@ -56,6 +57,7 @@ from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
 from triptych.given_model import pretrained_base, use_tokenizer_of
+from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
 DESCRIPTION = (
@@ -248,7 +250,8 @@ class TriptychCLI(LightningCLI):
     def _exported(self, start: str, options: Namespace) -> str:
         """Return the folder in `init_from`, or the export of the experiment in it."""
         if Path(start).suffix in (".yaml", ".yml"):
-            return str(self._stage(start, options).export())
+            start = str(self._stage(start, options).export())
+        recover_folder(Path(start))
         if not Path(start).is_dir():
             raise FileNotFoundError(
                 f"model.init_args.init_from: there is no folder {start}; give the folder "
@@ -291,7 +294,7 @@ def option_titles() -> dict[str, tuple[str, str]]:
 
 
 def _vocab_size(data: LightningDataModule) -> int | None:
-    return getattr(data, "vocab_size", None)
+    return data.vocab_size if isinstance(data, HasVocabulary) else None
 
 
 def main(args: ArgsType = None) -> Path:

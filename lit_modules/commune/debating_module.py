@@ -5,7 +5,8 @@ from lightning.pytorch import LightningModule
 from triptych.datamodules.commune.debate_task import DebateTask
 from triptych.lit_modules.commune.debate import Debate
 from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
-from triptych.lit_modules.trainer_parts import data_of, sum_over_ranks
+from triptych.lit_modules.trainer_parts import data_of
+from triptych.metrics.rank_sums import sum_over_ranks
 
 
 class DebatingModule(LightningModule):
@@ -35,7 +36,7 @@ class DebatingModule(LightningModule):
 
     def debated_values(self) -> dict[str, float]:
         """Return accuracies, consensus and bytes of the epoch, over all ranks."""
-        return self.evaluation.compute(lambda counts: sum_over_ranks(self, counts))
+        return self.evaluation.compute(lambda counts: sum_over_ranks(self.trainer, counts))
 
     def report(self, values: dict[str, float], table: list[tuple[str, str]]) -> None:
         """Log the values and keep the table for the end of the run."""

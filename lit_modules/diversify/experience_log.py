@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from triptych.lit_modules.trainer_parts import sum_over_ranks
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_samples
 from triptych.objectives.diversify.experience import Experience
@@ -168,7 +168,7 @@ class ExperienceLog:
         """Sum values over the processes, all in one reduction."""
         device = self.module.device
         own = torch.stack([torch.as_tensor(value, device=device).double() for value in values])
-        totals: list[float] = sum_over_ranks(self.module, own).tolist()
+        totals: list[float] = sum_over_ranks(self.module.trainer, own).tolist()
         return totals
 
     def summary_rows(self) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -170,11 +171,14 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self._seed = 0
 
     @property
-    def model(self) -> nn.Module:
-        """The transformers model of a language model policy: what is exported."""
-        if not isinstance(self.policy, CausalLMPolicy):
-            raise AttributeError("a policy that is no language model has none to export")
-        return self.policy.model
+    def model(self) -> nn.Module | None:
+        """The transformers model, which is exported; None if the policy is no language model."""
+        return self.policy.model if isinstance(self.policy, CausalLMPolicy) else None
+
+    @property
+    def mode_counts(self) -> dict[str, dict[str, Counter[str]]]:
+        """Answers of the last validation: set -> category -> answer -> count, on this rank."""
+        return self.evaluation.mode_counts
 
     def export_state_dict(self) -> dict[str, Tensor]:
         """The weights of `model`, with adapters merged."""

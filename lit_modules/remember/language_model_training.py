@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from transformers import PreTrainedModel
 
 from triptych.lit_modules.optimization import ClipsValuesApart
 from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
-from triptych.lit_modules.trainer_parts import data_of, sum_over_ranks
+from triptych.lit_modules.trainer_parts import data_of
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
-
-LossTerm = Callable[[LightningModule, Batch], Tensor]
+from triptych.protocols import LossTerm
 
 
 class LanguageModelTraining(ClipsValuesApart, LightningModule):
@@ -55,7 +54,7 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the mean NLL over the labelled tokens of all ranks, plus the further terms."""
         nll = self.next_token_nll(batch)
-        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
+        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
         self._log_step(batch, nll, num_tokens)
         return self._step_loss(batch, nll, num_tokens)
 
@@ -72,8 +71,8 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
 
     def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
         """Log the step and return its mean NLL over all ranks."""
-        sum_nats = sum_over_ranks(self, nll.sum_nats.detach())
-        num_bytes = sum_over_ranks(self, nll.num_bytes(batch["num_bytes"]))
+        sum_nats = sum_over_ranks(self.trainer, nll.sum_nats.detach())
+        num_bytes = sum_over_ranks(self.trainer, nll.num_bytes(batch["num_bytes"]))
         self._tokens_since += int((batch["segment_ids"] > 0).sum()) * self.trainer.world_size
         mean_nats = sum_nats / num_tokens
         self.log("train/nll_nats_per_token", mean_nats, prog_bar=True)

@@ -332,7 +332,7 @@ def test_mlflow_that_never_answers_costs_nothing(words, caplog, monkeypatch):
 
 
 def check_finished_without(run: Path, uri: str, log: str, cause: str) -> None:
-    check(log, f"MLflow at {uri} does not answer", cause, "Training goes on")
+    check(log, f"MLflow at {uri} does not answer", cause, "Training continues")
     check(
         log,
         "did not take",

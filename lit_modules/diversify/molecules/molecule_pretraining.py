@@ -23,8 +23,9 @@ from triptych.lit_modules.optimization import (
     stepped,
     warmup_cosine,
 )
-from triptych.lit_modules.trainer_parts import data_of, is_dry_run, sum_over_ranks
+from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.language_modeling import TokenNLL
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.molecules.smiles_rnn import (
     SmilesRNN,
@@ -122,8 +123,8 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         """Compute the mean NLL over the tokens of all ranks."""
         nll = self.next_token_nll(batch)
         world_size = self.trainer.world_size
-        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
-        mean = sum_over_ranks(self, nll.sum_nats.detach()) / num_tokens
+        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
+        mean = sum_over_ranks(self.trainer, nll.sum_nats.detach()) / num_tokens
         self.log("train/nll_nats_per_token", mean, prog_bar=True)
         self._log_throughput(int(num_tokens))
         # DDP averages gradients over ranks; the factor undoes that.
