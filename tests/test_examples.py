@@ -11,6 +11,9 @@ import pytest
 
 from tests.train_process import TrainProcess, start_train
 from triptych import ROOT
+from triptych.callbacks.command_line.init_from import _environment as stage_environment
+from triptych.models.remember.memory_blocks import memory_layers
+from triptych.models.remember.memory_lm import load_memory_lm
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
@@ -110,3 +113,46 @@ def test_a_datamodule(tmp_path):
     vocabulary = json.loads((run_dir / "export" / "tokenizer.json").read_text())["model"]["vocab"]
     assert any("salutation" in token for token in vocabulary)
     assert "source_code.SourceCode" in (run_dir / "config.yaml").read_text()
+
+
+def test_a_metric(tmp_path):
+    run_dir = run("A metric", tmp_path)
+    openings: dict[str, list[str]] = {}
+    for row in samples(run_dir):
+        openings.setdefault(row["prompt"], []).append(row["completion"][:1])
+    assert {len(texts) for texts in openings.values()} == {6}
+    shares = [len(set(texts)) / len(texts) for texts in openings.values()]
+    measured = metrics(run_dir)["val/held_out/distinct_openings"]
+    assert measured == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+    assert 0 < measured < 1
+
+
+def test_a_slot_index(tmp_path, monkeypatch):
+    run_dir = run("A slot index", tmp_path)
+    memory = json.loads((run_dir / "export" / "config.json").read_text())["memory"]
+    assert memory["index"] == "cosine_index.CosineIndex"
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="TRIPTYCH_TRUSTED_MODULES=cosine_index"):
+        load_memory_lm(run_dir / "export")
+    monkeypatch.setenv("TRIPTYCH_TRUSTED_MODULES", "cosine_index")
+    (layer,) = memory_layers(load_memory_lm(run_dir / "export"))
+    assert type(layer.index).__name__ == "CosineIndex"
+    assert (layer.index.sharpness, layer.index.num_slots) == (8.0, 256)
+    assert metrics(run_dir)["memory/layer_0/slots_read_share"] > 0
+
+
+def test_a_task_for_agents(tmp_path):
+    run_dir = run("A task for agents", tmp_path)
+    # Alone an agent knows the largest of two digits below 3 in at most 6 of 9 cases.
+    accuracy = {name: metrics(run_dir)[f"val/{name}/accuracy"] for name in ("single", "text_full")}
+    assert 0.4 < accuracy["single"] < 0.8
+    assert accuracy["text_full"] > 0.85
+
+
+def test_a_stage_finds_the_package_from_a_users_folder(tmp_path, monkeypatch):
+    # `init_from` runs another of the user's experiments as a process of its own.
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    words = [sys.executable, "-c", "import triptych; print(triptych.ROOT)"]
+    found = subprocess.run(words, cwd=tmp_path, env=stage_environment(), stdout=subprocess.PIPE)
+    assert found.returncode == 0
+    assert Path(found.stdout.decode().strip()) == ROOT
