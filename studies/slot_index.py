@@ -23,13 +23,13 @@ from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
 from triptych.datamodules.sources.records import RecordSource
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.index.faiss_index import FaissSlotIndex
-from triptych.models.remember.index_replacement import replace_index
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.remember.background_statistics import BACKGROUND_FILE
 from triptych.studies.arms import SEED_OF_DATA_TOO, probe, run_arms, seed_words
 from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.remember.asked_again import ask
+from triptych.studies.remember.index_replacement import replace_index
 from triptych.studies.remember.retention.retention_arms import (
     SPARSE,
     Way,

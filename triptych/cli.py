@@ -19,6 +19,11 @@ and how to take it back.
 """
 
 import os
+
+# Rows of large tables are read at random, and with pages of 4 KiB almost every read also misses
+# the processor's cache of page addresses. torch reads this variable at its first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import sys
 from pathlib import Path
 from typing import Any

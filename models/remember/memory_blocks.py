@@ -16,7 +16,6 @@ from triptych.models.remember.memory_layer import (
     SwiluGate,
 )
 from triptych.models.remember.values.value_table import ValueTable
-from triptych.short_names import full_class_path
 
 
 def memory_layers(module: nn.Module) -> list[MemoryLayer]:
@@ -103,15 +102,10 @@ def _memory_layer(memory: MemoryConfig, hidden_size: int, values: ValueTable) ->
 
 
 def _slot_index(memory: MemoryConfig) -> SlotIndex:
-    """Build the slot index; only from this package, so that loading a file runs no other code."""
-    module_name, _, class_name = full_class_path(memory.index).rpartition(".")
-    if not module_name.startswith("triptych.models."):
-        raise ValueError(
-            f"memory.index={memory.index!r} must be a class path under `triptych.models.`"
-        )
+    module, _, name = memory.index.rpartition(".")
     try:
-        index_class = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        index_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"memory.index={memory.index!r} cannot be found: {error}") from error
     if not (isinstance(index_class, type) and issubclass(index_class, SlotIndex)):
         raise ValueError(f"memory.index={memory.index!r} is not a SlotIndex")

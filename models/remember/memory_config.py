@@ -1,11 +1,12 @@
 """All options of the memory in a language model, in one place."""
 
-from dataclasses import asdict, dataclass, field
+import json
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal
 
 import torch
 
-from triptych.models.remember.index.faiss_options import FaissOptions
+from triptych.short_names import full_class_path
 
 PRODUCT_KEYS = "triptych.models.remember.index.product_keys.ProductKeyIndex"
 
@@ -30,9 +31,11 @@ class MemoryConfig:
         qk_norm: Normalise queries and keys; keeps small models from collapsing onto few slots.
         value_dtype: Precision of the table; None follows the model.
         value_gradient: `dense`, or `selected_rows` for a compact gradient (see `ValueTable`).
-        index: Class path of the `SlotIndex`, within the `models` package.
-        faiss: The search of `FaissSlotIndex`, for that index alone; None: its
-            defaults.
+        index: Class path of the `SlotIndex`. A saved model whose index is not part of Triptych is
+            loaded only if its module is trusted (see `load_memory_lm`).
+        index_args: Settings of that index, by the names in its constructor; plain values. For
+            `FaissSlotIndex` those of `FaissOptions`.
+        faiss: Former name of `index_args`, for `FaissSlotIndex` alone; moved there.
         relevance_gate: With `placement: beside`, a second gate that each token sets for itself:
             see `FFNWithMemory`.
         dense_twin: Build no memory but give the same blocks an FFN of as many multiply-adds a
@@ -55,7 +58,8 @@ class MemoryConfig:
     value_dtype: Literal["float32", "bfloat16"] | None = None
     value_gradient: Literal["dense", "selected_rows"] = "dense"
     index: str = PRODUCT_KEYS
-    faiss: FaissOptions | None = None
+    index_args: dict[str, Any] = field(default_factory=dict)
+    faiss: dict[str, Any] | None = None
     relevance_gate: bool = False
     dense_twin: bool = False
 
@@ -80,19 +84,27 @@ class MemoryConfig:
             raise ValueError(
                 f"memory.key_dim={self.key_dim} must be even: a query is split in two halves"
             )
-        if isinstance(self.faiss, dict):  # from a model's config.json
-            self.faiss = FaissOptions(**self.faiss)
-        if self.faiss is not None and self.index == PRODUCT_KEYS:
-            raise ValueError(
-                "memory.faiss is set, but memory.index is product keys: set memory.index to "
-                "triptych.models.remember.index.faiss_index.FaissSlotIndex, or leave memory.faiss "
-                "out"
-            )
+        self.index = full_class_path(self.index)
+        if self.faiss is not None:
+            self._take_faiss(self.faiss)
+        self.index_args = _plain(self.index_args)
         if self.relevance_gate and self.placement != "beside":
             raise ValueError(
                 "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to "
                 "beside, or leave it out"
             )
+
+    def _take_faiss(self, faiss: Any) -> None:
+        if self.index == PRODUCT_KEYS:
+            raise ValueError(
+                "memory.faiss is set, but memory.index is product keys: set memory.index to "
+                "triptych.models.remember.index.faiss_index.FaissSlotIndex, or leave memory.faiss "
+                "out"
+            )
+        if self.index_args:
+            raise ValueError("memory.faiss and memory.index_args are the same: set index_args only")
+        self.index_args = asdict(faiss) if is_dataclass(faiss) else faiss
+        self.faiss = None
 
     @property
     def num_slots(self) -> int:
@@ -147,3 +159,15 @@ class MemoryConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as stored in a model's config.json."""
         return asdict(self)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Convert settings to the values that config.json gives back, such as lists for tuples."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise ValueError(
+            f"memory.index_args must be numbers, words, lists and mappings, which a config.json "
+            f"can hold: {error}"
+        ) from error
+    return plain

@@ -5,6 +5,8 @@ A memory model is an instance of its family's own class: training, `generate` an
 which does not know it refuses, where plain AutoModel would drop the memory with only a warning.
 """
 
+import os
+from collections.abc import Collection
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -13,6 +15,7 @@ from triptych.models.remember.memory_blocks import add_memory
 from triptych.models.remember.memory_config import MemoryConfig
 
 MODEL_TYPE_PREFIX = "memory-"
+TRUSTED_MODULES = "TRIPTYCH_TRUSTED_MODULES"
 
 _config_classes: dict[Any, Any] = {}
 _model_classes: dict[Any, Any] = {}
@@ -44,10 +47,12 @@ def memory_model_class(family: Any) -> Any:
     if family not in _model_classes:
         config_class = memory_config_class(family.config_class)
 
-        def init(self: Any, config: Any) -> None:
+        def init(self: Any, config: Any, trusted_modules: Collection[str] = ()) -> None:
             family.__init__(self, config)
             if config.memory is not None:
-                add_memory(self, MemoryConfig(**config.memory))
+                memory = MemoryConfig(**config.memory)
+                refuse_foreign_index(memory, trusted_modules)  # the config may come from a file
+                add_memory(self, memory)
 
         namespace = {
             "config_class": config_class,
@@ -81,6 +86,32 @@ def memory_model_class_of(model_type: str) -> Any:
     """
     family = type(AutoConfig.for_model(model_type.removeprefix(MODEL_TYPE_PREFIX)))
     return memory_model_class(AutoModelForCausalLM._model_mapping[family])
+
+
+def refuse_foreign_index(memory: MemoryConfig, trusted_modules: Collection[str]) -> None:
+    """Refuse an index whose module is neither Triptych's nor trusted, before it is imported.
+
+    A model's folder may come from anybody, and importing a module runs its code.
+
+    Args:
+        memory: Read from a file.
+        trusted_modules: Modules and packages, added to those in the environment variable
+            `TRIPTYCH_TRUSTED_MODULES` (separated by commas).
+
+    Raises:
+        ValueError: if the index is foreign.
+    """
+    module = memory.index.rpartition(".")[0]
+    named = [name.strip() for name in os.environ.get(TRUSTED_MODULES, "").split(",")]
+    for trusted in ("triptych.models", *trusted_modules, *filter(None, named)):
+        if f"{module}.".startswith(f"{trusted}."):
+            return
+    raise ValueError(
+        f"the model's slot index {memory.index} is not part of Triptych, and loading it would run "
+        f"the code of the module {module!r}. If you trust that module, set the environment "
+        f"variable {TRUSTED_MODULES}={module} (several: separated by commas), or call "
+        f"load_memory_lm(..., trusted_modules=[{module!r}])"
+    )
 
 
 def become_memory_model(model: PreTrainedModel, memory: MemoryConfig) -> None:

@@ -1,6 +1,7 @@
 """Memory language models: insert memory into a causal LM, build one, load one."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,19 @@ def build_memory_lm(
     return model if memory is None else insert_memory_layers(model, memory)
 
 
-def load_memory_lm(path: str | Path) -> PreTrainedModel:
+def load_memory_lm(path: str | Path, trusted_modules: Collection[str] = ()) -> PreTrainedModel:
     """Load a saved memory model, or a plain causal LM, from a folder; safetensors only.
+
+    Args:
+        path: The folder.
+        trusted_modules: Modules or packages outside of Triptych that may be imported for the
+            model's slot index. The environment variable `TRIPTYCH_TRUSTED_MODULES` adds to them
+            (names separated by commas).
 
     Raises:
         FileNotFoundError: if the folder has no `config.json`.
-        ValueError: if weights are missing from the files, or left over.
+        ValueError: if weights are missing from the files, or left over, or the slot index is of
+            a module that is not trusted.
     """
     config_file = Path(path) / "config.json"
     if not config_file.is_file():
@@ -59,9 +67,10 @@ def load_memory_lm(path: str | Path) -> PreTrainedModel:
     model_type = json.loads(config_file.read_text())["model_type"]
     has_memory = model_type.startswith(MODEL_TYPE_PREFIX)
     loader: Any = memory_model_class_of(model_type) if has_memory else AutoModelForCausalLM
+    trust = {"trusted_modules": trusted_modules} if has_memory else {}
     with no_progress_bars():
         model, report = loader.from_pretrained(
-            path, output_loading_info=True, local_files_only=True, use_safetensors=True
+            path, output_loading_info=True, local_files_only=True, use_safetensors=True, **trust
         )
     problems = {
         kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]

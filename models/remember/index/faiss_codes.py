@@ -44,7 +44,7 @@ def choose_backend(options: FaissOptions, device: torch.device) -> Backend:
     if faiss is None:
         if options.backend == "faiss":
             raise ValueError(
-                "memory.faiss.backend is faiss, which is not installed: install faiss-cpu or "
+                "memory.index_args.backend is faiss, which is not installed: install faiss-cpu or "
                 "faiss-gpu, or set it to auto"
             )
         return "torch"

@@ -10,7 +10,7 @@ of the best combinations of centroids; and codebooks of 16 centroids by default,
 papers' own product keys, exact and trainable, are `ProductKeyIndex`.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from triptych.models.remember.index.faiss_options import FaissOptions
 from triptych.models.remember.index.key_scores import key_scores
 from triptych.models.remember.index.product_keys import ProductKeyIndex, normalised_halves
 from triptych.models.remember.index.row_topk import row_topk
-from triptych.models.remember.index.slot_index import SlotIndex
+from triptych.models.remember.index.slot_index import SlotIndex, with_index_args
 from triptych.models.remember.memory_config import MemoryConfig
 
 # Shapes: A slots added, B queries, H heads, D query width, K kept, C candidates, S slots
@@ -74,8 +74,8 @@ class FaissSlotIndex(SlotIndex):
         num_active = self.options.num_active
         if num_active is not None and num_active > num_slots:
             raise ValueError(
-                f"memory.faiss.num_active={num_active} is more than the {num_slots} slots there "
-                f"are; raise memory.num_keys (slots = num_keys squared)"
+                f"memory.index_args.num_active={num_active} is more than the {num_slots} slots; "
+                f"raise memory.num_keys (slots = num_keys squared)"
             )
         keys_HSD = torch.empty(num_heads, num_slots, query_dim)
         #: keys_HSD as queries are compared with them: a parameter if they are trained.
@@ -92,11 +92,12 @@ class FaissSlotIndex(SlotIndex):
         self.reset_parameters()
 
     @classmethod
-    def from_config(cls, memory: MemoryConfig) -> "FaissSlotIndex":
+    def from_config(cls, memory: MemoryConfig) -> Self:
         """See `SlotIndex.from_config`."""
         key_dim, _ = memory.sizes()
         sizes = (memory.num_slots, memory.num_heads, key_dim)
-        return cls(*sizes, qk_norm=memory.qk_norm, options=memory.faiss)
+        options = FaissOptions(**with_index_args(FaissOptions, memory, {}))
+        return cls(*sizes, qk_norm=memory.qk_norm, options=options)
 
     @classmethod
     def from_product_keys(
@@ -220,7 +221,7 @@ class FaissSlotIndex(SlotIndex):
             raise ValueError(
                 f"cannot add {len(keys_AHD)} slots: {len(free)} of the value table's "
                 f"{self.num_slots} are free. Remove some first, or build the model with more "
-                f"(memory.num_keys squared, of which memory.faiss.num_active start active)"
+                f"(memory.num_keys squared, of which memory.index_args.num_active start active)"
             )
         ids_A = free[: len(keys_AHD)]
         keys_HAD = self._as_compared(keys_AHD.to(self.keys)).transpose(0, 1)

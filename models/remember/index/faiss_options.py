@@ -47,11 +47,11 @@ class FaissOptions:
     def __post_init__(self) -> None:
         if self.num_centroids not in (16, 256):
             raise ValueError(
-                f"memory.faiss.num_centroids must be 16 or 256, got {self.num_centroids}"
+                f"memory.index_args.num_centroids must be 16 or 256, got {self.num_centroids}"
             )
         if self.backend not in ("auto", "faiss", "torch"):
             raise ValueError(
-                f"memory.faiss.backend must be auto, faiss or torch, got {self.backend!r}"
+                f"memory.index_args.backend must be auto, faiss or torch, got {self.backend!r}"
             )
         for name, least in (
             ("num_subvectors", 1),
@@ -62,8 +62,15 @@ class FaissOptions:
             ("num_active", 0),
         ):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"memory.faiss.{name} must be at least {least}, got {value}")
+            if value is not None and not (isinstance(value, int) and value >= least):
+                raise ValueError(
+                    f"memory.index_args.{name} must be a whole number of at least {least}, got "
+                    f"{value!r}"
+                )
+        if not isinstance(self.train_keys, bool):
+            raise ValueError(
+                f"memory.index_args.train_keys must be true or false, got {self.train_keys!r}"
+            )
 
     def subvectors(self, key_dim: int) -> int:
         """Sub-vectors of a key of this width.
@@ -78,7 +85,7 @@ class FaissOptions:
                 chosen -= 1
         if key_dim % chosen:
             raise ValueError(
-                f"memory.faiss.num_subvectors={chosen} does not divide the key width {key_dim}"
+                f"memory.index_args.num_subvectors={chosen} does not divide the key width {key_dim}"
             )
         return chosen
 

@@ -1,11 +1,13 @@
 """The papers' slot index: two trainable sets of half keys per head."""
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from triptych.models.remember.index.product_key_search import product_key_topk
-from triptych.models.remember.index.slot_index import SlotIndex
+from triptych.models.remember.index.slot_index import SlotIndex, with_index_args
 from triptych.models.remember.memory_config import MemoryConfig
 
 # Shapes: B queries, H heads, D query width, E = D/2, N half keys, S = N*N slots, K kept
@@ -64,10 +66,11 @@ class ProductKeyIndex(SlotIndex):
         self.reset_parameters()
 
     @classmethod
-    def from_config(cls, memory: MemoryConfig) -> "ProductKeyIndex":
+    def from_config(cls, memory: MemoryConfig) -> Self:
         """See `SlotIndex.from_config`."""
         key_dim, _ = memory.sizes()
-        return cls(memory.num_keys, memory.num_heads, key_dim, memory.qk_norm)
+        sizes = {"num_keys": memory.num_keys, "num_heads": memory.num_heads, "query_dim": key_dim}
+        return cls(**with_index_args(cls, memory, sizes | {"qk_norm": memory.qk_norm}))
 
     def reset_parameters(self) -> None:
         """Draw the keys anew."""

@@ -1,6 +1,8 @@
 """The seam between queries and slots: any way of finding the best slots is a `SlotIndex`."""
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +34,25 @@ class SlotIndex(nn.Module, ABC):
         self.query_dim = query_dim
 
     @classmethod
-    @abstractmethod
-    def from_config(cls, memory: MemoryConfig) -> "SlotIndex":
-        """Build the index a (resolved) memory config asks for."""
+    def from_config(cls, memory: MemoryConfig) -> Self:
+        """Build the index that a resolved memory config asks for.
+
+        The constructor gets `num_slots`, `num_heads`, `query_dim`, the settings in
+        `memory.index_args` and, if it has a parameter of that name, `qk_norm`.
+
+        Raises:
+            ValueError: if the settings are not those of the constructor.
+        """
+        key_dim, _ = memory.sizes()
+        sizes = {"num_slots": memory.num_slots, "num_heads": memory.num_heads, "query_dim": key_dim}
+        if "qk_norm" in inspect.signature(cls).parameters:
+            sizes["qk_norm"] = memory.qk_norm
+        elif memory.qk_norm:
+            raise ValueError(
+                f"memory.qk_norm is set, but {cls.__name__} has no such option: set it to "
+                "false, or give the constructor a parameter qk_norm"
+            )
+        return cls(**with_index_args(cls, memory, sizes))
 
     @abstractmethod
     def search(self, query_BHD: Tensor, num_kept: int) -> Tensor:
@@ -68,3 +86,28 @@ class SlotIndex(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Sizes, for `print(model)`."""
         return f"num_slots={self.num_slots}, num_heads={self.num_heads}, query_dim={self.query_dim}"
+
+
+def with_index_args(
+    constructor: type, memory: MemoryConfig, given: dict[str, Any]
+) -> dict[str, Any]:
+    """Add `memory.index_args` to a constructor's other arguments.
+
+    Args:
+        constructor: The index's class, or that of its settings.
+        memory: The memory config.
+        given: Arguments that follow from other options of the memory config.
+
+    Raises:
+        ValueError: if a setting is unknown, follows from `given`, or is missing.
+    """
+    signature = inspect.signature(constructor)
+    try:
+        signature.bind(**given, **memory.index_args)
+    except TypeError as error:
+        names = [name for name in signature.parameters if name not in given]
+        raise ValueError(
+            f"memory.index_args do not fit {constructor.__name__}: {error}. Its settings: "
+            f"{', '.join(names) or 'none'}"
+        ) from error
+    return given | memory.index_args

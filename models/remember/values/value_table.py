@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from triptych.models.remember.values.huge_pages import prefer_huge_pages
 from triptych.models.remember.values.weighted_gather import (
     dense_transposed_gather,
     transposed_gather,
@@ -77,7 +76,6 @@ class ValueTable(nn.Module):
         self.num_slots = num_slots
         self.value_dim = value_dim
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim, dtype=dtype))
-        prefer_huge_pages(self.weight.data)  # rows are read at random
         self.reads: list[SlotReads] = []
         self._anchor: tuple[Tensor | None] = (None,)  # a tuple: it is never registered here
         self.counted_mask_B: Tensor | None = None  # see `counting_only`
