@@ -46,7 +46,7 @@ _AT_ONCE = 1000
 _OF_A_DRY_RUN = 20
 
 
-class CausalLM(ClipsValuesApart, LightningModule):
+class MoleculePretraining(ClipsValuesApart, LightningModule):
     """Trains a language model of SMILES on molecules, one a row, from their start token on.
 
     The loss is the mean negative log-likelihood over the tokens of the whole step, all ranks
@@ -259,7 +259,7 @@ class CausalLM(ClipsValuesApart, LightningModule):
         """
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError(
-                "CausalLM samples from whole models, but FSDP shards them: use DDP "
+                "MoleculePretraining samples from whole models, but FSDP shards them: use DDP "
                 "(configs/hardware/ddp.yaml)"
             )
         tokenizer = data_of(self).tokenizer
@@ -347,3 +347,7 @@ def _build(
     if is_smiles_rnn(init_from):
         return load_smiles_rnn(init_from).train()
     return load_memory_lm(Path(init_from)).train()
+
+
+#: Former name of the class; configurations of older runs say `lit_modules.causal_lm.CausalLM`.
+CausalLM = MoleculePretraining

@@ -159,7 +159,7 @@ def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Polic
     """Make a policy of an exported prior: the recurrent network, or a transformers decoder.
 
     Args:
-        folder: What `CausalLM` exported: model and tokenizer.
+        folder: What `MoleculePretraining` exported: model and tokenizer.
         max_new_tokens: Longest completion, end token included.
 
     Raises:
@@ -170,7 +170,8 @@ def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Polic
     if not (path / "tokenizer.json").is_file():
         raise FileNotFoundError(
             f"{path} has no tokenizer.json: give the folder export of a prior that "
-            "triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM trained"
+            "triptych.lit_modules.diversify.molecules.molecule_pretraining.MoleculePretraining "
+            "trained"
         )
     tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     if is_smiles_rnn(path):

@@ -49,8 +49,8 @@ def test_the_embedded_default():
     texts = [question.evidence[0] for question in train + val]
     assert len(set(texts)) == 50
     first = train[0]
-    numbers = [int(word) for word in first.evidence[2].split() if word.isdigit()]
-    assert first.answers[0] == first.answers[2] == str(sum(numbers))
+    numbers = [int(word) for word in first.evidence_of(2).split() if word.isdigit()]
+    assert first.answer_of(0) == first.answer_of(2) == str(sum(numbers))
     assert task.fingerprint("train") != task.fingerprint("val")
     assert task.read_answer("<think>I say #### 3</think>so #### 4") == "4"
 
