@@ -111,7 +111,8 @@ class PackedDataModule(LightningDataModule):
     Args:
         parts: The families of data.
         shares: Share of the training rows for each part, adding up to 1.
-        tokenizer: Which tokenizer; one for all parts.
+        tokenizer: The tokenizer of all parts. A model that the run starts from (`init_from`) brings
+            its own.
         context_length: Tokens per row.
         batch_size: Training rows per process and batch.
         eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
@@ -128,7 +129,7 @@ class PackedDataModule(LightningDataModule):
         parts: Sequence[DataPart],
         shares: Sequence[float],
         *,
-        tokenizer: TokenizerConfig,
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         context_length: int = 256,
         batch_size: int = 16,
         eval_batch_size: int | None = None,

@@ -1,11 +1,10 @@
 """Batches for learning one thing after another: the datamodule around `visits`."""
 
 from abc import abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from triptych.datamodules.batches.packed_datamodule import DataPart, PackedDataModule, RowFormat
 from triptych.datamodules.batches.resumable_loader import ResumableLoader
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.batches.visits import VisitCollate, VisitSource, VisitStream
 
 Source = TypeVar("Source", bound=VisitSource)
@@ -60,35 +59,24 @@ class VisitDataModule(PackedDataModule):
 
     Args:
         part: What is taught.
-        tokenizer: Which tokenizer.
-        context_length: Tokens of the longest document.
         eval_batch_size: Validation rows per process and batch.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the order and of the wordings.
-        cache_dir: Where tokenizers and generated text are kept.
+        **kwargs: Further settings of `PackedDataModule`; `context_length` bounds one document.
     """
 
     def __init__(
         self,
-        part: VisitedPart,
+        part: VisitedPart[Any],
         *,
-        tokenizer: TokenizerConfig,
-        context_length: int,
-        eval_batch_size: int,
-        num_workers: int,
-        seed: int,
-        cache_dir: str | None,
+        eval_batch_size: int = 64,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             [part],
             [1.0],
-            tokenizer=tokenizer,
-            context_length=context_length,
             batch_size=1,  # one visit, whatever its number of rows
             eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
+            rows_per_epoch=None,
+            **kwargs,
         )
         self.part = part
 

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
 from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
-from triptych.datamodules.batches.tokenizer import TokenizerConfig, encode_texts
+from triptych.datamodules.batches.tokenizer import encode_texts
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule, VisitedPart
 from triptych.datamodules.batches.visits import VisitSource
 from triptych.datamodules.embedded.articles import embedded_documents
@@ -179,15 +179,9 @@ class DocumentStream(VisitDataModule):
         chunks_per_batch: Chunks taught together in one batch, all processes together.
         steps_per_visit: Consecutive batches that repeat the same chunks.
         shuffle: Whether the order is drawn by `seed`, anew for each pass; false: as they come.
-        tokenizer: Which tokenizer; a model that starts from another (`init_from`) brings its own.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
-        context_length: Tokens of the longest chunk with its lead.
-        eval_batch_size: Validation rows per process and batch.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the order and of the augmentations.
-        cache_dir: Where tokenizers and generated texts are kept; null: `TRIPTYCH_CACHE` or
-            ~/.cache/triptych.
+        **kwargs: Further settings, those of `VisitDataModule`.
     """
 
     def __init__(
@@ -198,13 +192,8 @@ class DocumentStream(VisitDataModule):
         chunks_per_batch: int = 1,
         steps_per_visit: int = 1,
         shuffle: bool = False,
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
-        context_length: int = 256,
-        eval_batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         part = DocumentStreamPart(
             documents,
@@ -215,12 +204,4 @@ class DocumentStream(VisitDataModule):
             shuffle,
             data_dir,
         )
-        super().__init__(
-            part,
-            tokenizer=tokenizer,
-            context_length=context_length,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(part, **kwargs)

@@ -289,7 +289,9 @@ def test_fact_longer_than_the_context_is_named(tokenizer):
 def data(tmp_path):
     config = FactsConfig(num_facts=200, validation_facts=37)
     tokenizer = TokenizerConfig(vocab_size=600)
-    return Facts(config, tokenizer, batch_size=4, eval_batch_size=16, cache_dir=str(tmp_path))
+    return Facts(
+        config, tokenizer=tokenizer, batch_size=4, eval_batch_size=16, cache_dir=str(tmp_path)
+    )
 
 
 def test_training_batches(data):

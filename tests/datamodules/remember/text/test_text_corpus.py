@@ -25,7 +25,7 @@ def make_corpus(train, validation=None, *, streaming=False, tokenizer=SMALL, **o
     validation = {"text": RecordSource()} if validation is None else validation
     text = TextConfig(sources, validation, streaming, shuffle_buffer=16, max_validation_rows=5)
     settings = {"context_length": 24, "batch_size": 4, "rows_per_epoch": 20} | options
-    return TextCorpus(text, tokenizer, **settings)
+    return TextCorpus(text, tokenizer=tokenizer, **settings)
 
 
 def read(loader, num_batches):
