@@ -1,5 +1,6 @@
 """What all language-model data has in common: one tokenizer, packed rows, resumable batches."""
 
+import glob
 import hashlib
 import json
 import os
@@ -283,10 +284,10 @@ class PackedDataModule(LightningDataModule):
 
 
 def locate(source: RecordSource, data_dir: str | None) -> RecordSource:
-    """Resolve a source's relative paths.
+    """Resolve a source's relative paths and patterns.
 
-    They start at the data folder (`data_dir`, else the environment's `TRIPTYCH_DATA`, else "data")
-    or, where nothing lies there, at the working directory.
+    They start at the data folder: `data_dir`, else the environment's `TRIPTYCH_DATA`, else "data".
+    Those that match nothing there but do in the working directory start at the latter.
     """
     if source.is_embedded or source.hub_name:
         return source
@@ -294,10 +295,15 @@ def locate(source: RecordSource, data_dir: str | None) -> RecordSource:
     paths = [source.path] if isinstance(source.path, str) else source.path
     located = []
     for path in paths:
-        inside = folder / path
-        here = Path(path).exists() and not inside.exists()
-        located.append(path if here else str(inside))
+        inside = str(folder / path)
+        here = _matches_anything(path) and not _matches_anything(inside)
+        located.append(path if here else inside)
     return replace(source, path=located)
+
+
+def _matches_anything(path: str) -> bool:
+    """Whether a path exists, or a pattern matches something."""
+    return Path(path).exists() or any(glob.iglob(path, recursive=True))
 
 
 def _hash(values: list[Any]) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,6 +219,37 @@ def source_fingerprint(source: RecordSource, embedded: EmbeddedRows | None = Non
                 while block := stream.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_shared_files(
+    train: Iterable[RecordSource], validation: Iterable[RecordSource] = ()
+) -> None:
+    """Refuse a local file that trains twice, or that both trains and validates.
+
+    Args:
+        train: Sources that train.
+        validation: Sources that validate, without those that ask for what was trained on.
+
+    Raises:
+        FileNotFoundError: if a local file is missing.
+        ValueError: if a file is given twice for training, or for both.
+    """
+    train_files = [file for source in train for file in _local_files(source)]
+    validation_files = {file for source in validation for file in _local_files(source)}
+    for file in train_files:
+        if train_files.count(file) > 1:
+            raise ValueError(f"{file} is given twice for training: name it once")
+        if file in validation_files:
+            raise ValueError(
+                f"{file} is given for both training and validation, which would validate on text "
+                "seen in training: give another file for one of them"
+            )
+
+
+def _local_files(source: RecordSource) -> list[Path]:
+    if source.is_embedded or source.hub_name:
+        return []
+    return [file.resolve() for file in source.files()]
 
 
 def describe(source: RecordSource) -> str:

@@ -33,11 +33,11 @@ from triptych.datamodules.remember.facts.fact_templates import (
     QuestionSet,
     statement_rendering,
 )
-from triptych.datamodules.sources.data_roles import check_roles
 from triptych.datamodules.sources.records import (
     RecordSource,
     describe,
     read_records,
+    refuse_shared_files,
     source_fingerprint,
 )
 
@@ -158,7 +158,7 @@ class FactsPart(DataPart):
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a setting is out of range, or a source may not train (`data_roles`).
+        ValueError: if a setting is out of range, or a file both trains and validates.
     """
 
     name = "facts"
@@ -176,7 +176,7 @@ class FactsPart(DataPart):
             )
         further = {n: locate(s, data_dir) for n, s in config.validation_sources.items()}
         source = locate(config.source, data_dir)
-        check_roles([source], further.values())
+        refuse_shared_files([source], further.values())
         self.config = replace(config, source=source, validation_sources=further)
         self.templates = FactTemplates.from_file(config.templates)
 

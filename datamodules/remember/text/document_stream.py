@@ -36,8 +36,7 @@ from triptych.datamodules.remember.text.documents import (
     cut_documents,
     read_documents,
 )
-from triptych.datamodules.sources.data_roles import check_roles
-from triptych.datamodules.sources.records import source_fingerprint
+from triptych.datamodules.sources.records import refuse_shared_files, source_fingerprint
 
 VALIDATION_SEED = 0  # the chunks of the validation stay the same whatever the seed of training
 
@@ -108,7 +107,7 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
             )
         self._config = documents
         self._source = locate(documents.source, data_dir)
-        check_roles([self._source])
+        refuse_shared_files([self._source])
         self._augmentations = augmentations
         self._asked = FactsPart(questions, data_dir) if questions is not None else None
 

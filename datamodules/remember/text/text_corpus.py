@@ -28,11 +28,11 @@ from triptych.datamodules.embedded.articles import embedded_articles
 from triptych.datamodules.remember.facts.fact_mentions import FactMentions
 from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
 from triptych.datamodules.remember.text.text_stream import StreamedText
-from triptych.datamodules.sources.data_roles import check_roles
 from triptych.datamodules.sources.records import (
     EmbeddedRows,
     RecordSource,
     describe,
+    refuse_shared_files,
     source_fingerprint,
     stream_records,
 )
@@ -79,7 +79,7 @@ class TextPart(DataPart):
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a source may not train, or validates on what trains (`data_roles`).
+        ValueError: if a file is given twice, or both trains and validates.
     """
 
     name = "text"
@@ -96,7 +96,7 @@ class TextPart(DataPart):
         self._train = [locate(source, data_dir) for source in config.train]
         validation = {"text": RecordSource()} if config.validation is None else config.validation
         self._validation = {name: locate(source, data_dir) for name, source in validation.items()}
-        check_roles(self._train, self._validation.values())
+        refuse_shared_files(self._train, self._validation.values())
         left_out = config.without_facts
         self._left_out = FactsPart(left_out, data_dir) if left_out is not None else None
 

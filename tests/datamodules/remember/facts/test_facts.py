@@ -390,12 +390,13 @@ def test_missing_files_are_named():
         FactsPart(FactsConfig(source=RecordSource("nowhere.jsonl")))
 
 
-def test_a_file_that_only_evaluates_is_not_trained_on(tmp_path):
-    path = tmp_path / "nq_open_dev_a.jsonl"
+def test_a_file_that_trains_is_not_asked_as_a_further_source(tmp_path):
+    path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"question": "who", "answers": ["me"]}))
-    with pytest.raises(ValueError, match="only ever evaluates"):
-        FactsPart(FactsConfig(source=RecordSource(str(path))))
-    FactsPart(FactsConfig(validation_sources={"nq": RecordSource(str(path))}))
+    source = RecordSource(str(path))
+    with pytest.raises(ValueError, match=r"questions\.jsonl is given for both"):
+        FactsPart(FactsConfig(source=source, validation_sources={"nq": source}))
+    FactsPart(FactsConfig(validation_sources={"nq": source}))
 
 
 def test_fingerprint_follows_what_is_trained_on(tmp_path):
