@@ -7,7 +7,6 @@ one line that matters is somewhere in the middle. Here that text is read from th
 import ast
 import dataclasses
 import importlib
-import inspect
 import pkgutil
 import re
 import sys
@@ -17,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
+
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 from triptych.callbacks.command_line.yaml_place import broken_file, config_files, yaml_place
 
@@ -246,12 +247,17 @@ def _options_of(owner: type, keys: Sequence[str]) -> tuple[list[str], str]:
     for key in keys:
         if key == "init_args":
             continue
-        hint = get_type_hints(owner.__init__).get(key)
+        hint = _parameters(owner).get(key)
         kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
         if not kinds:
             return [], owner.__name__
         owner = kinds[0]
-    return [name for name in inspect.signature(owner).parameters if name != "self"], owner.__name__
+    return list(_parameters(owner)), owner.__name__
+
+
+def _parameters(owner: type) -> dict[str, Any]:
+    """Types of a class's options by name, inherited through `**kwargs` or its own."""
+    return {p.name: p.annotation for p in get_signature_parameters(owner, "__init__")}
 
 
 def _siblings(parser: ArgumentParser | None, path: Sequence[str]) -> list[str]:
