@@ -122,7 +122,7 @@ def test_a_metric(tmp_path):
         openings.setdefault(row["prompt"], []).append(row["completion"][:1])
     assert {len(texts) for texts in openings.values()} == {6}
     shares = [len(set(texts)) / len(texts) for texts in openings.values()]
-    measured = metrics(run_dir)["val/held_out/distinct_openings"]
+    measured = metrics(run_dir)["val/held_out_phrasings/distinct_openings"]
     assert measured == pytest.approx(sum(shares) / len(shares), abs=1e-6)
     assert 0 < measured < 1
 
