@@ -142,6 +142,10 @@ def test_modules_of_commands_exist():
 def test_extras_and_targets_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
+    readme = (ROOT / "README.md").read_text()
+    _, _, table = readme.partition("| extra | what it adds |")
+    names = re.findall(r"^\| (`[^|]+`) \|", table.partition("\n\n")[0], re.M)
+    assert {name.strip("`") for cell in names for name in cell.split(", ")} == set(extras)
     makefile = (ROOT / "Makefile").read_text()
     for page in PAGES:
         text = page.read_text()
