@@ -65,23 +65,24 @@ class ExperienceLog:
             reward_name: Name of the reward in warnings about failures.
         """
         log = self.module.log
-        rollout, augmentation = experience.rollout, experience.augmentation
+        rollout = experience.rollout
         assert experience.old_log_prob_BT is not None
         log_prob_B = experience.old_log_prob_BT.sum(-1)
-        scored_B, above_B = ~experience.reward.isnan(), augmentation.above_B
+        scored_B, above_B = ~experience.reward.isnan(), experience.above_threshold
         everyone_B = torch.ones_like(scored_B)
         length_B = rollout.num_tokens
         means = {
             "train/reward": (experience.reward, scored_B),
-            "train/augmented_reward": (augmentation.reward_B, scored_B),
+            "train/augmented_reward": (experience.augmented_reward, scored_B),
             "train/kl_nats": (log_prob_B - experience.reference_log_prob, everyone_B),
             "train/entropy_nats": (-log_prob_B, everyone_B),
             "train/finished_share": (rollout.finished_B, everyone_B),
             "train/tokens_per_completion": (length_B, everyone_B),
             "train/distinct_share": (_first_of_their_text(rollout), everyone_B),
         }
-        if self.mara is not None:
-            moved_B = (experience.anchor_reward_B - experience.reward).abs()
+        augmentation = experience.augmentation
+        if augmentation is not None:
+            moved_B = (augmentation.anchor_reward_B - experience.reward).abs()
             means |= {
                 "train/above_threshold_share": (above_B, everyone_B),
                 "train/anchor_shift_nats": (augmentation.shift_B, above_B),
