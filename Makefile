@@ -11,26 +11,44 @@ TYPING := .cache/typing/triptych
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test check format clean
+.PHONY: help install quickstart test test-all check lint types format clean
 
 help: ## show the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
 
 install: $(STAMP) ## create .venv with the pinned dependencies
 
 quickstart: $(STAMP) ## train the small memory model on the built-in facts
 	$(BIN)/python train.py fit --config configs/quickstart.yaml
 
-# One thread a process: two torch threads on two busy cores are many times slower than one.
-test: check ## run the whole suite
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: lint $(TYPING) ## lint, mypy and all tests that guard a change: minutes
+	$(call run_tests,-m "not slow and not distributed")
 
-check: $(STAMP) ## lint and type-check
+test-all: lint $(TYPING) ## the same with studies, two processes, kill and resume: what CI runs
+	$(call run_tests,)
+
+# One thread a process: two torch threads on two busy cores are many times slower than one. mypy
+# needs little more than a minute of one core: it runs beside the tests and reports after them.
+define run_tests
+	@$(BIN)/mypy > .cache/mypy.log 2>&1 & mypy=$$!; \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(1); tests=$$?; \
+	wait $$mypy; types=$$?; echo mypy; cat .cache/mypy.log; exit $$((tests > 0 || types > 0))
+endef
+
+check: lint types ## lint and type-check
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p $(TYPING)
-	@ln -sfn $(foreach part,$(wildcard triptych/*.py) $(FOLDERS),$(CURDIR)/$(part)) $(TYPING)
+
+types: $(TYPING)
 	$(BIN)/mypy
+
+.PHONY: $(TYPING)
+$(TYPING): $(STAMP)
+	@mkdir -p $@
+	@ln -sfn $(foreach part,$(wildcard triptych/*.py) $(FOLDERS),$(CURDIR)/$(part)) $@
 
 format: $(STAMP) ## fix what ruff can fix
 	$(BIN)/ruff check --fix .

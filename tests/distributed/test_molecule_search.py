@@ -18,6 +18,8 @@ from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 BUDGET = 8
 
 
@@ -55,8 +57,6 @@ class Noting(MoleculeOptimization):
         return scored
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_the_first_process_owns_the_ledger(workdir):
     tiny_rnn().save_pretrained("prior")
     tiny_tokenizer().save_pretrained("prior")

@@ -7,7 +7,7 @@ import yaml
 
 from tests.conftest import ROOT
 from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
-from triptych.studies.remember.retention import retention
+from triptych.studies import retention
 from triptych.studies.remember.retention.retention_arms import (
     MOST_TUNED,
     World,
