@@ -83,7 +83,8 @@ def finetune(tmp_path_factory: pytest.TempPathFactory, export: Path) -> Finetune
     """Runs six steps with SGD as `train.py` would, by a Trainer that is built here.
 
     Arguments: callbacks under test; `ckpt_path` to go on from, `every_n_train_steps` between
-    checkpoints, settings of the Trainer as `trainer`, and arguments of the module.
+    checkpoints, `steps_per_visit` to a fact, settings of the Trainer as `trainer`, and arguments of
+    the module.
     """
     root, numbers = tmp_path_factory.mktemp("finetuned"), count()
 
@@ -91,6 +92,7 @@ def finetune(tmp_path_factory: pytest.TempPathFactory, export: Path) -> Finetune
         *callbacks: Callback,
         ckpt_path: Path | None = None,
         every_n_train_steps: int | None = None,
+        steps_per_visit: int = 4,
         trainer: dict[str, Any] | None = None,
         **model: Any,
     ) -> Finetuned:
@@ -100,7 +102,7 @@ def finetune(tmp_path_factory: pytest.TempPathFactory, export: Path) -> Finetune
             FactsConfig(num_facts=6, validation_facts=3),
             tokenizer=TokenizerConfig(path=str(export)),
             context_length=96,
-            steps_per_visit=4,
+            steps_per_visit=steps_per_visit,
         )
         settings = {
             "max_epochs": 1,
