@@ -296,9 +296,18 @@ def main(args: ArgsType = None) -> Path:
     """
     words = sys.argv[1:] if args is None else args
     with restored_process_state(), short_names_allowed():
-        if isinstance(words, list) and words[:1] == ["ledger"]:
+        if not isinstance(words, list):
+            return TriptychCLI(words).run.path
+        if words[:1] == ["ledger"]:
             return run_ledger_command(words[1:])
-        return TriptychCLI(args).run.path
+        return TriptychCLI([_shipped(word) for word in words]).run.path
+
+
+def _shipped(word: str) -> str:
+    """Locate `configs/...yaml` in this package where the working directory has no such file."""
+    option, equals, path = word.rpartition("=")
+    is_shipped = path.startswith("configs/") and (ROOT / path).is_file()
+    return f"{option}{equals}{ROOT / path}" if is_shipped and not Path(path).exists() else word
 
 
 def run() -> None:
