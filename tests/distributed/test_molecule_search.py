@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.interrupted.killed_search import calls
+from tests.interrupted.search_runs import calls
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from tests.train_process import run_train_on_two
 from triptych.lit_modules.diversify.molecules.molecule_optimization import MoleculeOptimization

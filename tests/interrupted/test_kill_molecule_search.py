@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.interrupted.killed_search import calls, differences, metrics, wait_until
+from tests.interrupted.search_runs import calls, differences, metrics, wait_until
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from tests.train_process import run_train, start_train
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
