@@ -77,7 +77,7 @@ def _in_this_process(
     command: list[str | Path], env: dict[str, str], check: bool
 ) -> SimpleNamespace:
     """`subprocess.run` of `python -m triptych`, by the same function and without its imports."""
-    from lightning.fabric.utilities.seed import isolate_rng
+    from lightning.pytorch.utilities.seed import isolate_rng
 
     from triptych.cli import main
 

@@ -121,20 +121,14 @@ def test_frozen_weights_are_left_out(finetune):
 
 
 def test_what_cannot_work_is_named(finetune):
-    for arguments, told in (
-        ({"weight": -1.0}, "weight is -1"),
-        ({"num_rows": 0}, "num_rows is 0"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            ElasticWeightConsolidation(Facts(), **arguments)
-    with pytest.raises(ValueError, match="and there are none"):
+    with pytest.raises(ValueError, match="but there are none"):
         finetune(FreezeAll(), ewc())
 
 
 def test_a_checkpoint_of_other_weights_is_refused(finetune):
     run = finetune(ewc(), CopyCheckpoint(), every_n_train_steps=3)
     checkpoint = run.folder / "checkpoints" / "copy.ckpt"
-    with pytest.raises(ValueError, match="holds other weights than those that learn"):
+    with pytest.raises(ValueError, match="holds other weights than this run trains"):
         finetune(ewc(), ckpt_path=checkpoint, trainable="values")
 
 
