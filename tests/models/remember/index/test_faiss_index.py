@@ -104,8 +104,10 @@ def test_default_settings_find_the_best_of_65536_slots(qk_norm):
     "settings",
     [
         {"num_lists": 64, "num_probes": 24},
-        {"num_centroids": 256, "num_subvectors": 8},
-        {"num_centroids": 256, "num_lists": 64, "num_probes": 24},
+        pytest.param({"num_centroids": 256, "num_subvectors": 8}, marks=pytest.mark.slow),
+        pytest.param(
+            {"num_centroids": 256, "num_lists": 64, "num_probes": 24}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
