@@ -156,7 +156,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         """The transformers model of a language model policy, for exports."""
         if not isinstance(self.policy, CausalLMPolicy):
             raise AttributeError("a policy that is not a language model has no model to export")
-        return self.policy.model
+        model: nn.Module = self.policy.model
+        return model
 
     def export_state_dict(self) -> dict[str, Tensor]:
         """Return the weights of `model`, with adapters merged."""
@@ -181,7 +182,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         return self._step_loss(loss)
 
     def _is_used_up(self, experience: Experience) -> bool:
-        return experience.num_updates == self.updates_per_rollout
+        return bool(experience.num_updates == self.updates_per_rollout)
 
     def sample(self, prompts: Prompts, step: int) -> Rollout:
         """Sample completions of each prompt; the draw follows from seed, step and rank."""
