@@ -1,6 +1,7 @@
 """Reinforcement learning of a policy, with mode-anchored rewards (MARA) or without."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -152,12 +153,14 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self._seed = 0
 
     @property
-    def model(self) -> nn.Module:
-        """The transformers model of a language model policy, for exports."""
-        if not isinstance(self.policy, CausalLMPolicy):
-            raise AttributeError("a policy that is not a language model has no model to export")
-        model: nn.Module = self.policy.model
-        return model
+    def model(self) -> nn.Module | None:
+        """The transformers model, for exports; None if the policy is not a language model."""
+        return self.policy.model if isinstance(self.policy, CausalLMPolicy) else None
+
+    @property
+    def mode_counts(self) -> dict[str, dict[str, Counter[str]]]:
+        """Answers of the last validation: set -> category -> answer -> count, on this rank."""
+        return self.evaluation.mode_counts
 
     def export_state_dict(self) -> dict[str, Tensor]:
         """Return the weights of `model`, with adapters merged."""
