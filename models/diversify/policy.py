@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.models.diversify.rollout import Rollout, sequence_log_prob
+from triptych.models.diversify.rollout import Rollout
 
 # Shapes: B completions, T completion positions
 
@@ -50,9 +50,9 @@ class Policy(nn.Module, ABC):
 
     def log_prob(self, rollout: Rollout) -> Tensor:
         """Compute the log-probability of every completion, (B,), differentiable."""
-        return sequence_log_prob(self.token_log_prob(rollout), rollout.token_mask_BT)
+        return self.token_log_prob(rollout).sum(-1)
 
     @torch.no_grad()
     def reference_log_prob(self, rollout: Rollout) -> Tensor:
         """Compute the log-probability of every completion under the reference, (B,)."""
-        return sequence_log_prob(self.reference_token_log_prob(rollout), rollout.token_mask_BT)
+        return self.reference_token_log_prob(rollout).sum(-1)

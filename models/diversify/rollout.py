@@ -65,16 +65,3 @@ class Rollout:
             reference_log_prob_B=None if reference is None else reference[rows],
             records=[self.records[i] for i in where] if self.records else [],
         )
-
-
-def sequence_log_prob(token_log_prob_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
-    """Sum the log-probabilities of the sampled tokens of each completion: (B,), in nats.
-
-    The sum, end token included, is the log-probability of the whole completion. MARA's theorem does
-    not hold for a mean over tokens.
-
-    >>> import torch
-    >>> sequence_log_prob(torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[True, True, False]]))
-    tensor([-3.])
-    """
-    return token_log_prob_BT.masked_fill(~token_mask_BT, 0.0).sum(-1)

@@ -123,7 +123,7 @@ def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Polic
     """Load a policy from an exported prior: a recurrent network or a transformers decoder.
 
     Args:
-        folder: Folder exported by `CausalLM`, with model and tokenizer.
+        folder: Folder exported by `MoleculePretraining`, with model and tokenizer.
         max_new_tokens: Longest completion, end token included.
 
     Raises:
@@ -134,7 +134,8 @@ def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Polic
     if not (path / "tokenizer.json").is_file():
         raise FileNotFoundError(
             f"{path} has no tokenizer.json: give the folder export of a prior that "
-            "triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM trained"
+            "triptych.lit_modules.diversify.molecules.molecule_pretraining.MoleculePretraining "
+            "trained"
         )
     tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     if is_smiles_rnn(path):

@@ -251,7 +251,8 @@ def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
     if found != MODEL_TYPE:
         raise ValueError(
             f"{path} holds a model of type {found}, not {MODEL_TYPE}: give the folder of a prior "
-            "that triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM exported"
+            "that triptych.lit_modules.diversify.molecules.molecule_pretraining."
+            "MoleculePretraining exported"
         )
     vocabulary = content.pop("vocabulary")
     model = SmilesRNN(SmilesRNNConfig(**content), len(vocabulary), vocabulary)

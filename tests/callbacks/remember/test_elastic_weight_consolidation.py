@@ -118,21 +118,15 @@ def test_frozen_weights_are_left_out(finetune):
 
 
 def test_what_cannot_work_is_named(finetune):
-    for arguments, told in (
-        ({"weight": -1.0}, "weight is -1"),
-        ({"num_rows": 0}, "num_rows is 0"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            ElasticWeightConsolidation(Facts(), **arguments)
     freeze = {"class_path": "tests.lit_modules.remember.test_continual_finetuning.FreezeAll"}
-    with pytest.raises(ValueError, match="and there are none"):
+    with pytest.raises(ValueError, match="but there are none"):
         finetune(callbacks=[freeze, ewc()])
 
 
 def test_a_checkpoint_of_other_weights_is_refused(finetune):
     run = finetune("--checkpoint.every_n_train_steps", 3, callbacks=[ewc(), COPY_CHECKPOINT])
     checkpoint = run / "checkpoints" / "copy.ckpt"
-    with pytest.raises(ValueError, match="holds other weights than those that learn"):
+    with pytest.raises(ValueError, match="holds other weights than this run trains"):
         finetune("--ckpt_path", checkpoint, callbacks=[ewc()], trainable="values")
 
 

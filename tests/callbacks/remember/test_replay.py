@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.callbacks.remember.finetuning_runs import (
     COPY_CHECKPOINT,
@@ -41,7 +42,7 @@ def replay(weight: float = 0.7, data: dict = OLD_FACTS) -> dict:
 
 def old_facts(tokenizer: TokenizerConfig, **settings: object) -> Facts:
     config = FactsConfig(num_facts=30, subset_seed=1, loss_on="all")
-    return Facts(config, tokenizer, context_length=64, **settings)
+    return Facts(config, tokenizer=tokenizer, context_length=64, **settings)
 
 
 def test_steps_are_those_of_a_plain_loop_over_both_losses(finetune, export):
@@ -106,6 +107,8 @@ class Rows(LightningDataModule):
         def state_dict(self) -> dict:
             return {}
 
+        def load_state_dict(self, state: dict) -> None: ...
+
     def train_dataloader(self) -> list:
         return self.Loader(range(5))
 
@@ -115,8 +118,9 @@ def fake_run(rank: int = 0, world_size: int = 1) -> tuple[SimpleNamespace, Simpl
     trainer = SimpleNamespace(
         strategy=strategy, local_rank=0, global_rank=rank, world_size=world_size, global_step=0
     )
-    config = SimpleNamespace(max_position_embeddings=8)
-    return trainer, SimpleNamespace(model=SimpleNamespace(config=config))
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    config = LlamaConfig(num_hidden_layers=1, max_position_embeddings=8, **sizes)
+    return trainer, SimpleNamespace(model=LlamaForCausalLM(config))
 
 
 @pytest.mark.parametrize(
@@ -131,9 +135,7 @@ def test_processes_take_turns_and_passes_follow_each_other(rank, world_size, exp
 
 def test_what_cannot_work_is_named(export, workdir):
     data = Rows()
-    with pytest.raises(ValueError, match=r"Replay\.weight is -1"):
-        Replay(data, weight=-1.0)
-    with pytest.raises(ValueError, match="TinyModule has no list `loss_terms`"):
+    with pytest.raises(ValueError, match=r"AddsLossTerms, but TinyModule has no `loss_terms`"):
         fit(workdir, Replay(data))
     data.context_length = 9
     with pytest.raises(ValueError, match="rows of 9 tokens, but the model has 8 positions"):
@@ -143,7 +145,7 @@ def test_what_cannot_work_is_named(export, workdir):
         def train_dataloader(self):
             return DataLoader(range(3))
 
-    with pytest.raises(ValueError, match="loader of Forgetful cannot say where it stands"):
+    with pytest.raises(ValueError, match="loader of Forgetful has no state_dict"):
         ReplayedBatches(Forgetful(), "Replay").setup(*fake_run())
 
     class Empty(Rows):

@@ -215,7 +215,7 @@ def test_what_does_not_belong_together_is_refused(made, tmp_path):
         command("unlearn", "nobody", "--model", made / "a" / "export", "--out", tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"no ledger in .*other, nor beside it.*--ledger"):
         command("unlearn", "nobody", "--model", other, "--out", tmp_path / "out")
-    with pytest.raises(ValueError, match="is there already"):
+    with pytest.raises(ValueError, match="exists already"):
         command("apply", made / "a", "--model", made / "base" / "export", "--out", made / "b")
     for words in (("merge", made / "a"), ("shov", made / "a"), ("show", made / "a", "--rows", "2")):
         with pytest.raises(ArgumentError):
