@@ -162,7 +162,7 @@ def test_merging_reports_conflicts(made, tmp_path, capsys):
     rows = [ledger.squashed().tables[0].rows_U for ledger in (a, b)]
     num_shared = int(torch.isin(*rows).sum())
     assert num_shared > 0
-    with pytest.raises(ValueError, match=f"both ledgers have written {num_shared} of the same"):
+    with pytest.raises(ValueError, match=f"both ledgers wrote {num_shared} of the same"):
         command("merge", made / "a", made / "b", "--out", tmp_path / "both")
     assert not (tmp_path / "both").exists()
     words = ("merge", made / "a", made / "b", "--on_conflict", "sum", "--out", tmp_path / "both")
