@@ -224,8 +224,8 @@ class ThoughtAutoencoder(LightningModule):
         scores_BH = codec.standardize(batch["states"])
         latents_BZ = codec.encode_scores(scores_BH)
         arrived_BZ = self._send(latents_BZ)
-        error: Tensor = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
-        loss = error
+        error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
+        loss: Tensor = error
         if self.decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
             self.log("train/decorrelation", spread.detach())
