@@ -249,8 +249,8 @@ class ThoughtAutoencoder(LightningModule):
         """Add the channel's noise to shared latents."""
         if not self.channel_noise:
             return latents_BZ
-        is_shared_Z: Tensor = self.model.codec.may_matter().all(0)
-        noise_BZ = self.channel_noise * torch.randn_like(latents_BZ)
+        is_shared_Z = self.model.codec.may_matter().all(0)
+        noise_BZ: Tensor = self.channel_noise * torch.randn_like(latents_BZ)
         return latents_BZ + noise_BZ * is_shared_Z.to(noise_BZ)
 
     def _ramp(self) -> float:
