@@ -1,1 +1,1 @@
-"""Data families: each file reads one kind of source and turns it into batches."""
+"""Data: each file reads one kind of source and makes batches of it."""

@@ -19,6 +19,8 @@ from typing import Any
 import filelock
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from triptych import ROOT
+
 # Options that do not change the exported model.
 RUN_SPECIFIC = (
     "experiment",
@@ -115,11 +117,14 @@ def _is_finished(run_dir: Path) -> bool:
 
 def _environment() -> dict[str, str]:
     """Return the environment without variables that would make the stage a rank of this run."""
-    return {
+    kept = {
         name: value
         for name, value in os.environ.items()
         if name not in DISTRIBUTED_VARIABLES and not name.startswith(DISTRIBUTED_PREFIXES)
     }
+    if (ROOT / "train.py").is_file():  # a clone is not installed, and may not be the working folder
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [kept.get("PYTHONPATH"), str(ROOT)]))
+    return kept
 
 
 def _strings(node: Any) -> Iterator[str]:

@@ -117,7 +117,7 @@ class AnchorTrace(Callback):
         self.curve = [(int(s), float(c), float(d)) for s, c, d in state_dict["curve"]]
 
     def _rows(self, experience: Experience, step: int) -> list[dict[str, Any]]:
-        rollout, above_B = experience.rollout, experience.augmentation.above_B
+        rollout, above_B = experience.rollout, experience.above_threshold
         reference_B = experience.reference_log_prob
         made: list[dict[str, Any]] = []
         for row in experience.is_anchor.nonzero().flatten().tolist():

@@ -1,1 +1,1 @@
-"""How rows become batches: tokenizers, packing, resumable loaders."""
+"""Batches from rows: tokenizers, packing, resumable loaders."""

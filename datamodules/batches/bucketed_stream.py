@@ -1,6 +1,6 @@
 """Endless batches of documents of similar length, in an order drawn anew for each epoch.
 
-Little is padded, and what goes together changes from epoch to epoch.
+Similar lengths need little padding. The composition of the batches changes in every epoch.
 """
 
 from collections.abc import Iterator
@@ -10,16 +10,16 @@ import numpy as np
 
 from triptych.datamodules.batches.row_stream import Cursor, RowStream
 
-# Documents are sorted by length among those of so many batches.
+# Documents are sorted by length within pools of this many batches.
 BATCHES_PER_POOL = 50
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedDocument:
-    """A document that is known but not read.
+    """A planned document, not yet read.
 
     Args:
-        index: Which of them.
+        index: Index of the document.
         epoch: The epoch it is read in.
     """
 
@@ -27,16 +27,16 @@ class PlannedDocument:
     epoch: int
 
 
-class BucketedStream(RowStream):
-    """Pass over documents again and again; each `batch_size` rows in a row are of similar length.
+class BucketedStream(RowStream[PlannedDocument]):
+    """Endless passes over documents; every `batch_size` consecutive rows have similar lengths.
 
-    The order is drawn by (seed, epoch), cut into pools of 50 batches, each pool is sorted by
-    length and cut into batches, and the batches of the epoch are shuffled. What does not fill a
-    batch is left out of that epoch; it is drawn anew in each.
+    The order is drawn by (seed, epoch) and cut into pools of 50 batches. Each pool is sorted by
+    length and cut into batches, and the batches of the epoch are shuffled. Documents that do not
+    fill a batch are left out of that epoch; they are different ones in each epoch.
 
     Args:
-        lengths: Tokens of each document, about.
-        batch_size: Rows of a batch, of all processes together.
+        lengths: Approximate number of tokens of each document.
+        batch_size: Rows of a batch of all processes.
         seed: Of the orders.
 
     Raises:
@@ -63,7 +63,7 @@ class BucketedStream(RowStream):
             epoch, first = epoch + 1, 0
 
     def num_rows(self) -> int:
-        """Return the number of rows in one pass: all that fill batches."""
+        """Return the number of rows in one pass, whole batches only."""
         return len(self._lengths) // self._batch_size * self._batch_size
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""From the messages of a conversation to the tokens a model answers after.
+"""Tokens of a conversation, up to where the model's reply begins.
 
-A tokenizer with a chat template words the messages its own way. One without, as those trained here,
-uses the plain template:
+A tokenizer with a chat template uses it. One without, such as those trained here, uses the plain
+template:
 
     [BOS]User: Name a fruit.
     Assistant:
-    <the reply begins here, on a line of its own, and ends with EOS>
+    <the reply begins here, on a new line, and ends with EOS>
 
-so that a reply needs no leading space, and what is sampled after the prompt is the reply as it is.
-Words of a message that spell special tokens or marks of a template stay words, either way.
+A reply then needs no leading space, and the text sampled after the prompt is exactly the reply.
+Names of special tokens and template marks inside a message are tokenised as ordinary text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 def plain_text(messages: Sequence[Mapping[str, str]]) -> str:
-    r"""Word messages by the plain template, up to where the reply begins.
+    r"""Write messages in the plain template, up to where the reply begins.
 
     >>> plain_text([{"role": "user", "content": "Name a fruit."}])
     'User: Name a fruit.\nAssistant:\n'
@@ -37,15 +37,15 @@ def encode_prompts(
     """Tokenise conversations up to where the reply begins.
 
     Args:
-        tokenizer: With BOS, or with a chat template of its own.
+        tokenizer: A tokenizer with BOS or with a chat template.
         conversations: The messages of each, with `role` (one of `ROLES`) and `content`.
 
     Returns:
-        Token ids of each.
+        Token ids of each conversation.
 
     Raises:
-        ValueError: if the tokenizer's template refuses a conversation, such as one with a system
-            message.
+        ValueError: if the tokenizer's template refuses a conversation, for example one with a
+            system message.
     """
     if tokenizer.chat_template is None:
         texts = encode_texts(tokenizer, [plain_text(messages) for messages in conversations])
@@ -59,7 +59,7 @@ def encode_prompts(
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerFast, replies: Sequence[str]) -> list[list[int]]:
-    """Tokenise replies, each with the EOS that ends it."""
+    """Tokenise replies, each with a final EOS."""
     return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, replies)]
 
 
@@ -67,14 +67,14 @@ def _by_own_template(
     tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
 ) -> list[int]:
     try:
-        # The template's own marks become special tokens, those that a message spells do not.
+        # Marks of the template become special tokens; the same text in a message does not.
         encoding: Any = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
             add_generation_prompt=True,
             sanitize_control_tokens=True,
             tokenizer_kwargs={"split_special_tokens": False},
         )
-    except Exception as error:  # templates raise what they like
+    except Exception as error:  # templates raise errors of any type
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(
             f"the tokenizer's chat template refuses a conversation of {roles} ({error}): set "

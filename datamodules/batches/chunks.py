@@ -1,11 +1,11 @@
-"""Documents cut into chunks that fit the context, at the ends of sentences where that can be."""
+"""Documents cut into chunks that fit the context, at the ends of sentences where possible."""
 
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-# A sentence ends with its mark, and perhaps a closing quote or bracket, before white space; a
-# paragraph ends with an empty line. "Mr. Smith" is thus two sentences.
+# A sentence ends with a mark, perhaps a closing quote or bracket, and white space; a paragraph ends
+# with an empty line. "Mr. Smith" is thus two sentences.
 SENTENCE = re.compile(r".+?(?:[.!?][\"'”’)\]]*(?=\s)|\n\s*\n|\Z)\s*", re.DOTALL)
 WORD = re.compile(r"\s*\S+\s*")
 CHARACTER = re.compile(r".", re.DOTALL)
@@ -21,14 +21,14 @@ def sentences(text: str) -> list[str]:
 
 
 def chunk_text(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Cut a text into the fewest chunks, in order, that hold as many whole sentences as fit.
+    """Cut a text into chunks, in order, of as many whole sentences as fit.
 
-    A sentence that does not fit is cut between words, a word that does not fit within itself.
-    Nothing is lost but the white space around chunks.
+    A sentence that does not fit is cut between words, and a word that does not fit between
+    characters. Only the white space around chunks is lost.
 
     Args:
         text: Any text.
-        fits: Says whether a chunk is short enough.
+        fits: Returns whether a chunk is short enough.
 
     Raises:
         ValueError: if not even one character fits.
@@ -44,7 +44,8 @@ def _cut(text: str, fits: Callable[[str], bool], units: list[re.Pattern[str]]) -
         raise ValueError(f"not even {text!r} fits")
     unit, *smaller = units
     pieces = unit.findall(text)
-    chunks, rest, start = [], "", 0  # `rest` is the end of a piece that had to be cut
+    chunks: list[str] = []
+    rest, start = "", 0  # `rest` is the end of a piece that was cut
     while rest or start < len(pieces):
         count = _num_fitting(rest, pieces[start:], fits)
         if rest or count:
@@ -59,7 +60,7 @@ def _cut(text: str, fits: Callable[[str], bool], units: list[re.Pattern[str]]) -
 
 
 def _num_fitting(rest: str, pieces: Sequence[str], fits: Callable[[str], bool]) -> int:
-    """Count how many pieces fit after `rest`; the longer, the less a text fits."""
+    """Count how many pieces fit after `rest`, by bisection; a longer text fits less."""
 
     def too_many(count: int) -> bool:
         return not fits((rest + "".join(pieces[:count])).strip())

@@ -1,4 +1,4 @@
-"""Validation batches: each row is met once, on however many processes."""
+"""Validation batches: each row is read once, on any number of processes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from triptych.datamodules.batches.resumable_loader import Shard
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A validation set: a number of rows and how to make batches of them.
+    """A validation set: a number of rows and a function that makes batches of them.
 
     Args:
         name: Names the log keys `val/<name>/...`.
-        num_rows: Rows in all.
+        num_rows: Number of rows.
         collate: Makes a batch (see `packing.collate_rows`) of the rows with the given indices.
-            Question answering adds its keys here; per-row lists must be as long as the batch.
+            Question answering adds its keys; per-row lists must be as long as the batch.
     """
 
     name: str
@@ -25,16 +25,16 @@ class Evaluation:
 
 
 class EvaluationLoader:
-    """Batches of an evaluation, sharded over processes without meeting a row twice.
+    """Batches of an evaluation, sharded over processes; no row is read twice.
 
-    Every process gets equally many batches of equally many rows, as collectives need. Where the
-    rows do not fill the last batches, *fillers* do: copies of the last row with every label -100
-    and, for questions, no accepted answer (`answers[i] == []`). Leave those out of every metric.
+    Every process gets equally many batches of equally many rows, as collectives need. *Fillers*
+    complete the last batches: copies of the last row with every label -100 and, for questions, no
+    accepted answer (`answers[i] == []`). Leave those out of every metric.
 
     Args:
         evaluation: The validation set.
         batch_size: Rows per process and batch.
-        shard: This process's part.
+        shard: The share of this process.
     """
 
     def __init__(self, evaluation: Evaluation, batch_size: int, shard: Shard) -> None:
@@ -55,7 +55,7 @@ class EvaluationLoader:
         global_batch_size = self._batch_size * self._shard.world_size
         for number in range(len(self)):
             batch_rows = range(number * global_batch_size, (number + 1) * global_batch_size)
-            if self._shard.world_size == 1:  # alone, a shorter last batch needs no fillers
+            if self._shard.world_size == 1:  # a single process needs no fillers
                 batch_rows = range(batch_rows.start, min(batch_rows.stop, last + 1))
             own = batch_rows[self._shard.rows(self._batch_size)]
             batch = self._evaluation.collate([min(row, last) for row in own])

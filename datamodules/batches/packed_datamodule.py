@@ -1,5 +1,6 @@
-"""What all language-model data has in common: one tokenizer, packed rows, resumable batches."""
+"""The base of all language-model data: one tokenizer, packed rows, resumable batches."""
 
+import glob
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerFast
 
@@ -30,13 +32,13 @@ from triptych.datamodules.sources.records import RecordSource
 
 @dataclass(frozen=True)
 class RowFormat:
-    """What it takes to turn text into rows and rows into batches.
+    """Tokenizer and layout, to turn text into rows and rows into batches.
 
     Args:
         tokenizer: The run's tokenizer.
         context_length: T.
-        seed: Seed of shuffles and of template choices.
-        cache_dir: Where tokenised text is kept.
+        seed: Seed of shuffles and of drawn wordings.
+        cache_dir: Folder of cached, tokenised text.
         source_id: Index of the part's source in the datamodule's `source_names`.
     """
 
@@ -70,10 +72,10 @@ class RowFormat:
 
 
 class DataPart(ABC):
-    """One family of data within a datamodule: what it reads, trains on and evaluates on.
+    """One family of data within a datamodule: its sources, training rows and validation sets.
 
-    A part is made from its settings alone and reads its sources when first asked to, so that
-    constructing a datamodule is quick. `TextPart` is the simplest example.
+    A part is made from its settings alone and reads its sources lazily, so that a datamodule is
+    constructed quickly. `TextPart` is the simplest example.
 
     Attributes:
         name: The entry in `source_names`, such as "text" or "facts".
@@ -83,14 +85,14 @@ class DataPart(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash the contents of the training sources and the settings that decide the rows.
+        """Hash the contents of the training sources and the settings that determine the rows.
 
-        What only evaluates is left out: a checkpoint may go on with other validation sets.
+        Validation sources are left out: a checkpoint may continue with other validation sets.
         """
 
     @abstractmethod
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield the training texts (none that only evaluates) a tokenizer should be trained on."""
+        """Yield the texts to train a tokenizer on: training texts, no validation texts."""
 
     @abstractmethod
     def train_stream(self, row_format: RowFormat) -> RowStream:
@@ -104,22 +106,23 @@ class DataPart(ABC):
 class PackedDataModule(LightningDataModule):
     """Packed, resumable, shardable batches from one or several parts.
 
-    A subclass makes its parts from its own settings, passes them on, and is done. An epoch is as
-    many rows as it takes to pass over the first part once, or `rows_per_epoch`; later epochs go on
-    from there, and no row is dropped between them.
+    A subclass makes its parts from its settings and passes them on, with the settings of this class
+    as `**kwargs`. An epoch is one pass over the first part, or `rows_per_epoch` rows. The next
+    epoch continues from there, and no row is dropped between them.
 
     Args:
         parts: The families of data.
         shares: Share of the training rows for each part, adding up to 1.
-        tokenizer: Which tokenizer; one for all parts.
+        tokenizer: The tokenizer of all parts. A model that the run starts from (`init_from`) brings
+            its own.
         context_length: Tokens per row.
         batch_size: Training rows per process and batch.
         eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
         rows_per_epoch: Rows of all processes after which an epoch ends; null: one pass over the
             first part.
-        num_workers: Worker processes that make training batches; 0 makes them in between.
-        seed: Seed of shuffles, mixture and template choices.
-        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
+        num_workers: Worker processes that make training batches; 0: the training process does.
+        seed: Seed of shuffles, of the mixture and of everything drawn anew in each epoch.
+        cache_dir: Folder of cached tokenizers and prepared data; null: `TRIPTYCH_CACHE` or
             ~/.cache/triptych.
     """
 
@@ -128,26 +131,16 @@ class PackedDataModule(LightningDataModule):
         parts: Sequence[DataPart],
         shares: Sequence[float],
         *,
-        tokenizer: TokenizerConfig,
-        context_length: int = 256,
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        rows_per_epoch: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
+        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
+        context_length: PositiveInt = 256,
+        batch_size: PositiveInt = 16,
+        eval_batch_size: PositiveInt | None = None,
+        rows_per_epoch: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in [
-            ("context_length", context_length, 2),
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("rows_per_epoch", rows_per_epoch, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ]:
-            if value is not None and value < least:
-                raise ValueError(f"data.{name} is {value}: set it to at least {least}")
         self.parts = list(parts)
         self.shares = list(shares)
         self.context_length = context_length
@@ -161,12 +154,12 @@ class PackedDataModule(LightningDataModule):
 
     @property
     def source_names(self) -> list[str]:
-        """Names that `source_ids` in a batch refer to."""
+        """Names of the parts, which `source_ids` in a batch index."""
         return [part.name for part in self.parts]
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer, trained or loaded when first asked for."""
+        """The tokenizer, trained or loaded on first use."""
         return build_tokenizer(
             self._tokenizer_config,
             lambda: share_bytes([part.tokenizer_texts() for part in self.parts]),
@@ -180,13 +173,13 @@ class PackedDataModule(LightningDataModule):
         return len(self.tokenizer)
 
     def fingerprint(self) -> str:
-        """Hash all that decides the sequence of rows: contents, tokenizer and settings (sha256)."""
+        """Hash everything that determines the rows: contents, tokenizer, settings (sha256)."""
         tokenizer = self.tokenizer.backend_tokenizer.to_str()
         settings = [self.shares, self.context_length, self.seed, tokenizer]
         return _hash([self._parts_fingerprint, *settings])
 
     def prepare_data(self) -> None:
-        """Build what is cached on disk, once per machine."""
+        """Build the cached files, once per machine."""
         for part, row_format in zip(self.parts, self._row_formats(), strict=True):
             part.train_stream(row_format)
             part.evaluations(row_format)
@@ -196,10 +189,10 @@ class PackedDataModule(LightningDataModule):
         row_formats = self._row_formats()
         streams = [p.train_stream(f) for p, f in zip(self.parts, row_formats, strict=True)]
         stream = MixtureStream(streams, self.shares, self.seed)
-        rows_per_epoch = self.rows_per_epoch or stream.num_rows()
-        if rows_per_epoch is None:
+        rows_per_epoch = self.rows_per_epoch
+        if rows_per_epoch is None and (rows_per_epoch := stream.num_rows()) is None:
             raise ValueError(
-                "a streamed source does not tell its length: set data.rows_per_epoch to the number "
+                "the length of a streamed source is unknown: set data.rows_per_epoch to the number "
                 "of rows after which an epoch should end"
             )
         return ResumableLoader(
@@ -212,7 +205,7 @@ class PackedDataModule(LightningDataModule):
             trainer=self.trainer,
         )
 
-    def val_dataloader(self) -> list[EvaluationLoader]:
+    def val_dataloader(self) -> Sequence[EvaluationLoader]:
         """Return one loader for each validation set of each part.
 
         Raises:
@@ -239,9 +232,9 @@ class PackedDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make sure that a checkpoint goes on with the tokenizer and the data it was trained with.
+        """Refuse a checkpoint that was trained with another tokenizer or on other data.
 
-        Other data is refused in training only; a checkpoint may be validated on anything.
+        Other data is refused in training only: a checkpoint may be validated on any data.
 
         Raises:
             ValueError: if the tokenizer or the data differs.
@@ -259,7 +252,7 @@ class PackedDataModule(LightningDataModule):
         if fits and state_dict["fingerprint"] != self.fingerprint():
             raise ValueError(
                 f"{checkpoint} was trained on other data than this run's, or with another "
-                "context_length, seed or mixture, so it cannot go on where it stopped: use the "
+                "context_length, seed or mixture, so it cannot continue where it stopped: use the "
                 "data settings of the checkpoint's config.yaml, or start a new run from the "
                 "exported model"
             )
@@ -282,10 +275,10 @@ class PackedDataModule(LightningDataModule):
 
 
 def locate(source: RecordSource, data_dir: str | None) -> RecordSource:
-    """Resolve a source's relative paths.
+    """Resolve a source's relative paths and patterns.
 
-    They start at the data folder (`data_dir`, else the environment's `TRIPTYCH_DATA`, else "data")
-    or, where nothing lies there, at the working directory.
+    They start at the data folder: `data_dir`, else the environment's `TRIPTYCH_DATA`, else "data".
+    Those that match nothing there but do in the working directory start at the latter.
     """
     if source.is_embedded or source.hub_name:
         return source
@@ -293,10 +286,15 @@ def locate(source: RecordSource, data_dir: str | None) -> RecordSource:
     paths = [source.path] if isinstance(source.path, str) else source.path
     located = []
     for path in paths:
-        inside = folder / path
-        here = Path(path).exists() and not inside.exists()
-        located.append(path if here else str(inside))
+        inside = str(folder / path)
+        here = _matches_anything(path) and not _matches_anything(inside)
+        located.append(path if here else inside)
     return replace(source, path=located)
+
+
+def _matches_anything(path: str) -> bool:
+    """Whether a path exists, or a pattern matches something."""
+    return Path(path).exists() or any(glob.iglob(path, recursive=True))
 
 
 def _hash(values: list[Any]) -> str:

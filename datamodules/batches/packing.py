@@ -1,11 +1,11 @@
 """From documents to rows of one context length: cut, pack, collate.
 
-1. A `DocumentSource` gives token sequences `[BOS] text [EOS]`, each a pure function of
+1. A `DocumentSource` returns token sequences `[BOS] text [EOS]`, each a pure function of
    (seed, epoch, index).
-2. `window_bounds` cuts those longer than T into windows which overlap by one token, so that
-   every token but the first is predicted exactly once.
+2. `window_bounds` cuts those longer than T into windows that overlap by one token, so every token
+   except the first is predicted exactly once.
 3. `pack_epoch` shuffles the windows and packs them into rows of at most T tokens (best fit).
-4. `collate_rows` lays rows out as tensors; tokens attend only within their own segment.
+4. `collate_rows` lays rows out as tensors; tokens attend only within their segment.
 
 Shapes: B rows, T context length, N documents, S segments (windows), V vocabulary.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 IGNORED_LABEL = -100
-# Rows left open while packing. More waste less; 256 leave under 2% of padding on mixed lengths.
+# Rows kept open while packing. More rows need less padding; 256 leave under 2% on mixed lengths.
 MAX_OPEN_ROWS = 256
 
 
@@ -39,22 +39,22 @@ class Document:
         return len(self.ids)
 
     def window(self, start: int, stop: int) -> "Document":
-        """Cut tokens `start:stop`; the first of them is context only, so its label is -100."""
+        """Cut out tokens `start:stop`; the first one is context only, so its label is -100."""
         labels = self.labels[start:stop].astype(np.int64)
         labels[:1] = IGNORED_LABEL
         return Document(self.ids[start:stop], labels)
 
 
 class DocumentSource(ABC):
-    """A finite set of documents which may read differently in each epoch.
+    """A finite set of documents, which may differ between epochs.
 
     `document(index, epoch)` must be a pure function of (the source's seed, epoch, index): resuming
-    and data-parallel training rely on it. Sources travel to loader workers, so they must pickle.
+    and data-parallel training rely on it. Sources are sent to loader workers, so they must pickle.
 
     Attributes:
         name: Short name for logs and errors, such as "text".
-        splittable: Whether a document longer than the context may be cut into windows. Where it may
-            not (an answer would lose its question), such a document is an error.
+        splittable: Whether a document longer than the context may be cut into windows. If not
+            (an answer would lose its question), such a document is an error.
     """
 
     name: str
@@ -66,12 +66,12 @@ class DocumentSource(ABC):
 
     @abstractmethod
     def document(self, index: int, epoch: int) -> Document:
-        """Return document `index` (0 <= index < len(self)) as it reads in `epoch`."""
+        """Return document `index` (0 <= index < len(self)) of `epoch`."""
 
     def lengths(self, epoch: int) -> np.ndarray:
         """Return the number of tokens of every document in `epoch`, int64 (N,).
 
-        Override where it can be had without rendering every document.
+        Override where the lengths are known without reading every document.
         """
         return np.fromiter((len(self.document(i, epoch)) for i in range(len(self))), np.int64)
 
@@ -79,10 +79,10 @@ class DocumentSource(ABC):
 def window_bounds(
     lengths_N: np.ndarray, context_length: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut documents into windows of at most T tokens which overlap by one token.
+    """Cut documents into windows of at most T tokens that overlap by one token.
 
-    The last token of a window is the first of the next, where it serves as context only: a
-    document of L tokens has L - 1 predicted tokens, before and after cutting.
+    The last token of a window is the first of the next, where it is context only: a document of L
+    tokens has L - 1 predicted tokens, before and after cutting.
 
     Args:
         lengths_N: Tokens per document, each at least 2.
@@ -110,7 +110,7 @@ def split_long(document: Document, context_length: int) -> list[Document]:
 
 
 def best_fit(sizes_S: np.ndarray, capacity: int) -> np.ndarray:
-    """Assign each segment, in the order given, to the open row it fills best.
+    """Assign each segment, in order, to the open row that it fills best.
 
     Args:
         sizes_S: Segment sizes, from 2 to `capacity`.
@@ -142,14 +142,14 @@ def best_fit(sizes_S: np.ndarray, capacity: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One epoch of a source, planned as rows; documents are read only when a row is asked for.
+    """One epoch of a source, planned as rows; documents are read with their row.
 
     Args:
         source: Where the documents come from.
-        epoch: The epoch they are read in.
+        epoch: The epoch of the documents.
         documents_S: Document of each segment, grouped by row.
         starts_S: First token of each segment in its document.
-        stops_S: One past the last.
+        stops_S: One past its last token.
         row_bounds: Row r holds segments row_bounds[r]:row_bounds[r + 1], (rows + 1,).
     """
 
@@ -169,7 +169,7 @@ class PackedRows:
         return int((self.stops_S - self.starts_S).sum())
 
     def row(self, index: int) -> list[Document]:
-        """Return the segments of row `index`; together they have at most T tokens."""
+        """Return the segments of row `index`, at most T tokens in all."""
         segments = range(self.row_bounds[index], self.row_bounds[index + 1])
         return [
             self.source.document(int(self.documents_S[s]), self.epoch).window(
@@ -185,7 +185,7 @@ def pack_epoch(
     """Plan one epoch of a source as rows of at most `context_length` tokens.
 
     Windows are shuffled by (seed, epoch) before they are packed, so the windows of a long document
-    land in different rows and batches. Nothing is dropped and nothing is read twice.
+    get into different rows and batches. Every window is in exactly one row.
 
     Args:
         source: The documents.
@@ -194,8 +194,8 @@ def pack_epoch(
         context_length: T, at least 2.
 
     Raises:
-        ValueError: if the source is empty, or has a document that is longer than the context and
-            may not be cut.
+        ValueError: if the source is empty, or a document is longer than the context and may not be
+            cut.
     """
     if context_length < 2:
         raise ValueError(
@@ -238,15 +238,15 @@ def collate_rows(
         source_ids: Index of each row's source in the datamodule's `source_names`, (B,).
         context_length: T.
         pad_id: Fills `input_ids` after the last segment.
-        token_num_bytes: UTF-8 bytes each token stands for, (V,); 0 for special tokens.
+        token_num_bytes: UTF-8 bytes of each token, (V,); 0 for special tokens.
 
     Returns:
         input_ids int64 (B, T).
         labels int64 (B, T): aligned with input_ids; -100 where there is no loss, which includes
             the first token of every segment and padding.
-        position_ids int64 (B, T): restart at 0 at each segment.
-        segment_ids int64 (B, T): 1.. within the row, 0 for padding.
-        num_bytes int32 (B, T): bytes of text per token; count those with a label for bits per byte.
+        position_ids int64 (B, T): from 0 in each segment.
+        segment_ids int64 (B, T): from 1 in each row, 0 for padding.
+        num_bytes int32 (B, T): bytes of text per token; sum those with a label for bits per byte.
         source_ids int64 (B,).
     """
     shape = (len(rows), context_length)
@@ -282,7 +282,7 @@ def collate_padded(
     pad_id: int,
     token_num_bytes: np.ndarray,
 ) -> dict[str, torch.Tensor]:
-    """Lay documents out one a row, right-padded to the longest of them.
+    """Lay documents out, one a row, right-padded to the longest.
 
     Arguments and result are those of `collate_rows`, with T the longest document.
 

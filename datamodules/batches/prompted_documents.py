@@ -1,9 +1,9 @@
-"""Texts that continue a prompt, as documents whose labels lie on the continuation alone.
+"""Texts that continue a prompt, as documents with labels on the continuation only.
 
     Continuation("The capital of France is", " Paris")
       -> [BOS] The capital of France is Paris           labels: on " Paris"
 
-Prompt and continuation are tokenised apart, so that the continuation's tokens are known exactly.
+Prompt and continuation are tokenised separately, so the continuation's tokens are known exactly.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ class Continuation:
     """A text that continues a prompt.
 
     Attributes:
-        prompt: What it continues, without trailing space; may be empty.
-        text: The continuation, with the space that precedes it.
-        ends: Whether the document ends with it: EOS then follows, and has a label.
+        prompt: The text before it, without trailing space; may be empty.
+        text: The continuation, with its leading space.
+        ends: Whether the document ends with it: a labelled EOS follows.
     """
 
     prompt: str
@@ -36,11 +36,11 @@ class Continuation:
 
 @dataclass(frozen=True)
 class PromptedDocuments:
-    """Items that each have one or several continuations, as documents.
+    """Items with one or several continuations each, as documents.
 
     Attributes:
-        documents: The documents, those of one item together.
-        item_of: Index, for each document, of its item among all that were given.
+        documents: The documents, grouped by item.
+        item_of: Index of each document's item among the given ones.
         num_left_out: Items left out because they were too long.
     """
 
@@ -50,7 +50,7 @@ class PromptedDocuments:
 
     @property
     def items(self) -> list[int]:
-        """Indices of the items that are there, ascending."""
+        """Indices of the remaining items, ascending."""
         return list(dict.fromkeys(self.item_of))
 
 
@@ -70,16 +70,16 @@ def encode_continuations(
     on_long_row: OnLongRow,
     room: int = 0,
 ) -> PromptedDocuments:
-    """Tokenise items, each with its continuations.
+    """Tokenise items with their continuations.
 
     Args:
-        tokenizer: With BOS and EOS.
+        tokenizer: A tokenizer with BOS and EOS.
         items: One or several continuations of each item.
-        context_length: Longest document allowed, in tokens.
-        on_long_row: What becomes of an item that is longer: "error" refuses; "cut" takes away the
-            beginning of its prompts (as the LM Evaluation Harness does), and leaves the item out
-            where a continuation alone is too long; "skip" leaves it out.
-        room: Leave so many more tokens free after each prompt, to generate into.
+        context_length: Maximum length of a document in tokens.
+        on_long_row: How to treat a longer item: "error" refuses it; "cut" removes the beginning of
+            its prompts (as the LM Evaluation Harness does), and leaves the item out if a
+            continuation alone is too long; "skip" leaves it out.
+        room: Number of tokens to keep free after each prompt, for generation.
 
     Raises:
         ValueError: if an item is too long and `on_long_row` is "error", a continuation has no
@@ -88,10 +88,12 @@ def encode_continuations(
     flat = [continuation for item in items for continuation in item]
     ids = encode_texts(tokenizer, [c.prompt for c in flat] + [c.text for c in flat])
     encoded = iter(zip(flat, ids[: len(flat)], ids[len(flat) :], strict=True))
-    documents, item_of, too_long = [], [], []
+    documents: list[Document] = []
+    item_of: list[int] = []
+    too_long: list[tuple[int, int]] = []
     for index, item in enumerate(items):
         parts = [next(encoded) for _ in item]
-        # What is to stand after the prompt, and how many tokens of the prompt there is room for.
+        # The tokens after the prompt, and the number of prompt tokens that fit before them.
         ends = [[*text, tokenizer.eos_token_id] if c.ends else text for c, _, text in parts]
         rooms = [context_length - 1 - max(len(end), room) for end in ends]
         spare = [left - len(prompt) for left, (_, prompt, _) in zip(rooms, parts, strict=True)]
@@ -127,13 +129,13 @@ def _refuse(
     index, longest = max(too_long, key=lambda pair: pair[1])
     start = items[index][0].prompt or items[index][0].text.strip()
     start = start if len(start) <= 60 else start[:57] + "..."
-    mend = "give shorter rows, or a model with a longer context"
+    remedy = "give shorter rows, or a model with a longer context"
     if on_long_row == "error":
-        mend = (
-            "set on_long_row to cut (takes away the beginning of their prompts) or to skip (leaves "
-            "them out), or take a model with a longer context"
+        remedy = (
+            "set on_long_row to cut (removes the beginning of their prompts) or to skip (leaves "
+            "them out), or use a model with a longer context"
         )
     raise ValueError(
         f"{len(too_long)} of {len(items)} rows are longer than the context of {context_length} "
-        f"tokens; the longest has {longest} ({start!r}): {mend}"
+        f"tokens; the longest has {longest} ({start!r}): {remedy}"
     )

@@ -1,4 +1,4 @@
-"""Prompts with their replies as documents to train on: replies drawn anew in every epoch.
+"""Prompts with replies as documents to train on; replies are drawn anew in every epoch.
 
     [BOS]User: Name a fruit.          no labels
     Assistant:
@@ -20,15 +20,15 @@ from triptych.datamodules.batches.packing import IGNORED_LABEL, Document, Docume
 
 @dataclass(frozen=True)
 class TaughtPrompt:
-    """A prompt with the replies it is taught with.
+    """A prompt with the replies to teach.
 
     Attributes:
-        id: Names it in errors.
-        prompt: The user's message, as reports show it.
+        id: Name of the prompt in errors.
+        prompt: The user's message, for reports.
         prompt_ids: Token ids up to where the reply begins.
         reply_ids: Token ids of each reply, EOS included.
-        weights: How often each is taught, in any unit.
-        answers: Every right reply, to score generated ones with; empty where there is none.
+        weights: Relative frequency of each reply, in any unit.
+        answers: All right replies, to score generated ones; empty if unknown.
     """
 
     id: str
@@ -50,12 +50,12 @@ class ReplyDocuments(DocumentSource):
     """Every prompt `draws` times an epoch, with replies drawn by their weights.
 
     The draws of one prompt in one epoch are stratified: draw i lies in the i-th of `draws` equal
-    parts of the distribution, so that an epoch teaches the weights nearly as they are.
+    parts of the distribution. The frequencies in one epoch are thus close to the weights.
 
     Args:
-        prompts: What is taught.
+        prompts: The prompts.
         draws: Replies of each prompt in an epoch.
-        seed: Of the draws, which depend on (seed, epoch, index) alone.
+        seed: Seed of the draws, which depend on (seed, epoch, index) alone.
     """
 
     name = "replies"
@@ -71,7 +71,7 @@ class ReplyDocuments(DocumentSource):
         return len(self.prompts) * self.draws
 
     def document(self, index: int, epoch: int) -> Document:
-        """Return draw `index % draws` of prompt `index // draws` in this epoch."""
+        """Return draw `index % draws` of prompt `index // draws` in `epoch`."""
         place, reply = self._drawn(index, epoch)
         return self.prompts[place].document(reply)
 

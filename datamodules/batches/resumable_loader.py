@@ -1,9 +1,9 @@
-"""The training loader: its state says what was trained on, so a run goes on exactly there.
+"""The training loader: its state records the batches trained on, so that a run resumes exactly.
 
 Lightning asks the loader for its state whenever it saves a checkpoint. By then workers have
-prefetched further batches, and gradients of the last few may still be waiting for their optimizer
-step; those are lost with the process. The state is therefore the cursor after the last batch
-*whose gradients reached the parameters*, and resuming rewinds Lightning's own count to it.
+prefetched further batches, and accumulated gradients may still wait for their optimizer step; those
+are lost with the process. The state is therefore the cursor after the last batch that an optimizer
+step has used. Resuming rewinds Lightning's batch count to it.
 """
 
 import os
@@ -16,18 +16,18 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from triptych.datamodules.batches.row_stream import Cursor, PlannedRow, RowStream
+from triptych.datamodules.batches.row_stream import Cursor, RowStream
 
-Batch = dict[str, Any]
-Collate = Callable[[list[PlannedRow]], Batch]
+# Makes a batch of planned rows, of the kind that the stream yields.
+Collate = Callable[[list[Any]], Any]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which rows of a global batch belong to one process.
+    """The share of one process in a global batch.
 
-    Row `rank * batch_size + j` of a global batch is row j of that process's batch, so that several
-    processes see exactly the rows of one process with as many times the batch.
+    Row `rank * batch_size + j` of a global batch is row j of the batch of process `rank`. Several
+    processes thus see the same rows as a single one with the global batch size.
     """
 
     rank: int = 0
@@ -38,16 +38,16 @@ class Shard:
         return slice(self.rank * batch_size, (self.rank + 1) * batch_size)
 
 
-class _Batches(IterableDataset):
+class _Batches(IterableDataset[tuple[Any, Cursor]]):
     """Batches of one process, each with the cursor after its global batch.
 
     Worker w of N reads batches w, w + N, ...; the loader takes from the workers in turn, so their
-    number does not change the order. Rows of others are passed over without reading them.
+    number does not change the order. Rows of other processes are skipped unread.
     """
 
     def __init__(
         self,
-        stream: RowStream,
+        stream: RowStream[Any],
         cursor: Cursor | None,
         collate: Collate,
         batch_size: int,
@@ -59,7 +59,7 @@ class _Batches(IterableDataset):
         self._batch_size = batch_size
         self._shard = shard
 
-    def __iter__(self) -> Iterator[tuple[Batch, Cursor]]:
+    def __iter__(self) -> Iterator[tuple[Any, Cursor]]:
         worker = get_worker_info()
         turn, num_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         planned = self._stream.read(self._cursor)
@@ -75,22 +75,22 @@ class _Batches(IterableDataset):
 class ResumableLoader:
     """Batches from an endless stream, in epochs of a fixed number of batches.
 
-    Every `iter` goes on where the last one stopped; an epoch ends after each multiple of
+    Every `iter` continues where the last one stopped. An epoch ends after each multiple of
     `len(self)` batches.
 
     Args:
         stream: The rows.
-        collate: Makes a batch of this process's rows.
+        collate: Makes a batch of the rows of this process.
         batch_size: Rows per process and batch.
-        rows_per_epoch: Rows of all processes in one epoch; at least one batch is made of them.
-        shard: This process's part.
-        num_workers: Worker processes, as far as the stream allows; 0 reads in this one.
-        trainer: Whose progress decides what was trained on; without one, all that was yielded was.
+        rows_per_epoch: Rows of all processes in one epoch; an epoch has at least one batch.
+        shard: The share of this process.
+        num_workers: Worker processes, at most `stream.max_workers`; 0: this process reads.
+        trainer: Its progress tells which batches were trained on; None: all that were yielded.
     """
 
     def __init__(
         self,
-        stream: RowStream,
+        stream: RowStream[Any],
         collate: Collate,
         *,
         batch_size: int,
@@ -108,16 +108,16 @@ class ResumableLoader:
         self._global_batch_size = batch_size * self._shard.world_size
         self._num_batches = max(1, rows_per_epoch // self._global_batch_size)
         self._yielded = 0
-        # Cursors after the last batches, by number of batches: back to the last optimizer step.
+        # Cursors by the number of batches before them, since the last optimizer step.
         self._cursors: dict[int, Cursor | None] = {0: None}
-        # Batches this loader yielded before the trainer began to count.
+        # Batches yielded before the trainer began to count.
         self._uncounted = 0
         self._iterator: Any = None  # the name by which Lightning shuts workers down
 
     def __len__(self) -> int:
         return self._num_batches
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         if self._has_ended():
             return
         self._uncounted = self._yielded - self._counted()
@@ -133,7 +133,7 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where training stands: batches trained on, and the cursor after them."""
+        """Return the number of batches trained on, and the cursor after them."""
         trained = self._trained()
         return {
             "batches": trained,
@@ -143,7 +143,7 @@ class ResumableLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
+        """Continue from `state`.
 
         Raises:
             ValueError: if the number of rows per global batch has changed.
@@ -161,7 +161,7 @@ class ResumableLoader:
         if self._trainer is not None:
             self._rewind(state["batches_without_step"])
 
-    def _start(self) -> Iterator[tuple[Batch, Cursor]]:
+    def _start(self) -> Iterator[tuple[Any, Cursor]]:
         batches = _Batches(
             self._stream,
             self._cursors[self._yielded],
@@ -182,42 +182,47 @@ class ResumableLoader:
         )
 
     def _has_ended(self) -> bool:
-        """Whether Lightning, resuming from the end of an epoch, is about to run that epoch on."""
+        """Whether Lightning, resuming from the end of an epoch, would continue that epoch."""
         if self._trainer is None:
             return False
-        progress = self._trainer.fit_loop.epoch_loop.batch_progress
-        return progress.current.ready >= self._trainer.num_training_batches
+        progress = self._progress(self._trainer)
+        return bool(progress.current.ready >= self._trainer.num_training_batches)
 
     def _counted(self) -> int:
-        """Batches which the trainer has run forward and backward, in this and earlier processes."""
+        """Batches that the trainer has run forward and backward, in this and earlier processes."""
         if self._trainer is None:
             return self._yielded
-        return self._trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        return int(self._progress(self._trainer).total.processed)
 
     def _batches_without_step(self) -> int:
-        """Batches whose gradients still wait for their optimizer step (gradient accumulation)."""
+        """Batches with gradients that still wait for their optimizer step (accumulation)."""
         if self._trainer is None:
             return 0
-        progress = self._trainer.fit_loop.epoch_loop.batch_progress
+        progress = self._progress(self._trainer)
         if progress.is_last_batch or progress.current.processed >= self._num_batches:
             return 0  # the last batch of an epoch always steps
-        return progress.current.processed % self._trainer.accumulate_grad_batches
+        return int(progress.current.processed) % self._trainer.accumulate_grad_batches
 
     def _trained(self) -> int:
         return self._counted() + self._uncounted - self._batches_without_step()
 
     def _rewind(self, num_batches: int) -> None:
-        """Take from Lightning's counts the batches whose gradients were lost with the process."""
-        if num_batches == 0:
+        """Subtract from Lightning's counts the batches with gradients lost with the process."""
+        if num_batches == 0 or self._trainer is None:
             return
-        # As they stood in `on_train_batch_end` of the last batch that stepped: counted but for
-        # `completed`, and its step not yet counted for the loggers.
-        loop = self._trainer.fit_loop.epoch_loop
-        for tracker in (loop.batch_progress.total, loop.batch_progress.current):
+        # The counts are those of `on_train_batch_end` of the last batch that stepped: `completed`
+        # and the loggers' step count do not include that batch yet.
+        progress = self._progress(self._trainer)
+        for tracker in (progress.total, progress.current):
             tracker.processed -= num_batches
             tracker.ready = tracker.started = tracker.processed
             tracker.completed = tracker.processed - 1
-        loop._batches_that_stepped -= 1
+        self._trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
+
+    @staticmethod
+    def _progress(trainer: Trainer) -> Any:
+        # Any: Lightning declares a tracker class without `processed`, and sets one with it.
+        return trainer.fit_loop.epoch_loop.batch_progress
 
 
 def _as_it_is(item: Any) -> Any:

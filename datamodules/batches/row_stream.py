@@ -1,30 +1,31 @@
-"""Endless, deterministic sequences of training rows which can be entered anywhere.
+"""Endless, deterministic streams of training rows with random access.
 
-A stream is read from a cursor, and every row comes with the cursor of the row after it. A cursor
-is made of plain numbers, goes into the checkpoint, and leads to the same rows in any process.
+A stream is read from a cursor, and yields every row with the cursor of the next row. A cursor
+consists of plain numbers, is saved in the checkpoint, and gives the same rows in any process.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from triptych.datamodules.batches.packing import Document, DocumentSource, PackedRows, pack_epoch
 
 Cursor = dict[str, Any]
-# The mixture draws its sources in blocks of this many rows, so that a cursor is entered quickly.
+Planned = TypeVar("Planned")
+# The mixture draws its sources in blocks of this many rows, so that reading from a cursor is fast.
 DRAWN_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """A row that is known but not read: cheap to pass over.
+    """A planned row, not yet read: cheap to skip.
 
     Args:
         rows: The packed rows it belongs to.
-        index: Which of them.
+        index: Index of the row in `rows`.
         source_id: Index of its source among the datamodule's `source_names`.
     """
 
@@ -37,8 +38,8 @@ class PlannedRow:
         return self.rows.row(self.index)
 
 
-class RowStream(ABC):
-    """An endless sequence of rows. Streams travel to loader workers, so they must pickle.
+class RowStream(ABC, Generic[Planned]):
+    """An endless sequence of planned rows. Streams are sent to loader workers, so they must pickle.
 
     Attributes:
         max_workers: Most processes that may read the stream together; None: any number.
@@ -47,16 +48,16 @@ class RowStream(ABC):
     max_workers: int | None = None
 
     @abstractmethod
-    def read(self, cursor: Cursor | None = None) -> Iterator[tuple[PlannedRow, Cursor]]:
+    def read(self, cursor: Cursor | None = None) -> Iterator[tuple[Planned, Cursor]]:
         """Yield rows from `cursor` on (None: from the start), each with the cursor after it."""
 
     @abstractmethod
     def num_rows(self) -> int | None:
-        """Return the number of rows in one pass over the data, None if it cannot be known."""
+        """Return the number of rows in one pass over the data, None if it is unknown."""
 
 
-class EpochStream(RowStream):
-    """Pass over a source again and again, shuffled and packed anew each time.
+class EpochStream(RowStream[PlannedRow]):
+    """Endless passes over a source, shuffled and packed anew for each.
 
     Args:
         source: The documents.
@@ -86,10 +87,10 @@ class EpochStream(RowStream):
         return pack_epoch(self._source, epoch, self._seed, self._context_length)
 
 
-class MixtureStream(RowStream):
-    """Draw each row from one of several streams, by seeded choices.
+class MixtureStream(RowStream[PlannedRow]):
+    """Rows of several streams, mixed by seeded choices.
 
-    The choices depend on the row's number alone, so a mixture is entered anywhere.
+    A choice depends on the row's number alone, so a mixture can be read from any cursor.
 
     Args:
         streams: The streams; a row's `source_id` is its stream's index here.
@@ -97,7 +98,9 @@ class MixtureStream(RowStream):
         seed: Seed of the choices.
     """
 
-    def __init__(self, streams: Sequence[RowStream], shares: Sequence[float], seed: int) -> None:
+    def __init__(
+        self, streams: Sequence[RowStream[PlannedRow]], shares: Sequence[float], seed: int
+    ) -> None:
         if len(streams) != len(shares) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
             raise ValueError(
                 f"shares are {list(shares)}: give one for each of the {len(streams)} sources, none "
@@ -125,10 +128,11 @@ class MixtureStream(RowStream):
                 )
 
     def num_rows(self) -> int | None:
-        """Return the number of rows in which the first source is passed over once."""
+        """Return the number of rows in one pass over the first source."""
         first = self._streams[0].num_rows()
         return None if first is None else round(first / self._shares[0])
 
     def _draw(self, block: int) -> list[int]:
         generator = np.random.default_rng([self._seed, block])
-        return generator.choice(len(self._shares), size=DRAWN_ROWS, p=self._shares).tolist()
+        drawn: list[int] = generator.choice(len(self._shares), DRAWN_ROWS, p=self._shares).tolist()
+        return drawn

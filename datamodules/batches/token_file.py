@@ -23,8 +23,8 @@ SILENT_SECONDS = 5.0
 class TokenFile(DocumentSource):
     """Documents `[BOS] text [EOS]`, the same in every epoch, read from a folder on disk.
 
-    The folder holds `ids.npy`, all documents end to end in the smallest integer type that holds
-    the vocabulary, and `bounds.npy`, int64 (N + 1,): document i is ids[bounds[i]:bounds[i + 1]].
+    The folder holds `ids.npy`, all documents end to end in the smallest integer type that fits the
+    vocabulary, and `bounds.npy`, int64 (N + 1,): document i is ids[bounds[i]:bounds[i + 1]].
 
     Args:
         folder: Written by `write_token_file`.
@@ -41,7 +41,7 @@ class TokenFile(DocumentSource):
         return len(self._bounds) - 1
 
     def document(self, index: int, epoch: int) -> Document:
-        """Return document `index`; every token but the first is predicted."""
+        """Return document `index`; every token except the first is predicted."""
         ids = self._ids[self._bounds[index] : self._bounds[index + 1]]
         return Document(ids, ids)
 
@@ -53,7 +53,7 @@ class TokenFile(DocumentSource):
         return {"folder": self._folder, "name": self.name}  # a pickled memory map is a copy
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        TokenFile.__init__(self, **state)
 
 
 def tokenised(
@@ -64,14 +64,14 @@ def tokenised(
     fingerprint: str,
     cache_dir: Path,
 ) -> TokenFile:
-    """Tokenise texts, or find them tokenised by this tokenizer before.
+    """Tokenise texts, or return the cached result of this tokenizer.
 
     Args:
-        texts: Read only if they have to be tokenised. Those of white space alone are left out.
+        texts: Read only if they are not cached. Texts of white space alone are left out.
         tokenizer: The tokenizer.
         name: The source's name, for errors and progress.
         fingerprint: Hash of the texts.
-        cache_dir: Where token files are kept.
+        cache_dir: Folder of cached token files.
 
     Raises:
         ValueError: if there is no text.
@@ -88,7 +88,7 @@ def tokenised(
 def write_token_file(
     folder: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, name: str
 ) -> None:
-    """Write the files that `TokenFile` reads. Memory is bounded, whatever the corpus' size.
+    """Write the files that `TokenFile` reads, in bounded memory.
 
     Raises:
         ValueError: if there is no text.
@@ -102,8 +102,8 @@ def write_token_file(
             bounds.append(bounds[-1] + len(ids))
     if len(bounds) == 1:
         raise ValueError(
-            f"the corpus {name!r} is empty: its sources hold no text but white space; give at "
-            "least one row with text"
+            f"the corpus {name!r} is empty: its sources hold only white space; give at least "
+            "one row with text"
         )
     flat = np.memmap(raw, dtype=dtype, mode="r")
     np.save(folder / "ids.npy", flat)
@@ -115,7 +115,7 @@ def write_token_file(
 def encode_documents(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[np.ndarray]:
-    """Yield `[BOS] text [EOS]` as int64 for each text that is not white space alone."""
+    """Yield `[BOS] text [EOS]` as int64 for each text that is more than white space."""
     remaining = (text for text in texts if text.strip())
     while batch := list(islice(remaining, TEXTS_PER_BATCH)):
         for ids in encode_texts(tokenizer, batch):
@@ -123,7 +123,7 @@ def encode_documents(
 
 
 def _shown(texts: Iterable[str], name: str) -> Iterator[str]:
-    """Pass texts on; once it takes longer than a few seconds, show how far it is."""
+    """Pass texts on; after a few seconds, show the progress."""
     start = time.monotonic()
     num_texts, num_characters = 0, 0
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -1,12 +1,14 @@
-"""One tokenizer per run: trained here as byte-level BPE, or taken from the hub or a file."""
+"""The run's tokenizer: trained here as byte-level BPE, or loaded from the hub or a file."""
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -14,25 +16,28 @@ from triptych.datamodules.sources.disk_cache import build_once
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 NUM_BYTES = 256
-# End-of-text names by which a bare tokenizer.json is understood, best first.
+_FAST: Any = PreTrainedTokenizerFast  # its constructor has no annotations
+_FAST: Any = PreTrainedTokenizerFast  # its constructor has no annotations
+# Known names of the end-of-text token in a bare tokenizer.json, best first.
 KNOWN_EOS = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]")
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer to use.
+    """Choice of the tokenizer.
 
     Args:
         path: "train" to train byte-level BPE on the run's own training data; else a hub name, a
             folder written by `save_pretrained`, or a tokenizer.json.
-        vocab_size: Size to train to, special tokens and the 256 bytes included. Little text may
-            give fewer.
-        max_training_bytes: Train on at most so many UTF-8 bytes, shared fairly among the sources.
+        vocab_size: Size of a trained vocabulary, with special tokens and the 256 bytes. A short
+            text may give a smaller one.
+        max_training_bytes: Train on at most this many UTF-8 bytes, divided evenly among the
+            sources.
     """
 
     path: str = "train"
-    vocab_size: int = 4096
-    max_training_bytes: int = 20_000_000
+    vocab_size: PositiveInt = 4096
+    max_training_bytes: PositiveInt = 20_000_000
 
 
 def build_tokenizer(
@@ -41,20 +46,20 @@ def build_tokenizer(
     fingerprint: str,
     cache_dir: Path,
 ) -> PreTrainedTokenizerFast:
-    """Train or load the tokenizer; a trained one is kept on disk.
+    """Train or load the tokenizer; a trained one is cached on disk.
 
-    Text never yields special tokens, not even where it spells their names. A loaded tokenizer
-    without BOS or padding takes its EOS for both (padding never counts in a loss). Padding is on
-    the left, for generation.
+    Text never gives special tokens, not even where it contains their names. A loaded tokenizer
+    without BOS or padding uses its EOS for both (padding never counts in a loss). Padding is on the
+    left, for generation.
 
     Args:
         config: Which tokenizer.
-        texts: Gives the training texts; called only if one has to be trained.
+        texts: Returns the training texts; called only to train a tokenizer.
         fingerprint: Hash of these texts.
-        cache_dir: Where trained tokenizers are kept.
+        cache_dir: Folder of cached tokenizers.
 
     Raises:
-        ValueError: if there is nothing to train on, `vocab_size` is below 259 (three special
+        ValueError: if there is no text to train on, `vocab_size` is below 259 (three special
             tokens and all bytes), or a loaded tokenizer lacks an EOS or a fast implementation.
     """
     if config.path == "train":
@@ -68,7 +73,7 @@ def build_tokenizer(
             cache_dir / "tokenizers" / key,
             lambda unfinished: train_bpe(config, texts()).save_pretrained(str(unfinished)),
         )
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
     else:
         tokenizer = _load(config.path)
     tokenizer.padding_side = "left"
@@ -80,7 +85,7 @@ def build_tokenizer(
 
 
 def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Train byte-level BPE: any text comes back from its tokens exactly. Deterministic."""
+    """Train byte-level BPE, deterministically; decoding restores any text exactly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -101,7 +106,7 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokeni
     tokenizer.train_from_iterator(counted(), trainer)
     if num_texts == 0:
         raise ValueError("no text to train the tokenizer on: the training sources are empty")
-    return PreTrainedTokenizerFast(
+    trained: PreTrainedTokenizerFast = _FAST(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -109,12 +114,13 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokeni
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+    return trained
 
 
 def share_bytes(sources: Sequence[Iterable[str]]) -> Iterator[str]:
-    """Interleave texts so that each source has given about as many bytes as any other.
+    """Interleave texts so that all sources contribute about equally many bytes.
 
-    A small source is thus read to its end before a large one uses up a common budget.
+    A small source is thus read to its end before a large one exhausts a common budget.
 
     >>> list(share_bytes([["aaaa", "aaaa"], ["b", "b", "b"]]))
     ['aaaa', 'b', 'b', 'b', 'aaaa']
@@ -138,7 +144,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
 
 
 def token_num_bytes(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """Count the UTF-8 bytes of text that each token stands for, int32 (V,); 0 for special tokens.
+    """Count the UTF-8 bytes of each token's text, int32 (V,); 0 for special tokens.
 
     Exact for byte-level tokenizers (ours, GPT-2's, Llama 3's, Qwen's) and for SentencePiece with
     byte fallback. Word pieces ("##ing") count without their mark and without the space before a
@@ -155,7 +161,7 @@ def token_num_bytes(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
             continue
         if index in added:
             num_bytes[index] = len(token.encode())
-        elif byte_level:  # each character of the token's name stands for one byte
+        elif byte_level:  # each character of the token's name is one byte
             num_bytes[index] = len(token)
         elif len(token) == 6 and token.startswith("<0x"):
             num_bytes[index] = 1
@@ -175,8 +181,9 @@ def _up_to(texts: Iterable[str], max_bytes: int) -> Iterator[str]:
 
 def _load(path: str) -> PreTrainedTokenizerFast:
     try:
+        tokenizer: Any
         if path.endswith(".json"):
-            tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
+            tokenizer = _FAST(tokenizer_file=path)
             vocabulary = tokenizer.get_vocab()
             tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
         else:
@@ -187,7 +194,7 @@ def _load(path: str) -> PreTrainedTokenizerFast:
             "written by save_pretrained, or a tokenizer.json"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ValueError(f"the tokenizer {path!r} has no fast implementation: choose one that has")
+        raise ValueError(f"the tokenizer {path!r} has no fast implementation: choose another")
     if tokenizer.eos_token is None:
         raise ValueError(
             f"the tokenizer {path!r} has no end-of-text token: give a folder whose "

@@ -1,39 +1,28 @@
-"""Batches for learning one thing after another: the datamodule around `visits`."""
+"""Batches that teach one item after another: the datamodule around `visits`."""
 
 from abc import abstractmethod
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from jsonargparse.typing import PositiveInt
 
 from triptych.datamodules.batches.packed_datamodule import DataPart, PackedDataModule, RowFormat
 from triptych.datamodules.batches.resumable_loader import ResumableLoader
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.batches.visits import VisitCollate, VisitSource, VisitStream
 
 Source = TypeVar("Source", bound=VisitSource)
 
 
 class VisitedPart(DataPart, Generic[Source]):
-    """Data that is taught item by item.
+    """A family of data that is taught item by item.
 
     Args:
         items_per_visit: Items taught together, over all processes.
         steps_per_visit: Consecutive batches that repeat the same items.
-        shuffle: Whether each pass has an order of its own.
-        item: What an item is called in the settings, such as "facts".
-
-    Raises:
-        ValueError: if a number is below 1.
+        shuffle: Whether the order is drawn anew for each pass.
     """
 
-    def __init__(
-        self, items_per_visit: int, steps_per_visit: int, shuffle: bool, item: str
-    ) -> None:
-        for name, value in [
-            (f"{item}_per_batch", items_per_visit),
-            ("steps_per_visit", steps_per_visit),
-        ]:
-            if value < 1:
-                raise ValueError(f"data.{name} is {value}: set it to at least 1")
-        self.order = (items_per_visit, steps_per_visit, shuffle)
+    def __init__(self, items_per_visit: int, steps_per_visit: int, shuffle: bool) -> None:
+        self.order: tuple[int, int, bool] = (items_per_visit, steps_per_visit, shuffle)
         self._made: tuple[RowFormat, Source] | None = None
 
     @abstractmethod
@@ -41,54 +30,43 @@ class VisitedPart(DataPart, Generic[Source]):
         """Read the items and their documents."""
 
     def visits(self, row_format: RowFormat) -> Source:
-        """Return the items with their documents, read when first asked for."""
+        """Return the items with their documents, read on first use."""
         if self._made is None or self._made[0] != row_format:
             self._made = row_format, self.make_visits(row_format)
         return self._made[1]
 
     def train_stream(self, row_format: RowFormat) -> VisitStream:
-        """Return the visits in their order."""
+        """Return the visits in order."""
         return VisitStream(len(self.visits(row_format).ids), *self.order, seed=row_format.seed)
 
 
 class VisitDataModule(PackedDataModule):
     """Padded batches of one visit each, resumable and the same on any number of processes.
 
-    An epoch is one pass over the items: `trainer.max_epochs` is the number of passes. A batch holds
-    the keys of `visits.VisitCollate`; with several processes, its documents are shared out among
-    them. A checkpoint may go on with another number of processes.
+    An epoch is one pass over the items: `trainer.max_epochs` is the number of passes. A batch has
+    the keys of `visits.VisitCollate`. Several processes divide the documents of a visit among them.
+    A checkpoint may continue on another number of processes.
 
     Args:
-        part: What is taught.
-        tokenizer: Which tokenizer.
-        context_length: Tokens of the longest document.
+        part: The items to teach.
         eval_batch_size: Validation rows per process and batch.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the order and of the wordings.
-        cache_dir: Where tokenizers and generated text are kept.
+        **kwargs: Further settings of `PackedDataModule`; `context_length` bounds one document.
     """
 
     def __init__(
         self,
-        part: VisitedPart,
+        part: VisitedPart[Any],
         *,
-        tokenizer: TokenizerConfig,
-        context_length: int,
-        eval_batch_size: int,
-        num_workers: int,
-        seed: int,
-        cache_dir: str | None,
+        eval_batch_size: PositiveInt = 64,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             [part],
             [1.0],
-            tokenizer=tokenizer,
-            context_length=context_length,
-            batch_size=1,  # one visit, whatever its number of rows
+            batch_size=1,  # one visit, with any number of rows
             eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
+            rows_per_epoch=None,
+            **kwargs,
         )
         self.part = part
 
@@ -101,7 +79,7 @@ class VisitDataModule(PackedDataModule):
             VisitCollate(self.part.visits(row_format), row_format, self._shard),
             batch_size=1,
             rows_per_epoch=stream.num_rows(),
-            # Each process reads every visit and takes its own documents of it.
+            # Each process reads every visit; `VisitCollate` selects its documents.
             shard=None,
             num_workers=self.num_workers,
             trainer=self.trainer,

@@ -1,11 +1,11 @@
-"""Things taught one after another: each is visited with all its wordings, then comes the next.
+"""Items taught one after another: a visit to an item reads all its documents.
 
     items to teach (facts, chunks of documents), each with its documents    `VisitSource`
       -> visits of a few items, in an order drawn anew for each pass        `VisitStream`
       -> batches of one document a row, padded and never packed             `VisitCollate`
 
 Sparse Memory Finetuning teaches this way (2510.15103, section 5: one fact a batch, 64 paraphrases,
-each padded). Packing would let tokens be predicted from the paraphrase before them in the row.
+each padded). Packing would let a token be predicted from the paraphrase before it in the row.
 
 Shapes: B rows, T longest document of the batch.
 """
@@ -25,26 +25,26 @@ from triptych.datamodules.batches.row_stream import Cursor, RowStream
 
 
 class VisitSource(ABC):
-    """A finite set of items to teach, each with the documents that one visit to it reads.
+    """A finite set of items to teach, each with the documents of one visit.
 
     `documents(index, pass_number)` must be a pure function of (the source's seed, index,
-    pass_number), as for `packing.DocumentSource`. Sources travel to loader workers, so they must
+    pass_number), as for `packing.DocumentSource`. Sources are sent to loader workers, so they must
     pickle.
 
     Attributes:
-        ids: Names the items in batches, reports and ledgers.
+        ids: Names of the items in batches, reports and ledgers.
     """
 
     ids: list[str]
 
     @abstractmethod
     def documents(self, index: int, pass_number: int) -> list[Document]:
-        """Return the documents of item `index` in one pass, at least one, none above T tokens."""
+        """Return the documents of item `index` in one pass: one or more, at most T tokens each."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedVisit:
-    """A batch of all processes that is known but not read.
+    """A planned batch of all processes, not yet read.
 
     Args:
         number: Number of the visit, counted over all passes; batches that repeat it share it.
@@ -57,23 +57,31 @@ class PlannedVisit:
     items: tuple[int, ...]
 
 
-class VisitStream(RowStream):
-    """Pass over items again and again; what it yields as a row is a visit.
+class VisitStream(RowStream[PlannedVisit]):
+    """An endless stream of visits, pass after pass over the items.
 
     Visit `pass * visits_per_pass + position` holds the next `items_per_visit` items of that pass
-    (the last visit of a pass may hold fewer), and comes `steps_per_visit` times in a row.
+    (the last visit of a pass may hold fewer). It is yielded `steps_per_visit` times in a row.
 
     Args:
         num_items: Number of items.
         items_per_visit: Items visited together, over all processes.
         steps_per_visit: Consecutive batches that repeat a visit.
-        shuffle: Draw the order of each pass by `seed`; otherwise the items keep theirs.
+        shuffle: Draw the order of each pass by `seed`; otherwise keep the order of the items.
         seed: Seed of the orders.
+
+    Raises:
+        ValueError: if a visit has no items or no steps: the stream would then never yield.
     """
 
     def __init__(
         self, num_items: int, items_per_visit: int, steps_per_visit: int, shuffle: bool, seed: int
     ) -> None:
+        if min(items_per_visit, steps_per_visit) < 1:
+            raise ValueError(
+                f"a visit has {items_per_visit} items and {steps_per_visit} steps: set both to at "
+                "least 1"
+            )
         self._num_items = num_items
         self._items_per_visit = items_per_visit
         self._steps_per_visit = steps_per_visit
@@ -106,16 +114,16 @@ class VisitStream(RowStream):
 
 
 class VisitCollate:
-    """Makes this process's batch of a visit.
+    """Makes the batch of a visit on this process.
 
-    The documents of a visit are dealt out to the processes in turn, so several processes learn
-    from exactly the documents of one. Where there are fewer documents than processes, some
-    processes read the same one.
+    The documents of a visit are distributed over the processes in turn, so several processes learn
+    from the same documents as one. With fewer documents than processes, some processes read the
+    same document.
 
     Args:
-        source: What is visited.
+        source: The items.
         row_format: Tokenizer and layout.
-        shard: This process's part.
+        shard: The share of this process.
     """
 
     def __init__(self, source: VisitSource, row_format: RowFormat, shard: Shard) -> None:
@@ -127,10 +135,10 @@ class VisitCollate:
         """Make the batch of one visit.
 
         Returns:
-            What `packing.collate_padded` returns, one document a row, and
-            group int64 (B,): index of each row's item among all (`VisitSource.ids`).
+            The keys of `packing.collate_padded`, one document a row, and
+            group int64 (B,): index of each row's item in `VisitSource.ids`.
             visit int64 (): number of the visit, the same on all processes.
-            fact_ids list[str]: ids of all the items visited, on all processes.
+            fact_ids list[str]: ids of all items of the visit, on all processes.
         """
         (visit,) = planned
         read = [

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from triptych.datamodules.commune.debate_questions import DebateQuestions
-from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
+from triptych.datamodules.commune.debate_task import DebateTask, Question, Split, one_per_question
 from triptych.datamodules.sources.disk_cache import build_once, default_cache_dir
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
@@ -116,7 +116,8 @@ def read_states(
     """States of all agents on reading their first prompts, float32 (B, H)."""
     parts = []
     for number, agent in enumerate(agents):
-        ids, mask = agent.pad(task.encode(agent.tokenizer, questions, number))
+        prompts = task.encode(agent.tokenizer, questions, number)
+        ids, mask = agent.pad(one_per_question(task, "encode", prompts, questions))
         parts.append(agent.states(ids, mask, state))
     return torch.cat(parts, 1)
 
@@ -153,26 +154,22 @@ class AgentStates(DebateQuestions):
 
     Args:
         task: What agents are asked.
-        batch_size: Questions per process and step.
-        eval_batch_size: The same in validation; null: as `batch_size`.
         state_batch_size: Questions at a time while states are computed.
         states_dir: Folder with `train` and `val` states that were computed before, which are
             refused if they are of anything else; null: computed and kept by fingerprint.
         cache_dir: Where they are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
-        seed: Of the order.
+        **kwargs: Further settings, those of `DebateQuestions`.
     """
 
     def __init__(
         self,
         task: DebateTask,
-        batch_size: int = 256,
-        eval_batch_size: int | None = None,
         state_batch_size: int = 256,
         states_dir: str | None = None,
         cache_dir: str | None = None,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(task, batch_size, eval_batch_size, seed)
+        super().__init__(task, **kwargs)
         self.state_batch_size = state_batch_size
         self.states_dir = None if states_dir is None else Path(states_dir)
         self.cache_dir = Path(cache_dir) if cache_dir else default_cache_dir()

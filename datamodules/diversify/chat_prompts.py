@@ -29,7 +29,6 @@ from triptych.datamodules.batches.packed_datamodule import (
     locate,
 )
 from triptych.datamodules.batches.resumable_loader import ResumableLoader, Shard
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.batches.visits import PlannedVisit, VisitStream
 from triptych.datamodules.diversify.chat_records import (
     EMBEDDED_PROMPTS,
@@ -259,17 +258,11 @@ class ChatPrompts(PackedDataModule):
 
     Args:
         prompts: Which prompts.
-        tokenizer: Which tokenizer; a policy that starts from a model (`init_from`) brings its own.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
         max_prompt_tokens: Longest prompt in tokens, template included; longer ones are left out
             and counted.
-        batch_size: Prompts per process and batch.
-        eval_batch_size: Held-out prompts per process and batch; null: as `batch_size`.
-        rows_per_epoch: Prompts of all processes after which an epoch ends; null: each once.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the orders.
-        cache_dir: Where tokenizers are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        **kwargs: Further settings, those of `PackedDataModule`; a row is a prompt.
 
     Source: 2510.20817, section 5 (10 thousand English prompts of WildChat).
     """
@@ -277,31 +270,14 @@ class ChatPrompts(PackedDataModule):
     def __init__(
         self,
         prompts: PromptsConfig = PromptsConfig(),
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
         max_prompt_tokens: int = 256,
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        rows_per_epoch: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         if max_prompt_tokens < 2:
             raise ValueError(f"data.max_prompt_tokens is {max_prompt_tokens}: set it to at least 2")
         self.part = PromptsPart(prompts, data_dir)
-        super().__init__(
-            [self.part],
-            [1.0],
-            tokenizer=tokenizer,
-            context_length=max_prompt_tokens,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            rows_per_epoch=rows_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__([self.part], [1.0], context_length=max_prompt_tokens, **kwargs)
 
     @property
     def prompts(self) -> dict[str, list[PromptRow]]:

@@ -32,7 +32,6 @@ from triptych.datamodules.batches.packed_datamodule import (
 )
 from triptych.datamodules.batches.reply_documents import ReplyDocuments, TaughtPrompt
 from triptych.datamodules.batches.row_stream import EpochStream
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.diversify.chat_records import (
     EMBEDDED_REPLIES,
     ChatFilter,
@@ -237,46 +236,26 @@ class ReplyCollate:
 class SupervisedReplies(PackedDataModule):
     """Training and validation on replies to prompts.
 
+    Several prompts with their replies share a row, and each attends to itself only. A prompt with a
+    reply longer than `context_length` is left out and counted.
+
     Args:
         replies: Which replies.
-        tokenizer: Which tokenizer; trained on prompts and replies by default.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
-        context_length: Tokens per row; several prompts with their replies share a row, each seeing
-            only itself. Longer ones are left out and counted.
-        batch_size: Training rows per process and batch.
-        eval_batch_size: Prompts per process and batch; null: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; null: each prompt
-            `draws_per_prompt` times.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of shuffles and draws.
-        cache_dir: Where tokenizers are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        **kwargs: Further settings, those of `PackedDataModule`.
     """
 
     def __init__(
         self,
         replies: RepliesConfig = RepliesConfig(),
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
-        context_length: int = 256,
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        rows_per_epoch: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             [RepliesPart(replies, data_dir)],
             [1.0],
-            tokenizer=tokenizer,
-            context_length=context_length,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            rows_per_epoch=rows_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
+            **kwargs,
         )
 
 

@@ -1,1 +1,1 @@
-"""What the repository brings along for runs without any data: tables of facts and their prose."""
+"""Data sets in the repository, for runs without any data: tables of facts, articles, molecules."""

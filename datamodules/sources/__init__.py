@@ -1,1 +1,1 @@
-"""Where rows come from: embedded data, local files, the hub."""
+"""Rows from embedded data, local files and the hub."""

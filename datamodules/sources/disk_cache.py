@@ -1,4 +1,4 @@
-"""Folders that are costly to build and cheap to keep: built once, whole or not at all."""
+"""Cached folders on disk, each built once and as a whole."""
 
 import os
 import shutil
@@ -12,8 +12,7 @@ from filelock import FileLock
 def default_cache_dir() -> Path:
     """Return the folder for caches: `TRIPTYCH_CACHE`, else `~/.cache/triptych`.
 
-    Without a usable home (empty, or not writable) it lies in the system's folder for temporary
-    files.
+    Without a usable home (empty, or not writable) the folder is in the system's temporary folder.
     """
     if chosen := os.environ.get("TRIPTYCH_CACHE"):
         return Path(chosen)
@@ -26,15 +25,15 @@ def default_cache_dir() -> Path:
     return Path(tempfile.gettempdir()) / f"triptych-{os.getuid()}"
 
 
-def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return `folder`, built first if it is not there.
+def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
+    """Return `folder`; build it first if it does not exist.
 
-    Processes that want the same folder wait for one of them to build it. An interrupted build
-    leaves no folder behind.
+    Of several processes one builds the folder and the others wait. An interrupted build leaves no
+    folder behind.
 
     Args:
         folder: The folder; its name should hold a fingerprint of everything `build` depends on.
-        build: Writes the contents into the (empty) folder it is given.
+        build: Writes the contents into an empty folder.
     """
     if folder.is_dir():
         return folder

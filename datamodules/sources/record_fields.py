@@ -1,17 +1,21 @@
-"""From a raw row to the fields that were asked for, in their types."""
+"""The requested fields of a raw row, converted to their types."""
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_origin
 
 from triptych.datamodules.sources.record_files import BadRowError, Row
 
+# Types of fields by name. `Any` stands for a type, since mypy takes `list[str]` for no `type`.
+Fields = Mapping[str, Any]
+
 
 def pick_fields(
-    row: Row, columns: dict[str, str], required: dict[str, type], optional: dict[str, type]
+    row: Row, columns: Mapping[str, str], required: Fields, optional: Fields
 ) -> dict[str, Any]:
-    """Pick the fields we want and convert them to their types."""
+    """Pick the requested fields and convert them to their types."""
     checked = {}
-    for name, kind in (required | optional).items():
+    for name, kind in {**required, **optional}.items():
         value: Any = row.values
         for key in columns.get(name, name).split("."):
             value = value.get(key) if isinstance(value, dict) else None
@@ -24,7 +28,7 @@ def pick_fields(
     return checked
 
 
-def _convert(value: Any, kind: type, place: str, name: str) -> Any:
+def _convert(value: Any, kind: Any, place: str, name: str) -> Any:
     if get_origin(kind) is list:
         converted = _as_list(value)
         if converted is not None and all(isinstance(i, get_args(kind)) for i in converted):
@@ -44,7 +48,7 @@ def _convert(value: Any, kind: type, place: str, name: str) -> Any:
 
 
 def _as_list(value: Any) -> list[Any] | None:
-    """Read a list, a list written as JSON (as in a CSV cell), or one item in place of a list."""
+    """Read a list, a list in JSON (as in a CSV cell), or a single item as a list of one."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.startswith("[") else [value]
@@ -53,8 +57,8 @@ def _as_list(value: Any) -> list[Any] | None:
     return value if isinstance(value, list) else None
 
 
-def _as_number(value: Any, kind: type) -> int | float | None:
-    """Read a number, also one written as text; None where something would be lost."""
+def _as_number(value: Any, kind: Callable[[Any], int | float]) -> int | float | None:
+    """Read a number, also one written as text; return None where digits would be lost."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,36 +1,36 @@
-"""Rows of local files, each with its place: .jsonl .csv .parquet .txt .smi, and .gz of them."""
+"""Rows of local files with their places: .jsonl .csv .parquet .txt .smi, each also with .gz."""
 
 import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 import pyarrow.parquet
 
 FORMATS = (".jsonl", ".csv", ".parquet", ".txt", ".smi")
-# A text file is cut at line ends into rows of about this many characters.
+# Rows of a text file have about this many characters and end with a line.
 TEXT_ROW_CHARACTERS = 100_000
 
 
 @dataclass(frozen=True)
 class Row:
-    """A raw row and where it stands, for errors."""
+    """A raw row with its place (file and line), for errors."""
 
     place: str
     values: dict[str, Any]
 
 
 class BadRowError(ValueError):
-    """A malformed row; the message names file, line and field."""
+    """Error for a malformed row; the message names file, line and field."""
 
 
 def file_format(path: str | Path) -> str | None:
-    """Return the format in a file's name (without .gz), or None if it is none of ours.
+    """Return the format in a file's name (without .gz), or None if it is not one of `FORMATS`.
 
     >>> file_format("books.jsonl.gz"), file_format("zinc.csv"), file_format("allenai/c4")
     ('.jsonl', '.csv', None)
@@ -40,43 +40,46 @@ def file_format(path: str | Path) -> str | None:
 
 
 def file_rows(file: Path, txt_lines: str | None = None) -> Iterator[Row | BadRowError]:
-    """Yield the rows of a file; a malformed one as an error, which the caller may pass over.
+    """Yield the rows of a file; a malformed row is yielded as an error, which may be skipped.
 
     Args:
         file: The file.
         txt_lines: Field that each line of a .txt file holds; None: the file is one running text.
 
     Raises:
-        ValueError: if the file as a whole cannot be read; it and what to do are named.
+        ValueError: if the file as a whole cannot be read.
     """
     suffix = file_format(file)
     if suffix == ".parquet":
         yield from _parquet_rows(file)
         return
-    read = {".csv": _csv_rows, ".txt": _txt_rows, ".smi": _smi_rows}
     try:
         with _open(file) as stream:
             if suffix == ".jsonl":
                 yield from _jsonl_rows(file, stream)
             else:
-                # Only csv tells line ends within quotes from those between rows.
+                # csv needs the line ends as they are, to recognise those within quotes.
                 newline = "" if suffix == ".csv" else None
                 with TextIOWrapper(stream, "utf-8", newline=newline) as text:
-                    if suffix == ".txt" and txt_lines is not None:
+                    if suffix == ".csv":
+                        yield from _csv_rows(file, text)
+                    elif suffix == ".smi":
+                        yield from _smi_rows(file, text)
+                    elif txt_lines is not None:
                         yield from _line_rows(file, text, txt_lines)
                     else:
-                        yield from read[suffix](file, text)
+                        yield from _txt_rows(file, text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text ({error}): convert it to UTF-8") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{file} is not a whole gzip file ({error}): fetch it again") from error
 
 
-def _open(file: Path) -> IO[bytes]:
+def _open(file: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(file, "rb") if file.suffix == ".gz" else open(file, "rb")
 
 
-def _jsonl_rows(file: Path, stream: IO[bytes]) -> Iterator[Row | BadRowError]:
+def _jsonl_rows(file: Path, stream: Iterable[bytes]) -> Iterator[Row | BadRowError]:
     for number, line in enumerate(stream, start=1):
         if not line.strip():
             continue
@@ -100,23 +103,24 @@ def _csv_rows(file: Path, text: TextIO) -> Iterator[Row | BadRowError]:
             values = next(reader, None)
         except csv.Error as error:
             raise ValueError(
-                f"{file}, line {reader.line_num + 1}: not valid CSV ({error}); mend the line, or "
-                "write the rows as .jsonl"
+                f"{file}, line {reader.line_num + 1}: not valid CSV ({error}): correct the line, "
+                "or write the rows as .jsonl"
             ) from error
         if values is None:
             return
         place = f"{file}, line {reader.line_num}"
         if None in values or None in values.values():
+            names = reader.fieldnames or []
             yield BadRowError(
-                f"{place}: the number of fields differs from the head's {len(reader.fieldnames)} "
-                f"({', '.join(reader.fieldnames)})"
+                f"{place}: the number of fields differs from the header's {len(names)} "
+                f"({', '.join(names)})"
             )
         else:
             yield Row(place, {name: value or None for name, value in values.items()})
 
 
 def _txt_rows(file: Path, text: TextIO) -> Iterator[Row]:
-    """Yield pieces of about `TEXT_ROW_CHARACTERS`, cut at line ends: the whole file is one text."""
+    """Yield the file as pieces of about `TEXT_ROW_CHARACTERS`, cut at line ends."""
     first_line = 1
     while lines := text.readlines(TEXT_ROW_CHARACTERS):
         yield Row(f"{file}, line {first_line}", {"text": "".join(lines)})

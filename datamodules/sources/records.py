@@ -1,8 +1,7 @@
-"""Rows from anywhere: the embedded default, local files, or a hub name; checked as they are read.
+"""Rows from the embedded default, local files or the hub, checked as they are read.
 
-Every row is checked where it is read, so that an error can name the file, the line and the field.
-The checked rows are handed to `datasets`: in memory (`read_records`) or as a stream
-(`stream_records`).
+Every row is checked where it is read, so an error names the file, the line and the field. The
+checked rows go to `datasets`: in memory (`read_records`) or as a stream (`stream_records`).
 """
 
 import glob
@@ -10,7 +9,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import datasets
 
-from triptych.datamodules.sources.record_fields import pick_fields
+from triptych.datamodules.sources.record_fields import Fields, pick_fields
 from triptych.datamodules.sources.record_files import (
     FORMATS,
     BadRowError,
@@ -28,29 +27,28 @@ from triptych.datamodules.sources.record_files import (
 )
 
 EmbeddedRows = Callable[[], list[dict[str, Any]]]
-# Looks at a row whose fields have their types; says what is wrong with it ("field 'answers' is
-# empty"), or None.
+# Takes a row of converted fields; returns its fault ("field 'answers' is empty"), or None.
 RowCheck = Callable[[dict[str, Any]], str | None]
 
 
 @dataclass(frozen=True)
 class RecordSource:
-    """Where rows come from.
+    """A source of rows.
 
     Args:
-        path: "embedded" (the default that lies in the repository), a local file or pattern
+        path: "embedded" (the default, part of the repository), a local file or pattern
             (.jsonl .csv .parquet .txt .smi, each also with .gz), several of them, or a hub name
             such as "allenai/c4" (write "hub:name" for a name without an owner).
         split: Split of a hub data set.
         subset: Subset (configuration) of a hub data set; of the embedded default, where there are
             several.
-        revision: Commit of a hub data set. Without it the newest is read, and a run cannot be
-            resumed once that has changed.
-        columns: The data's own column for each field we ask for, where they differ, as in
-            {text: body}. Dots reach into nested columns: {answers: answer.aliases}.
-        limit: Use only the first so many rows.
+        revision: Commit of a hub data set; null: the newest. A run without it cannot be resumed
+            once the data set has changed.
+        columns: The data's own name of a field, where it differs, as in {text: body}. Dots reach
+            into nested columns: {answers: answer.aliases}.
+        limit: Use only this many rows, the first ones.
         on_bad_row: What to do with a malformed row: "error" stops and names file, line and field;
-            "skip" leaves it out, counts, and warns with the count.
+            "skip" omits it and warns with the number of omitted rows.
         txt_lines: Field that each line of a .txt file holds; null: the file is one running text.
     """
 
@@ -71,12 +69,12 @@ class RecordSource:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the rows lie in the repository."""
+        """Whether the rows are part of the repository."""
         return self.path == "embedded"
 
     @property
     def hub_name(self) -> str | None:
-        """The hub's name for this data set, or None if it is embedded or local."""
+        """The data set's name on the hub, or None if it is embedded or local."""
         if isinstance(self.path, list) or self.is_embedded:
             return None
         if self.path.startswith("hub:"):
@@ -89,12 +87,12 @@ class RecordSource:
 
         Raises:
             FileNotFoundError: if a file is missing or a pattern matches nothing.
-            ValueError: if a file is of a format we cannot read.
+            ValueError: if a file has an unknown format.
         """
         files: list[Path] = []
         for path in [self.path] if isinstance(self.path, str) else self.path:
             matches = sorted(map(Path, glob.glob(path, recursive=True)))
-            if Path(path).is_file():  # also where its name holds a bracket or a star
+            if Path(path).is_file():  # its name may contain a bracket or a star
                 matches = [Path(path)]
             if not matches:
                 raise FileNotFoundError(
@@ -114,8 +112,8 @@ class RecordSource:
 
 def read_records(
     source: RecordSource,
-    required: dict[str, type],
-    optional: dict[str, type] | None = None,
+    required: Fields,
+    optional: Fields | None = None,
     embedded: EmbeddedRows | None = None,
     row_check: RowCheck | None = None,
 ) -> datasets.Dataset:
@@ -123,20 +121,21 @@ def read_records(
 
     Args:
         source: Where to read.
-        required: Fields every row must have, with their types: str, int, float, list[str].
+        required: Fields that every row must have, with their types: str, int, float, list[str].
         optional: Fields that may be missing or null, with their types; None where they are.
-        embedded: Gives the rows of the embedded default.
-        row_check: Finds what else is wrong with a row.
+        embedded: Returns the rows of the embedded default.
+        row_check: Finds further faults of a row.
 
     Returns:
         A data set with exactly the required and optional fields as columns.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a row is malformed (unless it is to be skipped) or no row is left.
+        ValueError: if a row is malformed and not skipped, or no row is left.
     """
     optional = optional or {}
-    columns: dict[str, list[Any]] = {name: [] for name in required | optional}
+    kinds = {**required, **optional}
+    columns: dict[str, list[Any]] = {name: [] for name in kinds}
     for row in iterate_records(source, required, optional, embedded, row_check):
         for name, column in columns.items():
             column.append(row[name])
@@ -144,14 +143,14 @@ def read_records(
         raise ValueError(
             f"no rows in {describe(source)}: the source is empty; give one with at least one row"
         )
-    features = datasets.Features({k: _feature(t) for k, t in (required | optional).items()})
+    features = datasets.Features({name: _feature(kind) for name, kind in kinds.items()})
     return datasets.Dataset.from_dict(columns, features=features)
 
 
 def stream_records(
     source: RecordSource,
-    required: dict[str, type],
-    optional: dict[str, type] | None = None,
+    required: Fields,
+    optional: Fields | None = None,
     embedded: EmbeddedRows | None = None,
 ) -> datasets.IterableDataset:
     """Read the rows of a source one at a time; arguments and errors are those of `read_records`."""
@@ -166,13 +165,14 @@ def stream_records(
 
 def iterate_records(
     source: RecordSource,
-    required: dict[str, type],
-    optional: dict[str, type],
+    required: Fields,
+    optional: Fields,
     embedded: EmbeddedRows | None,
     row_check: RowCheck | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield checked rows, with exactly the required and optional fields."""
-    num_read, skipped = 0, []
+    num_read = 0
+    skipped: list[str] = []
     with closing(_raw_rows(source, embedded)) as rows:
         for row in rows:
             try:
@@ -199,10 +199,10 @@ def iterate_records(
 
 
 def source_fingerprint(source: RecordSource, embedded: EmbeddedRows | None = None) -> str:
-    """Hash what a source holds and how it is read (sha256, hexadecimal).
+    """Hash the contents of a source and its reading settings (sha256, hexadecimal).
 
-    Local files and embedded rows are hashed by content, wherever they lie; a hub data set by its
-    name and revision.
+    Local files and embedded rows are hashed by content, not by place; a hub data set is hashed by
+    its name and revision.
     """
     digest = hashlib.sha256()
     how = [source.columns, source.limit, source.on_bad_row]
@@ -219,6 +219,37 @@ def source_fingerprint(source: RecordSource, embedded: EmbeddedRows | None = Non
                 while block := stream.read(1 << 20):
                     digest.update(block)
     return digest.hexdigest()
+
+
+def refuse_shared_files(
+    train: Iterable[RecordSource], validation: Iterable[RecordSource] = ()
+) -> None:
+    """Refuse a local file that trains twice, or that both trains and validates.
+
+    Args:
+        train: Sources that train.
+        validation: Sources that validate, without those that ask for what was trained on.
+
+    Raises:
+        FileNotFoundError: if a local file is missing.
+        ValueError: if a file is given twice for training, or for both.
+    """
+    train_files = [file for source in train for file in _local_files(source)]
+    validation_files = {file for source in validation for file in _local_files(source)}
+    for file in train_files:
+        if train_files.count(file) > 1:
+            raise ValueError(f"{file} is given twice for training: name it once")
+        if file in validation_files:
+            raise ValueError(
+                f"{file} is given for both training and validation, which would validate on text "
+                "seen in training: give another file for one of them"
+            )
+
+
+def _local_files(source: RecordSource) -> list[Path]:
+    if source.is_embedded or source.hub_name:
+        return []
+    return [file.resolve() for file in source.files()]
 
 
 def describe(source: RecordSource) -> str:
@@ -250,7 +281,7 @@ def _hub_rows(source: RecordSource, name: str) -> Iterator[Row]:
         rows = datasets.load_dataset(
             name, source.subset, split=source.split, revision=source.revision, streaming=True
         )
-    except Exception as error:  # the transport's own errors differ from release to release
+    except Exception as error:  # the transport's error types differ between releases
         raise ValueError(
             f"cannot load {name!r} (subset {source.subset!r}, split {source.split!r}) from the hub "
             f"({error}): check the name and the network, or give a local file"
@@ -264,7 +295,7 @@ def _newest_revision(name: str) -> str:
 
     try:
         return HfApi().dataset_info(name).sha or "unknown"
-    except Exception:  # offline, in the transport's own words: the name has to do
+    except Exception:  # offline; the error types differ between releases
         return "unknown"
 
 

@@ -1,4 +1,4 @@
-"""How far the meanings of texts lie apart: cosine distances and the Vendi score of embeddings.
+"""Semantic diversity of texts: cosine distances and the Vendi score of embeddings.
 
 Shapes: N texts, D width of an embedding.
 """
@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples
+from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples, scalars
 from triptych.metrics.diversify.vendi_score import (
     cosine_spectrum,
     vendi_of_package,
@@ -24,7 +24,7 @@ class EmbeddingMetric(PromptMetric):
     """A measure of a set of embeddings, within each prompt and over all prompts together.
 
     Args:
-        names: What the measured values are called.
+        names: Names of the measured values.
         embedder: Turns N texts into a float tensor (N, D): any picklable callable, or the name or
             path of a sentence-transformers model. None: all-MiniLM-L6-v2 (see `TextEmbedder`).
             Metrics that share a `TextEmbedder` embed each batch once.
@@ -53,14 +53,18 @@ class EmbeddingMetric(PromptMetric):
         ]
 
     @abstractmethod
-    def measure(self, embeddings_ND: Tensor) -> Mapping[str, float]:
+    def measure_embeddings(self, embeddings_ND: Tensor) -> Mapping[str, float]:
         """Measure one set of embeddings, at least one; nan where a value is not defined."""
+
+    def measure(self, texts: Sequence[str]) -> Mapping[str, float]:
+        """Embed and measure one set of texts."""
+        return self.measure_embeddings(self._embedded(texts))
 
     def update(self, samples: Sequence[Sequence[str]]) -> None:
         """Embed and measure the samples of some prompts.
 
         Args:
-            samples: The texts sampled for each prompt, at least one a prompt.
+            samples: The texts sampled for each prompt, at least one per prompt.
 
         Raises:
             ValueError: If a prompt has no samples, or a single string for them, or an embedding is
@@ -69,7 +73,14 @@ class EmbeddingMetric(PromptMetric):
         check_samples(samples)
         if not samples:
             return
-        texts = [text for of_prompt in samples for text in of_prompt]
+        embeddings_ND = self._embedded([text for of_prompt in samples for text in of_prompt])
+        parts = embeddings_ND.split([len(of_prompt) for of_prompt in samples])
+        self.add_prompts([self.measure_embeddings(part) for part in parts])
+        if self.overall:
+            self.append_rows("embeddings", embeddings_ND)
+            self.num_texts = self.num_texts + len(embeddings_ND)
+
+    def _embedded(self, texts: Sequence[str]) -> Tensor:
         embeddings_ND = torch.as_tensor(self.embedder(texts)).detach().cpu().float()
         has_cosine_N = embeddings_ND.isfinite().all(-1) & embeddings_ND.any(-1)
         if not has_cosine_N.all():
@@ -78,29 +89,22 @@ class EmbeddingMetric(PromptMetric):
                 f"the embedding of {text[:60]!r} is zero or not finite: it has no cosine. Leave "
                 "the text out, or take another embedder."
             )
-        parts = embeddings_ND.split([len(of_prompt) for of_prompt in samples])
-        self.add_prompts([self.measure(part) for part in parts])
-        if self.overall:
-            self.append_rows("embeddings", embeddings_ND)
-            self.num_texts = self.num_texts + len(texts)
+        return embeddings_ND
 
     def compute(self) -> dict[str, Tensor]:
         """Average within prompts and, with `overall`, measure all embeddings together.
 
         Returns:
-            Float64 scalars: `<name>`, the mean over prompts, and `overall_<name>`. nan where
-            nothing was seen, or a value is not defined for what was.
+            Float64 scalars: `<name>`, the mean over prompts, and `overall_<name>`. nan where no
+            value is defined.
         """
-        values = self.prompt_means()
+        values = super().compute()
         if self.overall:
             num_texts = int(self.num_texts)
             overall: Mapping[str, float] = dict.fromkeys(self.names, math.nan)
             if num_texts:
-                overall = self.measure(self.rows("embeddings").cpu().view(num_texts, -1))
-            for name in self.names:
-                values[f"overall_{name}"] = torch.tensor(
-                    overall[name], dtype=torch.float64, device=self.device
-                )
+                overall = self.measure_embeddings(self.rows("embeddings").cpu().view(num_texts, -1))
+            values |= scalars({f"overall_{key}": overall[key] for key in self.names}, self.device)
         return values
 
 
@@ -108,12 +112,13 @@ class EmbeddingDistance(EmbeddingMetric):
     """The mean cosine distance of embeddings.
 
     `cosine_distance` is the mean of 1 - cos over the N (N - 1) pairs of two different samples, nan
-    for a single one. `remote_clique` (Directed Diversity, Cox et al., CHI 2021) takes the mean over
+    for a single sample. `remote_clique` (Directed Diversity, Cox et al., CHI 2021) is the mean over
     all N^2 pairs, a sample with itself included: (N - 1) / N times the other, so it depends on N.
-    Both come from one sum of N unit vectors s, sum of cos = |s|^2, without any N x N matrix.
+    Both follow from the sum s of N unit vectors, as all cosines sum to |s|^2. No N x N matrix is
+    formed.
 
     compat="diversity" is `remote_clique` of the package `diversity` (0.3.1), which computes in
-    float32 and rounds to 3 digits; its own default model is another. It gives `remote_clique` only.
+    float32 and rounds to 3 digits. Its default model differs. It gives `remote_clique` only.
 
     Args:
         embedder: See `EmbeddingMetric`.
@@ -145,7 +150,7 @@ class EmbeddingDistance(EmbeddingMetric):
             raise ValueError(f"compat={compat!r} is not known: take null or 'diversity'.")
         self.compat = compat
 
-    def measure(self, embeddings_ND: Tensor) -> Mapping[str, float]:
+    def measure_embeddings(self, embeddings_ND: Tensor) -> Mapping[str, float]:
         """Measure one set of embeddings."""
         if self.compat:
             import numpy as np
@@ -214,7 +219,7 @@ class VendiScore(EmbeddingMetric):
         self.order = order
         self.compat = compat
 
-    def measure(self, embeddings_ND: Tensor) -> Mapping[str, float]:
+    def measure_embeddings(self, embeddings_ND: Tensor) -> Mapping[str, float]:
         """Measure one set of embeddings."""
         if self.compat:
             return {"vendi_score": vendi_of_package(embeddings_ND.numpy(), self.order)}

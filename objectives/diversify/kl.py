@@ -45,7 +45,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from triptych.models.diversify.rollout import sequence_log_prob
 from triptych.objectives.token_kl import token_kl
 
 Divergence = Literal["reverse", "forward"]
@@ -63,6 +62,18 @@ _GRADIENT: dict[tuple[str, str], Literal["reverse", "forward", "neither", "none"
     ("k3_straight_through", "loss"): "reverse",
     ("forward", "reward"): "forward",
 }
+
+
+def sequence_log_prob(token_log_prob_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
+    """Sum the log-probabilities of the sampled tokens of each completion: (B,), in nats.
+
+    The sum, end token included, is the log-probability of the whole completion. A mean over tokens
+    is not, and MARA's theorem does not hold for it.
+
+    >>> sequence_log_prob(torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[True, True, False]]))
+    tensor([-3.])
+    """
+    return token_log_prob_BT.masked_fill(~token_mask_BT, 0.0).sum(-1)
 
 
 def k1(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:

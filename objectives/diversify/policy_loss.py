@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from triptych.models.diversify.rollout import sequence_log_prob
+from triptych.objectives.diversify.kl import sequence_log_prob
 
 RatioLevel = Literal["token", "sequence", "sequence_mean"]
 TokenWeighting = Literal["sequence_mean", "token_mean", "constant_length", "sum"]

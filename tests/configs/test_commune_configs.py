@@ -62,7 +62,7 @@ def stages(tmp_path_factory) -> dict[str, Path]:
             *("--model.init_args.rounds", 3, "--model.init_args.probe_samples", 64),
             *("--model.init_args.intervention_samples", 8),
         )
-        with pytest.raises(ValueError, match="agrees with what its debate came to"):
+        with pytest.raises(ValueError, match="agrees with the consensus of its debate"):
             run("agent_finetuning", *small, *start)  # after three steps no reply is a digit
         patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")
         finetuned = run("agent_finetuning", *small, *start)
@@ -218,7 +218,7 @@ def test_what_was_exported_serves_other_prompts(stages):
         debate = Debate(system.agents, task)
         latents = system.think(debate.states(questions, system.state))
         assert latents.shape == (12, 32)
-        replies.append(debate.replies(questions, None, system.prefixes(latents)))
+        replies.append(debate.replies(questions, prefixes=system.prefixes(latents)))
     assert replies[0] == replies[1]
     assert [len(of_agent) for of_agent in replies[0]] == [12, 12, 12]
     told = [

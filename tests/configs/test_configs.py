@@ -1,5 +1,6 @@
 """Every configuration in `configs/` parses, and every experiment among them takes two steps."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -7,10 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+import triptych.datamodules
+import triptych.lit_modules
 from tests.conftest import ROOT
-from triptych.cli import OPTION_TITLES, main
+from tests.discovery import classes_in
+from triptych.class_lists import offered_classes
+from triptych.cli import main, option_titles
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.text.text_corpus import TextCorpus
 from triptych.models.remember.memory_blocks import memory_layers
@@ -59,7 +65,7 @@ def relative(path: Path) -> str:
 def test_experiment_parses(path, capsys):
     composed = parsed(capsys, "--config", path)
     assert composed["trainer"]["use_distributed_sampler"] is False
-    assert composed["model"]["class_path"].startswith("lit_modules.")
+    assert composed["model"]["class_path"].startswith("triptych.lit_modules.")
     assert path.read_text().startswith("#"), "its first line says what it is for"
 
 
@@ -124,11 +130,29 @@ def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdi
 
 
 def test_help_names_every_class_that_a_configuration_uses():
-    used = {"model": set(), "data": set()}
-    for path in (*EXPERIMENTS, *DATA):
-        text = path.read_text()
-        used["model"] |= set(re.findall(r"class_path: lit_modules\.(\w+\.[A-Z]\w+)", text))
-        used["data"] |= set(re.findall(r"class_path: datamodules\.(\w+\.[A-Z]\w+)", text))
-    for option, names in used.items():
+    for option, folder in (("model", "lit_modules"), ("data", "datamodules")):
+        text = "".join(path.read_text() for path in (*EXPERIMENTS, *DATA))
+        names = set(re.findall(rf"class_path: triptych\.{folder}\.([\w.]+)", text))
         assert len(names) >= 9
-        assert all(name in OPTION_TITLES[option][1] for name in names)
+        assert {name for name in names if name not in option_titles()[option][1]} == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "base", "method"),
+    [
+        (triptych.lit_modules, LightningModule, "configure_optimizers"),
+        (triptych.datamodules, LightningDataModule, "train_dataloader"),
+    ],
+)
+def test_help_names_the_classes_that_can_be_used(package, base, method):
+    """The source files say the same as the classes themselves."""
+    usable = {
+        f"{kind.__module__}.{kind.__name__}"
+        for kind in classes_in(package, base)
+        if inspect.getattr_static(kind, method) is not inspect.getattr_static(base, method, None)
+        and kind.__module__.split(".")[2] in ("remember", "diversify", "commune")
+    }
+    folder = package.__name__.rpartition(".")[2]
+    found = offered_classes(folder, base.__name__, method)
+    assert usable == {f"{package.__name__}.{path}" for paths in found.values() for path in paths}
+    assert all(found.values()), "every panel offers something"

@@ -278,11 +278,8 @@ class Smiles(PackedDataModule):
             What is not there is looked for in the working directory.
         context_length: Most tokens of a molecule, BOS and EOS included.
         batch_size: Training molecules per process and batch.
-        eval_batch_size: Validation molecules per process and batch; null: as `batch_size`.
-        rows_per_epoch: Molecules of all processes after which an epoch ends; null: each once.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of orders and spellings.
         cache_dir: Where prepared molecules are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        **kwargs: Further settings, those of `PackedDataModule`; a row is a molecule.
     """
 
     def __init__(
@@ -291,11 +288,8 @@ class Smiles(PackedDataModule):
         data_dir: str | None = None,
         context_length: int = 128,
         batch_size: int = 64,
-        eval_batch_size: int | None = None,
-        rows_per_epoch: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
         cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         self.part = SmilesPart(
             smiles, data_dir, Path(cache_dir) if cache_dir else default_cache_dir()
@@ -306,11 +300,8 @@ class Smiles(PackedDataModule):
             tokenizer=TokenizerConfig(path=smiles.tokenizer or "train"),
             context_length=context_length,
             batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            rows_per_epoch=rows_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
             cache_dir=cache_dir,
+            **kwargs,
         )
 
     @cached_property

@@ -13,13 +13,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.packing import Document
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule, VisitedPart
 from triptych.datamodules.batches.visits import VisitSource
 from triptych.datamodules.remember.facts.fact_documents import (
@@ -218,15 +218,10 @@ class FactStream(VisitDataModule):
         steps_per_visit: Consecutive batches that repeat the same facts.
         shuffle: Whether the order is drawn by `seed`, anew for each pass; false: the source's.
         ask_statements: Whether validation also has the taught statements completed.
-        tokenizer: Which tokenizer; a model that starts from another (`init_from`) brings its own.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
         context_length: Tokens of the longest wording allowed; a fact is never cut.
-        eval_batch_size: Questions per process and batch.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the order and of the wordings.
-        cache_dir: Where tokenizers and generated paraphrases are kept; null: `TRIPTYCH_CACHE` or
-            ~/.cache/triptych.
+        **kwargs: Further settings, those of `VisitDataModule`.
     """
 
     part: FactStreamPart
@@ -239,26 +234,14 @@ class FactStream(VisitDataModule):
         steps_per_visit: int = 1,
         shuffle: bool = True,
         ask_statements: bool = True,
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
         context_length: int = 128,
-        eval_batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         part = FactStreamPart(
             facts, paraphrases, facts_per_batch, steps_per_visit, shuffle, ask_statements, data_dir
         )
-        super().__init__(
-            part,
-            tokenizer=tokenizer,
-            context_length=context_length,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(part, context_length=context_length, **kwargs)
 
     @property
     def facts(self) -> list[Fact]:

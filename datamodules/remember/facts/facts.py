@@ -23,7 +23,6 @@ from triptych.datamodules.batches.packed_datamodule import (
     locate,
 )
 from triptych.datamodules.batches.row_stream import EpochStream
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.embedded.tables import embedded_facts
 from triptych.datamodules.remember.facts.fact_choice import cap_answers, draw, of_relations
 from triptych.datamodules.remember.facts.fact_documents import FactDocuments, LossOn
@@ -34,11 +33,11 @@ from triptych.datamodules.remember.facts.fact_templates import (
     QuestionSet,
     statement_rendering,
 )
-from triptych.datamodules.sources.data_roles import check_roles
 from triptych.datamodules.sources.records import (
     RecordSource,
     describe,
     read_records,
+    refuse_shared_files,
     source_fingerprint,
 )
 
@@ -159,7 +158,7 @@ class FactsPart(DataPart):
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a setting is out of range, or a source may not train (`data_roles`).
+        ValueError: if a setting is out of range, or a file both trains and validates.
     """
 
     name = "facts"
@@ -177,7 +176,7 @@ class FactsPart(DataPart):
             )
         further = {n: locate(s, data_dir) for n, s in config.validation_sources.items()}
         source = locate(config.source, data_dir)
-        check_roles([source], further.values())
+        refuse_shared_files([source], further.values())
         self.config = replace(config, source=source, validation_sources=further)
         self.templates = FactTemplates.from_file(config.templates)
 
@@ -258,46 +257,25 @@ class FactsPart(DataPart):
 
 
 class Facts(PackedDataModule):
-    """Training and validation on facts alone.
+    """Training and validation on facts alone; several facts share a row.
 
     Args:
         facts: Which facts, and how they are taught and asked.
-        tokenizer: Which tokenizer.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
-        context_length: Tokens per row; several facts share a row.
-        batch_size: Training rows per process and batch.
-        eval_batch_size: Questions per process and batch; null: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; null: each fact once.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of shuffles and wordings.
-        cache_dir: Where tokenizers are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        **kwargs: Further settings, those of `PackedDataModule`.
     """
 
     def __init__(
         self,
         facts: FactsConfig = FactsConfig(),
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
-        context_length: int = 256,
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        rows_per_epoch: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             [FactsPart(facts, data_dir)],
             [1.0],
-            tokenizer=tokenizer,
-            context_length=context_length,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            rows_per_epoch=rows_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
+            **kwargs,
         )
 
 

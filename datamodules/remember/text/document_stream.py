@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
 from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
-from triptych.datamodules.batches.tokenizer import TokenizerConfig, encode_texts
+from triptych.datamodules.batches.tokenizer import encode_texts
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule, VisitedPart
 from triptych.datamodules.batches.visits import VisitSource
 from triptych.datamodules.embedded.articles import embedded_documents
@@ -36,8 +36,7 @@ from triptych.datamodules.remember.text.documents import (
     cut_documents,
     read_documents,
 )
-from triptych.datamodules.sources.data_roles import check_roles
-from triptych.datamodules.sources.records import source_fingerprint
+from triptych.datamodules.sources.records import refuse_shared_files, source_fingerprint
 
 VALIDATION_SEED = 0  # the chunks of the validation stay the same whatever the seed of training
 
@@ -108,7 +107,7 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
             )
         self._config = documents
         self._source = locate(documents.source, data_dir)
-        check_roles([self._source])
+        refuse_shared_files([self._source])
         self._augmentations = augmentations
         self._asked = FactsPart(questions, data_dir) if questions is not None else None
 
@@ -179,15 +178,9 @@ class DocumentStream(VisitDataModule):
         chunks_per_batch: Chunks taught together in one batch, all processes together.
         steps_per_visit: Consecutive batches that repeat the same chunks.
         shuffle: Whether the order is drawn by `seed`, anew for each pass; false: as they come.
-        tokenizer: Which tokenizer; a model that starts from another (`init_from`) brings its own.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
-        context_length: Tokens of the longest chunk with its lead.
-        eval_batch_size: Validation rows per process and batch.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the order and of the augmentations.
-        cache_dir: Where tokenizers and generated texts are kept; null: `TRIPTYCH_CACHE` or
-            ~/.cache/triptych.
+        **kwargs: Further settings, those of `VisitDataModule`.
     """
 
     def __init__(
@@ -198,13 +191,8 @@ class DocumentStream(VisitDataModule):
         chunks_per_batch: int = 1,
         steps_per_visit: int = 1,
         shuffle: bool = False,
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
-        context_length: int = 256,
-        eval_batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         part = DocumentStreamPart(
             documents,
@@ -215,12 +203,4 @@ class DocumentStream(VisitDataModule):
             shuffle,
             data_dir,
         )
-        super().__init__(
-            part,
-            tokenizer=tokenizer,
-            context_length=context_length,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
+        super().__init__(part, **kwargs)

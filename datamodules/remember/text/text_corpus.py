@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import (
@@ -23,16 +24,15 @@ from triptych.datamodules.batches.packed_datamodule import (
 from triptych.datamodules.batches.packing import pack_epoch
 from triptych.datamodules.batches.row_stream import EpochStream, PlannedRow, RowStream
 from triptych.datamodules.batches.token_file import TokenFile, tokenised
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.embedded.articles import embedded_articles
 from triptych.datamodules.remember.facts.fact_mentions import FactMentions
 from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
 from triptych.datamodules.remember.text.text_stream import StreamedText
-from triptych.datamodules.sources.data_roles import check_roles
 from triptych.datamodules.sources.records import (
     EmbeddedRows,
     RecordSource,
     describe,
+    refuse_shared_files,
     source_fingerprint,
     stream_records,
 )
@@ -79,7 +79,7 @@ class TextPart(DataPart):
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a source may not train, or validates on what trains (`data_roles`).
+        ValueError: if a file is given twice, or both trains and validates.
     """
 
     name = "text"
@@ -96,7 +96,7 @@ class TextPart(DataPart):
         self._train = [locate(source, data_dir) for source in config.train]
         validation = {"text": RecordSource()} if config.validation is None else config.validation
         self._validation = {name: locate(source, data_dir) for name, source in validation.items()}
-        check_roles(self._train, self._validation.values())
+        refuse_shared_files(self._train, self._validation.values())
         left_out = config.without_facts
         self._left_out = FactsPart(left_out, data_dir) if left_out is not None else None
 
@@ -154,46 +154,25 @@ class TextPart(DataPart):
 class TextCorpus(PackedDataModule):
     """Training and validation on running text alone.
 
+    An epoch is one pass over the text; streamed text needs `rows_per_epoch`.
+
     Args:
         text: Which text.
-        tokenizer: Which tokenizer.
         data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
             What is not there is looked for in the working directory.
-        context_length: Tokens per row.
-        batch_size: Training rows per process and batch.
-        eval_batch_size: Validation rows per process and batch; null: as `batch_size`.
-        rows_per_epoch: Rows of all processes after which an epoch ends; null: one pass over the
-            text. Needed when streaming.
-        num_workers: Worker processes that make training batches.
-        seed: Seed of the shuffles.
-        cache_dir: Where tokenizers and tokenised text are kept; null: `TRIPTYCH_CACHE` or
-            ~/.cache/triptych.
+        **kwargs: Further settings, those of `PackedDataModule`.
     """
 
     def __init__(
         self,
         text: TextConfig = TextConfig(),
-        tokenizer: TokenizerConfig = TokenizerConfig(),  # noqa: B008 (frozen)
         data_dir: str | None = None,
-        context_length: int = 256,
-        batch_size: int = 16,
-        eval_batch_size: int | None = None,
-        rows_per_epoch: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        cache_dir: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             [TextPart(text, data_dir)],
             [1.0],
-            tokenizer=tokenizer,
-            context_length=context_length,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            rows_per_epoch=rows_per_epoch,
-            num_workers=num_workers,
-            seed=seed,
-            cache_dir=cache_dir,
+            **kwargs,
         )
 
 

@@ -42,7 +42,7 @@ def replay(weight: float = 0.7, data: dict = OLD_FACTS) -> dict:
 
 def old_facts(tokenizer: TokenizerConfig, **settings: object) -> Facts:
     config = FactsConfig(num_facts=30, subset_seed=1, loss_on="all")
-    return Facts(config, tokenizer, context_length=64, **settings)
+    return Facts(config, tokenizer=tokenizer, context_length=64, **settings)
 
 
 def test_steps_are_those_of_a_plain_loop_over_both_losses(finetune, export):

@@ -186,7 +186,7 @@ def fit(text_file, callbacks=(), ckpt_path=None, num_workers=0, accumulate=2, **
     source = RecordSource(text_file)
     data = TextCorpus(
         TextConfig([source], {"text": RecordSource()}, max_validation_rows=2),
-        TokenizerConfig(vocab_size=300),
+        tokenizer=TokenizerConfig(vocab_size=300),
         context_length=32,
         batch_size=4,
         rows_per_epoch=20,

@@ -27,7 +27,7 @@ def chat(*turns, language="English", **fields):
 def make(path, keep=None, prompts=None, **settings):
     options = {"held_out_share": 0.0, "keep": ChatFilter(**(keep or {}))} | (prompts or {})
     config = PromptsConfig(RecordSource(path), **options)
-    return ChatPrompts(config, BYTES, **{"batch_size": 2} | settings)
+    return ChatPrompts(config, tokenizer=BYTES, **{"batch_size": 2} | settings)
 
 
 def texts(data, split="train"):
@@ -138,7 +138,7 @@ def test_a_malformed_row_is_an_error_with_its_line(row, message, write_jsonl):
         make(path).prompts  # noqa: B018
     config = PromptsConfig(RecordSource(path, on_bad_row="skip"), held_out_share=0.0)
     with pytest.warns(UserWarning, match="skipped 1 malformed of 2 rows"):
-        assert texts(ChatPrompts(config, BYTES)) == ["fine"]
+        assert texts(ChatPrompts(config, tokenizer=BYTES)) == ["fine"]
 
 
 def test_the_split_is_decided_by_the_text_alone(write_jsonl):
@@ -198,7 +198,7 @@ def test_embedded_sets():
         r["category"] for r in splits["train"]
     )
     subset = PromptsConfig(RecordSource(subset="one_or_two"))
-    data = ChatPrompts(subset, BYTES)
+    data = ChatPrompts(subset, tokenizer=BYTES)
     assert {row["answers"][1] for row in data.prompts["train"]} == {"2"}
     with pytest.raises(
         ValueError, match="creative_questions, creative_questions_small, one_or_two"

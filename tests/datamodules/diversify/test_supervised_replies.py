@@ -17,7 +17,7 @@ BYTES = TokenizerConfig(vocab_size=259)  # a token a byte
 def make(source, **settings):
     config = RepliesConfig(source, **settings.pop("replies", {}))
     options = {"context_length": 64, "batch_size": 2} | settings
-    return SupervisedReplies(config, BYTES, **options)
+    return SupervisedReplies(config, tokenizer=BYTES, **options)
 
 
 def taught(data, epoch=0):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Callback, seed_everything
 
 from tests.lit_modules.diversify.tiny_prompts import (
@@ -166,10 +167,6 @@ def test_a_beta_of_zero_is_explained_once_and_one_below_refused(tmp_path, caplog
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0: set it to at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate is -1"),
-        ({"eval_temperature": 0.0}, "eval_temperature is 0"),
-        ({"schedule": "linear"}, "schedule is 'linear'"),
         ({"policy": None}, "no model to start from"),
         ({"init_from": "somewhere"}, "leave one of them out"),
         ({"loss": Dap(), "kl": KlPenalty()}, "Dap contains the KL already"),
@@ -178,6 +175,22 @@ def test_a_beta_of_zero_is_explained_once_and_one_below_refused(tmp_path, caplog
 def test_settings_that_cannot_work_say_so(settings, message):
     with pytest.raises(ValueError, match=message):
         module(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_samples", 0),
+        ("learning_rate", -1.0),
+        ("eval_temperature", 0.0),
+        ("schedule", "linear"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_the_parser(name, value):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PolicyOptimization)
+    with pytest.raises(ArgumentError, match=f"(?s){name}.*{value}"):
+        parser.parse_object({name: value})
 
 
 def test_accumulation_and_several_updates_exclude_each_other(tmp_path):

@@ -32,7 +32,8 @@ HALVES = SmilesSplit(validation_share=0.25)
 def data(path, context_length=32, batch_size=2, **config):
     settings = {"split": HALVES, **config}
     source = RecordSource(str(path), **settings.pop("source", {}))
-    return Smiles(SmilesConfig(source, **settings), None, context_length, batch_size)
+    config = SmilesConfig(source, **settings)
+    return Smiles(config, context_length=context_length, batch_size=batch_size)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_two_choices_do_not_share_a_token_file(tmp_path):
         facts = FactsConfig(skip_facts=skip) if skip else None
         data = TextCorpus(
             TextConfig(without_facts=facts),
-            TokenizerConfig(vocab_size=300),
+            tokenizer=TokenizerConfig(vocab_size=300),
             cache_dir=str(tmp_path),
         )
         sizes.add(len(data.train_dataloader()))

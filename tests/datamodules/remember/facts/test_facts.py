@@ -289,7 +289,9 @@ def test_fact_longer_than_the_context_is_named(tokenizer):
 def data(tmp_path):
     config = FactsConfig(num_facts=200, validation_facts=37)
     tokenizer = TokenizerConfig(vocab_size=600)
-    return Facts(config, tokenizer, batch_size=4, eval_batch_size=16, cache_dir=str(tmp_path))
+    return Facts(
+        config, tokenizer=tokenizer, batch_size=4, eval_batch_size=16, cache_dir=str(tmp_path)
+    )
 
 
 def test_training_batches(data):
@@ -388,12 +390,13 @@ def test_missing_files_are_named():
         FactsPart(FactsConfig(source=RecordSource("nowhere.jsonl")))
 
 
-def test_a_file_that_only_evaluates_is_not_trained_on(tmp_path):
-    path = tmp_path / "nq_open_dev_a.jsonl"
+def test_a_file_that_trains_is_not_asked_as_a_further_source(tmp_path):
+    path = tmp_path / "questions.jsonl"
     path.write_text(json.dumps({"question": "who", "answers": ["me"]}))
-    with pytest.raises(ValueError, match="only ever evaluates"):
-        FactsPart(FactsConfig(source=RecordSource(str(path))))
-    FactsPart(FactsConfig(validation_sources={"nq": RecordSource(str(path))}))
+    source = RecordSource(str(path))
+    with pytest.raises(ValueError, match=r"questions\.jsonl is given for both"):
+        FactsPart(FactsConfig(source=source, validation_sources={"nq": source}))
+    FactsPart(FactsConfig(validation_sources={"nq": source}))
 
 
 def test_fingerprint_follows_what_is_trained_on(tmp_path):

@@ -278,7 +278,7 @@ def test_documents_about_nothing_asked_are_refused(source):
         data.train_dataloader()
 
 
-def test_what_only_evaluates_is_not_taught(write_jsonl):
-    path = write_jsonl("books_valid.jsonl", [{"text": "x"}])
-    with pytest.raises(ValueError, match="only ever evaluates"):
-        stream(RecordSource(path))
+def test_a_file_is_not_taught_twice(write_jsonl):
+    path = write_jsonl("books.jsonl", [{"text": "x"}])
+    with pytest.raises(ValueError, match=r"books\.jsonl is given twice"):
+        stream(RecordSource([path, path]))

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def make_corpus(train, validation=None, *, streaming=False, tokenizer=SMALL, **o
     validation = {"text": RecordSource()} if validation is None else validation
     text = TextConfig(sources, validation, streaming, shuffle_buffer=16, max_validation_rows=5)
     settings = {"context_length": 24, "batch_size": 4, "rows_per_epoch": 20} | options
-    return TextCorpus(text, tokenizer, **settings)
+    return TextCorpus(text, tokenizer=tokenizer, **settings)
 
 
 def read(loader, num_batches):
@@ -226,28 +227,10 @@ def test_text_that_trains_may_not_validate(text_file):
         make_corpus([text_file, text_file])
 
 
-@pytest.mark.parametrize(
-    ("train", "validation", "message"),
-    [
-        (["books_valid.jsonl.gz"], [], "books_valid.jsonl.gz only ever evaluates"),
-        (["gsm8k_test.jsonl"], [], "only ever evaluates"),
-        (["small_slice.jsonl.gz", "books_train.jsonl.gz"], [], "small_slice .* not on both"),
-        (["small_slice.jsonl"], ["stories_train.jsonl"], "other text for validation"),
-        (["books_train.jsonl"], ["small_slice.jsonl"], "other text for validation"),
-        (["small_slice.jsonl"], ["books_valid.jsonl.gz"], None),
-        (["books_train.jsonl", "stories_train.jsonl"], ["books_valid.jsonl"], None),
-    ],
-)
-def test_files_keep_to_their_roles(write_jsonl, train, validation, message):
-    def paths(names):
-        return [write_jsonl(f"pretrain/{name}", [{"text": "a"}]) for name in names]
-
-    sources = {str(i): RecordSource(path) for i, path in enumerate(paths(validation))}
-    if message is None:
-        make_corpus(paths(train), sources)
-    else:
-        with pytest.raises(ValueError, match=message):
-            make_corpus(paths(train), sources)
+def test_any_file_may_train_under_any_name(write_jsonl):
+    names = ["books_valid.jsonl.gz", "small_slice.jsonl", "books_train.jsonl"]
+    *train, validation = [write_jsonl(name, [{"text": "a"}]) for name in names]
+    make_corpus(train, {"books": RecordSource(validation)})
 
 
 def test_paths_start_at_the_data_folder_or_here(tmp_path, monkeypatch, write_jsonl):
@@ -263,8 +246,12 @@ def test_paths_start_at_the_data_folder_or_here(tmp_path, monkeypatch, write_jso
     monkeypatch.setenv("TRIPTYCH_DATA", "corpus")
     assert located(["a.jsonl", "*.jsonl"]) == ["corpus/a.jsonl", "corpus/*.jsonl"]
     assert located("a.jsonl", "other") == ["other/a.jsonl"]
+    assert located("corpus/*.jsonl") == ["corpus/*.jsonl"]
+    assert located("**/a.jsonl", "other") == ["**/a.jsonl"]
+    assert located("none/*.jsonl") == ["corpus/none/*.jsonl"]
     assert located("here.jsonl") == ["here.jsonl"]
     assert located(str(tmp_path / "x.csv")) == [str(tmp_path / "x.csv")]
+    assert RecordSource(located("corp*/*.jsonl")).files() == [Path("corpus/a.jsonl")]
     assert located("embedded") == "embedded"
     assert located("allenai/c4") == "allenai/c4"
 
@@ -277,7 +264,9 @@ def test_real_text_is_read(real_data):
             "wikitext2": RecordSource("pretrain/wikitext2_valid.txt.gz", limit=1),
         },
     )
-    corpus = TextCorpus(text, TokenizerConfig(vocab_size=600), str(real_data), batch_size=2)
+    corpus = TextCorpus(
+        text, str(real_data), tokenizer=TokenizerConfig(vocab_size=600), batch_size=2
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         batch = next(iter(corpus.train_dataloader()))

@@ -44,6 +44,6 @@ def replace_index(model: PreTrainedModel, options: FaissOptions | None = None) -
         layer.index = FaissSlotIndex.from_product_keys(layer.index, options)
     model.config.memory = model.config.memory | {
         "index": f"{FaissSlotIndex.__module__}.{FaissSlotIndex.__qualname__}",
-        "faiss": None if options is None else asdict(options),
+        "index_args": {} if options is None else asdict(options),
     }
     return model

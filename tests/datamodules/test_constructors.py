@@ -1,0 +1,123 @@
+"""Options of every datamodule, as the command line parses them: inherited ones stay flat."""
+
+from argparse import ArgumentError
+
+import pytest
+import yaml
+from lightning.pytorch import LightningDataModule
+
+from tests.discovery import classes_in
+from triptych import datamodules
+from triptych.cli import main
+from triptych.datamodules.batches.packed_datamodule import PackedDataModule
+from triptych.datamodules.batches.visit_datamodule import VisitDataModule
+from triptych.datamodules.commune.agent_states import AgentStates
+
+TOKENIZER = {
+    "tokenizer": {"path": "train", "vocab_size": 4096, "max_training_bytes": 20_000_000},
+}
+PACKED = {
+    "context_length": 256,
+    "batch_size": 16,
+    "eval_batch_size": None,
+    "rows_per_epoch": None,
+    "num_workers": 0,
+    "seed": 0,
+    "cache_dir": None,
+    "data_dir": None,
+}
+NOT_VISITED = ("batch_size", "rows_per_epoch")
+VISITED = {name: value for name, value in PACKED.items() if name not in NOT_VISITED} | {
+    "steps_per_visit": 1,
+    "eval_batch_size": 64,
+}
+TASK = "triptych.datamodules.commune.pooled_evidence.PooledEvidence"
+DEBATE = {"batch_size": 256, "eval_batch_size": None, "seed": 0}
+# Options by datamodule. `...` stands for a group of settings with defaults of its own.
+OPTIONS = {
+    "TextCorpus": {"text": ...} | TOKENIZER | PACKED,
+    "TextAndFacts": {"text": ..., "facts": ..., "facts_share": 0.5} | TOKENIZER | PACKED,
+    "Facts": {"facts": ...} | TOKENIZER | PACKED,
+    "FactStream": {"facts": ..., "paraphrases": ..., "facts_per_batch": 1, "ask_statements": True}
+    | TOKENIZER
+    | VISITED
+    | {"context_length": 128, "shuffle": True},
+    "DocumentStream": {
+        "documents": ...,
+        "augmentations": ...,
+        "questions": None,
+        "chunks_per_batch": 1,
+        "shuffle": False,
+    }
+    | TOKENIZER
+    | VISITED,
+    "ChatPrompts": {"prompts": ..., "max_prompt_tokens": 256}
+    | TOKENIZER
+    | {name: value for name, value in PACKED.items() if name != "context_length"},
+    "SupervisedReplies": {"replies": ...} | TOKENIZER | PACKED,
+    "Smiles": {"smiles": ...} | PACKED | {"context_length": 128, "batch_size": 64},
+    "Unprompted": {"steps_per_epoch": 100, "prompts_per_step": 1},
+    "DebateQuestions": {"task": ...} | DEBATE,
+    "AgentStates": {"task": ..., "state_batch_size": 256, "states_dir": None, "cache_dir": None}
+    | DEBATE,
+    "SyntheticThoughtsData": {
+        "kind": "row_sparse_linear",
+        "group_sizes": None,
+        "state_size": 32,
+        "num_samples": 6000,
+        "num_val_samples": 2000,
+        "latents_per_row": 3,
+        "batch_size": 256,
+        "seed": 0,
+    },
+}
+DATAMODULES = [
+    kind
+    for kind in classes_in(datamodules, LightningDataModule)
+    if kind not in (PackedDataModule, VisitDataModule)
+]
+HANDS_ON = [kind for kind in DATAMODULES if issubclass(kind, (PackedDataModule, AgentStates))]
+
+
+def path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def words(kind: type) -> list[str]:
+    task = ["--data.task", TASK] if "task" in OPTIONS[kind.__name__] else []
+    return ["fit", "--data", path(kind), *task]
+
+
+@pytest.mark.parametrize("kind", DATAMODULES, ids=lambda kind: kind.__name__)
+def test_the_options_and_defaults(kind, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*words(kind), "--print_config"])
+    options = yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]
+    expected = OPTIONS[kind.__name__]
+    assert options.keys() == expected.keys()
+    for name, value in expected.items():
+        assert isinstance(options[name], dict) if value is ... else options[name] == value, name
+
+
+@pytest.mark.parametrize("kind", HANDS_ON, ids=lambda kind: kind.__name__)
+def test_the_help_shows_what_a_parent_documents(kind, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--data.help", path(kind)])
+    shown = " ".join(capsys.readouterr().out.split())
+    inherited = "Questions per process and step" if kind is AgentStates else "Worker processes that"
+    assert inherited in shown
+    assert "kwargs" not in shown
+
+
+@pytest.mark.parametrize("kind", HANDS_ON, ids=lambda kind: kind.__name__)
+def test_a_misspelt_inherited_option_is_refused(kind):
+    with pytest.raises(ArgumentError, match=r"init_args.sed: .*did you mean seed"):
+        main([*words(kind), "--data.sed", "1"])
+
+
+def test_what_a_parent_is_given_by_its_subclass_is_no_option():
+    stream = next(kind for kind in DATAMODULES if kind.__name__ == "FactStream")
+    with pytest.raises(ArgumentError, match=r"rows_per_epoch: there is no such option.*num_worker"):
+        main([*words(stream), "--data.rows_per_epoch", "4"])
+    with pytest.raises(ArgumentError, match="did you mean vocab_size"):
+        main([*words(stream), "--data.tokenizer.vocab_sise", "400"])
