@@ -122,7 +122,7 @@ def test_unlearning_one_of_six_facts(made, tmp_path, shared_rows, capsys):
         expected[own.rows_U[is_shared]] -= difference
     assert torch.equal(values(out), expected)
     assert f"{int((~is_shared).sum())} rows set to the bit" in printed
-    assert ("may still be known" in printed) == (shared_rows == "keep")
+    assert ("in these rows may remain" in printed) == (shared_rows == "keep")
 
     # What is written is a whole model: its tokenizer, and books that go on from here.
     assert AutoTokenizer.from_pretrained(out)("x") == AutoTokenizer.from_pretrained(export)("x")
