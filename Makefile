@@ -1,9 +1,10 @@
 # Needs Python >= 3.11 and make, nothing else. `make install PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 WORKERS ?= 2
-EXTRAS := dev faiss-cpu
+EXTRAS := dev peers tracking embeddings docking faiss-cpu
 VENV := .venv
 BIN := $(VENV)/bin
+BASE := $(VENV)/.installed-base
 STAMP := $(VENV)/.installed
 FOLDERS := models objectives metrics datamodules callbacks lit_modules studies benchmarks
 # The package with its folders in it, as mypy has to see it.
@@ -11,26 +12,44 @@ TYPING := .cache/typing/triptych
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test check format clean
+.PHONY: help install quickstart test test-all check lint types format clean
 
 help: ## show the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1 - /p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
 
-install: $(STAMP) ## create .venv with the pinned dependencies
+install: $(STAMP) ## create .venv with the pinned dependencies, peers and tools included
 
-quickstart: $(STAMP) ## train the small memory model on the built-in facts
+quickstart: $(BASE) ## train the small memory model on the built-in facts
 	$(BIN)/python train.py fit --config configs/quickstart.yaml
 
-# One thread a process: two torch threads on two busy cores are many times slower than one.
-test: check ## run the whole suite
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: lint $(TYPING) ## lint, mypy and all tests that guard a change: minutes
+	$(call run_tests,-m "not slow and not distributed")
 
-check: $(STAMP) ## lint and type-check
+test-all: lint $(TYPING) ## the same with studies, two processes, kill and resume: what CI runs
+	$(call run_tests,)
+
+# One thread a process: two torch threads on two busy cores are many times slower than one. mypy
+# needs little more than a minute of one core: it runs beside the tests and reports after them.
+define run_tests
+	@$(BIN)/mypy > .cache/mypy.log 2>&1 & mypy=$$!; \
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(1); tests=$$?; \
+	wait $$mypy; types=$$?; echo mypy; cat .cache/mypy.log; exit $$((tests > 0 || types > 0))
+endef
+
+check: lint types ## lint and type-check
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p $(TYPING)
-	@ln -sfn $(foreach part,$(wildcard triptych/*.py) $(FOLDERS),$(CURDIR)/$(part)) $(TYPING)
+
+types: $(TYPING)
 	$(BIN)/mypy
+
+.PHONY: $(TYPING)
+$(TYPING): $(STAMP)
+	@mkdir -p $@
+	@ln -sfn $(foreach part,$(wildcard triptych/*.py) $(FOLDERS),$(CURDIR)/$(part)) $@
 
 format: $(STAMP) ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
@@ -48,11 +67,21 @@ $(BIN)/python:
 		echo "or name another Python: make install PYTHON=/path/to/python3.11"; exit 1; } >&2
 	$(PYTHON) -m venv --clear $(VENV)
 
-# uv is some eight times faster than pip. It does not read pip's settings, so they are handed to it;
-# where it cannot be had, or fails, pip installs the same versions from the same files. Both compile
-# what they install: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would
-# otherwise compile torch and the rest anew, and `import train` takes 2.5 times as long.
+# `quickstart` needs the dependencies alone; tests also need tools, and peers to compare with.
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,)
+	@touch $@
+
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,$(EXTRAS))
+	@touch $@ $(BASE)
+
+# Installs the dependencies and these extras. uv is some eight times faster than pip. It does not read
+# pip's settings, so they are handed to it; where it cannot be had, or fails, pip installs the same
+# versions from the same files. Both compile what they install: where PYTHONDONTWRITEBYTECODE is set,
+# as in many containers, each process would otherwise compile torch and the rest anew, and
+# `import train` takes 2.5 times as long.
+define install
 	@pip_setting() { printenv "PIP_$$1" || $(BIN)/python -m pip config get "global.$$2" 2>/dev/null; }; \
 	words() { echo $$(pip_setting "$$1" "$$2"); }; \
 	export UV_FIND_LINKS="$$(words FIND_LINKS find-links | tr ' ' ',')"; \
@@ -60,9 +89,11 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	export UV_DEFAULT_INDEX="$$(words INDEX_URL index-url)"; \
 	export UV_INDEX_STRATEGY=unsafe-best-match; \
 	[ -n "$$UV_DEFAULT_INDEX" ] || unset UV_DEFAULT_INDEX; \
+	certificate="$$(words CERT cert)"; \
+	[ -z "$$certificate" ] || export SSL_CERT_FILE="$$certificate"; \
 	if $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
 		&& $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -r pyproject.toml \
-			$(addprefix --extra ,$(EXTRAS)); \
+			$(addprefix --extra ,$(1)); \
 	then :; else \
 		echo "uv did not work here; installing with pip, which takes some minutes" >&2; \
 		$(BIN)/python -c 'import pathlib, re, sys, tomllib; \
@@ -74,10 +105,10 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 			alone = [r for r in needed if re.match("[A-Za-z0-9._-]*", r)[0] in stated]; \
 			write = lambda name, lines: pathlib.Path(sys.argv[1], name).write_text("\n".join(lines)); \
 			write("requirements.txt", [r for r in needed if r not in alone]); \
-			write("without-dependencies.txt", alone)' $(VENV) $(EXTRAS) \
+			write("without-dependencies.txt", alone)' $(VENV) $(1) \
 		&& $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 			-r $(VENV)/requirements.txt \
 		&& $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps \
 			-r $(VENV)/without-dependencies.txt; \
 	fi
-	@touch $@
+endef

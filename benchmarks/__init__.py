@@ -1,1 +1,1 @@
-"""One question of speed or memory a file, always side by side with a peer or a baseline."""
+"""Benchmarks: one question of speed or memory per file, always against a peer or a baseline."""

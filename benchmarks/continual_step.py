@@ -1,28 +1,28 @@
-"""How fast is a step of sparse memory finetuning, against learning in the whole table?
+"""How fast is a step of sparse memory fine-tuning against training the whole table?
 
 `python -m benchmarks.continual_step [--quick] [--out FILE]`
 
-A batch of 64 texts of 64 tokens reads a memory of 4 heads, k = 32, values of width 256, with 65,536
-or 1,048,576 slots; the 500 slots that score best by TF-IDF learn. Ours counts the reads, scores the
-slots, forms the gradient of these rows and updates them, as
-`SparseMemoryFinetuning` does. The peers are the paper's masking
-trick with dense SGD (`mem * mask + mem.detach() - (mem * mask).detach()`), and a dense gradient
-with dense AdamW. All read by the same `embedding_bag`; which rows learn is given to the peers, so
-that they neither count nor score.
+A batch of 64 texts of 64 tokens reads a memory with 4 heads, k = 32, values of width 256, and
+65,536 or 1,048,576 slots. The 500 slots with the best TF-IDF scores are trained. Our side counts
+the reads, scores the slots, forms the gradient of these rows and updates them, as
+`SparseMemoryFinetuning` does. The peers are the masking trick of the paper with dense SGD
+(`mem * mask + mem.detach() - (mem * mask).detach()`), and a dense gradient with dense AdamW. All
+sides read by the same `embedding_bag`. The peers receive the selected rows, so they neither count
+nor score.
 
-First the table alone: forward, backward, update. Its reads are drawn uniformly, which is the worst
-case for ours: real texts read fewer different slots. Then the step of a small causal language model
-with that memory, on its own reads; once more for a batch that was there before, which is what the
-steps of a visit to a fact are, and of which the frozen part below the memory is not computed again.
-Peak memory is that of tensors, beside the table itself.
+The first comparison is the table alone: forward, backward, update. Its reads are uniform, which is
+our worst case, since real texts read fewer distinct slots. The second is the step of a small causal
+language model with that memory and its own reads. It is repeated on the same batch, as in a visit
+to a fact, where the frozen part below the memory is not recomputed. Peak memory counts tensors
+without the table itself.
 
-Everything runs as in a training: with torch's own optimizers as they come, and its own allocator.
-The dense peers can be helped. AdamW in one pass (`fused=True`) is shown beside them; huge pages for
-all sides, which spare them the page faults of their fresh gigabytes, are had with
-`THP_MEM_ALLOC_ENABLE=1`.
+All sides use the default optimizers and allocator of torch, as in a training run. Two options help
+the dense peers: AdamW in one pass (`fused=True`) is also reported, and `THP_MEM_ALLOC_ENABLE=1`
+turns on huge pages for all sides, which avoids page faults of large new tensors.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +52,7 @@ MOST_OF_STATE, MOST_OF_TABLE, MOST_OF_SMALL = 0.001, 1.2, 1.5
 
 
 def compare(report: Report, timer: PairedTimer, sides: StepSides) -> list[Timing]:
-    """Ours against the peers, on the table and in the whole model; returns ours on the table."""
+    """Time all sides on the table and in the whole model; return our timings on the table."""
     slots = sides.sizes.num_slots
     masking = timer.compare("table", slots, [sides.table_step("sgd"), sides.masked_table_step()])
     adamw = [sides.table_step("adamw"), *(sides.dense_table_step(name) for name in (DENSE, FUSED))]
@@ -72,7 +72,7 @@ def _called(what: str, timings: list[Timing]) -> list[Timing]:
 
 
 def promise(report: Report, sides: StepSides, ours: list[Timing]) -> None:
-    """The checks at the larger number of slots, but for the one that needs both."""
+    """Add the checks at the larger number of slots, except the one that needs both sizes."""
     slots = sides.sizes.num_slots
     weight, state = sides.table.weight, report.more["state_bytes"][str(slots)]
     table_bytes = weight.numel() * weight.element_size()
@@ -94,10 +94,11 @@ def promise(report: Report, sides: StepSides, ours: list[Timing]) -> None:
 
 
 def growth(report: Report, timer: PairedTimer, small: StepSides, large: StepSides) -> list[Timing]:
-    """Time of a step of the table at the larger size over that at the smaller, in turns.
+    """Compare the time of a table step at both sizes.
 
     Returns:
-        Ours at the larger size; their first step is the first one of all, which makes the state.
+        Our timings at the larger size. Their first step is the very first one, which creates the
+        optimizer state.
     """
     first = []
     for name in ("sgd", "adamw"):
@@ -111,7 +112,7 @@ def growth(report: Report, timer: PairedTimer, small: StepSides, large: StepSide
 
 
 def print_parts(report: Report, console: Console) -> None:
-    """Print the breakdown and the optimizers' states."""
+    """Print the breakdown and the sizes of the optimizer states."""
     table = Table("part of our step of the table, adamw", "slots", "median")
     for part in report.more["breakdown"]:
         table.add_row(part["part"], f"{part['size']:,}", f"{part['median_s'] * 1e3:.1f} ms")
@@ -124,18 +125,18 @@ def print_parts(report: Report, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Run the benchmark, print it and write its JSON."""
-    parser = benchmark_parser("How fast is a step of sparse memory finetuning?")
+    """Run the benchmark, print the report and write its JSON."""
+    parser = benchmark_parser("How fast is a step of sparse memory fine-tuning?")
     parser.add_argument(
         "--num-keys", type=int, nargs=2, default=[256, 1024], help="half keys; slots: squared"
     )
     options = parser.parse_args(arguments)
     device = prepare_device(options.device, options.threads)
-    more = {"state_bytes": {}, "breakdown": []}
+    more: dict[str, Any] = {"state_bytes": {}, "breakdown": []}
     report = Report("continual_step", describe_device(device), more=more)
     small, large = (StepSides(StepSizes(num_keys), device) for num_keys in options.num_keys)
     rounds = (2, 3, 2.0) if options.quick else (5, 15, 60.0)
-    # A new process is slower at its large table for its first dozen steps: a median needs more.
+    # A new process needs about a dozen steps to reach full speed on its large table.
     many_rounds = (40, 40, 0.0) if options.quick else (100, 100, 0.0)
     with PairedTimer(device, *many_rounds) as timer:
         first = growth(report, timer, small, large)

@@ -1,7 +1,5 @@
-"""One step of sparse memory finetuning and its dense peers, on one table, ready to be timed."""
+"""One step of sparse memory fine-tuning and its dense peers on one table, prepared for timing."""
 
-from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from triptych.benchmarks.paired import Side, quantile, seconds_of
+from triptych.benchmarks.paired import Side, Stopwatch, median_parts
 from triptych.callbacks.remember.row_updates import RowUpdates
 from triptych.callbacks.remember.training_reads import TrainingReads
 from triptych.models.base_lm import BaseLMConfig
@@ -37,7 +35,7 @@ VOCAB_SIZE = 4096
 
 @dataclass(frozen=True)
 class StepSizes:
-    """Sizes of a step: a batch of `num_rows` texts, and the memory it reads."""
+    """Sizes of a step: a batch of `num_rows` texts and the memory that it reads."""
 
     num_keys: int
     num_rows: int = 64
@@ -50,23 +48,23 @@ class StepSizes:
 
     @property
     def num_slots(self) -> int:
-        """Slots of the table."""
+        """Number of slots."""
         return self.num_keys**2
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the batch."""
+        """Tokens per batch."""
         return self.num_rows * self.row_length
 
 
 class StepSides:
-    """A language model with one memory layer; its table; and ways to learn from one batch.
+    """A language model with one memory layer, its table, and ways to train on one batch.
 
-    The dense peers share the table's memory, each as a parameter of its own.
+    Each dense peer has a separate parameter that shares the memory of the table.
 
     Args:
         sizes: Sizes of the model, the table and the batch.
-        device: Where they live.
+        device: Device of model and batch.
     """
 
     def __init__(self, sizes: StepSizes, device: torch.device) -> None:
@@ -90,7 +88,7 @@ class StepSides:
         self.table.set_gradient("selected_rows")
         self.table.set_anchor(self.anchor)
         self.reads = TrainingReads([self.table])
-        # Table and whole model learn other rows of theirs, so each has an optimizer of its own.
+        # The table alone and the whole model train different rows, with separate optimizers.
         self.updates, self.model_updates = (
             {
                 name: RowUpdates([self.table], partial(build_row_optimizer, name, RATE, decay), [])
@@ -102,7 +100,7 @@ class StepSides:
             name: nn.Parameter(self.table.weight.data) for name in (MASKING, DENSE, FUSED)
         }
         self.optimizers: dict[str, Optimizer] = {}
-        # Which rows learn is given to the peers: their time is that of learning alone.
+        # The peers receive the selected rows, so only their training is timed.
         counts_S = count_accesses(self.ids_BK, None, sizes.num_slots)
         (self.rows_U,) = self.selection.select([counts_S], self.statistics)
         self.mask_S1 = torch.zeros(sizes.num_slots, 1, device=device)
@@ -111,7 +109,7 @@ class StepSides:
     # -- the table alone --------------------------------------------------------------------------
 
     def table_step(self, name: RowOptimizerName) -> Side:
-        """Ours: read, form the gradient of the rows that score best, update them."""
+        """Return our step: read, form the gradient of the best rows, update them."""
 
         def run() -> None:
             self.table(self.ids_BK, self.weights_BK).backward(self.grad_BD)
@@ -120,7 +118,7 @@ class StepSides:
         return Side(title(name), run, self._release)
 
     def masked_table_step(self) -> Side:
-        """The paper's: a copy of the table in which only some rows have a gradient."""
+        """Return the step of the paper: a masked copy of the table, and dense SGD."""
         mem, mask = self.dense[MASKING], self.mask_S1
 
         def run() -> None:
@@ -130,7 +128,7 @@ class StepSides:
         return Side(MASKING, run, self._release)
 
     def dense_table_step(self, name: str = DENSE) -> Side:
-        """A gradient of the whole table, and moments for all of it; `DENSE` or `FUSED`."""
+        """Return a step with gradient and moments of the whole table; `DENSE` or `FUSED`."""
 
         def run() -> None:
             self._read(self.dense[name]).backward(self.grad_BD)
@@ -139,7 +137,7 @@ class StepSides:
         return Side(name, run, self._release)
 
     def _optimizer(self, name: str) -> Optimizer:
-        """Torch's, as anyone would make it; and AdamW in one pass, which has to be asked for."""
+        """Return the default optimizer of torch, or AdamW in one pass for `FUSED`."""
         if name not in self.optimizers:
             kind, fused = (SGD, None) if name == MASKING else (AdamW, name == FUSED or None)
             decay = DECAY["sgd" if name == MASKING else "adamw"]
@@ -156,7 +154,7 @@ class StepSides:
     # -- the whole model --------------------------------------------------------------------------
 
     def model_step(self, name: RowOptimizerName) -> Side:
-        """Ours: the loss of the batch, its backward, and the update."""
+        """Return our step: loss of the batch, backward, update."""
 
         def run() -> None:
             self._loss().backward()
@@ -165,7 +163,7 @@ class StepSides:
         return Side(title(name), run, self._release)
 
     def repeated_model_step(self, name: RowOptimizerName) -> Side:
-        """Ours on the batch of the step before, as in a visit to a fact."""
+        """Return our step on the batch of the previous step, as in a visit to a fact."""
         calls = remember_repeated_input(self.model)
         for call in calls:
             call.remove()
@@ -184,7 +182,7 @@ class StepSides:
         return Side(f"{title(name)}, batch again", run, release)
 
     def dense_model_step(self) -> Side:
-        """The same model with a gradient of the whole table."""
+        """Return the step of the same model with a gradient of the whole table."""
         own = self.table.weight
 
         def run() -> None:
@@ -204,7 +202,7 @@ class StepSides:
         nll = batch_nll(self.model, self.batch)
         return nll.sum_nats / nll.num_tokens
 
-    # -- what the callback does before an optimizer step ------------------------------------------
+    # -- the work of the callback before an optimizer step ----------------------------------------
 
     def _finish(self, updates: RowUpdates) -> None:
         with torch.no_grad():
@@ -216,33 +214,27 @@ class StepSides:
             self.reads.clear()
 
     def breakdown(self, rounds: int = 5) -> list[dict[str, float | str]]:
-        """Median seconds of the parts of our step of the table, with AdamW."""
-        seconds: dict[str, list[float]] = defaultdict(list)
-        device = self.ids_BK.device
+        """Measure the median seconds of the parts of our step of the table, with AdamW."""
+        medians = median_parts(self._timed_step, self.ids_BK.device, rounds)
+        return [{"part": part, "median_s": median} for part, median in medians.items()]
 
-        def clocked(part: str, run: Callable[[], object]) -> object:
-            kept: list[object] = []
-            seconds[part].append(seconds_of(lambda: kept.append(run()), device))
-            return kept.pop()
-
-        for _ in range(rounds):
-            out = clocked("forward", lambda: self.table(self.ids_BK, self.weights_BK))
-            clocked("backward", lambda out=out: out.backward(self.grad_BD))
-            self.reads.note(self.batch)
-            counts = clocked("counts", self.reads.counts)
-            rows = clocked("scores, best rows", lambda c=counts: self._best(c))
-            gradient = clocked("gradient of rows", lambda r=rows: self.table.row_gradient(r))
-            clocked("update", lambda g=gradient: self.updates["adamw"].apply([g]))
-            self._release()
-        return [{"part": part, "median_s": quantile(taken, 0.5)} for part, taken in seconds.items()]
+    def _timed_step(self, clock: Stopwatch) -> None:
+        out: Tensor = clock("forward", partial(self.table, self.ids_BK, self.weights_BK))
+        clock("backward", partial(out.backward, self.grad_BD))
+        self.reads.note(self.batch)
+        counts = clock("counts", self.reads.counts)
+        rows = clock("scores, best rows", partial(self._best, counts))
+        gradient = clock("gradient of rows", partial(self.table.row_gradient, rows))
+        clock("update", partial(self.updates["adamw"].apply, [gradient]))
+        self._release()
 
     def _best(self, counts: list[Tensor]) -> Tensor:
         return self.selection.select(counts, self.statistics)[0]
 
-    # -- what is left of a step -------------------------------------------------------------------
+    # -- after a step -----------------------------------------------------------------------------
 
     def state_bytes(self) -> dict[str, int]:
-        """State of the table's optimizers after their first steps, by side."""
+        """Return the size of the optimizer state of each side after the first steps, in bytes."""
         ours = {
             title(name): sum(o.num_bytes() for o in updates.optimizers)
             for name, updates in self.updates.items()
@@ -265,12 +257,12 @@ class StepSides:
 
 
 def title(name: RowOptimizerName) -> str:
-    """How a report calls one of ours."""
+    """Return the name of one of our sides."""
     return f"{OURS}, {name}"
 
 
 def _batch(sizes: StepSizes, device: torch.device) -> dict[str, Tensor]:
-    """Rows without padding, as `collate_rows` lays them out."""
+    """Build rows without padding in the layout of `collate_rows`."""
     shape = (sizes.num_rows, sizes.row_length)
     ids_BT = torch.randint(VOCAB_SIZE, shape, device=device)
     return {

@@ -1,23 +1,23 @@
-"""What does a penalty on a decoder's Jacobian cost, against `vmap(jacrev)`?
+"""What does a penalty on the Jacobian of a decoder cost against `vmap(jacrev)`?
 
 `python -m benchmarks.jacobian_penalty [--quick] [--out FILE]`
 
-Forward and backward of the penalty alone, for a decoder with one hidden layer of twice as many
-units as latents and twelve times as many outputs as latents, up to 1,024 latents and 12,288 outputs
-(three agents of 4,096). The peer is what the public reproductions of ThoughtComm do: the whole
-Jacobian by `torch.func.vmap(jacrev)`, and autograd through it. Ours:
+The benchmark times forward and backward of the penalty alone. The decoder has one hidden layer with
+twice as many units as latents, and twelve times as many outputs as latents: up to 1,024 latents and
+12,288 outputs (three agents of 4,096). The peer is the method of the public reproductions of
+ThoughtComm: the whole Jacobian by `torch.func.vmap(jacrev)`, and autograd through it. Ours:
 
-    closed form       the same value and gradient, from the layers' weights
-    forward mode      the same, for any decoder; shown beside it
+    closed form       the same value and gradient, from the weights of the layers
+    forward mode      the same for any decoder; reported without a check
     columns           unbiased, 32 columns of each sample
     blocks            unbiased, 1,024 rows and at most 1,024 columns, in closed form
-    probes            the group norm, from one backward pass an agent
+    probes            the group norm, from one backward pass per agent
 
-All see the same latents. The peer's largest product does not depend on the sample, so a batch
-shares it: at one latent the peer costs 9 times the operations of the closed form, in large batches
-as many, and the closed form is then ahead in memory alone. Smaller sizes are therefore run with one
-latent and with 8. The largest runs with one, and ours with 8 for memory. `--quick` leaves the peer
-out there.
+All sides see the same latents. The largest product of the peer does not depend on the sample, so a
+batch shares it. With one latent the peer needs 9 times the operations of the closed form. In large
+batches it needs as many, and the closed form only saves memory. Smaller sizes therefore run with
+one latent and with 8. The largest size runs with one; the memory of our methods is measured with 8.
+`--quick` runs the largest size without the peer.
 """
 
 from collections.abc import Callable
@@ -63,12 +63,12 @@ PENALTIES = {
 
 @dataclass
 class PenaltySides:
-    """A decoder, latents, and all ways to compute its penalty.
+    """A decoder, latents, and all ways to compute the penalty.
 
     Args:
-        num_latents: Size; everything else follows from it.
-        batch_size: Latents.
-        device: Where.
+        num_latents: Width of the latents; all other sizes follow from it.
+        batch_size: Number of latents.
+        device: Device of decoder and latents.
     """
 
     num_latents: int
@@ -85,20 +85,20 @@ class PenaltySides:
         self.latents = torch.randn(self.batch_size, self.num_latents, device=self.device)
 
     def ours(self, name: str) -> Side:
-        """Forward and backward of one of our penalties."""
+        """Return forward and backward of one of our penalties."""
         penalty = partial(PENALTIES[name], self.decoder, state_sizes=self.state_sizes)
         return self._side(name, penalty)
 
     @property
     def title(self) -> str:
-        """How the batch is called."""
+        """Name of the batch."""
         return f"batch {self.batch_size}"
 
     def peer(self) -> Side:
-        """Forward and backward through the whole Jacobian by reverse mode."""
+        """Return forward and backward through the whole Jacobian in reverse mode."""
 
         def penalty(latents_BZ: Tensor) -> Tensor:
-            jacobian_BHZ = vmap(jacrev(self.decoder))(latents_BZ)
+            jacobian_BHZ: Tensor = vmap(jacrev(self.decoder))(latents_BZ)
             return jacobian_BHZ.abs().sum((1, 2)).mean()
 
         return self._side(PEER, penalty)
@@ -113,7 +113,7 @@ class PenaltySides:
 
 
 def compare(report: Report, timer: PairedTimer, sides: PenaltySides) -> None:
-    """All of ours and the peer in turns."""
+    """Time all our methods and the peer."""
     names = list(PENALTIES)
     timings = timer.compare("penalty", sides.num_outputs, [*map(sides.ours, names), sides.peer()])
     report.rows += [timing.row() for timing in timings]
@@ -125,14 +125,14 @@ def compare(report: Report, timer: PairedTimer, sides: PenaltySides) -> None:
 
 
 def promise_speed(report: Report, sides: PenaltySides) -> None:
-    """The checks against the peer at one size; forward mode is not promised."""
+    """Add the checks against the peer at one size; forward mode has no bound."""
     for name in (CLOSED, COLUMNS, BLOCKS, PROBES):
         key = f"{PEER} over {name}, {sides.title}@{sides.num_outputs}"
         report.checks[key] = at_least(report.ratios[key], LEAST_SPEED_UP)
 
 
 def promise_memory(report: Report, timer: PairedTimer, sides: PenaltySides) -> None:
-    """Peak memory of ours at a size and batch, the peer left out."""
+    """Add the peak memory of our methods at one size and batch, without the peer."""
     names = [CLOSED, COLUMNS, BLOCKS, PROBES]
     known = {(row["name"], row["size"]) for row in report.rows}
     ours = [sides.ours(name) for name in names]
@@ -145,12 +145,12 @@ def promise_memory(report: Report, timer: PairedTimer, sides: PenaltySides) -> N
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Run the benchmark, print it and write its JSON."""
-    parser = benchmark_parser("What does a penalty on a decoder's Jacobian cost?")
+    """Run the benchmark, print the report and write its JSON."""
+    parser = benchmark_parser("What does a penalty on the Jacobian of a decoder cost?")
     parser.add_argument(
         "--num-latents", type=int, nargs="+", default=[64, 256, 1024], help="sizes, ascending"
     )
-    parser.add_argument("--batch", type=int, default=8, help="latents, beside a single one")
+    parser.add_argument("--batch", type=int, default=8, help="batch size, in addition to 1")
     options = parser.parse_args(arguments)
     device = prepare_device(options.device, options.threads)
     report = Report("jacobian_penalty", describe_device(device))
@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None) -> Report:
     rounds = (2, 5, 2.0) if options.quick else (3, 20, 20.0)
     with PairedTimer(device, *rounds) as timer:
         for num_latents in with_peer:
-            # At the largest size a batch of the peer's would take the memory of the machine.
+            # At the largest size a batch of the peer would exceed the memory of the machine.
             for batch in (1,) if num_latents == sizes[-1] else (1, options.batch):
                 sides = PenaltySides(num_latents, batch, device)
                 compare(report, timer, sides)

@@ -1,22 +1,22 @@
-"""How fast is a memory layer, against product-key-memory, EmbeddingBag and the FFN it replaces?
+"""How fast is a memory layer against product-key-memory, EmbeddingBag and the replaced FFN?
 
 `python -m benchmarks.memory_layer [--quick] [--out FILE]`
 
-4,096 tokens of width 256 go through a layer with 4 heads, k = 32, 65,536 or 1,048,576 slots.
-`product-key-memory` is set to compute the same function with the same weights: its `dim_head` of
-256 is the width of each half of a query, so our `key_dim` is 512, and its LayerNorm of the queries
-is taken out. That the two agree is one of the checks. Our backward forms the compact gradient of
-the rows that were read; the dense gradient, as the peer forms it, is timed beside it. The FFN is
-the one that the layer replaces in a plain transformer of this width: 256 to 1,024 and back.
-Freeing the gradients of a run is not timed, for any side. Peak memory is that of tensors; our top-k
-also uses some megabytes of NumPy's. On a CPU all sides have transparent huge pages
-(`THP_MEM_ALLOC_ENABLE=0` takes them away).
+4,096 tokens of width 256 pass through a layer with 4 heads, k = 32, and 65,536 or 1,048,576 slots.
+`product-key-memory` computes the same function with the same weights, which a check verifies. Its
+`dim_head` of 256 is the width of half a query, so our `key_dim` is 512. Its LayerNorm of the
+queries is removed. Our backward forms the compact gradient of the rows that were read; the dense
+gradient of the peer is timed as well. The FFN is the one that the layer replaces in a plain
+transformer of this width: 256 to 1,024 and back.
+
+Freeing gradients is not timed for any side. Peak memory counts tensors; our top-k also uses some
+megabytes of NumPy arrays. On a CPU all sides use transparent huge pages, unless
+`THP_MEM_ALLOC_ENABLE=0` is set.
 """
 
 import os
 
-# Before torch is imported. Without huge pages the page faults of fresh large tensors drown what is
-# measured here.
+# Set before torch is imported. Without huge pages, page faults of new large tensors dominate.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from typing import Any
@@ -47,9 +47,9 @@ LEAST_SPEEDUP = 1.5
 
 
 def agreement(sides: LayerSides) -> Check:
-    """Share of tokens whose output equals the peer's to 1e-4 of the outputs' size.
+    """Check the share of tokens with the output of the peer, to 1e-4 of the largest output.
 
-    The two add in another order, so the slot at the edge of the top k may differ in a rare token.
+    The two sum in a different order, so the last slot of the top k may differ for a few tokens.
     """
     with torch.no_grad():
         ours = sides.ours(sides.x_BM)
@@ -59,7 +59,7 @@ def agreement(sides: LayerSides) -> Check:
 
 
 def brute_force(sides: LayerSides, num_queries: int = 64) -> tuple[Check, Check]:
-    """Shares of ids and of scores that are identical to those of a search over every slot."""
+    """Check the shares of ids and scores that equal those of a search over all slots."""
     index, num_kept = sides.ours.index, sides.ours.top_k
     assert isinstance(index, ProductKeyIndex)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def brute_force(sides: LayerSides, num_queries: int = 64) -> tuple[Check, Check]
 
 
 def compare(report: Report, timer: PairedTimer, sizes: LayerSizes) -> None:
-    """All comparisons, parts and checks at one number of slots."""
+    """Add all comparisons, parts and checks at one number of slots."""
     sides, slots = LayerSides(sizes, timer.device), sizes.num_slots
     report.add(timer.compare("layer forward", slots, sides.layer_forward()))
     report.add(timer.compare("layer forward+backward", slots, sides.layer_backward()))
@@ -117,8 +117,8 @@ def print_parts(more: dict[str, Any], console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Run the benchmark, print it and write its JSON."""
-    parser = benchmark_parser("How fast is a memory layer, against its peers?")
+    """Run the benchmark, print the report and write its JSON."""
+    parser = benchmark_parser("How fast is a memory layer against its peers?")
     parser.add_argument(
         "--num-keys", type=int, nargs="+", default=[256, 1024], help="half keys; slots: squared"
     )

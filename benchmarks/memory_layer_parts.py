@@ -1,28 +1,26 @@
-"""Where a memory layer's time goes, and how near its gather comes to the memory's bandwidth."""
+"""Time of the parts of a memory layer, and the memory bandwidth of its gather."""
 
-from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from triptych.benchmarks.memory_layer_sides import LayerSides
-from triptych.benchmarks.paired import quantile, seconds_of
+from triptych.benchmarks.paired import Stopwatch, median_parts, seconds_of
 from triptych.models.remember.index.product_key_search import (
     best_pairs,
     chunks,
     half_scores,
     product_key_topk,
 )
+from triptych.models.remember.index.product_keys import ProductKeyIndex
 from triptych.models.remember.index.row_topk import row_topk
 from triptych.models.remember.values.weighted_gather import (
     transposed_gather,
     weight_gradient,
     weighted_gather,
 )
-
-Returned = TypeVar("Returned")
 
 GATHER, WEIGHT_GRADIENT, ROW_GRADIENT = (
     "gather",
@@ -31,31 +29,13 @@ GATHER, WEIGHT_GRADIENT, ROW_GRADIENT = (
 )
 
 
-class _Stopwatch:
-    """Adds up the seconds of each part."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def __call__(self, part: str, run: Callable[[], Returned]) -> Returned:
-        kept: list[Returned] = []
-        self.seconds[part] += seconds_of(lambda: kept.append(run()), self.device)
-        return kept.pop()
-
-
 def breakdown(sides: LayerSides, rounds: int = 3) -> list[dict[str, Any]]:
-    """Time the layer's steps one by one, as `forward` and `backward` run them.
+    """Time each step of the layer, as `forward` and `backward` run them.
 
     Returns:
-        For each part its name, median seconds and share of the sum.
+        Name, median seconds and share of the sum for each part.
     """
-    runs = []
-    for _ in range(rounds):
-        clock = _Stopwatch(sides.x_BM.device)
-        _forward_and_backward(sides, clock)
-        runs.append(clock.seconds)
-    medians = {part: quantile([run[part] for run in runs], 0.5) for part in runs[0]}
+    medians = median_parts(partial(_forward_and_backward, sides), sides.x_BM.device, rounds)
     total = sum(medians.values())
     return [
         {"part": part, "median_s": median, "share": median / total}
@@ -63,17 +43,17 @@ def breakdown(sides: LayerSides, rounds: int = 3) -> list[dict[str, Any]]:
     ]
 
 
-def _forward_and_backward(sides: LayerSides, clock: _Stopwatch) -> None:
+def _forward_and_backward(sides: LayerSides, clock: Stopwatch) -> None:
     index, values_SD = sides.ours.index, sides.table.weight.detach()
+    assert isinstance(index, ProductKeyIndex)
     query_BH2E = clock("query projection", sides.query).unflatten(-1, (2, -1))
     keys_H2NE, ids_BK = index.keys, sides.ids_BK
     num_keys, num_kept, num_heads = sides.sizes.num_keys, sides.ours.top_k, sides.sizes.num_heads
     with torch.no_grad():
         best_parts = []
         for part in chunks(len(query_BH2E), num_heads * 2 * num_keys, query_BH2E.device):
-            query = query_BH2E[part]
-            halves = clock("scores", lambda query=query: half_scores(query, keys_H2NE))
-            best_parts.append(clock("half top-k", lambda halves=halves: row_topk(halves, num_kept)))
+            halves = clock("scores", partial(half_scores, query_BH2E[part], keys_H2NE))
+            best_parts.append(clock("half top-k", partial(row_topk, halves, num_kept)))
         best, columns = (
             torch.cat(parts, 2).transpose(0, 1).contiguous()
             for parts in zip(*best_parts, strict=True)
@@ -102,10 +82,10 @@ def _forward_and_backward(sides: LayerSides, clock: _Stopwatch) -> None:
 def bandwidth(
     sides: LayerSides, parts: list[dict[str, Any]], copy_gb_per_s: float
 ) -> list[dict[str, Any]]:
-    """Bytes that the gather and its transposes must move, and how fast they move them.
+    """Compute the bytes that the gather and its transposes move, and their bandwidth.
 
-    Each use of a row counts, though a cache may serve some; for the row gradient only what it
-    must read (output gradients, ids, weights) and write (the rows) counts.
+    Each use of a row counts, though a cache may serve some. The row gradient counts only its inputs
+    (output gradients, ids, weights) and its output (the rows).
     """
     ids_BK = sides.ids_BK
     num_bags, uses = len(ids_BK), ids_BK.numel()
@@ -130,7 +110,7 @@ def bandwidth(
 
 
 def copy_bandwidth(device: torch.device, num_bytes: int = 1 << 28, rounds: int = 7) -> float:
-    """Bytes read and written per second by a large copy, in GB/s: the best of some rounds."""
+    """Measure the bandwidth of a large copy in GB/s, reads plus writes: the best of the rounds."""
     source, target = (torch.ones(num_bytes, dtype=torch.uint8, device=device) for _ in range(2))
 
     def copy() -> Tensor:

@@ -1,4 +1,4 @@
-"""The memory layer and its peers, with the same weights and the same input, ready to be timed."""
+"""The memory layer and its peers with the same weights and input, prepared for timing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ PEER = "product-key-memory"
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """Sizes of one comparison; slots are `num_keys` squared."""
+    """Sizes of one comparison; the number of slots is `num_keys` squared."""
 
     num_keys: int
     num_tokens: int = 4096
@@ -29,16 +29,16 @@ class LayerSizes:
 
     @property
     def num_slots(self) -> int:
-        """Slots of the table."""
+        """Number of slots."""
         return self.num_keys**2
 
 
 class LayerSides:
-    """Ours and the peers.
+    """The memory layer and its peers.
 
     Args:
         sizes: Sizes of the layer and its input.
-        device: Where they live.
+        device: Device of weights and input.
     """
 
     def __init__(self, sizes: LayerSizes, device: torch.device) -> None:
@@ -67,12 +67,12 @@ class LayerSides:
         self.weights_BK = scores_BHK.softmax(-1).flatten(1).requires_grad_()
 
     def query(self) -> Tensor:
-        """Queries of the input, (B, H, 2E)."""
+        """Compute the queries of the input, (B, H, 2E)."""
         query_BHD: Tensor = self.ours.query(self.x_BM).unflatten(-1, (self.sizes.num_heads, -1))
         return query_BHD
 
     def layer_forward(self) -> list[Side]:
-        """Whole layers, ours first."""
+        """Return the forward passes of whole layers, ours first."""
         return [
             self._forward("memory layer", self._ours),
             self._forward(PEER, self._peer),
@@ -80,7 +80,7 @@ class LayerSides:
         ]
 
     def layer_backward(self) -> list[Side]:
-        """Whole layers with their backward, ours first."""
+        """Return forward and backward passes of whole layers, ours first."""
         return [
             self._compact("memory layer", self._ours),
             self._dense("memory layer", self._ours),
@@ -89,14 +89,14 @@ class LayerSides:
         ]
 
     def gather_forward(self) -> list[Side]:
-        """The weighted gather alone, ours first."""
+        """Return the forward passes of the weighted gather alone, ours first."""
         return [
             self._forward("gather", self._gather),
             self._forward("EmbeddingBag", lambda: self._bag(self.bag)),
         ]
 
     def gather_backward(self) -> list[Side]:
-        """The weighted gather alone with its backward, ours first."""
+        """Return forward and backward passes of the weighted gather alone, ours first."""
         return [
             self._compact("gather", self._gather),
             self._dense("gather", self._gather),
@@ -105,19 +105,24 @@ class LayerSides:
         ]
 
     def _ours(self) -> Tensor:
-        return self.ours(self.x_BM)
+        out_BM: Tensor = self.ours(self.x_BM)
+        return out_BM
 
     def _peer(self) -> Tensor:
-        return self.peer(self.x_BM.unsqueeze(0)).squeeze(0)
+        out_BM: Tensor = self.peer(self.x_BM.unsqueeze(0)).squeeze(0)
+        return out_BM
 
     def _ffn(self) -> Tensor:
-        return self.ffn(self.x_BM)
+        out_BM: Tensor = self.ffn(self.x_BM)
+        return out_BM
 
     def _gather(self) -> Tensor:
-        return self.table(self.ids_BK, self.weights_BK)
+        out_BM: Tensor = self.table(self.ids_BK, self.weights_BK)
+        return out_BM
 
     def _bag(self, bag: nn.EmbeddingBag) -> Tensor:
-        return bag(self.ids_BK, per_sample_weights=self.weights_BK)
+        out_BM: Tensor = bag(self.ids_BK, per_sample_weights=self.weights_BK)
+        return out_BM
 
     def _forward(self, name: str, forward: Callable[[], Tensor]) -> Side:
         return Side(f"{name} forward", torch.no_grad()(forward), self._release)
@@ -151,10 +156,10 @@ class LayerSides:
 
 
 def product_key_memory(ours: MemoryLayer) -> nn.Module:
-    """The peer with our weights: the same function of the input.
+    """Build the peer with our weights, so that it computes the same function.
 
     Args:
-        ours: A memory layer on product keys, without qk-norm and gate.
+        ours: Memory layer on product keys, without qk-norm and gate.
 
     Raises:
         ValueError: if the package is not installed.
@@ -180,6 +185,7 @@ def product_key_memory(ours: MemoryLayer) -> nn.Module:
     weight = ours.query.weight.detach().unflatten(0, (index.num_heads, 2, half_dim))
     peer.to_queries.weight = nn.Parameter(weight.transpose(0, 1).reshape(-1, width))
     peer.keys = nn.Parameter(index.keys.detach().transpose(1, 2).contiguous())
-    # One table in memory, with a gradient for each.
+    # Both sides share the memory of the table and have separate gradients.
     peer.values.weight = nn.Parameter(ours.values.weight.detach())
-    return peer
+    module: nn.Module = peer
+    return module

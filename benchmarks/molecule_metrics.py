@@ -1,31 +1,32 @@
-"""How fast are internal diversity and #Circles, and are they what their references compute?
+"""How fast are internal diversity and #Circles, and do they agree with their references?
 
 `python -m benchmarks.molecule_metrics [--quick] [--molecules FILE] [--out FILE]`
 
-10,000 molecules: those of a file with a column `smiles`, else as many grown from embedded ones.
-Every side starts from fingerprints, in the form it works on.
+The input is 10,000 molecules from a file with a column `smiles`, or generated from embedded ones.
+Every side starts from fingerprints in its own format.
 
 IntDiv1 (Morgan radius 2, 1024 bits, self-pairs included) against
 
 - the dense computation of MOSES: float32 zeros and ones, matrix products of 5,000 x 5,000,
-  similarity matrices in numpy, both halves of the symmetric matrix. The published package (molsets
-  0.3.1) requires pomegranate 0.12.0, which does not build on Python 3.11, so what is timed is that
-  computation written anew;
+  similarity matrices in NumPy, both halves of the symmetric matrix. The published package (molsets
+  0.3.1) requires pomegranate 0.12.0, which does not build on Python 3.11, so a reimplementation is
+  timed;
 - RDKit's BulkTanimotoSimilarity over the lower triangle.
 
-#Circles (t = 0.75, 1024 bits) against RDKit's LeaderPicker, and against the authors' loop (each
+#Circles (t = 0.75, 1024 bits) against RDKit's LeaderPicker and the loop of the authors (each
 molecule against all circles so far, in Python over BulkTanimotoSimilarity), all in the same order;
-then the authors' program with its chunks and shuffles. `maxmin` *is* RDKit's MaxMinPicker, so its
-time is shown and nothing is compared.
+then the program of the authors with its chunks and shuffles. `maxmin` calls RDKit's MaxMinPicker,
+so only its time is reported.
 
-Without `--quick`, 100,000 molecules too: ours against LeaderPicker, and the peak resident memory of
-a process of its own that computes both.
+Without `--quick`, also 100,000 molecules: ours against LeaderPicker, and the peak resident memory
+of a separate process that computes both metrics.
 
-Peak memory in the tables is that of tensors; what numpy and RDKit hold beside them is not in it.
+Peak memory in the tables counts tensors, without the memory of NumPy and RDKit.
 """
 
 import multiprocessing
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ from triptych.benchmarks.report import (
     wide_console,
 )
 from triptych.datamodules.embedded.molecules import grow_molecules
-from triptych.datamodules.sources.record_files import file_rows
+from triptych.datamodules.sources.record_files import BadRowError, Row, file_rows
 from triptych.metrics.diversify.molecules.circles import (
     NUM_CHUNKS,
     bit_vectors,
@@ -68,15 +69,20 @@ MOST_BYTES_AT_100K = 1e9
 
 
 def molecules(count: int, file: Path | None) -> list[str]:
-    """Read or grow molecules, the first so many."""
+    """Read the first `count` molecules of a file, or generate as many."""
     if file is not None:
-        rows = (row.values["smiles"] for row in file_rows(file))
-        return [text for text, _ in zip(rows, range(count), strict=False)]
+        return [_smiles(row) for row in islice(file_rows(file), count)]
     return grow_molecules(count)
 
 
+def _smiles(row: Row | BadRowError) -> str:
+    if isinstance(row, BadRowError):
+        raise row
+    return str(row.values["smiles"])
+
+
 def dense_diversity(bits_NK: np.ndarray) -> float:
-    """IntDiv1 as MOSES computes it: see the module."""
+    """Compute IntDiv1 as MOSES does, see the module docstring."""
     sums_N, counts_N = np.zeros(len(bits_NK)), np.zeros(len(bits_NK))
     for left in range(0, len(bits_NK), DENSE_TILE):
         left_LK = torch.tensor(bits_NK[left : left + DENSE_TILE]).float()
@@ -92,7 +98,7 @@ def dense_diversity(bits_NK: np.ndarray) -> float:
 
 
 def bulk_diversity(vectors: list[Any]) -> float:
-    """IntDiv1 from RDKit's similarities of the lower triangle."""
+    """Compute IntDiv1 from RDKit similarities of the lower triangle."""
     below = sum(
         sum(DataStructs.BulkTanimotoSimilarity(vectors[row], vectors[:row]))
         for row in range(1, len(vectors))
@@ -101,13 +107,13 @@ def bulk_diversity(vectors: list[Any]) -> float:
 
 
 def picked_leaders(vectors: list[Any]) -> list[int]:
-    """Circles by RDKit's LeaderPicker."""
+    """Compute circles with RDKit's LeaderPicker."""
     picker = rdSimDivPickers.LeaderPicker()
     return list(picker.LazyBitVectorPick(vectors, len(vectors), THRESHOLD))
 
 
 def looped_leaders(vectors: list[Any], order: list[int]) -> list[int]:
-    """Circles by the authors' loop, in a given order."""
+    """Compute circles with the loop of the authors, in the given order."""
     taken: list[int] = []
     kept: list[Any] = []
     for index in order:
@@ -119,7 +125,7 @@ def looped_leaders(vectors: list[Any], order: list[int]) -> list[int]:
 
 
 def looped_chunks(vectors: list[Any], seed: int) -> list[int]:
-    """Circles by the authors' program: the loop in chunks, thrice, with shuffles between."""
+    """Compute circles with the program of the authors: three rounds of chunks and shuffles."""
     rng = np.random.default_rng(seed)
     left = list(range(len(vectors)))
     for num_chunks in NUM_CHUNKS:
@@ -132,7 +138,7 @@ def looped_chunks(vectors: list[Any], seed: int) -> list[int]:
 
 
 def compare(report: Report, timer: PairedTimer, packed_NW: Tensor) -> None:
-    """Time all sides on one set, and check that they agree."""
+    """Time all sides on one set and check that they agree."""
     size = len(packed_NW)
     bits_NK, vectors = unpack(packed_NW.cpu()).numpy().view(np.uint8), bit_vectors(packed_NW)
     found: dict[str, Any] = {}
@@ -193,7 +199,7 @@ def compare(report: Report, timer: PairedTimer, packed_NW: Tensor) -> None:
 
 
 def compare_many(report: Report, timer: PairedTimer, packed_NW: Tensor) -> None:
-    """Time what can be timed on a large set, and measure the memory of a process of its own."""
+    """Time the sides that scale to a large set, and measure the memory of a separate process."""
     size = len(packed_NW)
     ours = Side("IntDiv1: ours", lambda: internal_diversity(packed_NW))
     report.add(timer.compare("IntDiv1", size, [ours]))
@@ -212,7 +218,7 @@ def compare_many(report: Report, timer: PairedTimer, packed_NW: Tensor) -> None:
 
 
 def peak_resident_bytes(words_NW: np.ndarray) -> int:
-    """Most memory of a fresh process that computes IntDiv1 and Circles, interpreter included."""
+    """Measure the peak memory of a new process that computes IntDiv1 and Circles."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_computing_both, (words_NW, torch.get_num_threads()))
 
@@ -226,13 +232,13 @@ def _computing_both(words_NW: np.ndarray, num_threads: int) -> int:
 
 
 def _num_different(ours: list[int], theirs: list[int]) -> int:
-    """Count the places where two sequences differ."""
+    """Count the positions at which two sequences differ."""
     differing = sum(a != b for a, b in zip(ours, theirs, strict=False))
     return differing + abs(len(ours) - len(theirs))
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Run the benchmark, print it and write its JSON."""
+    """Run the benchmark, print the report and write its JSON."""
     parser = benchmark_parser("How fast are internal diversity and #Circles?")
     parser.add_argument("--num-molecules", type=int, default=10_000)
     parser.add_argument("--num-many", type=int, default=100_000, help="not with --quick")

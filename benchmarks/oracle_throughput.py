@@ -1,23 +1,23 @@
-"""How many oracle calls a second does a search for molecules make, end to end?
+"""How many oracle calls per second does a search for molecules make, end to end?
 
 `python -m benchmarks.oracle_throughput [--quick] [--prior FOLDER] [--out FILE]`
 
-A search samples 64 molecules a step, scores those that are new (`plain_reward`: QED, SA,
-donors, likeness to eight drugs) and learns from all by REINVENT's loss, until so many different
-molecules were scored. In turns:
+A search samples 64 molecules per step, scores the new ones (`plain_reward`: QED, SA, donors,
+similarity to eight drugs) and trains on all of them with the loss of REINVENT. It ends after a
+fixed number of distinct scored molecules. The sides run in turn:
 
-- the plain loop: one process, torch's GRU, rows that have ended sampled on until the last one ends,
-  one molecule scored after another, a dictionary for books. With one thread of torch, and with two;
-- two paired runs, REINVENT and MARA with the same seed, a process of one thread each, as studies
-  run them: the Trainer, a ledger on disk, metrics of every step in a file;
-- a single run whose molecules are scored by two processes beside it.
+- the plain loop: one process, the GRU of torch, all rows sampled until the last one ends, molecules
+  scored one by one and stored in a dictionary; with one and with two torch threads;
+- two paired runs, REINVENT and MARA with the same seed, in one single-threaded process each, as in
+  studies: with the Trainer, a ledger on disk, and the metrics of every step in a file;
+- one run with two additional scoring processes.
 
-Processes and imports are there before the clock starts. Seconds are those of as many calls as one
-search makes: the two runs' are halved. Every molecule that the plain loop scored is scored again by
-our objective, and the single run must write the same ledger as the one that scores by itself.
+Processes and imports are ready before the clock starts. Seconds refer to the calls of one search,
+so those of the paired runs are halved. Our objective scores every molecule of the plain loop again.
+The run with scoring processes must write the same ledger as the run without them.
 
-The prior: `--prior`, an exported folder or an experiment's configuration; by default
-`configs/diversify/molecules_prior.yaml`, which is trained first if it was not yet.
+The prior is `--prior`: an exported folder or the config of an experiment. The default is
+`configs/diversify/molecules_prior.yaml`, which is trained first if necessary.
 """
 
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from triptych import ROOT
 from triptych.benchmarks.oracle_throughput_sides import Job, Outcome, Searcher, run_together
 from triptych.benchmarks.paired import Timing, time_ratio
 from triptych.benchmarks.plain_reward import drugs_task
@@ -40,7 +41,6 @@ from triptych.benchmarks.report import (
     wide_console,
 )
 from triptych.callbacks.command_line.init_from import Stage
-from triptych.cli import ROOT
 
 PRIOR = "configs/diversify/molecules_prior.yaml"
 PLAIN, PLAIN_2 = "plain loop", "plain loop, two threads"
@@ -49,7 +49,7 @@ LEAST_OF_PAIR, LEAST_OF_PARALLEL, CALLS_PER_SECOND = 1.8, 1.2, 300.0
 
 
 def jobs(prior: str, seed: int, num_calls: int) -> dict[str, list[Job]]:
-    """What each side runs, by its name; jobs of one side run at once."""
+    """Return the jobs of each side by its name; the jobs of one side run in parallel."""
     return {
         PLAIN: [Job("plain", prior, seed, num_calls)],
         PLAIN_2: [Job("plain", prior, seed, num_calls, num_threads=2)],
@@ -59,7 +59,7 @@ def jobs(prior: str, seed: int, num_calls: int) -> dict[str, list[Job]]:
 
 
 def compare(report: Report, prior: str, num_calls: int, num_rounds: int) -> None:
-    """Run all sides in turns, after one round of few calls that is not timed."""
+    """Run all sides in turn, after a short warm-up round."""
     searchers: list[Searcher] = [Searcher(), Searcher()]
     seconds: dict[str, list[float]] = {}
     outcomes: dict[str, list[list[Outcome]]] = {}
@@ -106,7 +106,7 @@ def compare(report: Report, prior: str, num_calls: int, num_rounds: int) -> None
 
 
 def costs(found: list[list[Outcome]], calls_per_second: float) -> dict[str, Any]:
-    """Calls per second of a side, and the processor's milliseconds and samples of a call."""
+    """Return calls per second of a side, and CPU milliseconds and samples per call."""
     runs = [run for side in found for run in side]
     num_calls = sum(len(run.scores) for run in runs)
     return {
@@ -117,7 +117,7 @@ def costs(found: list[list[Outcome]], calls_per_second: float) -> dict[str, Any]
 
 
 def agreement(outcomes: dict[str, list[list[Outcome]]]) -> dict[str, Any]:
-    """Whether scores are those of the plain loop, however they were computed."""
+    """Check that all sides compute the scores of the plain loop."""
     objective = drugs_task()
     objective.prepare()
     plain = {text: score for (run,) in outcomes[PLAIN] for text, score in run.scores.items()}
@@ -128,7 +128,7 @@ def agreement(outcomes: dict[str, list[list[Outcome]]]) -> dict[str, Any]:
     )
     return {
         "largest difference from a score of the plain loop": at_most(farthest, 0.0),
-        "calls that parallel scoring makes otherwise": at_most(different, 0),
+        "calls that differ with parallel scoring": at_most(different, 0),
     }
 
 
@@ -139,17 +139,17 @@ def differing(one: Outcome, other: Outcome) -> int:
 
 
 def exported(prior: str) -> str:
-    """Find a prior, after training it if it is a configuration that nobody has run yet."""
+    """Return the exported folder of a prior; train it first if it is a config without a run."""
     if Path(prior).suffix not in (".yaml", ".yml"):
         return prior
     path = next((p for p in (Path(prior), ROOT / prior) if p.is_file()), None)
     if path is None:
-        raise ValueError(f"--prior {prior}: there is no such file")
+        raise ValueError(f"--prior {prior}: no such file; give an exported folder or a config")
     return str(Stage(path, {"config": path.read_text()}, ("--tracking.uri", "null")).export())
 
 
 def print_rates(report: Report, console: Console) -> None:
-    """Print calls per second and what a call costs."""
+    """Print calls per second and the costs of a call."""
     table = Table("side", "calls/s", "s", "CPU ms a call", "samples a call", "resident")
     for row in report.rows:
         table.add_row(
@@ -166,13 +166,13 @@ def print_rates(report: Report, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Run the benchmark, print it and write its JSON."""
+    """Run the benchmark, print the report and write its JSON."""
     parser = benchmark_parser("How many oracle calls a second does a search for molecules make?")
-    parser.add_argument("--prior", default=PRIOR, help="exported folder, or a configuration")
+    parser.add_argument("--prior", default=PRIOR, help="exported folder, or a config")
     parser.add_argument("--num-calls", type=int, help="of a search; default 3,000, quick: 500")
     options = parser.parse_args(arguments)
     if options.device not in (None, "cpu"):
-        raise ValueError(f"--device {options.device}: this is about the CPU; leave it out")
+        raise ValueError(f"--device {options.device}: only the CPU is measured; leave it out")
     device = prepare_device("cpu", options.threads)
     num_calls = options.num_calls
     if num_calls is None:

@@ -1,9 +1,11 @@
-"""A search for molecules, ours and a plain one, each in a process of its own, ready to be timed.
+"""A search for molecules, ours and a plain one, in separate processes that wait for the clock.
 
-connection <- Job          a process prepares it,
-connection -> None         is ready,
-connection <- None         begins,
-connection -> Outcome      and ends.
+The protocol of a connection, from the side of the process:
+
+    receive Job        prepare the search
+    send None          ready
+    receive None       start
+    send Outcome       finished
 """
 
 # Shapes: B molecules of a step, T positions, V vocabulary
@@ -36,11 +38,11 @@ class Job:
     Args:
         kind: The plain loop, or ours.
         prior: Folder of the exported prior.
-        seed: Of what is sampled.
-        num_calls: Oracle calls after which it ends.
-        num_threads: Of torch.
-        num_workers: Processes that score, beside the one that searches; ours alone.
-        with_mara: Whether rewards are augmented; ours alone.
+        seed: Seed of the samples.
+        num_calls: Number of oracle calls that ends the search.
+        num_threads: Number of torch threads.
+        num_workers: Number of additional scoring processes; only for ours.
+        with_mara: Augment the rewards; only for ours.
     """
 
     kind: Literal["plain", "ours"]
@@ -54,13 +56,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search found and took.
+    """The results and costs of a search.
 
     Attributes:
-        scores: Score of each molecule, by canonical SMILES, in the order of the calls.
-        cpu_s: Processor seconds, those of scoring processes included.
-        resident_bytes: Most memory that the process held.
-        samples: Molecules sampled.
+        scores: Maps canonical SMILES to scores, in the order of the calls.
+        cpu_s: CPU seconds, including scoring processes.
+        resident_bytes: Peak resident memory of the process.
+        samples: Number of sampled molecules.
     """
 
     scores: dict[str, float]
@@ -70,7 +72,7 @@ class Outcome:
 
 
 class Searcher:
-    """A process that runs one search after another; its imports are done once."""
+    """A process that runs several searches in turn and imports its modules once."""
 
     def __init__(self) -> None:
         context = get_context("spawn")
@@ -80,16 +82,16 @@ class Searcher:
         theirs.close()
 
     def prepare(self, job: Job) -> None:
-        """Load all that a job needs."""
+        """Load everything that a job needs."""
         self._connection.send(job)
         self._connection.recv()
 
     def begin(self) -> None:
-        """Start what was prepared."""
+        """Start the prepared search."""
         self._connection.send(None)
 
     def outcome(self) -> Outcome:
-        """Wait for its end."""
+        """Wait for the end of the search and return its outcome."""
         outcome: Outcome = self._connection.recv()
         return outcome
 
@@ -102,7 +104,7 @@ class Searcher:
 
 
 def run_together(searchers: list[Searcher], jobs: list[Job]) -> tuple[float, list[Outcome]]:
-    """Run jobs at once, one a process; returns the seconds until the last has ended."""
+    """Run jobs in parallel, one per process; return the seconds until the last one ends."""
     used = searchers[: len(jobs)]
     for searcher, job in zip(used, jobs, strict=True):
         searcher.prepare(job)
@@ -128,14 +130,14 @@ def _serve(connection: Connection) -> None:
 
 
 def prepared(job: Job, folder: Path) -> "OurSearch | PlainLoop":
-    """Load all that a job needs."""
+    """Build the search of a job."""
     torch.set_num_threads(job.num_threads)
     torch.manual_seed(job.seed)
     return PlainLoop(job) if job.kind == "plain" else OurSearch(job, folder)
 
 
 def finished(search: "OurSearch | PlainLoop") -> Outcome:
-    """Run a search to its end."""
+    """Run a search to its end and return its outcome."""
     before = _cpu_s()
     search.search()
     scores, samples = search.found()
@@ -143,13 +145,13 @@ def finished(search: "OurSearch | PlainLoop") -> Outcome:
 
 
 def _cpu_s() -> float:
-    """Processor seconds of this process and of those it has waited for."""
+    """Return the CPU seconds of this process and of its finished children."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 class OurSearch:
-    """Ours, as a study runs it: the Trainer, a ledger on disk, metrics of every step in a file."""
+    """Our search as in a study: the Trainer, a ledger on disk, metrics of every step in a file."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         from lightning.pytorch import Trainer, seed_everything
@@ -193,21 +195,21 @@ class OurSearch:
         self.reward.pool.start()
 
     def search(self) -> None:
-        """Search until the budget is spent; ends its scoring processes too."""
+        """Search until the budget is spent, and end the scoring processes."""
         self.trainer.fit(self.module, self.data)
 
     def found(self) -> tuple[dict[str, float], int]:
-        """Scores from the ledger, and the number of samples."""
+        """Return the scores in the ledger and the number of samples."""
         scores = {call.smiles: call.score for call in self.reward.ledger.calls()}
         self.reward.close()
         return scores, self.module.generated_samples
 
 
 class PlainLoop:
-    """REINVENT in one process: torch's own GRU, one molecule scored after another.
+    """REINVENT in one process: the GRU of torch, molecules scored one by one.
 
-    Each step samples 64 molecules, all of them until the last has ended, looks up or scores each,
-    computes log-probabilities under agent and prior, and takes a step of Adam on
+    Each step samples 64 molecules until the last one ends, looks up or scores each, computes
+    log-probabilities under agent and prior, and takes an Adam step on
     (log pi_prior + sigma R - log pi)^2.
     """
 
@@ -226,7 +228,7 @@ class PlainLoop:
         self.samples = 0
 
     def search(self) -> None:
-        """Search until enough different molecules were scored."""
+        """Search until `num_calls` distinct molecules are scored."""
         while len(self.scores) < self.num_calls:
             rows = self.sample()
             texts = ["".join(self.words[token] for token in row) for row in rows]
@@ -235,11 +237,11 @@ class PlainLoop:
             self.samples += len(rows)
 
     def found(self) -> tuple[dict[str, float], int]:
-        """Scores in the order of the calls, and the number of samples."""
+        """Return the scores in the order of the calls and the number of samples."""
         return self.scores, self.samples
 
     def score(self, text: str) -> float:
-        """Score a molecule, or look it up."""
+        """Score a molecule, or look up its score."""
         canonical = self.reward.canonical(text)
         if canonical is None:
             return 0.0
@@ -249,7 +251,7 @@ class PlainLoop:
 
     @torch.no_grad()
     def sample(self) -> list[list[int]]:
-        """Token ids of 64 molecules, end tokens included."""
+        """Sample the token ids of 64 molecules, end tokens included."""
         ids_B = torch.full((BATCH,), self.start)
         ended_B = torch.zeros(BATCH, dtype=torch.bool)
         columns, state = [], None
@@ -264,7 +266,7 @@ class PlainLoop:
         return [[token for token in row if token >= 0] for row in rows]
 
     def update(self, rows: list[list[int]], reward_B: Tensor) -> None:
-        """Take a step on REINVENT's loss."""
+        """Take a step on the loss of REINVENT."""
         ids_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
         mask_BT = pad_sequence([torch.ones(len(row)) for row in rows], batch_first=True)
         own_B = self.agent.log_prob(ids_BT, mask_BT, self.start)
@@ -277,13 +279,13 @@ class PlainLoop:
 
 
 class PlainNetwork(nn.Module):
-    """The exported prior's embedding, GRU and output layer, by torch's own modules."""
+    """Embedding, GRU and output layer of the exported prior as plain torch modules."""
 
     def __init__(self, folder: str) -> None:
         super().__init__()
         made = load_smiles_rnn(folder)
         if made.config.cell != "gru":
-            raise ValueError(f"{folder} holds an {made.config.cell}: give a prior that is a GRU")
+            raise ValueError(f"{folder} contains an {made.config.cell}: give a prior with a GRU")
         config, self.words = made.config, made.vocabulary
         sizes = (config.embedding_size, config.hidden_size, config.num_layers)
         self.embedding, self.output = made.embedding, made.output
@@ -291,13 +293,13 @@ class PlainNetwork(nn.Module):
         self.rnn.load_state_dict(made.rnn.state_dict())
 
     def forward(self, ids_BT: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V), and the state after the last."""
+        """Compute logits (B, T, V) and the last state."""
         states_BTH, state = self.rnn(self.embedding(ids_BT), state)
         return self.output(states_BTH), state
 
     def log_prob(self, ids_BT: Tensor, mask_BT: Tensor, start: int) -> Tensor:
-        """Log-probability of each row, in nats."""
+        """Compute the log-probability of each row, in nats."""
         first_B1 = torch.full((len(ids_BT), 1), start)
         logits_BTV, _ = self(torch.cat([first_B1, ids_BT[:, :-1]], 1))
-        found_BT = logits_BTV.log_softmax(-1).gather(2, ids_BT[..., None])[..., 0]
+        found_BT: Tensor = logits_BTV.log_softmax(-1).gather(2, ids_BT[..., None])[..., 0]
         return (found_BT * mask_BT).sum(1)

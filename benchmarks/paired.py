@@ -1,19 +1,22 @@
-"""Paired timing: A B A B, so that whatever else the machine does falls on both sides alike."""
+"""Paired timing in the order A B A B, so that other load on the machine affects both sides."""
 
 import os
 import resource
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from torch.autograd.profiler import profile
+
+Returned = TypeVar("Returned")
 
 
 def _nothing() -> None:
@@ -22,12 +25,12 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the things compared.
+    """One side of a comparison.
 
     Args:
-        name: What it is, as in the report.
-        run: The work that is timed.
-        release: Frees what a run leaves behind, such as gradients; not timed.
+        name: Name in the report.
+        run: Work to time.
+        release: Frees objects that survive a run, such as gradients; not timed.
     """
 
     name: str
@@ -37,13 +40,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one side took.
+    """Time and memory of one side.
 
     Args:
-        name: As in `Side`.
+        name: Name of the side.
         size: Size of the problem.
-        seconds: One entry a round, in the order they were run.
-        peak_bytes: Most memory held at once by tensors that the run made.
+        seconds: Seconds of each round, in order.
+        peak_bytes: Peak memory of tensors that the run created.
     """
 
     name: str
@@ -53,11 +56,11 @@ class Timing:
 
     @property
     def median_s(self) -> float:
-        """Median over the rounds."""
+        """Median over the rounds, in seconds."""
         return quantile(self.seconds, 0.5)
 
     def row(self) -> dict[str, Any]:
-        """As a row of the report."""
+        """Return the row of the report."""
         return {
             "name": self.name,
             "size": self.size,
@@ -71,7 +74,7 @@ class Timing:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """Quantile by linear interpolation.
+    """Compute a quantile by linear interpolation.
 
     >>> quantile([3.0, 1.0, 2.0], 0.5), quantile([1.0, 2.0], 0.1)
     (2.0, 1.1)
@@ -80,19 +83,19 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def time_ratio(peer: Timing, ours: Timing) -> float:
-    """How many times longer the peer takes: the median over rounds of the two runs' ratio."""
+    """Compute the peer's time over ours: the median over rounds of the ratio of the two runs."""
     pairs = zip(peer.seconds, ours.seconds, strict=True)
     return quantile([theirs / mine for theirs, mine in pairs], 0.5)
 
 
 class PairedTimer:
-    """Times sides in turn and shows where it is.
+    """Times sides in turn and shows its progress.
 
     Args:
-        device: Where the work runs.
-        min_rounds: Rounds that are always made.
-        max_rounds: Rounds after which a comparison ends in any case.
-        budget_s: Seconds after which a comparison ends if it has its least rounds.
+        device: Device of the work.
+        min_rounds: Minimum number of rounds.
+        max_rounds: Maximum number of rounds.
+        budget_s: Seconds after which a comparison ends once it has `min_rounds`.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class PairedTimer:
         self._progress.stop()
 
     def compare(self, title: str, size: int, sides: list[Side]) -> list[Timing]:
-        """Run all sides once to warm up and measure their memory, then in turn for time."""
+        """Run each side once for warm-up and peak memory, then time the sides in turn."""
         task = self._progress.add_task(f"{title}, {size:,}", total=self.max_rounds + 1)
         peaks = []
         for side in sides:
@@ -139,7 +142,7 @@ class PairedTimer:
 
 
 def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one run, until the device has finished it; what it returns is freed afterwards."""
+    """Time one run until the device has finished; the result is freed after the clock stops."""
     synchronize(device)
     began = time.perf_counter()
     kept = run()
@@ -149,14 +152,42 @@ def seconds_of(run: Callable[[], Any], device: torch.device) -> float:
     return elapsed
 
 
+class Stopwatch:
+    """Adds up the seconds of named parts of a run.
+
+    Args:
+        device: Device of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def __call__(self, part: str, run: Callable[[], Returned]) -> Returned:
+        """Run and time one part; return its result."""
+        kept: list[Returned] = []
+        self.seconds[part] += seconds_of(lambda: kept.append(run()), self.device)
+        return kept.pop()
+
+
+def median_parts(
+    time_parts: Callable[[Stopwatch], None], device: torch.device, rounds: int
+) -> dict[str, float]:
+    """Compute the median seconds of each part over several rounds."""
+    clocks = [Stopwatch(device) for _ in range(rounds)]
+    for clock in clocks:
+        time_parts(clock)
+    return {part: quantile([c.seconds[part] for c in clocks], 0.5) for part in clocks[0].seconds}
+
+
 def synchronize(device: torch.device) -> None:
-    """Wait for an accelerator; a CPU has nothing pending."""
+    """Wait for an accelerator; a CPU works synchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
-    """Most memory that tensors made by a run hold at once, beyond what was there before."""
+    """Measure the peak memory of tensors that a run creates."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -175,9 +206,9 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
 
 
 def most_resident_bytes() -> int:
-    """Most memory that this program held; what started it is not in it.
+    """Return the peak resident memory of this program, without its parent process.
 
-    Linux counts the memory of the process that started another into the latter's `ru_maxrss`.
+    On Linux the `ru_maxrss` of a child process includes the memory of its parent.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -188,7 +219,7 @@ def most_resident_bytes() -> int:
 
 @contextmanager
 def _quiet_stderr() -> Iterator[None]:
-    """The profiler's native library announces itself on file descriptor 2."""
+    """Discard messages that the native profiler writes to file descriptor 2."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

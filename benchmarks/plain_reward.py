@@ -1,7 +1,7 @@
-"""Drug-likeness, ease of making, few donors and likeness to eight drugs: ours, and written plainly.
+"""A reward of drug-likeness, synthesizability and similarity to drugs: ours, and plain RDKit.
 
-The geometric mean of QED, of the SA score's reverse sigmoid from 2 to 6, of 1 for at most three
-hydrogen bond donors, and of the largest Tanimoto similarity to a drug.
+The reward is the geometric mean of four factors: QED; the reverse sigmoid of the SA score from 2 to
+6; 1 for at most three hydrogen bond donors, else 0; the largest Tanimoto similarity to eight drugs.
 """
 
 import math
@@ -21,7 +21,7 @@ TARGETS = (
 
 
 def drugs_task() -> MoleculeObjective:
-    """Make the objective of our own parts."""
+    """Build the objective from our components."""
     known = drugs()
     return MoleculeObjective(
         [
@@ -34,13 +34,13 @@ def drugs_task() -> MoleculeObjective:
 
 
 class PlainReward:
-    """The same by RDKit alone, every part computed for every molecule."""
+    """The same reward in plain RDKit, with every factor computed for every molecule."""
 
     def __init__(self) -> None:
         import os
         import sys
 
-        from rdkit import Chem, RDConfig, RDLogger
+        from rdkit import Chem, RDConfig, rdBase
         from rdkit.Chem import rdFingerprintGenerator
 
         sys.path.append(os.path.join(RDConfig.RDContribDir, "SA_Score"))
@@ -48,16 +48,16 @@ class PlainReward:
             import sascorer
         finally:
             sys.path.pop()
-        RDLogger.DisableLog("rdApp.*")
+        rdBase.DisableLog("rdApp.*")
         self._chem, self._sascorer = Chem, sascorer
         generator = rdFingerprintGenerator.GetMorganGenerator(2, fpSize=2048)
         self._fingerprint = generator.GetFingerprint
         known = drugs()
         self._targets = [self._fingerprint(Chem.MolFromSmiles(known[name])) for name in TARGETS]
-        self("CCO")  # reads the table of fragments
+        self("CCO")  # loads the fragment table of the SA score
 
     def canonical(self, smiles: str) -> str | None:
-        """Write a molecule canonically; None for what is none."""
+        """Return the canonical SMILES of a molecule; None if it is invalid."""
         molecule = self._chem.MolFromSmiles(smiles)
         if molecule is None or not molecule.GetNumAtoms():
             return None
@@ -65,7 +65,7 @@ class PlainReward:
         return text
 
     def __call__(self, smiles: str) -> float:
-        """Score a canonical SMILES string, read anew as REINVENT's components read it."""
+        """Score a canonical SMILES string, parsed again as in the components of REINVENT."""
         from rdkit import DataStructs
         from rdkit.Chem import QED, rdMolDescriptors
 

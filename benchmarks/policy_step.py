@@ -1,17 +1,16 @@
-"""How fast is a step of policy optimisation, against TRL's?
+"""How fast is a step of policy optimisation against TRL?
 
 `python -m benchmarks.policy_step [--quick] [--out FILE]`
 
-A step samples 16 completions of 64 tokens for each of 4 prompts of 32, rewards them, scores them
-under the reference, and updates the policy by RLOO with beta = 0.03: a randomly initialised Qwen2
-of 1.5 million parameters with 4096 tokens, so that nearly every completion goes to the limit. The
-peer is `RLOOTrainer.training_step` of TRL with the same weights, prompts, reward, clipping and
-AdamW, without gradient checkpointing (which would make it slower), and without the logs and
-callbacks around it. Both decode what they sampled. Sampling alone is held against `generate` of
-transformers too, which TRL calls.
+A step samples 16 completions of 64 tokens for each of 4 prompts of 32 tokens, rewards them, scores
+them under the reference, and updates the policy by RLOO with beta = 0.03. The policy is a randomly
+initialised Qwen2 with 1.5 million parameters and 4096 tokens, so nearly every completion reaches
+the limit. The peer is `RLOOTrainer.training_step` of TRL with the same weights, prompts, reward,
+clipping and AdamW. It runs without gradient checkpointing, which would be slower, and without logs
+and callbacks. Both decode their samples. Sampling alone is also compared with `generate` of
+transformers, which TRL calls.
 
-Peak memory is that of tensors that a step makes, beside the weights, the reference's and the
-optimizer's.
+Peak memory counts the tensors that a step creates, without weights, reference and optimizer state.
 """
 
 import statistics
@@ -47,7 +46,7 @@ LEAST_OVER_GENERATE = 1.2
 
 
 def compare(report: Report, timer: PairedTimer, sides: PolicySides) -> None:
-    """Time ours, with and without MARA, and TRL's in turns; add what they gave to the report."""
+    """Time our step, with and without MARA, and the step of TRL; add the results to the report."""
     batch = sides.sizes.batch
     steps = [sides.our_step(True), sides.our_step(False), sides.trl_step()]
     timings = timer.compare("a step", batch, steps)
@@ -68,9 +67,10 @@ def compare(report: Report, timer: PairedTimer, sides: PolicySides) -> None:
 
 
 def shares(sides: PolicySides, timings: list[Timing]) -> dict[str, float]:
-    """Which share of our step each part takes: medians over the steps with MARA.
+    """Compute the share of each part in our step: medians over the steps with MARA.
 
-    The first steps, with and without MARA, are those whose memory was measured.
+    Steps alternate between with and without MARA. The first pair is left out, since it ran under
+    the memory profiler.
     """
     assert [timing.name for timing in timings[:2]] == [OURS_MARA, OURS]
     medians = {
@@ -80,7 +80,7 @@ def shares(sides: PolicySides, timings: list[Timing]) -> dict[str, float]:
 
 
 def print_parts(report: Report, console: Console) -> None:
-    """Print samples per second, and where our step's time goes."""
+    """Print samples per second, and the shares of the parts of our step."""
     table = Table("side", "samples/s")
     for name, rate in report.more["samples_per_second"].items():
         table.add_row(name, f"{rate:.1f}")
@@ -92,8 +92,8 @@ def print_parts(report: Report, console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> Report:
-    """Run the benchmark, print it and write its JSON."""
-    parser = benchmark_parser("How fast is a step of policy optimisation, against TRL's?")
+    """Run the benchmark, print the report and write its JSON."""
+    parser = benchmark_parser("How fast is a step of policy optimisation against TRL?")
     options = parser.parse_args(arguments)
     device = prepare_device(options.device, options.threads)
     report = Report("policy_step", describe_device(device))

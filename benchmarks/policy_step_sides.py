@@ -1,4 +1,4 @@
-"""One step of policy optimisation, ours and TRL's, on the same tiny Qwen2, ready to be timed."""
+"""One step of policy optimisation, ours and TRL's, on the same tiny Qwen2, prepared for timing."""
 
 import tempfile
 import time
@@ -46,19 +46,19 @@ class PolicySizes:
 
     @property
     def batch(self) -> int:
-        """Completions of a step."""
+        """Completions per step."""
         return self.num_prompts * self.num_samples
 
 
 @dataclass
 class Parts:
-    """Seconds of the parts of our steps, one entry a step."""
+    """Seconds of the parts of our steps, one entry per step."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
     def time(self, part: str, device: torch.device) -> Iterator[None]:
-        """Time what is within."""
+        """Time the code inside the context."""
         synchronize(device)
         began = time.perf_counter()
         yield
@@ -67,11 +67,11 @@ class Parts:
 
 
 class PolicySides:
-    """Both sides of the comparison: each with a model of its own, made of the same weights.
+    """Both sides of the comparison, with separate models of the same initial weights.
 
     Args:
         sizes: Sizes of a step.
-        device: Where it runs.
+        device: Device of the step.
     """
 
     def __init__(self, sizes: PolicySizes, device: torch.device) -> None:
@@ -87,7 +87,7 @@ class PolicySides:
         self.policy = CausalLMPolicy(self._model(), sizes.new_tokens, self.tokenizer).to(device)
         self.optimizer = _adamw(self.policy.model)
         self.parts = Parts()
-        #: TRL loads policy and reference from a folder, and writes into one.
+        #: TRL loads policy and reference from this folder and writes to it.
         self._folder = tempfile.TemporaryDirectory(prefix="policy_step_")
 
     def _model(self) -> PreTrainedModel:
@@ -108,13 +108,13 @@ class PolicySides:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the policy, its reference not counted."""
+        """Parameters of the policy, without its reference."""
         return sum(parameter.numel() for parameter in self.policy.parameters())
 
     # -- ours -------------------------------------------------------------------------------------
 
     def our_step(self, with_mara: bool) -> Side:
-        """Sample, score, reward, update."""
+        """Return our step: sample, reward, score, update."""
         mara = Mara(threshold=0.5) if with_mara else None
         name = OURS_MARA if with_mara else OURS
         return Side(name, lambda: self._step(mara), lambda: self.optimizer.zero_grad())
@@ -150,11 +150,11 @@ class PolicySides:
     # -- sampling alone ---------------------------------------------------------------------------
 
     def our_sampling(self) -> Side:
-        """Token ids and log-probabilities of a step's completions."""
+        """Return our sampling of token ids and log-probabilities for one step."""
         return Side(SAMPLING, lambda: self.policy.sample(self.prompts, self.sizes.num_samples))
 
     def generate(self) -> Side:
-        """Token ids of as many completions, from every row's own copy of its prompt."""
+        """Return `generate` for as many completions, with one copy of the prompt each."""
         ids = torch.tensor([row["prompt_ids"] for row in self.prompts], device=self.device)
         ids = ids.repeat_interleave(self.sizes.num_samples, 0)
         settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
@@ -170,13 +170,13 @@ class PolicySides:
     # -- TRL --------------------------------------------------------------------------------------
 
     def trl_step(self) -> Side:
-        """The trainer's own `training_step`, clipping and AdamW; its logs and loop left out."""
+        """Return `training_step` of TRL, clipping and AdamW, without logs and loop."""
         return Side(TRL, self._trl_step, lambda: self.trainer.optimizer.zero_grad())
 
     @cached_property
     def trainer(self) -> Any:
-        """TRL's trainer, set up as its `train` would."""
-        with warnings.catch_warnings():  # of libraries among themselves
+        """The trainer of TRL in the state that its `train` sets up."""
+        with warnings.catch_warnings():  # TRL uses deprecated names of its dependencies
             warnings.simplefilter("ignore")
             from datasets import Dataset
             from trl import RLOOConfig, RLOOTrainer
@@ -195,13 +195,13 @@ class PolicySides:
                 weight_decay=0.0,
                 max_grad_norm=MAX_GRADIENT_NORM,
                 bf16=False,
-                gradient_checkpointing=False,  # on by default: slower, and needs less memory
+                gradient_checkpointing=False,  # the default is slower and needs less memory
                 model_init_kwargs={"dtype": "float32"},
                 use_cpu=self.device.type == "cpu",
                 report_to="none",
                 disable_tqdm=True,
             )
-            trainer = RLOOTrainer(
+            trainer: Any = RLOOTrainer(
                 folder,
                 _trl_reward,
                 arguments,
@@ -226,7 +226,7 @@ class PolicySides:
 
 
 def number_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """Every number from 2 to below the size of the vocabulary is a token, and its own id."""
+    """Build a tokenizer in which every number from 2 to `vocab_size - 1` is a token and its id."""
     words = {"<pad>": 0, "<end>": 1} | {str(number): number for number in range(2, vocab_size)}
     tokenizer = Tokenizer(models.WordLevel(words, "<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -234,7 +234,7 @@ def number_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def share_of_even_numbers(text: str) -> float:
-    """A reward that costs nothing.
+    """Compute a reward of negligible cost.
 
     >>> share_of_even_numbers("2 3 4 5")
     0.5
@@ -243,7 +243,7 @@ def share_of_even_numbers(text: str) -> float:
     return sum(int(word) % 2 == 0 for word in words) / max(1, len(words))
 
 
-def _trl_reward(completions: list[str], **_: Any) -> list[float]:
+def _trl_reward(completions: list[str], **_: Any) -> list[float | None]:
     return [share_of_even_numbers(text) for text in completions]
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a JSON file and a table on the terminal."""
+"""Output of a benchmark: a JSON file and tables on the terminal."""
 
 import argparse
 import json
@@ -19,12 +19,12 @@ from triptych.benchmarks.paired import Timing, time_ratio
 
 @dataclass(frozen=True)
 class Check:
-    """A number that was promised.
+    """A comparison of a measured value with its bound.
 
     Args:
-        value: What came out.
-        bound: What was promised.
-        held: Whether the value is on the right side of it.
+        value: Measured value.
+        bound: Bound that was fixed beforehand.
+        held: True if the value is on the right side of the bound.
     """
 
     value: float
@@ -33,26 +33,26 @@ class Check:
 
 
 def at_least(value: float, bound: float) -> Check:
-    """A check that holds if the value reaches the bound."""
+    """Return a check that holds if the value reaches the bound."""
     return Check(value, bound, value >= bound)
 
 
 def at_most(value: float, bound: float) -> Check:
-    """A check that holds if the value does not exceed the bound."""
+    """Return a check that holds if the value does not exceed the bound."""
     return Check(value, bound, value <= bound)
 
 
 @dataclass
 class Report:
-    """The answer to a benchmark's question.
+    """The answer to the question of a benchmark.
 
     Args:
-        question: The benchmark's name.
-        device: As `describe_device` gives it.
-        rows: Of `Timing.row`.
-        ratios: "peer@size" -> the peer's time over ours; above 1 we are faster.
-        memory_ratios: "peer@size" -> the peer's peak memory over ours.
-        checks: name -> check.
+        question: Name of the benchmark.
+        device: Result of `describe_device`.
+        rows: Results of `Timing.row`.
+        ratios: Maps "peer@size" to the peer's time over ours; above 1 we are faster.
+        memory_ratios: Maps "peer@size" to the peer's peak memory over ours.
+        checks: Maps names to checks.
         more: Further entries of the JSON.
     """
 
@@ -74,7 +74,7 @@ class Report:
             self.memory_ratios[key] = peer.peak_bytes / max(1, ours.peak_bytes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As stored; `held` is true if every check is. False is a result, not a failure."""
+        """Return the stored form. `held` is true if all checks hold; false is a valid result."""
         held = all(check.held for check in self.checks.values())
         entries = asdict(self)
         return {**entries, **entries.pop("more"), "held": held}
@@ -85,7 +85,7 @@ class Report:
         out.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
     def finish(self, out: Path | None, console: Console) -> "Report":
-        """Write the JSON file where one is wanted and say so; returns the report."""
+        """Write the JSON file if `out` is given and print its path; return the report."""
         if out is not None:
             self.write(out)
             console.print(f"written to {out}")
@@ -102,7 +102,7 @@ class Report:
         self.print_checks(console)
 
     def print_checks(self, console: Console) -> None:
-        """Print what was promised beside what came out."""
+        """Print each check with its value, bound and verdict."""
         for name, check in self.checks.items():
             verdict = "held" if check.held else "[bold]not held[/bold]"
             side = "at least" if (check.value >= check.bound) == check.held else "at most"
@@ -121,13 +121,13 @@ class Report:
 
 
 def wide_console() -> Console:
-    """A console; as wide as the tables where there is no terminal to fit."""
+    """Return a console; without a terminal it is as wide as the tables."""
     console = Console()
     return console if console.is_terminal else Console(width=110)
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """The machine as far as it bears on the numbers."""
+    """Describe the properties of the machine that affect the numbers."""
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -149,7 +149,7 @@ def describe_device(device: torch.device) -> dict[str, Any]:
 
 
 def run_main(main: Callable[[], Report]) -> None:
-    """Run a benchmark as a program: a mistake in its options is told in a line."""
+    """Run a benchmark as a program; print an error in its options as one line."""
     try:
         main()
     except ValueError as error:
@@ -157,7 +157,7 @@ def run_main(main: Callable[[], Report]) -> None:
 
 
 def benchmark_parser(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Build a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="few rounds, at most a minute")
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -170,7 +170,7 @@ def prepare_device(name: str | None, num_threads: int | None) -> torch.device:
     """Choose the device and the number of threads.
 
     Raises:
-        ValueError: if the device is not there or the number of threads not positive.
+        ValueError: if the device is missing or the number of threads is not positive.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU here; leave it out or give cpu")

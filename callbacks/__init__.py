@@ -1,1 +1,1 @@
-"""What happens around training: tracking, checkpoints, exports, tables, guards."""
+"""Callbacks by panel, and the frame of a run: command line, tracking, directory."""

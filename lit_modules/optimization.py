@@ -15,7 +15,7 @@ from triptych.models.remember.memory_blocks import value_tables
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters of every value table, once each."""
+    """Return the parameters of every value table, once each."""
     return [table.weight for table in value_tables(model)]
 
 
@@ -27,7 +27,7 @@ def build_adamw(
     value_weight_decay: float,
     betas: tuple[float, float],
 ) -> AdamW:
-    """AdamW over `parameter_groups`."""
+    """Build AdamW over `parameter_groups`."""
     rates = (learning_rate, value_learning_rate, weight_decay, value_weight_decay)
     return AdamW(parameter_groups(model, *rates), betas=betas, fused=True)
 
@@ -39,11 +39,11 @@ def parameter_groups(
     weight_decay: float,
     value_weight_decay: float,
 ) -> list[dict[str, Any]]:
-    """An optimizer's groups, with the memory's values in one of their own.
+    """Return an optimizer's groups, with the memory's values in a separate group.
 
-    In this order, empty ones left out: `decay` (matrices), `no_decay` (norms, biases, gates),
-    `values`. The papers give values a higher learning rate than the rest (1e-3 against 1e-4 in
-    facebookresearch/memory): a slot is read by few tokens, so it sees few gradients.
+    The groups are `decay` (matrices), `no_decay` (norms, biases, gates) and `values`, in this
+    order and without empty ones. The papers give values a higher learning rate than the rest (1e-3
+    against 1e-4 in facebookresearch/memory): few tokens read a slot, so it gets few gradients.
     """
     values = {id(parameter) for parameter in value_parameters(model)}
     groups: dict[str, list[nn.Parameter]] = {"decay": [], "no_decay": [], "values": []}
@@ -67,7 +67,7 @@ def parameter_groups(
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, final_share: float
 ) -> LambdaLR:
-    """Rise linearly over `warmup_steps`, then fall on a cosine to `final_share` of the peak."""
+    """Schedule a linear rise over `warmup_steps`, then a cosine to `final_share` of the peak."""
 
     def share(step: int) -> float:
         if step < warmup_steps:
@@ -79,10 +79,13 @@ def warmup_cosine(
 
 
 def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
-    """Clip the values' gradient and everybody else's to `max_norm`, each by its own norm.
+    """Clip the gradients of the values and of all other parameters to `max_norm` separately.
 
     As in facebookresearch/memory: clipped together, a rare large gradient of a few slots would
-    stall the whole network. Returns both norms before clipping: (values, others).
+    stall the whole network.
+
+    Returns:
+        Both norms before clipping: (values, others).
     """
     values = {id(parameter) for parameter in value_parameters(model)}
 
@@ -96,10 +99,10 @@ def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
 
 
 class ClipsValuesApart:
-    """For LightningModules: `trainer.gradient_clip_val` as `clip_apart` has it, always by norm.
+    """Mixin for LightningModules that applies `trainer.gradient_clip_val` with `clip_apart`.
 
-    Without memory that is one norm of all. Lightning's own clipping refuses a fused optimizer under
-    `bf16-mixed`.
+    Clipping is always by norm. Without memory it is one norm of all parameters. Lightning's own
+    clipping refuses a fused optimizer under `bf16-mixed`.
     """
 
     def configure_gradient_clipping(
@@ -108,17 +111,17 @@ class ClipsValuesApart:
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the values and the rest apart, by norm."""
+        """Clip the values and the rest separately, by norm."""
         if gradient_clip_val:
             assert isinstance(self, nn.Module)
             clip_apart(self, gradient_clip_val)
 
 
 def optimizer_of_nothing(module: nn.Module) -> SGD:
-    """What the loop steps where a callback updates the model by itself.
+    """Build a zero-rate SGD for modules whose weights a callback updates.
 
     Raises:
-        ValueError: if there is no such callback, whose anchor would require a gradient.
+        ValueError: if no parameter requires a gradient, since such a callback would add one.
     """
     anchors = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not anchors:
@@ -137,13 +140,13 @@ def scheduled(
     warmup_steps: int,
     trainer: Trainer,
 ) -> Optimizer | OptimizerLRSchedulerConfig:
-    """What `configure_optimizers` returns: the optimizer with its warm-up and schedule.
+    """Return an optimizer with warm-up and schedule, for `configure_optimizers`.
 
     Args:
-        optimizer: At its peak rates.
+        optimizer: Optimizer at its peak rates.
         schedule: After warm-up, `constant`, or a `cosine` down to a tenth at the run's end.
         warmup_steps: Steps of linear warm-up.
-        trainer: Says how many steps the run has.
+        trainer: Trainer that knows the number of steps.
 
     Raises:
         ValueError: if the cosine has no end.
@@ -164,14 +167,14 @@ def with_cosine(
     final_share: float,
     instead: str | None = None,
 ) -> OptimizerLRSchedulerConfig:
-    """What `configure_optimizers` returns: the optimizer with `warmup_cosine`.
+    """Return an optimizer with `warmup_cosine`, for `configure_optimizers`.
 
     Args:
-        optimizer: At its peak rates.
+        optimizer: Optimizer at its peak rates.
         warmup_steps: Steps of linear warm-up.
-        total_steps: At the end of the cosine.
-        final_share: Of the peak, at that end.
-        instead: What could be set where the trainer has no end.
+        total_steps: Step at the end of the cosine.
+        final_share: Share of the peak at that end.
+        instead: Setting to suggest where the trainer has no end.
 
     Raises:
         ValueError: if `total_steps` is infinite.
@@ -186,7 +189,7 @@ def with_cosine(
 
 
 def stepped(optimizer: Optimizer, scheduler: LRScheduler) -> OptimizerLRSchedulerConfig:
-    """What `configure_optimizers` returns: the scheduler goes on at every step."""
+    """Return an optimizer with a scheduler that advances every step."""
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},

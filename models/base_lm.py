@@ -1,4 +1,4 @@
-"""The causal language model under the memory: any transformers architecture, built or loaded."""
+"""A causal language model of any transformers architecture, built or loaded."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-# Where a family's config departs from the common names of transformers.
+# Options that a family's config names differently from most of transformers.
 _FAMILY_NAMES = {"gpt2": {"intermediate_size": "n_inner"}}
 _DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
 
@@ -26,11 +26,11 @@ class BaseLMConfig:
             times for gpt2, rounded up to a multiple of 8.
         max_position_embeddings: Longest context.
         tie_embeddings: Share input and output embeddings.
-        dropout: Every dropout the family has.
+        dropout: Rate of all the family's dropouts.
         overrides: Further settings of the family's own config, checked against it.
         pretrained: Hub name or folder to load instead; the sizes above are then ignored.
-        pretrained_dtype: Precision to load it in; null: that of its files, often bfloat16, in
-            which small updates of what is trained are lost.
+        pretrained_dtype: Precision to load it in; null: that of its files. This is often bfloat16,
+            which loses small updates of trained parameters.
 
     Raises:
         ValueError: if heads do not divide.
@@ -62,7 +62,7 @@ class BaseLMConfig:
             )
 
     def to_transformers(self, vocab_size: int) -> PretrainedConfig:
-        """The family's own config.
+        """Build the family's own config.
 
         Raises:
             ValueError: if the family is unknown or an override is not one of its settings, or
@@ -89,7 +89,7 @@ class BaseLMConfig:
             renamed.get("intermediate_size", "intermediate_size"): inner,
             "max_position_embeddings": self.max_position_embeddings,
             "tie_word_embeddings": self.tie_embeddings,
-            # The tokenizer's, once known; a family's own ids may lie outside this vocabulary.
+            # Set once the tokenizer is known; the family's defaults may exceed this vocabulary.
             "bos_token_id": None,
             "eos_token_id": None,
             "pad_token_id": None,
@@ -113,10 +113,10 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
 
     Args:
         base: The model.
-        vocab_size: Tokens of the tokenizer that will feed it.
+        vocab_size: Number of tokens of the tokenizer.
 
     Raises:
-        ValueError: if a pretrained model has fewer token embeddings than the tokenizer tokens.
+        ValueError: if a pretrained model has fewer token embeddings than the tokenizer has tokens.
     """
     if base.pretrained is None:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(base.to_transformers(vocab_size))

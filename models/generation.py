@@ -13,7 +13,7 @@ def continue_greedily(
     prompt_mask: Tensor,
     max_new_tokens: int,
 ) -> list[str]:
-    """Continue left-padded prompts greedily; returns the continuations alone.
+    """Continue left-padded prompts greedily and return only the continuations.
 
     Args:
         model: A causal language model.

@@ -1,4 +1,4 @@
-"""The output layer and the negative log-likelihood of its targets in one, chunk by chunk."""
+"""The output layer fused with the negative log-likelihood of its targets, chunk by chunk."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ def linear_nll(
 ) -> Tensor:
     """Return -log softmax(hidden_ND @ weight_VD.T)[n, targets_N[n]], in nats, differentiable.
 
-    Logits exist for one chunk of predictions at a time and are computed again in the backward pass:
-    two arrays of C V numbers in place of several of N V, for a third more arithmetic in the output
-    layer. Value and gradient are those of the plain function up to the order of float additions;
-    the weight's gradient is summed over chunks in float32 at least. Under autocast the products run
-    in its dtype, as `torch.nn.Linear`'s would. The gradient has no gradient of its own.
+    Logits exist for one chunk of predictions at a time and are computed again in the backward pass.
+    This takes two arrays of C V numbers instead of several of N V, and a third more arithmetic in
+    the output layer. Value and gradient equal those of the plain function up to the order of float
+    additions. The weight's gradient is summed over chunks in at least float32. Under autocast the
+    products run in its dtype, as in `torch.nn.Linear`. There is no second derivative.
 
     Args:
         hidden_ND: Last hidden states, after the final norm.
         weight_VD: Weight of the output layer, which has no bias.
         targets_N: int64 in [0, V).
-        chunk_tokens: Largest number of predictions whose logits exist at once, C.
+        chunk_tokens: C, the largest number of predictions with logits in memory at once.
 
     Returns:
         nll_N, at least float32.
@@ -33,19 +33,19 @@ def linear_nll(
     >>> linear_nll(hidden, weight, torch.tensor([0, 1]))  # ln 2 and ln 4/3
     tensor([0.6931, 0.2877])
     """
-    nll_N: Tensor = _LinearNLL.apply(
+    nll_N: Tensor = _LinearNLL.apply(  # type: ignore[no-untyped-call]
         _as_autocast(hidden_ND), _as_autocast(weight_VD), targets_N, chunk_tokens
     )
     return nll_N
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Widen half precision to float32; leave float32 and float64 alone."""
+    """Widen half precision to float32; keep float32 and float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _LinearNLL(torch.autograd.Function):
-    """Output layer and cross-entropy in one, chunk by chunk; the backward pass repeats the logits.
+    """Output layer and cross-entropy, chunk by chunk; the backward pass recomputes the logits.
 
     With p = softmax(h W^T) and nll = -ln p_target, the gradient of one nll in its logits is
     p - onehot(target).
@@ -96,7 +96,7 @@ def _logits(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
 
 
 def _as_autocast(x: Tensor) -> Tensor:
-    """Cast as autocast casts the inputs of a matrix product; it leaves float64 alone."""
+    """Cast as autocast casts the inputs of a matrix product, which excludes float64."""
     device_type = x.device.type
     if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
         return x
@@ -104,22 +104,22 @@ def _as_autocast(x: Tensor) -> Tensor:
 
 
 def _add_product_(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
-    """Add left @ right to a total that may have a wider dtype than they."""
+    """Add left @ right to a total that may have a wider dtype."""
     if total_VD.dtype == left_VC.dtype:
-        total_VD.addmm_(left_VC, right_CD)  # without a product of the size of the total
+        total_VD.addmm_(left_VC, right_CD)  # allocates no product of the total's size
     else:
         total_VD += left_VC @ right_CD
 
 
-# What a family may do to its logits beyond the output layer (Gemma, Cohere, Granite).
+# Settings of families that rescale their logits after the output layer (Gemma, Cohere, Granite).
 _LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def output_weight(model: PreTrainedModel) -> Tensor | None:
-    """The weight W (vocabulary, width) where logits = hidden @ W.T, and None where they are not.
+    """Return the weight W (vocabulary, width) if logits = hidden @ W.T, otherwise None.
 
-    They are not in families whose output layer has a bias or that rescale its logits: there the
-    logits are had from the model alone.
+    The equation does not hold in families with a bias in the output layer or rescaled logits. Only
+    the model itself computes their logits.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:

@@ -1,11 +1,11 @@
-"""Low-rank adapters (LoRA, 2106.09685) in a model that stays what it is: peft, in place.
+"""Low-rank adapters (LoRA, 2106.09685) by peft, put into a model in place.
 
     add_lora(model, config)        W x  ->  W x + (alpha / rank) B A x,  W frozen, B = 0
     merged_state_dict(model)       the plain model's weights, W + (alpha / rank) B A
     merge_lora(model)              the plain model again
     with adapters_off(model): ...  W x, to the bit
 
-peft is imported where it is needed: it takes seconds, and most runs have no adapters.
+peft is imported on first use: the import takes seconds, and most runs have no adapters.
 """
 
 import warnings
@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-_ADAPTER = "default"  # peft's own name for it
+_ADAPTER = "default"  # peft's name
 _BASE = ".base_layer."
 
 
 @dataclass
 class LoRAConfig:
-    """Which layers get an adapter, and how large it is.
+    """Size of the adapters, and the layers that get one.
 
     Args:
         rank: Rank of the update of a weight matrix. The paper's baselines: 32, 128, 256.
-        alpha: The update is scaled by alpha / rank; null: twice the rank. The paper's: a half,
-            one, two and four times the rank.
-        dropout: Of the adapters' inputs, while training.
-        targets: `all_linear` adapts every linear layer but the output layer, those of memory layers
-            (query, gate) included; `attention` those of attention alone.
+        alpha: The update is scaled by alpha / rank; null: twice the rank. The paper's values: a
+            half, one, two and four times the rank.
+        dropout: Dropout rate of the adapters' inputs in training.
+        targets: `all_linear` adapts every linear layer except the output layer, including those of
+            memory layers (query, gate); `attention` adapts attention only.
 
     Raises:
         ValueError: if a number is out of range.
@@ -53,13 +53,13 @@ class LoRAConfig:
 
 
 def add_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
-    """Put adapters into a model, in place, and freeze all else.
+    """Put adapters into a model, in place, and freeze all other parameters.
 
-    The model's outputs do not change by a bit: the second factor of every update starts at zero.
+    The model's outputs stay the same to the bit: the second factor of every update starts at zero.
 
     Args:
         model: A causal language model.
-        config: Which layers, and how large.
+        config: Layers and sizes.
 
     Raises:
         ValueError: if the model has no such layers.
@@ -73,13 +73,13 @@ def add_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
         lora_dropout=config.dropout,
         target_modules=names,
     )
-    with warnings.catch_warnings():  # GPT-2's matrices are transposed: peft sees it and says so
+    with warnings.catch_warnings():  # peft corrects for GPT-2's transposed matrices, with a warning
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         inject_adapter_in_model(settings, model, _ADAPTER)
 
 
 def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attention"]) -> list[str]:
-    """Name the linear layers that adapters go to.
+    """Return the names of the linear layers that get adapters.
 
     Raises:
         ValueError: if there is none.
@@ -103,7 +103,7 @@ def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attent
 
 
 def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What `state_dict` will be once the adapters are merged; the model is left as it is."""
+    """Return the `state_dict` with the adapters merged; the model does not change."""
     merged = {
         f"{name}.weight": _merged_weight(layer) for name, layer in _adapted_layers(model).items()
     }
@@ -116,7 +116,7 @@ def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def merge_lora(model: PreTrainedModel) -> None:
-    """Add the updates to the weights and take the adapters out, in place."""
+    """Add the updates to the weights and remove the adapters, in place."""
     for name, layer in _adapted_layers(model).items():
         base = layer.get_base_layer()
         base.weight.data = _merged_weight(layer)
@@ -127,16 +127,16 @@ def merge_lora(model: PreTrainedModel) -> None:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    """Whether `add_lora` has put adapters into it that are not merged yet."""
+    """Return whether the model has adapters from `add_lora` that are not merged yet."""
     return hasattr(model, "peft_config")
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
-    """Within, the model computes what it did before it had adapters, to the bit.
+    """Compute without the adapters inside this context; outputs equal the base model's to the bit.
 
-    peft's own switch also freezes and unfreezes the adapters, which would disturb a graph that is
-    waiting for its backward.
+    peft's own switch also freezes and unfreezes the adapters, which breaks a graph that still needs
+    its backward pass.
     """
     layers = list(_adapted_layers(model).values())
     before = [layer._disable_adapters for layer in layers]
@@ -157,4 +157,5 @@ def _adapted_layers(model: nn.Module) -> dict[str, Any]:
 
 def _merged_weight(layer: Any) -> Tensor:
     weight: Tensor = layer.get_base_layer().weight.detach()
-    return weight + layer.get_delta_weight(_ADAPTER).detach().to(weight.dtype)
+    update: Tensor = layer.get_delta_weight(_ADAPTER).detach()
+    return weight + update.to(weight.dtype)

@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Read and write local weights without a bar for each file; downloads elsewhere keep theirs."""
+    """Hide the progress bars of local weight files; use this around local reads and writes only."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def segment_attention_mask(segment_ids_BT: Tensor) -> Tensor:
-    """Causal attention that never leaves a packed document.
+    """Build a causal attention mask that stays within each packed document.
 
     Args:
-        segment_ids_BT: int64; equal numbers in a row belong together. Padding (0) attends to
-            padding, so that no row of the softmax is empty.
+        segment_ids_BT: int64; positions of a row with equal numbers form a document. Padding (0)
+            attends to padding, so that no row of the softmax is empty.
 
     Returns:
         attend_B1TT: bool, True where the query (third axis) may read the key (fourth).

@@ -1,4 +1,4 @@
-"""Tensors with a description in one safetensors file that is either whole or not there."""
+"""Tensors and a description in one safetensors file, written atomically and checked when read."""
 
 import hashlib
 import json
@@ -11,18 +11,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-# One text for everything: safetensors keeps several in an order of its own, and equal contents
-# shall give equal files.
+# A single metadata entry: safetensors orders several arbitrarily, but equal contents must give
+# equal files.
 DESCRIPTION = "description"
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write the file beside its place, sync it to disk, and move it there in one step.
+    """Write to a temporary file in the same folder, sync it to disk, and rename it.
 
     Args:
-        path: The file; its folder is made if need be.
-        tensors: What to keep; equal names and values give equal files.
-        description: Plain types, kept as JSON.
+        path: The file; its folder is created if missing.
+        tensors: Tensors by name; equal names and values give equal files.
+        description: Plain types, stored as JSON.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote, and check every byte of it.
+    """Read a file of `save_tensors` and verify its checksum.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -55,15 +55,15 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is cut short or damaged ({error}): copy it again from where it was made"
+            f"{path} is cut short or damaged ({error}): copy it again from the original"
         ) from error
     if text is None:
-        raise ValueError(f"{path} is a safetensors file of something else: it has no description")
+        raise ValueError(f"{path} is another kind of safetensors file: it has no description")
     content: dict[str, Any] = json.loads(text)
     if content["sha256"] != _checksum(tensors):
         raise ValueError(
-            f"{path} is damaged: its values are not those that were written. Copy it again from "
-            "where it was made"
+            f"{path} is damaged: its checksum does not match its values. Copy it again from the "
+            "original"
         )
     description: dict[str, Any] = content["description"]
     return tensors, description

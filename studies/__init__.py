@@ -1,1 +1,1 @@
-"""Studies: one claim a file, tested on runs of `train.main` over arms and seeds."""
+"""Studies: one claim per file, tested on runs of `train.main` over arms and seeds."""

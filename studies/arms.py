@@ -1,4 +1,4 @@
-"""Runs the arms of a study, each over several seeds, two at a time, and remembers what is done."""
+"""Run the arms of a study over several seeds, in parallel, and skip finished runs."""
 
 import contextlib
 import hashlib
@@ -19,12 +19,12 @@ from rich.progress import Progress
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training that a study compares with others.
+    """One training setup that a study compares with others.
 
     Args:
-        name: As it appears in tables and figures.
-        args: Words of the command line after `fit`, without seed and run directory.
-        start: For each seed, the exported folder that the run starts from.
+        name: Name in tables and figures.
+        args: Command-line words after `fit`, without seed and run directory.
+        start: Exported folder that the run of each seed starts from; None: `args` decide.
     """
 
     name: str
@@ -32,13 +32,13 @@ class Arm:
     start: Mapping[int, Path] | None = None
 
     def words(self, seed: int) -> tuple[str, ...]:
-        """Words of the command line for one seed."""
+        """Return the command-line words for one seed."""
         if self.start is None:
             return self.args
         return (*self.args, "--model.init_args.init_from", str(self.start[seed]))
 
 
-#: Options that take the seed where a run's data are drawn by it as well.
+#: Options that receive the seed if it also determines the data of a run.
 SEED_OF_DATA_TOO = ("--seed_everything", "--data.init_args.seed")
 
 
@@ -49,24 +49,24 @@ def run_arms(
     num_workers: int = 2,
     seed_options: Sequence[str] = ("--seed_everything",),
 ) -> dict[str, list[Path]]:
-    """Train every arm with every seed; runs that finished before are not repeated.
+    """Train every arm with every seed. Finished runs are not repeated.
 
-    Each run is a `train.main` in a spawned process with one thread, so that runs side by side do
-    not slow each other and results do not depend on how many there are. A process takes one run
-    after another: what a run needs to import takes longer than many a run.
+    Each run is a `train.main` in a spawned process with one thread. Parallel runs then do not slow
+    each other, and results do not depend on the number of workers. A process takes several runs in
+    turn, because the imports take longer than a short run.
 
     Args:
-        arms: What to run.
+        arms: Arms to run.
         seeds: Seeds of each arm.
-        out: Folder of the study; runs are kept in `runs/` under it.
-        num_workers: Runs at a time.
-        seed_options: Options of the command line that take the seed.
+        out: Folder of the study; the runs are stored in `runs/` below it.
+        num_workers: Number of parallel runs.
+        seed_options: Command-line options that receive the seed.
 
     Raises:
-        RuntimeError: if a run fails, naming its log; finished runs are kept.
+        RuntimeError: if a run fails, with the path of its log; finished runs are kept.
 
     Returns:
-        For each arm its run directories, in the order of the seeds.
+        Run directories of each arm, in the order of the seeds.
     """
     places = {(arm.name, seed): run_dir(arm, seed, out) for arm in arms for seed in seeds}
     todo = [(arm, seed) for seed in seeds for arm in arms if not _finished(places[arm.name, seed])]
@@ -94,13 +94,13 @@ def run_arms(
 
 
 def exported_start(init_from: str, out: Path, seed: int = 42, more: Sequence[str] = ()) -> Path:
-    """The exported folder that arms start from.
+    """Return the exported folder that arms start from.
 
     Args:
         init_from: The folder, or a config, which is then run once.
-        out: Where that run is kept.
-        seed: Its seed.
-        more: Further words of that run's command line.
+        out: Folder that stores this run.
+        seed: Seed of this run.
+        more: Further command-line words of this run.
     """
     if Path(init_from).suffix not in (".yaml", ".yml"):
         return Path(init_from)
@@ -109,13 +109,23 @@ def exported_start(init_from: str, out: Path, seed: int = 42, more: Sequence[str
     return run / "export"
 
 
-def run_dir(arm: Arm, seed: int, out: Path) -> Path:
-    """Where an arm's run with a seed is kept: elsewhere if its settings change.
+def exports(seeds: Sequence[int], runs: Sequence[Path]) -> dict[int, Path]:
+    """Return the exported folder of each seed's run."""
+    return {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
 
-    Settings are its words and what stands in the configs that they name; configs that those name in
-    turn are not looked at.
+
+def device_of(*runs: Sequence[Path]) -> str:
+    """Return the devices of runs, as their summaries name them, joined by commas."""
+    return ", ".join(sorted({read_summary(run)["device"] for dirs in runs for run in dirs}))
+
+
+def run_dir(arm: Arm, seed: int, out: Path) -> Path:
+    """Return the directory of an arm's run with a seed; it depends on the settings.
+
+    The settings are the command-line words and the text of the configs that they name. Configs that
+    are named inside those configs are not read.
     """
-    # What it starts from lies in a folder for each seed, which does not make it another arm.
+    # The start folder contains the seed. A different seed alone is not a different arm.
     words = [word.replace(f"seed{seed}", "seed") for word in arm.words(seed)]
     configs = [Path(word) for word in words if word.endswith((".yaml", ".yml"))]
     words += [path.read_text(encoding="utf-8") for path in configs if path.is_file()]
@@ -124,20 +134,20 @@ def run_dir(arm: Arm, seed: int, out: Path) -> Path:
 
 
 def seed_words(seed: int, seed_options: Sequence[str] = SEED_OF_DATA_TOO) -> list[str]:
-    """Words of the command line that set a run's seed."""
+    """Return the command-line words that set the seed of a run."""
     return [word for option in seed_options for word in (option, str(seed))]
 
 
 def read_summary(run_dir: Path) -> dict[str, Any]:
-    """The run's `summary.json`."""
+    """Read the `summary.json` of a run."""
     summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
     return summary
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it does, even if that is killed.
+    """Exit this process when its parent exits, even if the parent is killed.
 
-    A run that nobody waits for would go on for hours, beside the run that takes its place.
+    An orphaned run would continue for hours beside the run that replaces it.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker of a pool has one
@@ -155,10 +165,10 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: P
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
     words = ["fit", *args, *seed_words(seed, seed_options), "--run_dir", str(place), *resume]
     with place.with_suffix(".log").open("a") as log:
-        # The process's own streams, since loggers hold on to them from one run to the next.
+        # Redirect the file descriptors: loggers keep references to the streams between runs.
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-    # Only in the worker: a study that finds all runs finished needs no torch.
+    # Imported in the worker only: a study whose runs are all finished does not need torch.
     from triptych.cli import main
 
     main(words)
@@ -171,7 +181,7 @@ def _finished(place: Path) -> bool:
 
 @contextlib.contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Let processes started within have one thread each."""
+    """Limit processes that are started inside the context to one thread each."""
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update(dict.fromkeys(before, "1"))
     try:
@@ -188,16 +198,16 @@ Settings = dict[str, Any]
 
 
 def probe(class_path: str, **settings: Any) -> Settings:
-    """A class with its settings, as YAML has it."""
+    """Return a class and its settings in the form of a YAML config."""
     return {"class_path": class_path, "init_args": settings}
 
 
 def written(
     name: str, content: Settings, folder: Path, start: Mapping[int, Path] | None = None
 ) -> Arm:
-    """Keep an arm's configuration as a file, which runs as it is."""
+    """Write the configuration of an arm to a file that runs as it is."""
     content["trainer"] |= {"accelerator": "cpu", "devices": 1}
-    content["tracking"] = {"uri": None}  # the study is one run in MLflow, with all arms
+    content["tracking"] = {"uri": None}  # the study collects the numbers of its runs itself
     text = yaml.safe_dump(content, sort_keys=False)
     key = hashlib.sha256(text.encode()).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,12 @@
-"""Does MARA give more different right answers to open questions, at no lower reward?
+"""Does MARA give more distinct right answers to open questions at no lower reward?
 
     python -m studies.creative_qa --preset cpu
 
-A small model that knows many right answers to questions such as "Name a fruit.", and gives a few of
-them most of the time (Zipf's law, fixed beforehand), is trained on a reward of 1 for any of them.
-What is compared: GRPO, RLOO, MARA under the reverse and the forward KL, and RLOO sampled hotter, at
-the temperature where its reward comes nearest to MARA's: diversity that needs no training. All is
-measured on k = 10 samples of prompts that training never saw: other phrasings of its questions, and
-other categories altogether.
+A small model knows many right answers to questions such as "Name a fruit." and gives a few of them
+most of the time (a fixed Zipf law). It is trained with a reward of 1 for any right answer. The arms
+are GRPO, RLOO, MARA under the reverse and the forward KL, and RLOO sampled at the temperature where
+its reward is closest to that of MARA, which needs no training. All are measured on k = 10 samples
+of held-out prompts: new phrasings of the training questions, and new categories.
 """
 
 import argparse
@@ -18,15 +17,31 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, read_summary, run_arms
+from triptych.studies.arms import (
+    SEED_OF_DATA_TOO,
+    Arm,
+    device_of,
+    exported_start,
+    read_summary,
+    run_arms,
+)
 from triptych.studies.diversify.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
+from triptych.studies.figures import save_figure
 from triptych.studies.options import seeds_of, study_parser
-from triptych.studies.results import at_least, mean_interval, paired_test, write_results
+from triptych.studies.results import (
+    Check,
+    Numbers,
+    at_least,
+    compare_arms,
+    mean_interval,
+    summarize,
+    write_results,
+)
 
 CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
 STEPS = {"smoke": 2, "cpu": 300, "full": 600}
-#: All categories need a base that was taught for longer.
+#: With all categories the base is trained for longer.
 ALL_CATEGORIES = {"smoke": False, "cpu": False, "full": True}
 FULL_BASE_STEPS = 3000
 PROMPTS = {"smoke": 4, "cpu": None, "full": None}
@@ -38,7 +53,7 @@ TEMPERATURES = {
     "cpu": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0),
     "full": (1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0),
 }
-#: The paper's mean distinct answers out of distribution, MARA against RLOO.
+#: Mean distinct answers out of distribution in the paper, MARA over RLOO.
 PAPERS_GAIN = 4.62 / 3.88
 WORDS = {
     MARA: (),
@@ -52,22 +67,21 @@ WORDS = {
         *("--model.init_args.kl.level", "token"),
     ),
 }
-Numbers = dict[str, float]
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
+    """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "creative_qa", STEPS, num_seeds=5)
     parser.add_argument("--arms", nargs="+", choices=list(WORDS), default=list(WORDS))
     parser.add_argument(
         "--init_from",
         default="configs/diversify/creative_qa_base.yaml",
-        help="what to start from: an exported folder, or a config that is run first",
+        help="initial model: an exported folder, or a config that is run first",
     )
     options = parser.parse_args(args)
     if not {MARA, RLOO} <= set(options.arms):
-        parser.error(f"--arms: {MARA} and {RLOO} are what is compared, give both")
-    # Settings were chosen on seed 42.
+        parser.error(f"--arms: the checks compare {MARA} with {RLOO}, give both")
+    # The settings were chosen on seed 42.
     seeds = seeds_of(options)
     all_categories = ALL_CATEGORIES[options.preset]
     start = exported_start(
@@ -89,13 +103,13 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.workers,
         SEED_OF_DATA_TOO,
     )
-    embedder = None
-    if options.preset == "smoke":  # without the embedder's model
-        from triptych.metrics.text_embedder import letter_counts as embedder
     sampler = Sampler(
-        (PHRASINGS, CATEGORIES), PROMPTS[options.preset], embedder, small=not all_categories
+        (PHRASINGS, CATEGORIES),
+        PROMPTS[options.preset],
+        _embedder(options.preset),
+        small=not all_categories,
     )
-    numbers: dict[str, list[Numbers]] = {
+    numbers = {
         name: [sampler.measure(run / "export", seed) for run, seed in zip(dirs, seeds, strict=True)]
         for name, dirs in runs.items()
     }
@@ -111,16 +125,14 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.out,
         CLAIM,
         options.preset,
-        {
-            name: {key: mean_interval([n[key] for n in per_seed]) for key in per_seed[0]}
-            for name, per_seed in numbers.items()
-        },
+        summarize(numbers),
         [
-            paired_test(f"{key}, {MARA} - {rival}", *_columns(numbers, key, MARA, rival))
+            compare_arms(numbers, key, MARA, rival)
             for rival in (RLOO, HOT)
             for key in (_on(PHRASINGS, REWARD), _on(PHRASINGS, RIGHT), _on(CATEGORIES, RIGHT))
         ],
         checks(numbers),
+        device=device_of(*runs.values()),
         seeds=seeds,
         predicted=predicted(small=not all_categories),
         seconds_of_training={
@@ -129,22 +141,28 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
 
 
-def hot(by_temperature: Sequence[Numbers], rival: Numbers) -> Numbers:
-    """Of one model at several temperatures, the one whose reward is nearest to a rival's.
+def _embedder(preset: str) -> Any:
+    from triptych.metrics.text_embedder import letter_counts
+
+    return letter_counts if preset == "smoke" else None  # smoke runs do not load the real model
+
+
+def hot(by_temperature: Sequence[dict[str, float]], rival: Mapping[str, float]) -> dict[str, float]:
+    """Return the temperature at which the reward is closest to that of a rival.
 
     Args:
-        by_temperature: Its numbers at each.
+        by_temperature: Numbers of one model at each temperature.
         rival: Numbers of the rival.
     """
     key = _on(PHRASINGS, REWARD)
     return min(by_temperature, key=lambda numbers: abs(numbers[key] - rival[key]))
 
 
-def predicted(small: bool) -> dict[str, Numbers]:
-    """Reward and different right answers at the optimum, of a start that has learned its prior.
+def predicted(small: bool) -> dict[str, dict[str, float]]:
+    """Compute reward and distinct right answers at the optimum for a base that learned its prior.
 
     Args:
-        small: Of the small set of categories.
+        small: Use the small set of categories.
     """
     import torch
 
@@ -157,7 +175,7 @@ def predicted(small: bool) -> dict[str, Numbers]:
     from triptych.objectives.diversify.target_distribution import target
 
     settings = yaml.safe_load(CONFIG.read_text())["model"]["init_args"]
-    numbers: dict[str, Numbers] = {}
+    numbers: dict[str, dict[str, float]] = {}
     for arm, mara in ((RLOO, None), (MARA, Mara(**settings["mara"]))):
         numbers[arm] = {}
         for set_name in (PHRASINGS, CATEGORIES):
@@ -178,8 +196,8 @@ def predicted(small: bool) -> dict[str, Numbers]:
     return numbers
 
 
-def checks(numbers: Mapping[str, Sequence[Numbers]]) -> dict[str, Any]:
-    """What was promised, against what came out."""
+def checks(numbers: Numbers) -> dict[str, Check]:
+    """Compare the results with the bounds that were fixed beforehand."""
 
     def ratio(key: str, rival: str) -> float:
         ours, theirs = _columns(numbers, key, MARA, rival)
@@ -210,14 +228,12 @@ def _on(set_name: str, key: str) -> str:
 
 
 def _columns(
-    numbers: Mapping[str, Sequence[Numbers]], key: str, first: str, second: str
+    numbers: Numbers, key: str, first: str, second: str
 ) -> tuple[list[float], list[float]]:
     return [n[key] for n in numbers[first]], [n[key] for n in numbers[second]]
 
 
-def _differences(
-    numbers: Mapping[str, Sequence[Numbers]], key: str, first: str, second: str
-) -> list[float]:
+def _differences(numbers: Numbers, key: str, first: str, second: str) -> list[float]:
     ours, theirs = _columns(numbers, key, first, second)
     return [a - b for a, b in zip(ours, theirs, strict=True)]
 
@@ -236,28 +252,26 @@ def _words(options: argparse.Namespace, own: Sequence[str], start: Path) -> tupl
         *("--model.init_args.evaluate_first", "false"),
         *("--trainer.max_steps", str(steps)),
         *("--trainer.val_check_interval", str(steps)),
-        *("--trainer.limit_val_batches", "1"),  # the study samples for itself
+        *("--trainer.limit_val_batches", "1"),  # the study draws the samples itself
         *("--trainer.accelerator", "cpu"),
     )
 
 
-def _draw(numbers: Mapping[str, Sequence[Numbers]], path: Path) -> None:
+def _draw(numbers: Numbers, path: Path) -> None:
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2), (PHRASINGS, CATEGORIES), strict=True):
         for place, (label, per_seed) in enumerate(numbers.items()):
             axis.scatter(
                 [n[_on(name, REWARD)] for n in per_seed],
                 [n[_on(name, RIGHT)] for n in per_seed],
-                s=60 if label == HOT else 18,  # a ring: often it is RLOO itself, at 1
+                s=60 if label == HOT else 18,  # a ring, since it may coincide with RLOO
                 facecolor="none" if label == HOT else f"C{place}",
                 edgecolor=f"C{place}",
                 label=label,
             )
         axis.set(title=name.replace("_", " "), xlabel="right answers (share)", ylabel=RIGHT)
-        axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize="x-small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""Does a penalty on the decoder's Jacobian recover the latents behind agents' states?
+"""Does a penalty on the Jacobian of the decoder recover the latents behind agents' states?
 
     python -m studies.identifiability --preset cpu
 
-Synthetic: two agents, Laplace latents, some shared. Where every dimension of a state mixes 3
-latents, each latent should come back by itself; where it depends on all of its agent's, each block.
-With the penalty, without it (decorrelation alone, or a plain autoencoder), and FastICA, which needs
-latents that are not normal, where the codec is linear and latents are few. Each arm: several draws
-of the data, each the restart with the lowest objective. Smoke: one draw of the smallest problems,
-barely trained.
+The data are synthetic: two agents with Laplace latents, some of them shared. If every state
+dimension mixes 3 latents, each latent should be recovered individually. If it depends on all
+latents of its agent, each block should be recovered. The arms are the penalty, no penalty
+(decorrelation alone, or a plain autoencoder), and FastICA, which needs non-Gaussian latents and
+runs on small linear problems. Each arm has several draws of the data; of each draw the restart with
+the lowest objective counts. Smoke: one draw of the smallest problems with few steps.
 
-Paper: ThoughtComm, 2510.20733, synthetic experiments; maps, sizes and gates are ours.
+Paper: ThoughtComm, 2510.20733, synthetic experiments; maps, sizes and bounds are ours.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -21,12 +20,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from rich.progress import Progress
 
 from triptych.studies.commune.identifiability_figure import draw
 from triptych.studies.commune.identifiability_fits import Fit, Problem, Way, run_fit
+from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.results import (
     Check,
     at_least,
@@ -39,24 +39,26 @@ from triptych.studies.results import (
 CLAIM = (
     "a sparse decoder Jacobian recovers latents one by one, and blocks of them where it is dense"
 )
-LINEAR, NORMAL = "row_sparse_linear", "row_sparse_gaussian"
-BENT, DENSE = "row_sparse_nonlinear", "block_dense_nonlinear"
+LINEAR: Final = "row_sparse_linear"
+NORMAL: Final = "row_sparse_gaussian"
+BENT: Final = "row_sparse_nonlinear"
+DENSE: Final = "block_dense_nonlinear"
 SPARSE_24 = Problem(LINEAR, (8, 8, 8), 32, 6_000, weight=0.1)
 SPARSE_128 = Problem(LINEAR, (43, 42, 43), 256, 20_000, weight=0.1)
 SPARSE_512 = Problem(LINEAR, (171, 170, 171), 1024, 20_000, weight=0.05)
 SPARSE_1024 = Problem(LINEAR, (341, 342, 341), 2048, 20_000, weight=0.05)
 NORMAL_24 = replace(SPARSE_24, kind=NORMAL)
-BENT_128 = replace(SPARSE_128, kind=BENT)  # by a linear codec
+BENT_128 = replace(SPARSE_128, kind=BENT)  # fitted by a linear codec
 BLOCKS = Problem(DENSE, (2, 2, 2), 6, 4_000, weight=0.2, decoder_hidden=64, num_steps=3_000)
 PROBLEMS = {
     "smoke": [SPARSE_24, replace(BLOCKS, num_steps=30)],
     "cpu": [SPARSE_24, NORMAL_24, SPARSE_128, SPARSE_512, BLOCKS],
     "full": [SPARSE_24, NORMAL_24, SPARSE_128, BENT_128, SPARSE_512, SPARSE_1024, BLOCKS],
 }
-# Bounds on medians over draws of the data: MCC, routing.
+# Lower bounds on medians over draws of the data: MCC, routing.
 GATES = {24: (0.97, 0.97), 128: (0.95, 0.97), 512: (0.93, 0.95), 1024: (0.90, None)}
 MOST_WITHOUT, LEAST_DIAGONAL, MOST_OFF_DIAGONAL = 0.45, 0.75, 0.10
-# FastICA's iterations take minutes with more latents than this, and prove nothing new.
+# With more latents than this FastICA takes minutes and adds no evidence.
 MOST_FOR_ICA = 128
 METRICS = ("mcc", "spearman_mcc", "routing", "diagonal", "off_diagonal", "seconds")
 
@@ -64,17 +66,14 @@ Numbers = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PROBLEMS, default="smoke", help="which problems")
-    parser.add_argument("--seeds", type=int, default=5, help="draws of the data")
+    """Run the study and return the content of `results.json`."""
+    parser = study_parser(
+        __doc__, "identifiability", PROBLEMS, num_seeds=5, seeds_help="number of draws of the data"
+    )
     parser.add_argument("--restarts", type=int, default=3, help="fits of each draw")
-    parser.add_argument("--only", nargs="*", help="problems whose name has one of these words")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/identifiability"))
-    parser.add_argument("--workers", type=int, default=2, help="fits at a time; 1: no process")
+    parser.add_argument("--only", nargs="*", help="problems with one of these words in their name")
     options = parser.parse_args(args)
-    is_smoke = options.preset == "smoke"
-    seeds = list(range(1, 1 + (1 if is_smoke else options.seeds)))
+    seeds = seeds_of(options)
     problems = [
         problem
         for problem in PROBLEMS[options.preset]
@@ -84,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         names = ", ".join(problem.name for problem in PROBLEMS[options.preset])
         parser.error(f"--only {options.only} names none of: {names}")
     fits = [
-        Fit(problem, way, seed, 1 if is_smoke else options.restarts)
+        Fit(problem, way, seed, 1 if options.preset == "smoke" else options.restarts)
         for problem in problems
         for way in get_args(Way)
         if way != "FastICA" or (not problem.decoder_hidden and problem.size <= MOST_FOR_ICA)
@@ -117,6 +116,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             if (problem.name, rival) in numbers
         ],
         {name: check for problem in problems for name, check in _checks(problem, numbers).items()},
+        device="cpu",  # the fits run on the CPU, without a Trainer
         median_mcc={
             f"{problem}, {way}": median(outcome["mcc"] for outcome in outcomes)
             for (problem, way), outcomes in numbers.items()
@@ -129,13 +129,13 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def run_fits(fits: Sequence[Fit], folder: Path, num_workers: int) -> list[dict[str, Any]]:
-    """Run what has not been run before with the same settings, in spawned processes.
+    """Run fits in spawned processes; fits that ran before with the same settings are read.
 
     Args:
-        fits: What to run.
-        folder: One JSON file is kept here for each.
-        num_workers: Processes, of one thread each, so that results do not depend on how many; 1:
-            this process.
+        fits: Fits to run.
+        folder: Folder with one JSON file per fit.
+        num_workers: Number of processes with one thread each, so that results do not depend on it;
+            1: this process.
     """
     paths = {fit: folder / f"{_digest(fit)}.json" for fit in fits}
     todo = [fit for fit in fits if not paths[fit].exists()]
@@ -152,7 +152,7 @@ def run_fits(fits: Sequence[Fit], folder: Path, num_workers: int) -> list[dict[s
 
 
 def _outcomes(fits: Sequence[Fit], num_workers: int) -> Iterator[tuple[Fit, dict[str, Any]]]:
-    """As they come in."""
+    """Yield the outcomes in the order of completion."""
     if num_workers == 1:
         yield from ((fit, _run_alone(fit)) for fit in fits)
         return
@@ -177,10 +177,11 @@ def _digest(fit: Fit) -> str:
 
 
 def _checks(problem: Problem, numbers: Numbers) -> dict[str, Check]:
-    """What was promised of a problem, by medians over draws of the data."""
+    """Compare medians over draws of the data with the bounds of a problem."""
 
     def middle(way: str, metric: str) -> float:
-        return median(outcome[metric] for outcome in numbers[problem.name, way])
+        value: float = median(outcome[metric] for outcome in numbers[problem.name, way])
+        return value
 
     if problem.kind == DENSE:
         return {
@@ -192,7 +193,7 @@ def _checks(problem: Problem, numbers: Numbers) -> dict[str, Check]:
             ),
         }
     if problem.kind != LINEAR:
-        return {}  # nothing was promised
+        return {}  # without a bound
     least_mcc, least_routing = GATES[problem.size]
     checks = {f"{problem.name}: MCC": at_least(middle("penalty", "mcc"), least_mcc)}
     if least_routing is not None:

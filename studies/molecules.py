@@ -1,30 +1,38 @@
-"""Does MARA find more good molecules than REINVENT, within the same budget of oracle calls?
+"""Does MARA find more good molecules than REINVENT within the same budget of oracle calls?
 
     python -m studies.molecules --preset cpu --data_dir FOLDER
 
-One prior on ZINC (embedded molecules without `--data_dir`) is trained once. From it molecules are
-searched for with REINVENT's loss, with MARA on top of it, and with both under a diversity filter.
-A search ends after 3,000 oracle calls, or 6,400 samples: known molecules cost samples, no calls.
+One prior is trained on ZINC, or on embedded molecules without `--data_dir`. Searches from this
+prior use the loss of REINVENT, the same with MARA, and both with a diversity filter. A search ends
+after 3,000 oracle calls or 6,400 samples. A known molecule counts as a sample, not as a call.
 
-The gates are fixed beforehand on the cell of a pilot: any of six fused rings and QED >= .6, sigma
-64, learning rate 1e-3, ten seeds. Beside them stand, always, both methods at equal calls, at equal
-samples, and each at its own best sigma, which is chosen on other seeds than those reported.
+The bounds were fixed beforehand for the cell of a pilot: any of six fused rings and QED >= .6,
+sigma 64, learning rate 1e-3, ten seeds. The study also compares both methods at equal calls, at
+equal samples, and at the best sigma of each, which is chosen on other seeds.
 
-`cpu` runs the gated cell, and sigma 32 and 64 for the best of both; `full` all ways over four
-sigmas on four tasks: the rings, likeness to drugs, a product of properties, and a stand-in for
-docking. To its ways belong two rivals: REINVENT with an entropy bonus, and with one for novelty.
+`cpu` runs the gated cell, and sigma 32 and 64 to find the best of both. `full` runs all ways with
+four sigmas on four tasks: the rings, similarity to drugs, a product of properties, and a docking
+surrogate. Its ways include two rivals: REINVENT with an entropy bonus and with a novelty bonus.
 """
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from triptych.studies.arms import Arm, exported_start, probe, run_arms, written
+from triptych.studies.arms import (
+    Arm,
+    Settings,
+    device_of,
+    exported_start,
+    probe,
+    run_arms,
+    written,
+)
 from triptych.studies.diversify.molecules.molecule_comparison import (
     AT_CALLS,
     YIELD,
@@ -33,8 +41,10 @@ from triptych.studies.diversify.molecules.molecule_comparison import (
     show,
 )
 from triptych.studies.diversify.molecules.molecule_search import Search, read_search
-from triptych.studies.diversify.molecules.molecule_tasks import Settings, Task, tasks
-from triptych.studies.results import mean_interval, write_results
+from triptych.studies.diversify.molecules.molecule_tasks import Task, tasks
+from triptych.studies.figures import save_figure
+from triptych.studies.options import Taken, study_parser
+from triptych.studies.results import Numbers, summarize, write_results
 
 CLAIM = "MARA finds more good molecules than REINVENT within the same oracle calls and samples"
 REINVENT, MARA = "REINVENT", "MARA"
@@ -47,16 +57,16 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run.
+    """The size of the study.
 
     Args:
-        tasks: By name.
-        ways: Of searching.
-        sigmas: Among which each way has its best.
-        num_tuning: Seeds that decide which is best.
-        num_seeds: Seeds that are reported.
-        budget: Oracle calls of a search.
-        max_samples: Its samples.
+        tasks: Names of the tasks.
+        ways: Search methods.
+        sigmas: Candidates for the best sigma of each way.
+        num_tuning: Number of seeds that select the best sigma.
+        num_seeds: Number of seeds that are reported.
+        budget: Maximum oracle calls of a search.
+        max_samples: Maximum samples of a search.
     """
 
     tasks: tuple[str, ...] = (TASK,)
@@ -69,7 +79,7 @@ class Preset:
 
 
 ALL = (REINVENT, MARA, REINVENT + FILTERED, MARA + FILTERED, ENTROPY, DISTILLED)
-#: What is compared, each at its best sigma.
+#: Pairs that are compared, each way at its best sigma.
 PAIRS = (
     (MARA, REINVENT),
     (MARA + FILTERED, REINVENT + FILTERED),
@@ -86,17 +96,17 @@ PRESETS = {
         num_tuning=3,
     ),
 }
-# The pilot's seeds were 0 to 4.
+# The pilot used seeds 0 to 4.
 FIRST_SEED, FIRST_TUNING_SEED = 5, 101
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way of searching, with its settings.
+    """One search method with its settings.
 
     Args:
-        task: What for.
-        way: As in `ALL`.
+        task: Name of the task.
+        way: One of `ALL`.
         sigma: Nats per unit of reward.
     """
 
@@ -106,11 +116,11 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """As in tables."""
+        """Name in tables."""
         return f"{self.task}: {self.way}, sigma {self.sigma:g}"
 
     def arm(self, task: Task, preset: Preset, start: Path, folder: Path) -> Arm:
-        """Its run."""
+        """Return the run of this cell."""
         has_mara = self.way.startswith(MARA)
         bonus = 0.1 if self.way == ENTROPY else 0.0
         return written(
@@ -139,7 +149,7 @@ class Cell:
                         probe("triptych.callbacks.run.nan_guard.NanGuard"),
                         probe(
                             "triptych.callbacks.diversify.molecules.stop_search.StopSearch",
-                            # All samples may be known for long: the cap alone ends that.
+                            # Long series of known samples are allowed up to the cap.
                             patience=preset.max_samples,
                             max_samples=preset.max_samples,
                         ),
@@ -162,17 +172,14 @@ class Cell:
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, help="number of seeds that are reported")
-    parser.add_argument("--data_dir", help="folder with smiles/; default: embedded molecules")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/molecules"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    """Run the study and return the content of `results.json`."""
+    seeds_help = "number of seeds that are reported; default: that of the preset"
+    takes: tuple[Taken, ...] = ("data_dir", "workers")
+    parser = study_parser(__doc__, "molecules", PRESETS, takes, None, seeds_help)
     parser.add_argument(
         "--init_from",
-        help="the prior: an exported folder, or a config that is run first; default: zinc_prior or "
-        "molecules_prior of configs/diversify, after --data_dir",
+        help="the prior: an exported folder, or a config that is run first; default: zinc_prior "
+        "of configs/diversify with --data_dir, molecules_prior without",
     )
     options = parser.parse_args(args)
     preset = PRESETS[options.preset]
@@ -196,13 +203,14 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.out,
         CLAIM,
         options.preset,
-        {cell.label: arm_numbers(searches) for cell, searches in found.items()},
+        summarize(numbers_of(found)),
         [
             {"name": f"{title}: {key}, one-sided", "statistic": None, "p": numbers[key].p}
             for title, numbers in comparisons.items()
             for key in (YIELD, AT_CALLS)
         ],
         gates(comparisons["the gated cell"], len(seeds)),
+        device=device_of(bench.dirs),
         comparisons={
             title: {key: paired.entry() for key, paired in numbers.items()}
             for title, numbers in comparisons.items()
@@ -220,31 +228,34 @@ class Bench:
     """Runs cells from one prior.
 
     Args:
-        preset: How much.
+        preset: Size of the study.
         start: The exported prior.
-        out: Where runs are kept.
-        num_workers: Runs at a time.
+        out: Folder of the runs.
+        num_workers: Number of parallel runs.
+        dirs: Directories of all finished runs, filled by `run`.
     """
 
     preset: Preset
     start: Path
     out: Path
     num_workers: int
+    dirs: list[Path] = field(default_factory=list)
 
     def run(self, cells: Sequence[Cell], seeds: Sequence[int]) -> dict[Cell, list[Search]]:
-        """A search of each seed, for each cell."""
+        """Run a search for each cell and seed."""
         known = tasks()
         arms = [
             cell.arm(known[cell.task], self.preset, self.start, self.out / "arms") for cell in cells
         ]
         runs = run_arms(arms, seeds, self.out, self.num_workers) if arms else {}
+        self.dirs.extend(run for dirs in runs.values() for run in dirs)
         return {
             cell: [read_search(run, known[cell.task].threshold) for run in runs[arm.name]]
             for cell, arm in zip(cells, arms, strict=True)
         }
 
     def best(self, seeds: Sequence[int]) -> dict[tuple[str, str], Cell]:
-        """For each task and way the sigma with the highest mean Yield."""
+        """Find the cell with the highest mean Yield for each task and way."""
         preset = self.preset
         grid = [
             Cell(task, way, sigma)
@@ -261,12 +272,14 @@ class Bench:
         return chosen
 
 
-def arm_numbers(searches: Sequence[Search]) -> dict[str, dict[str, Any]]:
-    """Numbers of one arm over its seeds."""
+def numbers_of(found: dict[Cell, list[Search]]) -> Numbers:
+    """Return the numbers of each cell and seed."""
     return {
-        YIELD: mean_interval([s.found() for s in searches]),
-        "oracle calls": mean_interval([s.num_calls for s in searches]),
-        "samples": mean_interval([s.num_samples for s in searches]),
+        cell.label: [
+            {YIELD: s.found(), "oracle calls": s.num_calls, "samples": s.num_samples}
+            for s in searches
+        ]
+        for cell, searches in found.items()
     }
 
 
@@ -284,7 +297,7 @@ def _prior(options: argparse.Namespace) -> Path:
 
 
 def draw(searches: dict[str, list[Search]], path: Path) -> None:
-    """Draw hits over oracle calls and over samples, of each seed and their mean."""
+    """Draw hits over oracle calls and over samples, for each seed and the mean."""
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     by_calls, by_samples = figure.subplots(1, 2)
     for place, (label, each) in enumerate(searches.items()):
@@ -300,11 +313,8 @@ def draw(searches: dict[str, list[Search]], path: Path) -> None:
             axis.plot(grid, np.mean(curves, axis=0), color=color, linewidth=2, label=label)
     by_calls.set(xlabel="oracle calls", ylabel="hits")
     by_samples.set(xlabel="samples")
-    for axis in (by_calls, by_samples):
-        axis.spines[["top", "right"]].set_visible(False)
     by_calls.legend(frameon=False, fontsize="x-small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

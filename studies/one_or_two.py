@@ -1,30 +1,39 @@
-"""Does MARA answer 1 and 2 equally often where a KL alone keeps the odds of the start?
+"""Does MARA answer 1 and 2 equally often where a KL alone keeps the initial odds?
 
     python -m studies.one_or_two --preset cpu
 
-A small transformer is taught to answer a request for a random integer, 1 or 2, with an uneven
-prior. Then it is trained on a reward of 1 for either: with and without MARA, under the reverse and
-the forward KL. Probabilities are exact, of the two answers to all eight prompts (two of them held
-out of training), and are held against the closed forms of `target_distribution` for the
-very model that was started from.
+A small transformer is taught an uneven prior over the answers 1 and 2 to requests for a random
+integer. Then it is trained with a reward of 1 for either answer: with and without MARA, under the
+reverse and the forward KL. The probabilities of both answers are computed exactly for all eight
+prompts, two of which are held out. They are compared with the closed forms of `target_distribution`
+for the initial model.
 
-`cpu` trains at beta .03; `full` at .001, .01 and .03, where the paper's grid is.
+`cpu` trains at beta .03; `full` at .001, .01 and .03, which cover the grid of the paper.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
-from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, exported_start, run_arms
+from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, device_of, exported_start, run_arms
 from triptych.studies.diversify.answer_probabilities import reply_probabilities
+from triptych.studies.figures import save_figure
 from triptych.studies.options import seeds_of, study_parser
-from triptych.studies.results import at_least, at_most, mean_interval, paired_test, write_results
+from triptych.studies.results import (
+    Check,
+    Numbers,
+    at_least,
+    at_most,
+    compare_arms,
+    summarize,
+    write_results,
+)
 
-CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the odds of the start"
+CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the initial odds"
 BETA = 0.03
 BETAS = {"smoke": (BETA,), "cpu": (BETA,), "full": (0.001, 0.01, BETA)}
 STEPS = {"smoke": 2, "cpu": 250, "full": 400}
@@ -41,10 +50,10 @@ FORWARD, OVERSHOOT, EXACT = "vanilla, forward", "MARA, forward", "MARA, forward,
 
 @dataclass(frozen=True)
 class Way:
-    """One way of training.
+    """One training method.
 
     Args:
-        name: As in `VANILLA`, `MARA`, ...
+        name: `VANILLA`, `MARA`, ...
         beta: Strength of the KL.
     """
 
@@ -53,21 +62,21 @@ class Way:
 
     @property
     def label(self) -> str:
-        """As in tables."""
+        """Name in tables."""
         return self.name if self.beta == BETA else f"{self.name}, beta {self.beta:g}"
 
     @property
     def algorithm(self) -> int | None:
-        """MARA's; None without it."""
+        """Algorithm of MARA; None without it."""
         return {MARA: 1, OVERSHOOT: 1, EXACT: 2}.get(self.name)
 
     @property
-    def divergence(self) -> Any:
-        """Of the KL."""
+    def divergence(self) -> Literal["reverse", "forward"]:
+        """Direction of the KL."""
         return "reverse" if self.name in (VANILLA, MARA) else "forward"
 
     def words(self) -> tuple[str, ...]:
-        """Options of the command line."""
+        """Return the command-line words of the method."""
         words = ["--model.init_args.beta", str(self.beta)]
         if self.algorithm is None:
             words += ["--model.init_args.mara", "null"]
@@ -79,15 +88,15 @@ class Way:
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
+    """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "one_or_two", STEPS, num_seeds=5)
     parser.add_argument(
         "--init_from",
         default="configs/diversify/one_or_two_base.yaml",
-        help="what to start from: an exported folder, or a config that is run first",
+        help="initial model: an exported folder, or a config that is run first",
     )
     options = parser.parse_args(args)
-    # Settings were chosen on seed 42.
+    # The settings were chosen on seed 42.
     seeds = seeds_of(options)
     names = (VANILLA, MARA, FORWARD, OVERSHOOT, EXACT)
     ways = [Way(name, beta) for beta in BETAS[options.preset] for name in names]
@@ -111,31 +120,23 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.out,
         CLAIM,
         options.preset,
-        {
-            label: {key: mean_interval([n[key] for n in per_seed]) for key in per_seed[0]}
-            for label, per_seed in numbers.items()
-        },
-        [
-            paired_test(
-                f"{ENTROPY}, {MARA} - {VANILLA}",
-                [n[ENTROPY] for n in numbers[MARA]],
-                [n[ENTROPY] for n in numbers[VANILLA]],
-            )
-        ],
+        summarize(numbers),
+        [compare_arms(numbers, ENTROPY, MARA, VANILLA)],
         checks(numbers),
+        device=device_of(*runs.values()),
         start=shares,
         seeds=seeds,
     )
 
 
 def predicted_share(base: Sequence[Sequence[float]], way: Way) -> float:
-    """Share of 1 at the optimum, averaged over prompts.
+    """Compute the share of 1 at the optimum, averaged over prompts.
 
-    Three answers are told apart for each prompt: 1, 2, and all that is wrong as one.
+    Each prompt has three outcomes: 1, 2, and any wrong answer.
 
     Args:
-        base: Probabilities of 1 and 2 under the start, of each prompt.
-        way: What is optimised.
+        base: Probabilities of 1 and 2 under the initial model, for each prompt.
+        way: Method that defines the objective.
     """
     import torch
 
@@ -153,8 +154,8 @@ def predicted_share(base: Sequence[Sequence[float]], way: Way) -> float:
     return sum(shares) / len(shares)
 
 
-def checks(numbers: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
-    """What was promised, against what came out."""
+def checks(numbers: Numbers) -> dict[str, Check]:
+    """Compare the results with the bounds that were fixed beforehand."""
 
     def mean(label: str, key: str) -> float:
         return sum(n[key] for n in numbers[label]) / len(numbers[label])
@@ -209,9 +210,7 @@ def _numbers(export: Path, prompts: Sequence[Any], predicted: float) -> dict[str
     return _shares(reply_probabilities(export, prompts, REPLIES)) | {PREDICTED: predicted}
 
 
-def _draw(
-    numbers: Mapping[str, Sequence[Mapping[str, float]]], start: Mapping[str, float], path: Path
-) -> None:
+def _draw(numbers: Numbers, start: dict[str, float], path: Path) -> None:
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
     plane, bars = figure.subplots(1, 2)
     for place, (label, per_seed) in enumerate(numbers.items()):
@@ -227,10 +226,7 @@ def _draw(
     bars.set_yticklabels(list(numbers), fontsize="small")
     bars.invert_yaxis()
     plane.legend(frameon=False, fontsize="x-small")
-    for axis in (plane, bars):
-        axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

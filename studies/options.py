@@ -1,23 +1,23 @@
-"""Options of the command line that studies have in common."""
+"""Command-line options that studies share."""
 
 import argparse
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 Taken = Literal["data_dir", "bases", "workers", "split"]
 
 FOLDER = Path("runs/studies")
-#: Seed of the first run of each split: settings are not chosen on seeds that are reported.
+#: First seed of each split: settings are not tuned on the seeds that are reported.
 FIRST_SEED = {"report": 1, "tuning": 100}
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "data_dir": {"help": "folder with pretrain/ and qa/; default: embedded data"},
+    "data_dir": {"help": "folder with the data; default: embedded data"},
     "bases": {"type": Path, "default": FOLDER / "retention" / "bases"},
     "workers": {"type": int, "default": 2, "help": "runs at a time, one thread each"},
     "split": {
         "choices": tuple(FIRST_SEED),
         "default": "report",
-        "help": "which NEW facts and seeds: `tuning` has others, to choose settings by",
+        "help": "NEW facts and seeds: `tuning` has different ones, to choose settings",
     },
 }
 
@@ -26,21 +26,21 @@ def study_parser(
     doc: str,
     name: str,
     presets: Iterable[str],
-    takes: Collection[Taken] = ("workers",),
+    takes: Sequence[Taken] = ("workers",),
     num_seeds: int | None = 3,
     seeds_help: str = "number of seeds of each arm",
     preset_help: str = "how much to run",
 ) -> argparse.ArgumentParser:
-    """A parser with `--preset`, `--seeds`, `--out`, and the options that are named.
+    """Build a parser with `--preset`, `--seeds`, `--out` and the options in `takes`.
 
     Args:
-        doc: Docstring of the study, whose first line describes it.
-        name: Of its folder.
-        presets: What `--preset` may be; `smoke` is one.
-        takes: Which other options it has.
+        doc: Docstring of the study; its first line is the description.
+        name: Name of the output folder.
+        presets: Choices of `--preset`, `smoke` among them.
+        takes: Further options of the study.
         num_seeds: Default of `--seeds`.
-        seeds_help: What `--seeds` counts.
-        preset_help: What `--preset` chooses.
+        seeds_help: Help text of `--seeds`.
+        preset_help: Help text of `--preset`.
     """
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--preset", choices=presets, default="smoke", help=preset_help)
@@ -53,5 +53,5 @@ def study_parser(
 
 
 def seeds_of(options: argparse.Namespace, first: int = 1) -> list[int]:
-    """The seeds of a study's runs: `--seeds` of them, of preset `smoke` one."""
+    """Return the seeds of a study: `--seeds` in number, or one in preset `smoke`."""
     return list(range(first, first + (1 if options.preset == "smoke" else options.seeds)))

@@ -1,8 +1,8 @@
-"""What a study leaves: `results.json`, a table on the terminal, all of it in MLflow."""
+"""Output of a study: `results.json` and tables on the terminal."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,21 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
 
-#: Columns of a table where there is no terminal to fit.
+#: Characters per line if the output is not a terminal.
 _WIDTH = 150
+
+#: Maps each arm to the metrics of each seed.
+Numbers = Mapping[str, Sequence[Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """A number that was promised: `value` against `bound`.
+    """A comparison of a measured value with its bound.
 
     Args:
-        value: What came out.
-        bound: What it is held against.
-        held: Whether it is on the right side of it.
+        value: Measured value.
+        bound: Bound that was fixed beforehand.
+        held: True if the value is on the right side of the bound.
     """
 
     value: float
@@ -32,17 +35,17 @@ class Check:
 
 
 def at_most(value: float, bound: float) -> Check:
-    """A check that holds if the value does not exceed the bound."""
+    """Return a check that holds if the value does not exceed the bound."""
     return Check(value, bound, value <= bound)
 
 
 def at_least(value: float, bound: float) -> Check:
-    """A check that holds if the value reaches the bound."""
+    """Return a check that holds if the value reaches the bound."""
     return Check(value, bound, value >= bound)
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> dict[str, Any]:
-    """Values of the seeds, their mean and Student's t interval (null for a single seed).
+    """Return the values of the seeds, their mean and Student's t interval (None for one seed).
 
     >>> mean_interval([1.0, 2.0, 3.0])["interval"]
     [-0.484..., 4.484...]
@@ -56,12 +59,26 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> dict[str
     return {"per_seed": array.tolist(), "mean": float(array.mean()), "interval": interval}
 
 
+def summarize(numbers: Numbers) -> dict[str, dict[str, Any]]:
+    """Return the `mean_interval` of each metric of each arm."""
+    return {
+        arm: {key: mean_interval([n[key] for n in per_seed]) for key in per_seed[0]}
+        for arm, per_seed in numbers.items()
+    }
+
+
 def paired_test(name: str, first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
-    """Paired t-test of first - second over seeds, two-sided; null where it is not defined."""
+    """Run a two-sided paired t-test of first - second over seeds; None where it is undefined."""
     if len(first) < 2 or np.allclose(np.subtract(first, second), np.subtract(first, second)[0]):
         return {"name": name, "statistic": None, "p": None}
     outcome = stats.ttest_rel(first, second)
     return {"name": name, "statistic": float(outcome.statistic), "p": float(outcome.pvalue)}
+
+
+def compare_arms(numbers: Numbers, key: str, first: str, second: str) -> dict[str, Any]:
+    """Run a `paired_test` on one metric of two arms."""
+    values = ([n[key] for n in numbers[arm]] for arm in (first, second))
+    return paired_test(f"{key}, {first} - {second}", *values)
 
 
 def write_results(
@@ -70,27 +87,30 @@ def write_results(
     preset: str,
     arms: dict[str, dict[str, Any]],
     tests: list[dict[str, Any]],
-    checks: dict[str, Check],
+    checks: Mapping[str, Check],
+    *,
+    device: str,
     **more: Any,
 ) -> dict[str, Any]:
     """Write `results.json` and print it as tables.
 
     Args:
         out: Folder of the study.
-        claim: What was to be shown, in one sentence.
-        preset: Which preset ran.
-        arms: arm -> metric -> `mean_interval`.
-        tests: Of `paired_test`.
-        checks: name -> check.
+        claim: The claim under test, in one sentence.
+        preset: Name of the preset that ran.
+        arms: Maps arm and metric to a `mean_interval`.
+        tests: Entries from `paired_test`.
+        checks: Maps names to checks.
+        device: Device that the runs used.
         more: Further entries.
 
     Returns:
-        What was written. `held` is true if every check is; false is a result, not a failure.
+        The content of the file. `held` is true if every check holds; false is a valid result.
     """
     results = {
         "claim": claim,
         "preset": preset,
-        "device": "cpu",
+        "device": device,
         "arms": arms,
         "tests": tests,
         "checks": {name: asdict(check) for name, check in checks.items()},
@@ -117,7 +137,7 @@ def _print(results: dict[str, Any]) -> None:
 
 
 def _table(claim: str, arms: dict[str, dict[str, Any]]) -> Table:
-    """What there are fewer of, arms or metrics, across: a study of many arms stays readable."""
+    """Build a table with arms or metrics as columns, whichever are fewer, to keep it narrow."""
     metrics = sorted({metric for arm in arms.values() for metric in arm})
     cells = {(name, key): _cell(entry) for name, arm in arms.items() for key, entry in arm.items()}
     caption = "means over seeds ± half of the 95% interval (Student's t)"

@@ -1,18 +1,17 @@
-"""Does sparse memory finetuning learn new facts with less forgetting than other finetuning?
+"""Does sparse memory finetuning learn new facts with less forgetting than other methods?
 
     python -m studies.retention --preset cpu --data_dir FOLDER
 
-A memory model and its dense twin are pretrained on text and OLD facts. Then they learn NEW facts of
-the same relations, one after another, from statements, and are asked in questions of forms that
-never taught a NEW fact. The answers of NEW facts are names that OLD facts have taught (`full` adds
-facts whose answers are new names as well, which is harder). What they keep is measured on OLD facts
-and on text.
+A memory model and its dense twin are pretrained on text and OLD facts. Then they learn a stream of
+NEW facts of the same relations from statements. They are tested with question forms that never
+taught a NEW fact. The answers of NEW facts are names from OLD facts; `full` adds facts with unseen
+names as answers, which are harder. Retention is measured on OLD facts and on text.
 
-`cpu` runs the arms that are judged, at learning rates chosen beforehand on other facts and seeds
-(`--split tuning`); `full` sweeps the rates of every arm and adds the ablations, replay, EWC, KL to
-the base, and a stream of 300 facts. Several passes over the facts and many facts a batch are
-reported beside the single pass, since there full finetuning has the better case. Without
-`--data_dir` the embedded facts and text are used.
+`cpu` runs the judged arms at learning rates chosen on other facts and seeds (`--split tuning`).
+`full` sweeps the rates of every arm and adds the ablations, replay, EWC, KL to the base, and a
+stream of 300 facts. Runs with several passes and with many facts per batch are reported as well,
+because these settings favour full fine-tuning. Without `--data_dir` the embedded facts and text are
+used.
 """
 
 from collections.abc import Sequence
@@ -22,33 +21,41 @@ from typing import Any
 import numpy as np
 
 from triptych.metrics.remember.retention import learned_at
-from triptych.studies.arms import SEED_OF_DATA_TOO, read_summary, run_arms
+from triptych.studies.arms import SEED_OF_DATA_TOO, device_of, exports, read_summary, run_arms
 from triptych.studies.options import FIRST_SEED, seeds_of, study_parser
 from triptych.studies.remember.retention.retention_arms import learning, pretraining, world_of
 from triptych.studies.remember.retention.retention_figure import draw
 from triptych.studies.remember.retention.retention_ways import (
     BEFORE,
     EARLY,
-    JUDGED,
     NEW,
     OLD,
     OLD_DROP,
+    SPARSE_NAME,
     STATEMENT,
+    SWEEPS,
     TEXT,
     TEXT_RISE,
+    TF_ONLY,
     numbers_of,
     ways_of,
 )
-from triptych.studies.results import at_least, at_most, mean_interval, paired_test, write_results
+from triptych.studies.results import (
+    Check,
+    at_least,
+    at_most,
+    compare_arms,
+    summarize,
+    write_results,
+)
 
 CLAIM = "sparse memory finetuning learns a stream of facts and forgets less than full or LoRA"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    takes = ("data_dir", "workers", "split")
-    parser = study_parser(__doc__, "retention", PRESETS, takes)
+    """Run the study and return the content of `results.json`."""
+    parser = study_parser(__doc__, "retention", PRESETS, ("data_dir", "workers", "split"))
     options = parser.parse_args(args)
     steps, num_new = PRESETS[options.preset]
     world = world_of(options, steps, num_new, options.split)
@@ -61,10 +68,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.workers,
         SEED_OF_DATA_TOO,
     )
-    starts = {
-        base: {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
-        for base, runs in bases.items()
-    }
+    starts = {base: exports(seeds, dirs) for base, dirs in bases.items()}
     ways = ways_of(options.preset)
     runs = run_arms(
         [learning(world, way, starts[way.base], out / "arms") for way in ways],
@@ -79,12 +83,10 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.out,
         CLAIM,
         options.preset,
-        {
-            name: {key: mean_interval([n[key] for n in per_seed]) for key in per_seed[0]}
-            for name, per_seed in numbers.items()
-        },
+        summarize(numbers),
         _tests(numbers),
         _checks(numbers),
+        device=device_of(*runs.values()),
         split=options.split,
         seeds=seeds,
         seconds_of_pretraining={base: _seconds(dirs) for base, dirs in bases.items()},
@@ -101,33 +103,26 @@ def _median(numbers: Sequence[dict[str, float]], key: str) -> float:
 
 
 def _learned_at(retained: float, sweep: Sequence[dict[str, float]]) -> float:
-    """What a method learns where it loses as little of OLD: over its rates, joined by lines.
+    """Return what a method learns at an equal loss of OLD, interpolated between its rates.
 
-    The untouched model is one of the points, so that a method may also do next to nothing.
+    The untouched model is one of the points, since a method may also change almost nothing.
     """
     learned = [sweep[0][BEFORE], *(n[NEW] for n in sweep)]
     kept = [0.0, *(-n[OLD_DROP] for n in sweep)]
-    # Nobody keeps more than the untouched model in this comparison, also where OLD has risen.
+    # No method counts as keeping more than the untouched model, even if its OLD has risen.
     value = learned_at(learned, kept, min(retained, 0.0)).value
-    # Where even the run that learned most kept more than asked for, that is what it learns.
+    # None: even the run that learned most kept more than `retained`.
     return max(n[NEW] for n in sweep) if value is None else value
 
 
 def _tests(numbers: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    sparse, rival = JUDGED["sparse"], JUDGED["tf only"]
-    return [
-        paired_test(
-            f"{key}, {sparse} - {rival}",
-            [n[key] for n in numbers[sparse]],
-            [n[key] for n in numbers[rival]],
-        )
-        for key in (NEW, STATEMENT, OLD, TEXT)
-        if rival in numbers
-    ]
+    if TF_ONLY not in numbers:
+        return []
+    return [compare_arms(numbers, key, SPARSE_NAME, TF_ONLY) for key in (NEW, STATEMENT, OLD, TEXT)]
 
 
-def _checks(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    sparse = numbers[JUDGED["sparse"]]
+def _checks(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Check]:
+    sparse = numbers[SPARSE_NAME]
     checks = {
         "sparse: NEW in questions, median": at_least(_median(sparse, NEW), 0.68),
         "sparse: NEW in statements, median": at_least(_median(sparse, STATEMENT), 0.90),
@@ -135,10 +130,10 @@ def _checks(numbers: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         "sparse: text NLL risen in percent, median": at_most(_median(sparse, TEXT_RISE), 1.0),
         "sparse: first 20 facts at the end, median": at_least(_median(sparse, EARLY), 0.65),
     }
-    for kind in ("full", "LoRA"):
-        sweep = [numbers[name] for name in JUDGED[kind] if name in numbers]
+    for kind, rates in SWEEPS.items():
+        sweep = [numbers[name] for name in rates if name in numbers]
         advantages = [
-            own[NEW] - _learned_at(-own[OLD_DROP], [rates[seed] for rates in sweep])
+            own[NEW] - _learned_at(-own[OLD_DROP], [per_seed[seed] for per_seed in sweep])
             for seed, own in enumerate(sparse)
         ]
         name = f"sparse: NEW in questions, more than {kind} at the same OLD, median"

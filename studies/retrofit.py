@@ -1,11 +1,11 @@
-"""Can a model that was pretrained without memory be given one, and learn by its slots alone?
+"""Can a model pretrained without memory learn new facts in slots that are inserted later?
 
     python -m studies.retrofit --preset cpu --data_dir FOLDER
 
-A plain model is pretrained on text and OLD facts. Memory is put beside one of its FFNs behind gates
-that start at zero, and healed on the data of pretraining, the memory alone learning. Then it learns
-NEW facts one after another by sparse memory finetuning. Text is measured before the memory, after
-healing and after learning; NEW and OLD facts are asked.
+A plain model is pretrained on text and OLD facts. Memory is inserted beside one of its FFNs behind
+gates that start at zero. The memory alone is then trained on the data of pretraining (healing).
+Afterwards the model learns a stream of NEW facts by sparse memory fine-tuning. Text is measured
+before insertion, after healing and after learning, recall on NEW and OLD facts after learning.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,16 @@ import yaml
 from triptych.models.remember.ledger.row_changes import same_bits
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import insert_memory_layers, load_memory_lm
-from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, Settings, run_arms, seed_words, written
+from triptych.studies.arms import (
+    SEED_OF_DATA_TOO,
+    Arm,
+    Settings,
+    device_of,
+    exports,
+    run_arms,
+    seed_words,
+    written,
+)
 from triptych.studies.options import FIRST_SEED, seeds_of, study_parser
 from triptych.studies.remember.asked_again import ask
 from triptych.studies.remember.retention.retention_arms import (
@@ -37,11 +46,11 @@ from triptych.studies.remember.retention.retention_ways import (
     TEXT_RISE,
     numbers_of,
 )
-from triptych.studies.results import at_least, at_most, mean_interval, write_results
+from triptych.studies.results import at_least, at_most, summarize, write_results
 
 CLAIM = "a pretrained model with memory put into it learns new facts by slots alone"
 PRESETS = {"smoke": (4, 4, 2), "cpu": (1000, 600, 140), "full": (1000, 600, 140)}
-#: As the memory of the retention study, but beside the FFN.
+#: The memory of the retention study, placed beside the FFN.
 MEMORY: Settings = {
     "layers": [1],
     "num_keys": 256,
@@ -58,8 +67,8 @@ HEALING: Settings = {
     "warmup_steps": 50,
     "max_new_tokens": 12,
 }
-# Values speak through gates that healing opens little, so they have further to go than those of a
-# memory that was pretrained; chosen on 80 facts of the tuning split.
+# Healing opens the gates only a little. Values therefore need larger changes than those of a
+# pretrained memory. Chosen on 80 facts of the tuning split.
 LEARNING: Settings = SPARSE | {"learning_rate": 1.0}
 PLAIN_TEXT, HEALED_TEXT = "text before the memory", "text after healing, percent"
 LEARNED_TEXT = "text after learning, percent"
@@ -68,9 +77,8 @@ NLL = "nll_nats_per_token"
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    takes = ("data_dir", "workers", "split")
-    parser = study_parser(__doc__, "retrofit", PRESETS, takes, seeds_help="number of seeds")
+    """Run the study and return the content of `results.json`."""
+    parser = study_parser(__doc__, "retrofit", PRESETS, ("data_dir", "workers", "split"))
     options = parser.parse_args(args)
     steps, healing_steps, num_new = PRESETS[options.preset]
     world = world_of(options, steps, num_new, options.split)
@@ -78,15 +86,16 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     out = options.out / options.preset
 
     def run(arm: Arm) -> dict[int, Path]:
-        runs = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[arm.name]
-        return {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
+        runs = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)
+        return exports(seeds, runs[arm.name])
 
     plain = run(pretraining(world, "plain", out / "arms"))
     healed = run(healing(world, healing_steps, plain, out / "arms"))
-    taught = learning(world, Way("learned", "memory", sparse=LEARNING), healed, out / "arms")
+    way = Way("learned", "memory", sparse=LEARNING)
+    taught = run(learning(world, way, healed, out / "arms"))
     untouched = learning(world, Way("plain", "plain"), plain, out / "arms")
     numbers = []
-    for seed, learned in run(taught).items():
+    for seed, learned in taught.items():
         place = out / f"asked/seed{seed}"
         before = ask(plain[seed], untouched.args, world.probes(), place, seed_words(seed))
         numbers.append(numbers_of_seed(before, numbers_of(learned.parent)))
@@ -95,20 +104,21 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.out,
         CLAIM,
         options.preset,
-        {"retrofit": {key: mean_interval([n[key] for n in numbers]) for key in numbers[0]}},
+        summarize({"retrofit": numbers}),
         [],
         {
             f"{CHANGED}, worst seed": at_most(max(n[CHANGED] for n in numbers), 0.0),
             f"{LEARNED_TEXT}, worst seed": at_most(max(n[LEARNED_TEXT] for n in numbers), 1.0),
             f"{NEW}, worst seed": at_least(min(n[NEW] for n in numbers), 0.5),
         },
+        device=device_of([export.parent for export in taught.values()]),
         split=options.split,
         seeds=seeds,
     )
 
 
 def healing(world: World, steps: int, plain: dict[int, Path], folder: Path) -> Arm:
-    """The run that puts the memory in and trains it alone, on the data of pretraining."""
+    """Return the run that inserts the memory and trains it alone on the data of pretraining."""
     (config,) = pretraining(world, "memory", folder).args[1:]
     content = yaml.safe_load(Path(config).read_text())
     content["model"]["init_args"] = {"memory": MEMORY, **HEALING}
@@ -119,11 +129,11 @@ def healing(world: World, steps: int, plain: dict[int, Path], folder: Path) -> A
 def numbers_of_seed(
     before: Sequence[dict[str, Any]], learned: dict[str, float]
 ) -> dict[str, float]:
-    """What one seed comes to.
+    """Return the numbers of one seed.
 
     Args:
-        before: What was measured of the plain model.
-        learned: Numbers of the run that learned; it began with the healed model.
+        before: Measurements of the plain model.
+        learned: Numbers of the learning run, which started from the healed model.
     """
     (text,) = (row["value"] for row in before if (row["probe"], row["metric"]) == ("text", NLL))
     healed = learned[TEXT] / (1 + learned[TEXT_RISE] / 100)
@@ -137,7 +147,7 @@ def numbers_of_seed(
 
 @torch.no_grad()
 def changed_logits(folder: Path, num_rows: int = 32, row_length: int = 64) -> float:
-    """How many logits of random rows are not the same to the bit once the memory is in: 0."""
+    """Count logits of random rows that the insertion changes by at least one bit; expected: 0."""
     model = load_memory_lm(folder).eval()
     generator = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(model.config.vocab_size, (num_rows, row_length), generator=generator)

@@ -1,12 +1,13 @@
-"""Does a memory model find and learn as well with the faiss index as with product keys?
+"""Does a memory model find slots and learn as well with the faiss index as with product keys?
 
     python -m studies.slot_index --preset cpu --data_dir FOLDER
 
-A pretrained memory model gets `FaissSlotIndex` in place of its product keys, with the same keys.
-How many of the true best 32 slots its own queries find is counted. Then both learn the same NEW
-facts by sparse memory finetuning, each with background statistics of its own, and are asked.
+In a pretrained memory model `FaissSlotIndex` replaces the product keys and keeps their keys. The
+recall of the true best 32 slots is measured with the model's queries. Then both models learn the
+same NEW facts by sparse memory fine-tuning, each with separate background statistics, and their
+recall of these facts is compared.
 
-The pretrained models are those of `retention` and are found there if it ran before.
+The pretrained models are those of `retention`; they are reused if that study ran before.
 """
 
 import json
@@ -23,22 +24,22 @@ from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
 from triptych.datamodules.sources.records import RecordSource
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.index.faiss_index import FaissSlotIndex
-from triptych.models.remember.index_replacement import replace_index
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.remember.background_statistics import BACKGROUND_FILE
-from triptych.studies.arms import SEED_OF_DATA_TOO, probe, run_arms, seed_words
+from triptych.studies.arms import SEED_OF_DATA_TOO, device_of, probe, run_arms, seed_words
 from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.remember.asked_again import ask
+from triptych.studies.remember.index_replacement import replace_index
 from triptych.studies.remember.retention.retention_arms import (
     SPARSE,
     Way,
     World,
     learning,
-    pretraining,
+    pretrained_memory,
     world_of,
 )
-from triptych.studies.results import at_least, at_most, mean_interval, write_results
+from triptych.studies.results import at_least, at_most, summarize, write_results
 
 CLAIM = "on the faiss index a memory model finds and learns as on product keys"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
@@ -48,51 +49,47 @@ NUM_KEPT, NUM_FACTS = 32, 64
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    takes = ("data_dir", "bases", "workers")
-    parser = study_parser(__doc__, "slot_index", PRESETS, takes, seeds_help="number of seeds")
+    """Run the study and return the content of `results.json`."""
+    parser = study_parser(__doc__, "slot_index", PRESETS, ("data_dir", "bases", "workers"))
     options = parser.parse_args(args)
     steps, num_new = PRESETS[options.preset]
     world = world_of(options, steps, num_new)
     seeds = seeds_of(options)
     out = options.out / options.preset
-    base = pretraining(world, "memory", options.bases.parent / options.preset / "arms")
-    runs = run_arms([base], seeds, options.bases, options.workers, SEED_OF_DATA_TOO)[base.name]
-    exports = {seed: run / "export" for seed, run in zip(seeds, runs, strict=True)}
+    base, bases = pretrained_memory(world, options, seeds)
     replaced = {seed: out / "replaced" / f"seed{seed}" for seed in seeds}
-    recalls = [_replace(exports[s], replaced[s], world, base.args, s) for s in seeds]
-    f1 = {}
-    for name, starts in ((PRODUCT_KEYS, exports), (FAISS, replaced)):
+    recalls = [_replace(bases[s], replaced[s], world, base.args, s) for s in seeds]
+    f1, runs = {}, []
+    for name, starts in ((PRODUCT_KEYS, bases), (FAISS, replaced)):
         arm = learning(world, Way(name, "memory", sparse=SPARSE), starts, out / "arms")
         taught = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[name]
+        runs += taught
         f1[name] = [
             _f1(run, arm.args, out / "asked" / name / f"seed{seed}", seed)
             for seed, run in zip(seeds, taught, strict=True)
         ]
-    columns = {
-        PRODUCT_KEYS: {
-            RECALL: mean_interval([1.0] * len(seeds)),
-            F1: mean_interval(f1[PRODUCT_KEYS]),
-        },
-        FAISS: {RECALL: mean_interval(recalls), F1: mean_interval(f1[FAISS])},
+    numbers = {
+        PRODUCT_KEYS: [{RECALL: 1.0, F1: value} for value in f1[PRODUCT_KEYS]],
+        FAISS: [{RECALL: r, F1: value} for r, value in zip(recalls, f1[FAISS], strict=True)],
     }
     lost = sum(f1[PRODUCT_KEYS]) / len(seeds) - sum(f1[FAISS]) / len(seeds)
     return write_results(
         options.out,
         CLAIM,
         options.preset,
-        columns,
+        summarize(numbers),
         [],
         {
             f"{RECALL}, worst seed": at_least(min(recalls), 0.95),
             "F1 of product keys - faiss index, difference of means": at_most(abs(lost), 0.02),
         },
+        device=device_of(runs),
         seeds=seeds,
     )
 
 
 def _replace(start: Path, folder: Path, world: World, args: Sequence[str], seed: int) -> float:
-    """Export the model with the faiss index and background statistics; recall of its queries."""
+    """Export the model with the faiss index and its statistics; return its recall."""
     model = load_memory_lm(start).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
     replace_index(model)
@@ -121,7 +118,7 @@ def _replace(start: Path, folder: Path, world: World, args: Sequence[str], seed:
 
 
 def _recall(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, world: World) -> float:
-    """Mean over the memory layers of the recall of the queries that facts' wordings ask."""
+    """Return the recall of queries from texts of facts, averaged over the memory layers."""
     settings = world.old_facts()
     source = RecordSource(**settings.pop("source", {}))
     part = FactsPart(FactsConfig(source=source, **settings), world.data_dir)

@@ -1,14 +1,14 @@
-"""Do KL-regularised trainings end where their closed forms say, and does MARA change that end?
+"""Do KL-regularised trainings reach their closed-form optima, and does MARA change them?
 
     python -m studies.tabular_targets --preset cpu
 
-Policies are tables over a handful of answers, trained with the same losses, KL estimators and
-augmentation as large ones. With exact gradients every objective that has a closed form has to reach
-it; with samples it has to come near. Three tasks:
+Policies are tables over a few answers, trained with the same losses, KL estimators and augmentation
+as large ones. With exact gradients every objective must reach its closed form; with samples it must
+come close. Three tasks:
 
 - `one or two`: the answers 1 and 2 are right, the reference prefers 1 (.55, .25, and .2 wrong);
-- `fifteen to one`: as right, but 15 times rarer under the reference;
-- `two modes`: one answer is worth .75, another, rarer one 1, among many that are worth nothing.
+- `fifteen to one`: two right answers, one of them 15 times rarer under the reference;
+- `two modes`: rewards .75 and 1 for two answers, the second one rarer; 0 for many others.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ CLAIM = "trainings end at their closed forms, and MARA makes right answers equal
 
 @dataclass(frozen=True)
 class Preset:
-    """How much to run: betas of the sampled and exact runs, seeds and steps of the sampled."""
+    """The size of the study: betas of all runs, seeds and steps of the sampled runs."""
 
     betas: tuple[float, ...]
     num_seeds: int
@@ -92,7 +92,7 @@ GATED_BETA = 0.03
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
+    """Run the study and return the content of `results.json`."""
     seeds_help = "number of seeds; default: the preset's"
     parser = study_parser(__doc__, "tabular_targets", PRESETS, (), None, seeds_help)
     options = parser.parse_args(args)
@@ -112,6 +112,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         },
         _tests(metrics),
         _checks(exact, metrics),
+        device="cpu",  # the tables are trained in this process, on the CPU
         exact=[
             {
                 "task": task,
@@ -137,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def exact_betas(task: str, preset: Preset) -> tuple[float, ...]:
-    """The betas of a task's exact runs: those around the switch where there is one."""
+    """Return the betas of the exact runs of a task; for `two modes` those around the switch."""
     if task != "two modes":
         return preset.betas
     star = _star()
@@ -146,14 +147,14 @@ def exact_betas(task: str, preset: Preset) -> tuple[float, ...]:
 
 def _star() -> float:
     task = TASKS["two modes"]
-    reference = task.reference_log_prob()[:2].tolist()
-    star = switch_beta(task.reward_K[:2], tuple(reference))
+    first, second = task.reference_log_prob()[:2].tolist()
+    star = switch_beta((task.reward_K[0], task.reward_K[1]), (first, second))
     assert star is not None
     return star
 
 
 def _run_exactly(preset: Preset) -> dict[tuple[str, str, Arm, float], tuple[Tensor, Tensor]]:
-    """Reached and closed-form log-probabilities by task, objective, arm and beta."""
+    """Compute reached and closed-form log-probabilities by task, objective, arm and beta."""
     pairs = {}
     for name, task in TASKS.items():
         runs = [(arm, beta) for arm in ARMS.values() for beta in exact_betas(name, preset)]
@@ -166,7 +167,7 @@ def _run_exactly(preset: Preset) -> dict[tuple[str, str, Arm, float], tuple[Tens
 
 
 def _run_on_samples(preset: Preset, num_seeds: int) -> dict[tuple[str, Arm, float], Tensor]:
-    """Probabilities (S, K) by layout, arm and beta, on the first task."""
+    """Compute probabilities (S, K) by layout, arm and beta on the first task."""
     runs = [(arm, beta) for arm in ARMS.values() for beta in preset.betas]
     found = {}
     for layout in SAMPLED:
@@ -198,12 +199,12 @@ def _metrics(sampled: dict[tuple[str, Arm, float], Tensor], arm: Arm) -> dict[st
 
 
 def entropy_name(layout: str, beta: float) -> str:
-    """Metric: entropy of the right answers."""
+    """Name the metric: entropy of the right answers."""
     return f"{layout}, beta {beta:g}: entropy of right answers (bits)"
 
 
 def distance_name(layout: str, beta: float) -> str:
-    """Metric: total variation to the closed form."""
+    """Name the metric: total variation to the closed form."""
     return f"{layout}, beta {beta:g}: total variation to closed form"
 
 
@@ -261,7 +262,7 @@ def _checks(
 
 
 def _diagnosis_checks() -> dict[str, Check]:
-    """Foreseen before any training: the trap under MARA; not foreseen: what does not collapse."""
+    """Check that the diagnosis predicts the collapse under MARA, and no other collapse."""
     task = TASKS["one or two"]
     collapses = {
         (layout.name, arm): worst(

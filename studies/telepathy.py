@@ -1,16 +1,16 @@
-"""Do thoughts carry what text carries, and only what they should?
+"""Do thoughts carry as much information as text, and no private information?
 
     python -m studies.telepathy --preset cpu
 
-Agents see some of the shared digits and a nonce of their own each, and need all digits and their
-own nonce (`pooled_evidence`). For every seed agents are trained from scratch, then
-codecs on their states, then adapters; agents and codecs are shared by the arms of a seed. Every
-adapter is evaluated with all controls: single agents, debates by text of 1, 2 and all words, no
-prefix, prefixes of zeros, of the mean thought, of another question's.
+Each agent sees some of the shared digits and a private nonce. It needs all digits and its own nonce
+(`pooled_evidence`). For every seed agents are trained from scratch, then codecs on their states,
+then adapters. The arms of a seed share agents and codecs. Every adapter is evaluated with all
+controls: single agents; debates by text of 1, 2 and all words; no prefix; prefixes of zeros, of the
+mean thought, and of the thoughts for another question.
 
-`cpu`: three agents, one exchange, the paper's `strict` routing, with the plain codec and with the
-masked one (and noise on what is sent). `full`: 2 to 5 agents under every routing mode; 1 to 4
-rounds; agents of two sizes.
+`cpu`: three agents, one exchange, the `strict` routing of the paper, with the plain codec and with
+the masked one (which adds noise to the messages). `full`: 2 to 5 agents under every routing mode;
+1 to 4 rounds; agents of two sizes.
 """
 
 import argparse
@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from triptych.studies.arms import Arm, read_summary, run_arms
+from triptych.studies.arms import Arm, device_of, exports, read_summary, run_arms
 from triptych.studies.commune.telepathy_figure import draw
+from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.results import (
     Check,
+    Numbers,
     at_least,
     at_most,
-    mean_interval,
     paired_test,
+    summarize,
     write_results,
 )
 
@@ -55,11 +57,11 @@ class Way:
     """One way of exchanging thoughts.
 
     Args:
-        routing: Mode of the adapter.
+        routing: Routing mode of the adapter.
         codec: `plain` or `masked`.
-        num_agents: How many.
-        rounds: 2: one exchange.
-        mixed: Whether agents differ in size.
+        num_agents: Number of agents.
+        rounds: Number of rounds; 2 rounds contain one exchange.
+        mixed: True if the agents differ in size.
     """
 
     routing: str = "strict"
@@ -70,7 +72,7 @@ class Way:
 
     @property
     def label(self) -> str:
-        """As in tables: what differs from three agents of one size and one exchange."""
+        """Name in tables: the differences from three agents of one size and one exchange."""
         parts = [f"{self.routing}, {self.codec}"]
         if self.num_agents != 3:
             parts.append(f"{self.num_agents} agents")
@@ -85,7 +87,7 @@ STRICT, MASKED = Way(), Way(codec="masked")
 
 
 def ways(preset: str) -> list[Way]:
-    """What a preset compares."""
+    """Return the ways that a preset compares."""
     if preset != "full":
         return [STRICT, MASKED]
     found = []
@@ -99,26 +101,22 @@ def ways(preset: str) -> list[Way]:
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    presets = ("smoke", "cpu", "full")
-    parser.add_argument("--preset", choices=presets, default="smoke", help="how much to run")
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds of each arm")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/telepathy"))
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
+    """Run the study and return the content of `results.json`."""
+    parser = study_parser(__doc__, "telepathy", ("smoke", "cpu", "full"), num_seeds=5)
     options = parser.parse_args(args)
-    # Settings were chosen on seed 42.
-    seeds = list(range(1, 1 + (options.seeds if options.preset != "smoke" else 1)))
-    numbers = run_ways(ways(options.preset), seeds, options)
+    # The settings were chosen on seed 42.
+    seeds = seeds_of(options)
+    runs = run_ways(ways(options.preset), seeds, options)
+    numbers = {
+        label: [read_numbers(read_summary(run)["metrics"]) for run in dirs]
+        for label, dirs in runs.items()
+    }
     draw(numbers, optimum(), CHANCE, options.out / "figure.png")
     return write_results(
         options.out,
         CLAIM,
         options.preset,
-        {
-            label: {key: mean_interval([n[key] for n in per_seed]) for key in per_seed[0]}
-            for label, per_seed in numbers.items()
-        },
+        summarize(numbers),
         [
             paired_test(f"{label}: {first} - {second}", *_pair(per_seed, first, second))
             for label, per_seed in numbers.items()
@@ -129,6 +127,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             )
         ],
         checks(numbers, optimum()),
+        device=device_of(*runs.values()),
         seeds=seeds,
         single_optimum=optimum(),
     )
@@ -136,16 +135,13 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 def run_ways(
     chosen: Sequence[Way], seeds: Sequence[int], options: argparse.Namespace
-) -> dict[str, list[dict[str, float]]]:
-    """Train agents, codecs and adapters, each once a seed; numbers of each way and seed."""
+) -> dict[str, list[Path]]:
+    """Train agents, codecs and adapters, each once per seed; return the runs of the adapters."""
     out, small = options.out / options.preset, _small(options.preset)
 
-    def stage(arms: dict[Any, Arm]) -> dict[Any, dict[int, Path]]:
+    def stage(arms: dict[Any, Arm]) -> dict[Any, list[Path]]:
         dirs = run_arms(list(arms.values()), seeds, out, options.workers, SEED_OPTIONS)
-        return {key: dict(zip(seeds, dirs[arm.name], strict=True)) for key, arm in arms.items()}
-
-    def exports(runs: Mapping[int, Path]) -> dict[int, Path]:
-        return {seed: run / "export" for seed, run in runs.items()}
+        return {key: dirs[arm.name] for key, arm in arms.items()}
 
     teams = stage(
         {
@@ -161,7 +157,7 @@ def run_ways(
             (way.codec, way.num_agents, way.mixed): Arm(
                 f"{way.codec}-{way.num_agents}{'-mixed' * way.mixed}",
                 (*_words(CODECS[way.codec], way), *_latents(way), *small),
-                exports(teams[way.num_agents, way.mixed]),
+                exports(seeds, teams[way.num_agents, way.mixed]),
             )
             for way in chosen
         }
@@ -176,19 +172,16 @@ def run_ways(
                     *("--model.init_args.rounds", str(way.rounds)),
                     *small,
                 ),
-                exports(codecs[way.codec, way.num_agents, way.mixed]),
+                exports(seeds, codecs[way.codec, way.num_agents, way.mixed]),
             )
             for way in chosen
         }
     )
-    return {
-        way.label: [read_numbers(read_summary(run)["metrics"]) for run in adapters[way].values()]
-        for way in chosen
-    }
+    return {way.label: adapters[way] for way in chosen}
 
 
 def read_numbers(metrics: Mapping[str, float]) -> dict[str, float]:
-    """What is compared, of a run's metrics."""
+    """Select the compared numbers from the metrics of a run."""
     return {
         **{name: metrics[f"val/{name}/accuracy"] for name in CONDITIONS},
         LINEAR: metrics["val/leakage/linear_probe_accuracy"],
@@ -197,10 +190,8 @@ def read_numbers(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def checks(
-    numbers: Mapping[str, Sequence[Mapping[str, float]]], single_optimum: float
-) -> dict[str, Check]:
-    """What was promised, against what came out, by means over seeds."""
+def checks(numbers: Numbers, single_optimum: float) -> dict[str, Check]:
+    """Compare means over seeds with the bounds that were fixed beforehand."""
 
     def mean(way: Way, key: str) -> float:
         return sum(n[key] for n in numbers[way.label]) / len(numbers[way.label])
@@ -222,7 +213,7 @@ def checks(
 
 
 def optimum() -> float:
-    """Best possible accuracy of a single one of three agents."""
+    """Return the best possible accuracy of one of three agents without messages."""
     from triptych.datamodules.commune.pooled_evidence import PooledEvidence
 
     return PooledEvidence().single_optimum()
@@ -253,7 +244,7 @@ def _team(way: Way) -> tuple[str, ...]:
 
 
 def _latents(way: Way) -> tuple[str, ...]:
-    """As many to share as with three agents, however many have six of their own each."""
+    """Keep the number of shared latents at 14; each agent has six private ones."""
     if way.codec == "plain" or way.num_agents == 3:
         return ()
     return ("--model.init_args.codec.num_latents", str(6 * way.num_agents + 14))

@@ -1,13 +1,13 @@
-"""Can one fact of many be taken out of a model again, and what does it cost the others?
+"""Can one fact of many be removed from a model, and what does this cost the others?
 
     python -m studies.unlearning --preset cpu --data_dir FOLDER
 
-A memory model that was pretrained on text and OLD facts learns 50 NEW ones, one after another, with
-`SparseMemoryFinetuning` and `SlotLedger`. Then `train.py ledger unlearn` takes the 20th out, in two
-ways: rows that later facts wrote too keep what they hold (`keep`), or lose this fact's share of it
-(`subtract`). All facts are asked before and after, in questions and in statements.
+A memory model pretrained on text and OLD facts learns a stream of 50 NEW facts with
+`SparseMemoryFinetuning` and `SlotLedger`. Then `train.py ledger unlearn` removes the 20th fact in
+two ways. Rows that later facts also wrote keep their content (`keep`) or lose the share of this
+fact (`subtract`). Recall of all facts is measured before and after, in questions and in statements.
 
-The pretrained models are those of `retention` and are found there if it ran before.
+The pretrained models are those of `retention`; they are reused if that study ran before.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.row_changes import same_bits
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_lm import load_memory_lm
-from triptych.studies.arms import SEED_OF_DATA_TOO, probe, run_arms, seed_words
+from triptych.studies.arms import SEED_OF_DATA_TOO, device_of, probe, run_arms, seed_words
 from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.remember.asked_again import ask
 from triptych.studies.remember.retention.retention_arms import (
     SPARSE,
     Way,
     learning,
-    pretraining,
+    pretrained_memory,
     world_of,
 )
-from triptych.studies.results import at_most, mean_interval, write_results
+from triptych.studies.results import at_most, summarize, write_results
 
 CLAIM = "a fact of many can be unlearned, and the others stay known"
 PRESETS = {"smoke": (4, 3, 2), "cpu": (1000, 50, 20), "full": (1000, 50, 20)}
@@ -45,22 +45,14 @@ KNOWN = "the fact itself, recall before"
 
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the study; returns what `results.json` holds."""
-    takes = ("data_dir", "bases", "workers")
-    parser = study_parser(__doc__, "unlearning", PRESETS, takes, seeds_help="number of seeds")
+    """Run the study and return the content of `results.json`."""
+    parser = study_parser(__doc__, "unlearning", PRESETS, ("data_dir", "bases", "workers"))
     options = parser.parse_args(args)
     steps, num_new, unlearned = PRESETS[options.preset]
     world = world_of(options, steps, num_new)
     seeds = seeds_of(options)
     out = options.out / options.preset
-    bases = run_arms(
-        [pretraining(world, "memory", options.bases.parent / options.preset / "arms")],
-        seeds,
-        options.bases,
-        options.workers,
-        SEED_OF_DATA_TOO,
-    )
-    starts = {s: run / "export" for s, run in zip(seeds, bases["memory"], strict=True)}
+    _, starts = pretrained_memory(world, options, seeds)
     way = Way("taught", "memory", sparse=SPARSE, callbacks=(LEDGER,))
     arm = learning(world, way, starts, out / "arms")
     taught = run_arms([arm], seeds, out, options.workers, SEED_OF_DATA_TOO)[way.name]
@@ -72,7 +64,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         options.out,
         CLAIM,
         options.preset,
-        {"unlearning": {key: mean_interval([n[key] for n in numbers]) for key in numbers[0]}},
+        summarize({"unlearning": numbers}),
         [],
         {
             f"{name}, worst seed": at_most(max(n[name] for n in numbers), bound)
@@ -81,6 +73,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
                 *((text.format(way), 0.0) for way in WAYS for text in (ELSEWHERE, UNDONE)),
             )
         },
+        device=device_of(taught),
         seeds=seeds,
     )
 
@@ -91,7 +84,7 @@ LEDGER = probe("triptych.callbacks.remember.ledger.slot_ledger.SlotLedger")
 def _unlearn(
     run: Path, words: Sequence[str], number: int, folder: Path, seed: int
 ) -> dict[str, float]:
-    """Take the fact of this entry (from 1) out, in both ways, and ask all of them again."""
+    """Remove the fact of entry `number` (from 1) in both ways and measure all facts again."""
     ledger = Ledger.open(run / "ledger")
     entry = ledger.entries[min(number, len(ledger)) - 1]
     fact, own_visit = entry.facts[0], (entry.visit or 0) + 1
@@ -114,7 +107,7 @@ def _unlearn(
 
 
 def _recall(model: Path, words: Sequence[str], place: Path, seed: int) -> dict[int, float]:
-    """Recall of each fact, by the number of its visit from 1, over questions and statements."""
+    """Return the recall of each fact, keyed by its visit (from 1): questions and statements."""
     probes = {
         wording: probe(
             "triptych.callbacks.remember.probes.fact_recall.FactRecall",
@@ -136,7 +129,7 @@ def _tables(folder: Path) -> Tables:
 
 
 def rows_of_others(before: Tables, after: Tables, ledger: Ledger, fact: str) -> float:
-    """Rows that unlearning changed although the fact never wrote them: 0."""
+    """Count rows that unlearning changed although the fact never wrote them; expected: 0."""
     count = 0
     for old, new, rows in zip(before, after, ledger.rows_of(fact), strict=True):
         changed = ~same_bits(old, new)
@@ -146,7 +139,7 @@ def rows_of_others(before: Tables, after: Tables, ledger: Ledger, fact: str) -> 
 
 
 def rows_not_undone(after: Tables, ledger: Ledger, fact: str) -> float:
-    """Rows that the fact alone wrote and that are not, to the bit, what they were before it: 0."""
+    """Count rows that only this fact wrote and that are not restored bit for bit; expected: 0."""
     own = ledger.entries_of(fact)
     others = [entry for number, entry in enumerate(ledger) if number not in own]
     count = 0

@@ -17,7 +17,7 @@ FLOORS = [
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 PANELS = {"remember", "diversify", "commune"}
 # What every floor may import: where the clone is, and what modules promise to each other.
-GROUND = {"triptych", "triptych.short_names"}
+GROUND = {"triptych", "triptych.short_names", "triptych.protocols"}
 FILES = sorted(path for name in FLOOR_OF for path in (ROOT / name).rglob("*.py"))
 MOST_LINES, MOST_MODULES = 500, 20
 # A policy may have memory layers: all that one panel takes from another.
@@ -54,6 +54,18 @@ def test_imports_run_strictly_downward():
             if floor in ("models", "objectives") and top == "lightning":
                 broken.append(f"{path}: {name}")
     assert not broken
+
+
+def test_the_ground_rests_on_nothing_of_ours():
+    for name in GROUND:
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        tree = ast.parse((path if path.is_file() else ROOT / name / "__init__.py").read_text())
+        for node in tree.body:  # what stands under TYPE_CHECKING is not imported
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                modules = names if isinstance(node, ast.Import) else [str(node.module)]
+                ours = {module for module in modules if module.partition(".")[0] == "triptych"}
+                assert ours <= GROUND, path
 
 
 def room(parts: tuple[str, ...]) -> str | None:

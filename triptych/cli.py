@@ -1,24 +1,29 @@
-"""Run an experiment: ``python train.py fit --config configs/quickstart.yaml``.
+"""The command line: ``python train.py fit --config configs/quickstart.yaml``.
 
-Every run starts from ``configs/base.yaml``; the files after ``--config`` are merged over it in
+Every run starts from ``configs/base.yaml``. The files after ``--config`` are merged over it in
 order, and options on the command line come last. ``fit --help`` lists the options,
 ``fit --config ... --print_config`` shows the composed configuration.
 
-Options of our own, beside the Trainer's, the model's and the data's:
+Options beside those of the Trainer, the model and the data:
 
-- ``--run_dir``, ``--run_name``, ``--experiment``: where the run is kept and what it is called;
+- ``--run_dir``, ``--run_name``, ``--experiment``: folder, name and group of the run;
 - ``--tracking.uri``: the MLflow store or server, ``null`` for local metrics only;
-- ``--checkpoint.*``: when checkpoints are written and which one counts as the best;
-- ``model.init_args.init_from``: an exported folder, or another configuration to be run first.
+- ``--checkpoint.*``: when checkpoints are written, and which one is the best;
+- ``model.init_args.init_from``: an exported folder, or another configuration, which is run first.
 
-A model that is given (``init_from``, ``base.pretrained``, ``policy.base.pretrained``) brings its
-own tokenizer, unless the data name one.
+A given model (``init_from``, or a ``base.pretrained`` in its settings) brings its tokenizer, unless
+the data name one.
 
-``python train.py ledger --help`` is about what runs have taught: which fact changed which slots,
-and how to take it back.
+``python train.py ledger --help`` lists commands on the ledgers of runs: which fact changed which
+slots, and how to remove a fact.
 """
 
 import os
+
+# Rows of large tables are read at random, and with pages of 4 KiB almost every read also misses
+# the processor's cache of page addresses. torch reads this variable at its first allocation.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +37,7 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 from triptych import ROOT
+from triptych.callbacks.atomic_file import recover_folder
 from triptych.callbacks.command_line.error_report import (
     ConstructorErrors,
     construct,
@@ -49,38 +55,20 @@ from triptych.callbacks.run.run_summary import recorded_run
 from triptych.callbacks.run.save_config import SaveConfig
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.class_lists import listed
+from triptych.given_model import pretrained_base, use_tokenizer_of
+from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
 DESCRIPTION = (
     "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
     "options are merged over earlier ones; fit --help lists the options. python train.py ledger "
-    "--help is about what runs have taught, and how to take it back."
+    "--help lists commands on what runs have learned, and on how to remove it."
 )
-# Lightning would head these options with the name of its base class.
-OPTION_TITLES = {
-    "model": (
-        "What is trained",
-        "--model.help CLASS lists a model's options, with --model.memory.help or --model.base.help "
-        "after it those of a part. CLASS is, below lit_modules, one of "
-        "memory_pretraining.MemoryPretraining, continual_finetuning.ContinualFinetuning; "
-        "policy_optimization.PolicyOptimization, molecule_optimization.MoleculeOptimization, "
-        "causal_lm.CausalLM; agent_pretraining.AgentPretraining, agent_finetuning.AgentFinetuning, "
-        "thought_autoencoder.ThoughtAutoencoder, thought_adapter.ThoughtAdapter, or your own.",
-    ),
-    "data": (
-        "What it is trained on",
-        "--data.help CLASS lists the options of the data. CLASS is, below datamodules, one of "
-        "text_and_facts.TextAndFacts, text_corpus.TextCorpus, facts.Facts, "
-        "fact_stream.FactStream, document_stream.DocumentStream; chat_prompts.ChatPrompts, "
-        "supervised_replies.SupervisedReplies, smiles.Smiles, unprompted.Unprompted; "
-        "pooled_evidence.PooledEvidence, reasoning.Reasoning, debate_questions.DebateQuestions, "
-        "agent_states.AgentStates, or your own.",
-    ),
-}
 
 
 class TriptychCLI(LightningCLI):
-    """LightningCLI with one run directory, one tracker, and the configuration as the last word.
+    """LightningCLI with one run directory and one tracker; a checkpoint never changes settings.
 
     Args:
         args: Command line as a list of words, or a mapping of options; by default ``sys.argv``.
@@ -95,7 +83,7 @@ class TriptychCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # `instantiate_classes` sees to it
+            load_from_checkpoint_support=False,  # see `_parse_ckpt_path`
             save_config_callback=SaveConfig,
             seed_everything_default=42,
             parser_kwargs={"exit_on_error": False, "description": DESCRIPTION}
@@ -105,14 +93,15 @@ class TriptychCLI(LightningCLI):
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # Lightning also takes a bool here, and reads `true` as the seed 0.
+        # Lightning also accepts a bool here, and reads `true` as the seed 0.
         parser.add_argument(
             "--seed_everything", type=int, default=42, help="Seed of everything, on every process."
         )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name, (title, description) in OPTION_TITLES.items():
+        assert parser.groups is not None
+        for name, (title, description) in option_titles().items():
             parser.groups[name].title, parser.groups[name].description = title, description
         parser.add_argument(
             "--experiment",
@@ -124,7 +113,7 @@ class TriptychCLI(LightningCLI):
             "--run_name",
             type=str | None,
             default=None,
-            help="Name of this run; by default made of experiment, seed and time.",
+            help="Name of this run; by default experiment, seed and time.",
         )
         parser.add_argument(
             "--run_dir",
@@ -136,8 +125,8 @@ class TriptychCLI(LightningCLI):
             MLflowTracking, "tracking", skip=MLflowTracking.GIVEN_BY_RUN, instantiate=False
         )
         parser.add_class_arguments(Checkpoint, "checkpoint")
-        # The size is known once the tokenizer is, so the link follows construction. The whole
-        # object is the source: a model without a vocabulary goes with data without one.
+        # The size is known only after the data have built their tokenizer. The source is the whole
+        # object, since data and model may both have no vocabulary.
         parser.link_arguments(
             "data",
             "model.init_args.vocab_size",
@@ -147,17 +136,20 @@ class TriptychCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        # Without Lightning's warning when `args` and `sys.argv` are both there: so it is whenever
-        # a study or a test calls `main`.
-        as_words = args is None or isinstance(args, list)
-        with short_parser_errors(args if as_words else [], self._subcommand_parsers):
-            self.config = parser.parse_args(args) if as_words else parser.parse_object(args)
+        # Lightning would warn when `args` and `sys.argv` are both given, as in every call of `main`
+        # by a study or a test.
+        if args is None or isinstance(args, list):
+            with short_parser_errors(args, self._subcommand_parsers):
+                self.config = parser.parse_args(args)
+        else:
+            with short_parser_errors([], self._subcommand_parsers):
+                self.config = parser.parse_object(args)
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone.
+        """Leave the configuration unchanged.
 
-        Lightning would put the checkpoint's hyperparameters over those of the command line.
+        Lightning would replace settings of the command line by the checkpoint's hyperparameters.
         """
 
     @override
@@ -177,7 +169,7 @@ class TriptychCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; what their constructors say is what the user sees."""
+        """Build data, model and trainer; errors of their constructors reach the user unchanged."""
         try:
             self._resolve_init_from(self.config[self.subcommand])
             with self._errors.shown():
@@ -202,7 +194,7 @@ class TriptychCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make a Trainer that keeps everything in the run's directory."""
+        """Build a Trainer that keeps everything in the run's directory."""
         options = self.config_init[self.subcommand]
         callbacks = list(options.trainer.callbacks or [])
         if options.trainer.enable_progress_bar is False:
@@ -227,41 +219,45 @@ class TriptychCLI(LightningCLI):
         tracking = self.config[self.subcommand].tracking
         loggers: list[Logger] = [LocalMetrics(self.run.path)]
         if tracking.uri is not None:
-            names = {"experiment": self.run.experiment, "run_name": self.run.name}
+            names: dict[str, Any] = {
+                "experiment": self.run.experiment,
+                "run_name": self.run.name,
+            }
             loggers.append(MLflowTracking(**tracking, **names, run_dir=self.run.path))
         return loggers
 
     def _composed_yaml(self, options: Namespace) -> str:
-        """What the user asked for, without what belongs to this one run: it can be run again."""
+        """Return the composed configuration without the names of this run, so it can be rerun."""
         kept = options.clone()
         kept.run_dir = kept.run_name = None
-        return self._parser(self.subcommand).dump(kept, skip_unset=False)
+        composed: str = self._parser(self.subcommand).dump(kept, skip_unset=False)
+        return composed
 
     def _resolve_init_from(self, options: Namespace) -> None:
-        """Replace another configuration by what it exports; a given model brings its tokenizer."""
-        model, data = options.model.get("init_args", {}), (options.data or {}).get("init_args", {})
-        tokenizer = data.get("tokenizer")
-        unset = tokenizer is not None and tokenizer.path in (None, "train")
-        start = model.get("init_from")
-        if start is None:
-            holder = model.get("policy") or model  # a policy's own settings hold its base
-            pretrained = (holder.get("base") or {}).get("pretrained")
-            if unset and pretrained is not None:
-                tokenizer.path = pretrained
+        """Run a configuration in `init_from`, and let a given model name the data's tokenizer."""
+        model = options.model.get("init_args")
+        data = options.data.get("init_args") if options.data else None
+        if model is None:
             return
+        given = pretrained_base(model)
+        if model.get("init_from") is not None:
+            given = model["init_from"] = self._exported(model["init_from"], options)
+            if not (Path(given) / "tokenizer.json").is_file():
+                return
+        if given is not None and data is not None:
+            use_tokenizer_of(given, data)
+
+    def _exported(self, start: str, options: Namespace) -> str:
+        """Return the folder in `init_from`, or the export of the experiment in it."""
         if Path(start).suffix in (".yaml", ".yml"):
-            start = model["init_from"] = str(self._stage(start, options).export())
-        elif not Path(start).is_dir():
+            start = str(self._stage(start, options).export())
+        recover_folder(Path(start))
+        if not Path(start).is_dir():
             raise FileNotFoundError(
                 f"model.init_args.init_from: there is no folder {start}; give the folder "
                 "`export` of a finished run, or an experiment's .yaml, which is then run first"
             )
-        has_tokenizer = (Path(start) / "tokenizer.json").is_file()
-        if unset and has_tokenizer:
-            tokenizer.path = start
-        smiles = data.get("smiles")  # molecules name theirs among their own settings
-        if smiles is not None and smiles.get("tokenizer") is None and has_tokenizer:
-            smiles.tokenizer = start
+        return start
 
     def _stage(self, config: str, options: Namespace) -> Stage:
         path = next((p for p in (Path(config), ROOT / config) if p.is_file()), None)
@@ -276,33 +272,64 @@ class TriptychCLI(LightningCLI):
         return Stage(path, yaml.safe_load(composed), tuple(words[2:]))
 
 
+def option_titles() -> dict[str, tuple[str, str]]:
+    """Return title and description of the options that Lightning heads with its base class."""
+    modules = listed("lit_modules", "LightningModule", "configure_optimizers")
+    datamodules = listed("datamodules", "LightningDataModule", "train_dataloader")
+    tasks = listed("datamodules", "DebateTask", "encode")
+    return {
+        "model": (
+            "Model",
+            "--model.help CLASS lists a model's options, with --model.memory.help or "
+            "--model.base.help after it those of a part. CLASS is triptych.lit_modules. followed "
+            f"by one of {modules}; or a class of your own.",
+        ),
+        "data": (
+            "Data",
+            "--data.help CLASS lists the options of the data. CLASS is triptych.datamodules. "
+            f"followed by one of {datamodules}; or a class of your own. A `task` is likewise one "
+            f"of {tasks}.",
+        ),
+    }
+
+
 def _vocab_size(data: LightningDataModule) -> int | None:
-    return getattr(data, "vocab_size", None)
+    return data.vocab_size if isinstance(data, HasVocabulary) else None
 
 
 def main(args: ArgsType = None) -> Path:
-    """Run an experiment, in the terminal's place or from Python.
+    """Run an experiment from Python, as the command line does.
 
     Args:
         args: Words of a command line, such as ``["fit", "--config", "configs/quickstart.yaml"]``,
             or the options as a mapping; by default those of the process.
 
     Returns:
-        The run's directory, with ``summary.json`` in it; of the ledger's commands, what they wrote.
+        The run's directory, with ``summary.json`` in it; for the ledger's commands, the path that
+        they wrote.
 
     Raises:
-        Exception: whatever stopped the run, as it was raised; ``argparse.ArgumentError`` for an
+        Exception: the error that stopped the run, unchanged; ``argparse.ArgumentError`` for an
             option or a key that does not exist.
     """
     words = sys.argv[1:] if args is None else args
     with restored_process_state(), short_names_allowed():
-        if isinstance(words, list) and words[:1] == ["ledger"]:
+        if not isinstance(words, list):
+            return TriptychCLI(words).run.path
+        if words[:1] == ["ledger"]:
             return run_ledger_command(words[1:])
-        return TriptychCLI(args).run.path
+        return TriptychCLI([_shipped(word) for word in words]).run.path
+
+
+def _shipped(word: str) -> str:
+    """Locate `configs/...yaml` in this package where the working directory has no such file."""
+    option, equals, path = word.rpartition("=")
+    is_shipped = path.startswith("configs/") and (ROOT / path).is_file()
+    return f"{option}{equals}{ROOT / path}" if is_shipped and not Path(path).exists() else word
 
 
 def run() -> None:
-    """Run the process's command line, and report an error in one message."""
-    sys.path.insert(0, os.getcwd())  # files of one's own are found where the command is given
+    """Run the command line of this process, and report an error in one message."""
+    sys.path.insert(0, os.getcwd())  # users' files are found in the working directory
     with one_message_per_error():
         main()

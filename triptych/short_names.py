@@ -1,9 +1,9 @@
-"""Class paths without the package's name, and those of version 0.1.
+"""Short class paths, without the package's name, and class paths of version 0.1.
 
-`metrics.diversify.novelty` and the former `metrics.novelty` are then the same module object as
-`triptych.metrics.diversify.novelty`. The command line switches this on for as long as it runs, so
-that short class paths work in YAML, and with them the files of older runs and exports. A user's
-own `models` or `metrics` comes first and is never replaced. `import triptych` changes nothing.
+`metrics.diversify.novelty` and the former `metrics.novelty` import the same module object as
+`triptych.metrics.diversify.novelty`. The command line enables this while it runs, so that short
+class paths in YAML, and files of older runs and exports, keep working. A user's own `models` or
+`metrics` takes precedence and is never replaced. `import triptych` alone changes nothing.
 """
 
 import functools
@@ -22,7 +22,7 @@ FOLDERS = (
     *("models", "objectives", "metrics", "datamodules", "callbacks", "lit_modules"),
     *("studies", "benchmarks"),
 )
-# Modules of version 0.1 whose name changed, not their folder alone.
+# Modules of version 0.1 that got another name, not only another folder.
 RENAMED = {
     "objectives.thought_structure": "objectives.commune.structure",
     "lit_modules.causal_lm": "lit_modules.diversify.molecules.molecule_pretraining",
@@ -30,7 +30,7 @@ RENAMED = {
 
 
 def full_name(name: str) -> str | None:
-    """The module in `triptych` that a short or former module name means.
+    """Return the full name of the module that a short or former name stands for.
 
     Args:
         name: Dotted name of a module or package, such as `callbacks.progress`.
@@ -58,7 +58,7 @@ def full_name(name: str) -> str | None:
 
 
 def full_class_path(path: str) -> str:
-    """The present class path of a short or former one; any other path as it is.
+    """Return the current class path for a short or former one, and any other path unchanged.
 
     >>> full_class_path("models.product_keys.ProductKeyIndex")
     'triptych.models.remember.index.product_keys.ProductKeyIndex'
@@ -72,7 +72,7 @@ def full_class_path(path: str) -> str:
 
 @contextmanager
 def short_names_allowed() -> Iterator[None]:
-    """Let the folders' modules be imported by their short and former names, too."""
+    """Allow imports of the folders' modules by their short and former names."""
     finder = _ShortNames()
     sys.meta_path.insert(0, finder)
     try:
@@ -83,7 +83,7 @@ def short_names_allowed() -> Iterator[None]:
 
 @functools.cache
 def _modules(folder: str) -> frozenset[str]:
-    """Dotted names, from the folder on, of all modules and packages in it."""
+    """Return the dotted names of all modules and packages in a folder, from the folder on."""
 
     def names() -> Iterator[str]:
         for path in (ROOT / folder).rglob("*.py"):
@@ -94,7 +94,7 @@ def _modules(folder: str) -> frozenset[str]:
 
 
 class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers for the folders' names, unless somebody else has a module of that name."""
+    """Finds modules by short names, unless another module of that name is on the path."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -115,7 +115,7 @@ class _ShortNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module: ModuleType = spec.loader_state
-        spec.loader_state = module.__spec__  # Python writes its new spec over the module's own
+        spec.loader_state = module.__spec__  # Python overwrites the module's spec
         return module
 
     def exec_module(self, module: ModuleType) -> None:
@@ -132,6 +132,6 @@ def _ours(place: str) -> bool:
 
 
 def _is_users(place: str) -> bool:
-    """A folder inside of the clone that is no part of it: somebody's work folder below the root."""
+    """Tell whether a folder below the root is not part of the clone, such as a work folder."""
     inside = Path(place or ".").resolve().relative_to(ROOT).parts
     return bool(inside) and inside[0] not in (*FOLDERS, "triptych")

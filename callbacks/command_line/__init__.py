@@ -1,1 +1,1 @@
-"""The command line: error messages, places in YAML files, experiments that others start from."""
+"""The command line: error messages, places in YAML files, preceding experiments."""

@@ -1,4 +1,4 @@
-"""Turns an error of the user's into one message on stderr and an exit code."""
+"""One message on stderr and an exit code for each user error."""
 
 import functools
 import os
@@ -15,8 +15,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from triptych.callbacks.command_line.init_from import StageError
 from triptych.callbacks.run.nan_guard import NonFiniteError
 
-# What a user can mend by changing a file or an option. Anything else is a bug of ours or of a
-# library, and keeps its traceback.
+# Errors that a user can fix by changing a file or an option. All others are bugs of ours or of a
+# library and keep their traceback.
 USER_ERRORS = (
     ValueError,
     OSError,
@@ -29,7 +29,7 @@ USER_ERRORS = (
 
 @contextmanager
 def one_message_per_error() -> Iterator[None]:
-    """End the process on a user's error: exit code 2 for options, 1 for everything else.
+    """End the process at a user error: exit code 2 for options, 1 for all others.
 
     ``TRIPTYCH_DEBUG=1`` keeps the traceback.
     """
@@ -43,18 +43,17 @@ def one_message_per_error() -> Iterator[None]:
 
 
 class ConstructorErrors:
-    """Keeps the first error raised by a constructor, to be shown in place of the parser's.
+    """Keeps the first error of a constructor, to show it instead of the parser's.
 
-    jsonargparse tries every member of a union such as ``MemoryConfig | None`` and swallows the
-    errors of each; all that is left of ``ValueError: k is larger than ...`` is ``Expected a
-    <class 'NoneType'>``.
+    jsonargparse tries every member of a union such as ``MemoryConfig | None`` and hides the errors
+    of each: ``ValueError: k is larger than ...`` becomes ``Expected a <class 'NoneType'>``.
     """
 
     def __init__(self) -> None:
         self._first: Exception | None = None
 
     def watch(self, construct: Callable[..., Any]) -> Callable[..., Any]:
-        """Make an instantiator for jsonargparse that remembers what ``construct`` raised first."""
+        """Make an instantiator for jsonargparse that keeps the first error of ``construct``."""
 
         @functools.wraps(construct)
         def watched(*args: Any, **kwargs: Any) -> Any:
@@ -68,7 +67,7 @@ class ConstructorErrors:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Raise the remembered error in place of one that only follows from it."""
+        """Raise the kept error instead of one that only follows from it."""
         try:
             yield
         except Exception as error:
@@ -78,19 +77,19 @@ class ConstructorErrors:
 
 
 def construct(class_type: type, *args: Any, **kwargs: Any) -> Any:
-    """Construct an object in the plain way."""
+    """Call a class with its arguments."""
     return class_type(*args, **kwargs)
 
 
-# Lightning takes these in place of a file.
+# Lightning accepts these names instead of a file.
 NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")
 
 
 def refuse_missing_checkpoint(ckpt_path: str | None) -> None:
-    """Look for the checkpoint before anything is built.
+    """Check for the checkpoint before anything is built.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is no such file.
     """
     if ckpt_path is None or "://" in ckpt_path or ckpt_path.startswith(NAMED_CHECKPOINTS):
         return
@@ -103,10 +102,10 @@ def refuse_missing_checkpoint(ckpt_path: str | None) -> None:
 
 @contextmanager
 def readable_checkpoint_errors(ckpt_path: str | None) -> Iterator[None]:
-    """Say in one sentence that a checkpoint is of another model.
+    """Report in one sentence that a checkpoint belongs to another model.
 
     Raises:
-        ValueError: in place of what torch says about each tensor.
+        ValueError: instead of torch's message about each tensor.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Models that start where another experiment ended.
+"""Experiments that another experiment starts from.
 
-``init_from`` names an exported folder, or the configuration of an experiment that makes one. That
-experiment is then run first, once: its run directory is kept under ``runs/stages``, by a
-fingerprint of its composed configuration and of the local files that this names.
+``init_from`` names an exported folder, or the configuration of an experiment that exports one. That
+experiment then runs first, once. Its run directory is kept under ``runs/stages``, by a fingerprint
+of its composed configuration and of the local files named there.
 """
 
 import hashlib
@@ -19,7 +19,9 @@ from typing import Any
 import filelock
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-# They say where and how a run is watched, not what comes out of it.
+from triptych import ROOT
+
+# Options that do not change the exported model.
 RUN_SPECIFIC = (
     "experiment",
     "run_name",
@@ -31,7 +33,7 @@ RUN_SPECIFIC = (
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
 )
-LARGEST_HASHED_BYTES = 64 * 2**20  # a larger file counts by its size and its time of change
+LARGEST_HASHED_BYTES = 64 * 2**20  # larger files count by size and modification time
 DISTRIBUTED_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PL_", "TRIPTYCH_RUN_DIR")
 DISTRIBUTED_VARIABLES = {
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "NODE_RANK"),
@@ -41,17 +43,17 @@ DISTRIBUTED_VARIABLES = {
 
 
 class StageError(RuntimeError):
-    """The experiment that another one starts from did not come to an end."""
+    """The experiment that another one starts from has failed."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """An experiment that is run for the model it exports.
+    """An experiment that runs for its exported model.
 
     Attributes:
         config: Its configuration file.
-        composed: Its composed configuration, which decides whether a cached run can be used.
-        options: Words of the command line after the configuration file; part of `composed`.
+        composed: Its composed configuration, which decides whether a cached run is used.
+        options: Words of the command line after the configuration file; `composed` includes them.
     """
 
     config: Path
@@ -59,7 +61,7 @@ class Stage:
     options: tuple[str, ...] = ()
 
     def export(self) -> Path:
-        """Return the exported folder, after running the experiment if nobody has done so before.
+        """Return the exported folder; run the experiment first if it has not run before.
 
         Raises:
             StageError: if the experiment fails, or exports nothing.
@@ -78,7 +80,7 @@ class Stage:
         return run_dir / "export"
 
     def fingerprint(self) -> str:
-        """Hash what the outcome depends on; the version of the code is not part of it."""
+        """Hash all that the outcome depends on, except for the version of the code."""
         kept = json.loads(json.dumps(self.composed, default=str))
         for key in RUN_SPECIFIC:
             *parents, last = key.split(".")
@@ -95,15 +97,15 @@ class Stage:
         partial = run_dir.with_name(f".{run_dir.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(run_dir, ignore_errors=True)
-        rank_zero_info(f"init_from: running {self.config} first; it is kept as {run_dir}")
-        words = ["fit", "--config", self.config, "--run_dir", partial, *self.options]
+        rank_zero_info(f"init_from: running {self.config} first; the run is kept as {run_dir}")
+        words = ["fit", "--config", str(self.config), "--run_dir", str(partial), *self.options]
         code = subprocess.run(
             [sys.executable, "-m", "triptych", *words], env=_environment(), check=False
         ).returncode
         if code != 0 or not _is_finished(partial):
             raise StageError(
                 f"init_from: {self.config} failed with exit code {code}, see above. "
-                f"What it left is in {partial}."
+                f"Its files are in {partial}."
             )
         partial.rename(run_dir)
 
@@ -114,12 +116,15 @@ def _is_finished(run_dir: Path) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """The environment, without what would make the stage a process of the run that waits for it."""
-    return {
+    """Return the environment without variables that would make the stage a rank of this run."""
+    kept = {
         name: value
         for name, value in os.environ.items()
         if name not in DISTRIBUTED_VARIABLES and not name.startswith(DISTRIBUTED_PREFIXES)
     }
+    if (ROOT / "train.py").is_file():  # a clone is not installed, and may not be the working folder
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [kept.get("PYTHONPATH"), str(ROOT)]))
+    return kept
 
 
 def _strings(node: Any) -> Iterator[str]:
@@ -131,15 +136,15 @@ def _strings(node: Any) -> Iterator[str]:
 
 
 def _file_fingerprint(path: Path) -> bytes:
-    """What is in a file, or what a folder lists; nothing for text that names neither."""
+    """Hash a file, or list a folder; return nothing for text that names neither."""
     try:
-        if path.is_dir() and len(path.parts) > 1:  # one word is a name before it is a folder
+        if path.is_dir() and len(path.parts) > 1:  # a single word is read as a name
             entries = [(e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in path.iterdir()]
             return repr(sorted(entries)).encode()
         if not path.is_file():
             return b""
         stat = path.stat()
-    except (OSError, ValueError):  # too long for a path, or with a null byte: text after all
+    except (OSError, ValueError):  # too long for a path, or with a null byte: plain text
         return b""
     if stat.st_size > LARGEST_HASHED_BYTES:
         return f"{stat.st_size} {stat.st_mtime_ns}".encode()

@@ -1,7 +1,7 @@
-"""What the parser says about an option, shortened to the option, the cause and what to do.
+"""Parser errors, shortened to the option, the cause and the remedy.
 
-jsonargparse reports every type that it has tried, one inside the other, and what each expected; the
-one line that matters is somewhere in the middle. Here that text is read from the outside in.
+jsonargparse reports every type that it tried, nested in each other, with what each expected. The
+one line that matters is in the middle. This module reads that text from the outside in.
 """
 
 import ast
@@ -28,18 +28,28 @@ UNKNOWN_OPTION = re.compile(
     r"'(?P<name>[^']+)'(?: is not accepted)?$"
 )
 NO_PATH = re.compile(r"- Expected a path but (?P<path>.+) either not accessible or invalid$")
+RESTRICTED = re.compile(r"Not of type (?P<name>\w+): (?P<reason>.*)")
+# Types of `jsonargparse.typing`.
+NUMBERS = {
+    "PositiveInt": "a whole number above 0",
+    "NonNegativeInt": "a whole number of at least 0",
+    "PositiveFloat": "a number above 0",
+    "NonNegativeFloat": "a number of at least 0",
+    "ClosedUnitInterval": "a number from 0 to 1",
+    "OpenUnitInterval": "a number between 0 and 1",
+}
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'")
 
 
 @dataclasses.dataclass
 class Fault:
-    """The innermost thing that is wrong with a configuration.
+    """The innermost error in a configuration.
 
     Attributes:
         path: Keys from the root of the configuration to the option.
-        problem: What is wrong with it, in the parser's words.
+        problem: The error in the parser's words.
         owner: The class that the option belongs to, with the number of keys that lead to it.
-        class_path: The import path that was given for that class.
+        class_path: The import path given for that class.
     """
 
     path: list[str]
@@ -52,7 +62,7 @@ class Fault:
 def short_parser_errors(
     words: Sequence[str] | None, parsers: Mapping[str, ArgumentParser]
 ) -> Iterator[None]:
-    """Raise what `explain` makes of the parser's error.
+    """Raise the parser's error in the words of `explain`.
 
     Args:
         words: The command line; by default that of the process.
@@ -68,12 +78,12 @@ def short_parser_errors(
 def explain(
     message: str, words: Sequence[str] = (), parsers: Mapping[str, ArgumentParser] | None = None
 ) -> str:
-    r"""Make one readable message of the parser's.
+    r"""Turn the parser's message into one readable sentence.
 
     Args:
-        message: What the parser said.
-        words: The command line, to name the file and the line of an option.
-        parsers: Parser of each subcommand, to know which options there are.
+        message: The parser's message.
+        words: The command line, to find the file and the line of an option.
+        parsers: Parser of each subcommand, to find its options.
 
     >>> explain("Parser key \"a\":\n  Does not validate against any of the Union subtypes\n"
     ...         "  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Errors:\n"
@@ -110,7 +120,7 @@ def explain(
 
 
 def _innermost(message: str, path: list[str], **known: Any) -> Fault:
-    """Follow a message inwards, to the branch of each union that came furthest."""
+    """Follow a message inwards, along the branch of each union that got furthest."""
     head, _, rest = message.strip().partition("\n")
     body = textwrap.dedent(rest)
     if match := re.match(r'Parser key "([^"]+)"(?: element \d+)?:\s*(.*)', head):
@@ -134,6 +144,8 @@ def _innermost(message: str, path: list[str], **known: Any) -> Fault:
         return Fault([*path, *match[1].split(".")[:-1]], _unknown(match[1]), **known)
     if match := re.match(r"Expected a (.+)\. Got value: (.*)", message, re.DOTALL):
         return Fault(path, f"expected {_type(match[1])}, got {_value(match[2])}", **known)
+    if match := RESTRICTED.match(head):
+        return Fault(path, f"expected {_number(match)}, got {_refused(match)}", **known)
     return Fault(path, message.strip(), **known)
 
 
@@ -157,7 +169,9 @@ def _expected_one_of(branches: list[str], body: str) -> str:
     for branch in branches:
         expected = re.match(r"Expected an? (.+?)(?:\. Got value|$)", branch)
         subclass = re.match(r"Not a valid subclass of (\w+)", branch)
-        if subclass:
+        if restricted := RESTRICTED.match(branch):
+            names.append(_number(restricted))
+        elif subclass:
             names.append(f"the class_path of a {subclass[1]}")
         else:
             names.append(_type(expected[1]) if expected else branch.partition("\n")[0])
@@ -183,7 +197,7 @@ NULL_IN_A_GROUP = "null cannot be given to an option this deep by its full name"
 
 
 def _type(text: str) -> str:
-    """Name a type as a user would.
+    """Name a type in plain words.
 
     >>> [_type(t) for t in ("<class 'int'>", "typing.Literal['a', 'b']", "list[models.x.Y]")]
     ['int', "'a' or 'b'", 'list[Y]']
@@ -204,17 +218,41 @@ def _value(text: str) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
+def _number(match: re.Match[str]) -> str:
+    return NUMBERS.get(match["name"], f"a {match['name']}")
+
+
+def _refused(match: re.Match[str]) -> str:
+    """Return the value that a restricted type refuses.
+
+    >>> [
+    ...     _refused(RESTRICTED.match(f"Not of type PositiveInt: {reason}"))
+    ...     for reason in (
+    ...         "0 does not conform to restriction v>0",
+    ...         "invalid literal for int() with base 10: 'x'",
+    ...         "int() argument must be a string or a real number, not 'NoneType'",
+    ...     )
+    ... ]
+    ['0', "'x'", 'null']
+    """
+    reason = match["reason"]
+    if " does not conform" in reason:
+        return _value(reason.partition(" does not conform")[0])
+    last = reason.rpartition(" ")[2].strip("'")
+    return _type(last) if "argument must be" in reason else _value(last)
+
+
 def _is_given(path: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether the command line, and no file, gives the option or a group that it is in."""
+    """Return whether the command line, not a file, gives the option or one of its groups."""
     options = [word[2:].partition("=")[0].split(".") for word in words if word.startswith("--")]
     return not path or any(list(path[: len(option)]) == option for option in options)
 
 
-# -- telling --------------------------------------------------------------------------------------
+# -- wording --------------------------------------------------------------------------------------
 
 
 def _in_our_words(fault: Fault, parsers: Mapping[str, ArgumentParser]) -> str:
-    """Put the problem in words that say what to do; may make the fault's path longer."""
+    """Word the problem with its remedy; may lengthen the fault's path."""
     if match := UNKNOWN_OPTION.match(fault.problem):
         group = match["owner"].split(".") if match["kind"] == "Group" else []
         fault.path += [*group, *match["name"].split(".")]
@@ -243,25 +281,26 @@ def _instead(name: str, names: list[str], kind: str | None) -> str:
 
 
 def _options_of(owner: type, keys: Sequence[str]) -> tuple[list[str], str]:
-    """Names of the options of a class, or of the class that its options ``keys`` lead to."""
+    """Return the options of a class, or of the class that its options ``keys`` lead to."""
     for key in keys:
         if key == "init_args":
             continue
         hint = _parameters(owner).get(key)
-        kinds = [kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind)]
-        if not kinds:
+        types = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
+        inner = next(filter(dataclasses.is_dataclass, types), None)
+        if inner is None:
             return [], owner.__name__
-        owner = kinds[0]
+        owner = inner
     return list(_parameters(owner)), owner.__name__
 
 
 def _parameters(owner: type) -> dict[str, Any]:
-    """Types of a class's options by name, inherited through `**kwargs` or its own."""
+    """Return the types of a class's options by name, with those that ``**kwargs`` passes on."""
     return {p.name: p.annotation for p in get_signature_parameters(owner, "__init__")}
 
 
 def _siblings(parser: ArgumentParser | None, path: Sequence[str]) -> list[str]:
-    """Names of the options of a parser that stand beside the last key of ``path``."""
+    """Return the options of a parser that stand beside the last key of ``path``."""
     if parser is None:
         return []
     prefix = list(path[:-1])
@@ -287,7 +326,7 @@ def _import(class_path: str) -> Any:
 
 
 def _try(make: Callable[[], Any]) -> Any:
-    """The result, or None: whatever goes wrong while an error is explained is of no interest."""
+    """Return the result, or None: a further error must not hide the one to be explained."""
     try:
         return make()
     except Exception:

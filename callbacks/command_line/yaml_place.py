@@ -1,4 +1,4 @@
-"""Where an option stands in the user's configuration files."""
+"""File and line of an option in the user's configuration files."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -19,12 +19,12 @@ def config_files(words: Sequence[str]) -> list[Path]:
 
 
 def yaml_place(path: Sequence[str], files: Sequence[Path]) -> str | None:
-    """Name file and line of an option, the last file first; None if no file has it.
+    """Return file and line of an option, searching the last file first; None if no file has it.
 
     Args:
         path: Keys from the root of the configuration to the option.
-        files: Configuration files in their order. A value that names another YAML file stands for
-            what is in it.
+        files: Configuration files in order. A value that names another YAML file stands for the
+            content of that file.
     """
     for file in reversed(files):
         for found, mark in _marks(_compose(file), list(path), file):
@@ -33,7 +33,7 @@ def yaml_place(path: Sequence[str], files: Sequence[Path]) -> str | None:
 
 
 def broken_file(files: Sequence[Path]) -> str | None:
-    """Say what is wrong with the first file that holds no configuration at all."""
+    """Describe the first file that holds no configuration; None if all do."""
     for file in files:
         try:
             with file.open() as stream:
@@ -42,7 +42,7 @@ def broken_file(files: Sequence[Path]) -> str | None:
             return f"--config {file} cannot be read: {error}"
         except yaml.MarkedYAMLError as error:
             line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-            return f"{file}{line}: not valid YAML ({error.problem}); mend the line"
+            return f"{file}{line}: not valid YAML ({error.problem}); correct the line"
         except yaml.YAMLError as error:
             return f"{file}: not valid YAML ({error})"
         if not isinstance(node, yaml.MappingNode):
@@ -66,7 +66,7 @@ def _compose(file: Path) -> yaml.Node | None:
 
 
 def _marks(node: yaml.Node | None, path: list[str], file: Path) -> Iterator[tuple[Path, yaml.Mark]]:
-    """Yield every place where ``path`` leads from a node; a list stands for all its elements."""
+    """Yield every place that ``path`` leads to; a list stands for all of its elements."""
     if isinstance(node, yaml.ScalarNode) and Path(node.value).suffix in (".yaml", ".yml"):
         included = file.parent / node.value
         node, file = _compose(included), included

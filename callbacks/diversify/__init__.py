@@ -1,1 +1,1 @@
-"""What happens around policy optimisation: figures, and a stop on collapse."""
+"""Callbacks of policy optimisation: figures, and a stop on collapse."""

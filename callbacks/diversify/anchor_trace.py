@@ -1,17 +1,18 @@
-"""Who MARA's anchor is, prompt by prompt: what all other good answers are measured against."""
+"""A trace of MARA's anchors: the completion of each prompt that sets the reward of the others."""
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.atomic_file import atomic_file
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import save_figure
 from triptych.objectives.diversify.experience import Experience
+from triptych.protocols import HasExperience, missing
 
 COLUMNS = (
     "step",
@@ -35,21 +36,21 @@ class _Seen:
 class AnchorTrace(Callback):
     """Writes ``anchors.csv`` and ``figures/anchors.png`` of a training with MARA.
 
-    A row for each prompt of a step that had an anchor: the anchor's text, its log-probability under
-    the reference, its reward R(z), whether it is another than the last time this prompt was asked,
-    how many completions were above the threshold, and the mean of R(z) - R(y) over them (what
-    MARA adds to an average good answer before any shift). Prompts of the first process.
-
-    Works with any module that keeps its last `Experience` as `experience`.
+    A row stands for a prompt of a step with an anchor. It holds the anchor's text, its
+    log-probability under the reference and its reward R(z). It says whether the anchor differs from
+    the one at the prompt's last visit, and how many completions were above the threshold. The mean
+    of R(z) - R(y) over them is what MARA adds to an average good answer before any shift. Rows are
+    those of the first process.
 
     Args:
         every_n_steps: Training steps between rows.
-        max_characters: Longest text that is kept of a prompt or an anchor.
+        max_characters: Longest text kept of a prompt or an anchor.
+
+    Raises:
+        ValueError: if the module is no `HasExperience`.
     """
 
-    def __init__(self, every_n_steps: int = 1, max_characters: int = 120) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"AnchorTrace.every_n_steps is {every_n_steps}: set it to at least 1")
+    def __init__(self, every_n_steps: PositiveInt = 1, max_characters: PositiveInt = 120) -> None:
         self.every_n_steps = every_n_steps
         self.max_characters = max_characters
         self._seen: dict[str, _Seen] = {}
@@ -58,14 +59,19 @@ class AnchorTrace(Callback):
         self.curve: list[tuple[int, float, float]] = []
 
     @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, HasExperience):
+            raise missing(HasExperience, pl_module, "AnchorTrace")
+
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        experience = getattr(pl_module, "experience", None)
-        step = trainer.global_step
+        assert isinstance(pl_module, HasExperience)
+        experience, step = pl_module.experience, trainer.global_step
         if experience is None or step % self.every_n_steps or not trainer.is_global_zero:
             return
-        rows = [row for row in self._rows(experience, step) if row is not None]
+        rows = self._rows(experience, step)
         if rows:
             changed = sum(row["changed"] for row in rows) / len(rows)
             difference = sum(row["reward_difference"] for row in rows) / len(rows)
@@ -83,15 +89,10 @@ class AnchorTrace(Callback):
         self._write(trainer)
         if not trainer.is_global_zero or not self.curve:
             return
-        path = Path(trainer.default_root_dir) / "figures" / "anchors.png"
-        with atomic_file(path) as partial:
-            draw_anchors(self.curve).savefig(partial, dpi=150, format="png")
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking):
-                logger.log_file(path, "figures")
+        save_figure(trainer, draw_anchors(self.curve), "anchors")
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """How often anchors change."""
+        """Return how often anchors changed."""
         again = sum(seen.times - 1 for seen in self._seen.values())
         if not again:
             return []
@@ -115,10 +116,10 @@ class AnchorTrace(Callback):
         self._seen = {prompt: _Seen(*values) for prompt, values in state_dict["seen"].items()}
         self.curve = [(int(s), float(c), float(d)) for s, c, d in state_dict["curve"]]
 
-    def _rows(self, experience: Experience, step: int) -> list[dict[str, Any] | None]:
-        rollout, above_B = experience.rollout, experience.augmentation.above_B
+    def _rows(self, experience: Experience, step: int) -> list[dict[str, Any]]:
+        rollout, above_B = experience.rollout, experience.above_threshold
         reference_B = experience.reference_log_prob
-        made: list[dict[str, Any] | None] = []
+        made: list[dict[str, Any]] = []
         for row in experience.is_anchor.nonzero().flatten().tolist():
             own_B = above_B & (rollout.group_B == rollout.group_B[row])
             reward = float(experience.reward[row])
@@ -140,6 +141,7 @@ class AnchorTrace(Callback):
         return made
 
     def _note(self, prompt: str, anchor: str) -> bool:
+        """Remember the prompt's anchor, and return whether it changed."""
         seen = self._seen.get(prompt)
         if seen is None:
             self._seen[prompt] = _Seen(anchor)
@@ -163,7 +165,7 @@ class AnchorTrace(Callback):
 
 
 def draw_anchors(curve: list[tuple[int, float, float]]) -> Figure:
-    """Draw how often anchors change and how far above the average good answer they lie.
+    """Draw how often anchors change, and their reward above the mean of good answers.
 
     Args:
         curve: Step, share of prompts whose anchor changed, mean R(z) - R(y).

@@ -1,7 +1,6 @@
-"""How much of each known answer a policy gives, redrawn while it trains."""
+"""The figure of a policy's coverage of known answers, redrawn while it trains."""
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.atomic_file import atomic_file
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import mlflow_loggers, save_figure
+from triptych.callbacks.trainer_parts import num_dry_run_batches
+from triptych.protocols import CountsModes, missing
 
-#: Set of prompts -> category -> answer -> times it was given.
-ModeCounts = Mapping[str, Mapping[str, Mapping[str, int]]]
+#: Set of prompts -> category -> answer -> how often it was given.
+ModeCounts = dict[str, dict[str, dict[str, int]]]
 _MOST_BANDS = 12
 
 
 class ModeCoverageFigure(Callback):
     """Draws ``figures/mode_coverage.png`` after every validation.
 
-    A panel for each held-out set. Where all of its prompts have the same answers, each answer is a
-    band as wide as its share. Where they differ (many categories), the lines are the shares by
-    rank, the most frequent answer of a category first, averaged over categories: first validation
-    against the last; the flatter, the more is covered.
+    Each held-out set has a panel. If all of its prompts have the same answers, each answer is a
+    band as wide as its share. If they differ (many categories), two lines show the shares by rank,
+    averaged over categories, at the first validation and at the last one. Rank 1 is the most
+    frequent answer of a category; a flatter line covers more answers.
 
-    Works with any module whose `evaluation` has `mode_counts`; counts are the first process's.
+    Counts are those of the first process.
+
+    Raises:
+        ValueError: if the module is no `CountsModes`.
     """
 
     def __init__(self) -> None:
-        self.history: list[tuple[int, dict[str, dict[str, dict[str, int]]]]] = []
+        self.history: list[tuple[int, ModeCounts]] = []
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, CountsModes):
+            raise missing(CountsModes, pl_module, "ModeCoverageFigure")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what was counted before the first step, if anything was."""
+        """Start a new history at the first step."""
         if trainer.global_step == 0:
             self.history = []
 
@@ -50,17 +58,16 @@ class ModeCoverageFigure(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or trainer.state.fn != "fit":
             return
         self._keep(trainer, pl_module)
-        if not self.history or trainer.fast_dev_run:
+        if not self.history or num_dry_run_batches(trainer):
             return
-        path = Path(trainer.default_root_dir) / "figures" / "mode_coverage.png"
-        with atomic_file(path) as partial:
-            draw_coverage(self.history).savefig(partial, dpi=150, format="png")
+        # MLflow gets the last figure alone.
+        save_figure(trainer, draw_coverage(self.history), "mode_coverage", track=False)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / "figures" / "mode_coverage.png"
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking) and trainer.is_global_zero and path.is_file():
+        if trainer.is_global_zero and path.is_file():
+            for logger in mlflow_loggers(trainer):
                 logger.log_file(path, "figures")
 
     @override
@@ -72,22 +79,20 @@ class ModeCoverageFigure(Callback):
         self.history = [(int(step), counts) for step, counts in state_dict["history"]]
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        counts: ModeCounts = getattr(getattr(pl_module, "evaluation", None), "mode_counts", {})
-        if counts:
-            plain = {
-                name: {category: dict(of) for category, of in of_set.items()}
-                for name, of_set in counts.items()
-            }
+        assert isinstance(pl_module, CountsModes)
+        plain = {
+            name: {category: dict(counts) for category, counts in of_set.items()}
+            for name, of_set in pl_module.mode_counts.items()
+        }
+        if plain:
             self.history.append((trainer.global_step, plain))
 
 
-def draw_coverage(
-    history: list[tuple[int, dict[str, dict[str, dict[str, int]]]]],
-) -> Figure:
+def draw_coverage(history: list[tuple[int, ModeCounts]]) -> Figure:
     """Draw a panel for each set of prompts.
 
     Args:
-        history: Step and counts (`ModeCounts`) of each validation, at least one.
+        history: Step and counts of each validation, at least one.
     """
     names = list(history[-1][1])
     figure = Figure(figsize=(4.8 * len(names), 3.2), layout="constrained")
@@ -107,7 +112,7 @@ def _draw_bands(axis: Axes, points: list[tuple[int, dict[str, int]]]) -> None:
     total: Counter[str] = Counter()
     for _, counts in points:
         total.update(counts)
-    first = list(points[-1][1])  # known answers in the data's order, what is none of them last
+    first = list(points[-1][1])  # known answers in the data's order, then all other answers
     kept = first if len(first) <= _MOST_BANDS else [a for a, _ in total.most_common(_MOST_BANDS)]
     steps = [step for step, _ in points]
     shares = [

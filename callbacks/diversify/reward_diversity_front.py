@@ -1,25 +1,26 @@
-"""Reward against diversity over the validations of a run: what was given up for what."""
+"""The figure of reward against diversity over the validations of a run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.atomic_file import atomic_file
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import save_figure
+from triptych.callbacks.trainer_parts import num_dry_run_batches
+from triptych.protocols import MeasuresStart
 
 Point = tuple[int, float, float]
-#: The first of these that validation logs is the diversity, unless another is named.
+#: Default measures of diversity: the first that validation logs is drawn.
 DIVERSITIES = ("mode_entropy_bits", "distinct_right_answers", "distinct_1")
 
 
 class RewardDiversityFront(Callback):
-    """Draws ``figures/reward_diversity_front.png``: a path through the plane for each set.
+    """Draws ``figures/reward_diversity_front.png``: one path through the plane for each set.
 
-    Points that no other point of the path beats in both are ringed: the front.
+    Rings mark the front: the points that no other point of the path dominates. A path starts before
+    the first step if the module `MeasuresStart`.
 
     Args:
         reward: Last part of the log keys of the reward.
@@ -36,8 +37,9 @@ class RewardDiversityFront(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == 0 and not self.paths:
-            self._keep(getattr(pl_module, "start_numbers", {}), 0)
+        is_first = trainer.global_step == 0 and not self.paths
+        if is_first and isinstance(pl_module, MeasuresStart):
+            self._keep(pl_module.start_numbers, 0)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,16 +50,10 @@ class RewardDiversityFront(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run or not self.paths:
+        if not trainer.is_global_zero or num_dry_run_batches(trainer) or not self.paths:
             return
-        path = Path(trainer.default_root_dir) / "figures" / "reward_diversity_front.png"
-        with atomic_file(path) as partial:
-            draw_front(self.paths, self.reward, self.diversity or "diversity").savefig(
-                partial, dpi=150, format="png"
-            )
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking):
-                logger.log_file(path, "figures")
+        figure = draw_front(self.paths, self.reward, self.diversity or "diversity")
+        save_figure(trainer, figure, "reward_diversity_front")
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +84,7 @@ class RewardDiversityFront(Callback):
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats: as good in both numbers and better in one.
+    """Return the points that no other point dominates (as good in both numbers, better in one).
 
     >>> front([(0, 0.5, 1.0), (1, 0.9, 0.8), (2, 0.8, 0.7)])
     [(0, 0.5, 1.0), (1, 0.9, 0.8)]
@@ -105,8 +101,8 @@ def draw_front(paths: dict[str, list[Point]], reward: str, diversity: str) -> Fi
 
     Args:
         paths: Set -> (step, reward, diversity) of each validation.
-        reward: What the reward is called.
-        diversity: What the diversity is called.
+        reward: Name of the reward.
+        diversity: Name of the diversity.
     """
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axis = figure.subplots()

@@ -1,41 +1,38 @@
-"""Stops a training whose policy has come down to few answers."""
+"""Stops training when the policy has collapsed on few answers."""
 
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
 
 class StopOnCollapse(Callback):
-    """Stops when a logged number has been below a bound several times in a row, and says why.
+    """Stops when a logged number is below a bound several times in a row, and reports why.
 
     Args:
-        monitor: The number: of training steps such as `train/entropy_nats` (of whole completions)
-            or `train/distinct_share`, or of a validation such as
+        monitor: Log key of the number. Training steps log `train/entropy_nats` (of whole
+            completions) and `train/distinct_share`; a validation logs, for example,
             `val/held_out_phrasings/mode_entropy_bits`.
         below: The bound.
-        patience: How often in a row it has to be below.
-        every: `step` looks after each training step, `validation` after each validation.
+        patience: Consecutive checks below the bound that stop the run.
+        every: `step` checks after each training step, `validation` after each validation.
 
     Raises:
-        ValueError: if `patience` is not positive, or there is no such number when it is looked for.
+        ValueError: if nothing logs `monitor`.
 
     Attributes:
-        reason: Why it stopped; None while it has not.
+        reason: Why the run was stopped; None if it was not.
     """
 
     def __init__(
         self,
         monitor: str = "train/distinct_share",
         below: float = 0.1,
-        patience: int = 20,
+        patience: PositiveInt = 20,
         every: Literal["step", "validation"] = "step",
     ) -> None:
-        if patience < 1:
-            raise ValueError(f"StopOnCollapse.patience is {patience}: set it to at least 1")
-        if every not in ("step", "validation"):
-            raise ValueError(f"StopOnCollapse.every is {every!r}: choose step or validation")
         self.monitor = monitor
         self.below = below
         self.patience = patience
@@ -56,7 +53,7 @@ class StopOnCollapse(Callback):
             self._look(trainer)
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Why the run was stopped, if it was."""
+        """Return why the run was stopped, if it was."""
         return [("stopped early", self.reason)] if self.reason else []
 
     @override
@@ -75,7 +72,7 @@ class StopOnCollapse(Callback):
             )
         value = float(trainer.callback_metrics[self.monitor])
         self._times = self._times + 1 if value < self.below else 0
-        # Numbers are means over all ranks, so that all of them stop at once.
+        # Numbers are means over all ranks, so all ranks stop at once.
         if self._times >= self.patience and self.reason is None:
             looks = "training steps" if self.every == "step" else "validations"
             self.reason = (
@@ -84,6 +81,6 @@ class StopOnCollapse(Callback):
             )
             rank_zero_warn(
                 f"stopped: {self.reason}. A larger model.init_args.beta, a smaller learning rate, "
-                "more completions a prompt or MARA may keep it from that"
+                "more completions a prompt or MARA may prevent this"
             )
             trainer.should_stop = True

@@ -1,1 +1,1 @@
-"""Sparse memory finetuning, and what it is compared with: replay, EWC, KL to the base."""
+"""Sparse memory finetuning and its baselines: replay, EWC, KL to the base."""

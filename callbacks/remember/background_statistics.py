@@ -1,4 +1,4 @@
-"""Background statistics of a memory model: collected after its pretraining, or any time later."""
+"""Background statistics of a memory model, collected after pretraining or later."""
 
 import copy
 import time
@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
+from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.remember.background_collector import BackgroundCollector
@@ -26,46 +31,42 @@ from triptych.objectives.remember.background_statistics import (
     tables_of,
 )
 
-SECONDS_BETWEEN_LINES = 20.0  # where there is no terminal
+SECONDS_BETWEEN_LINES = 20.0  # outside of a terminal
+_NAME = "CollectBackgroundStatistics"
 Document = list[dict[str, Any]]
 
 
 class CollectBackgroundStatistics(Callback):
-    """Counts which slots ordinary text reads, for sparse memory finetuning to keep away from.
+    """Counts the slots that ordinary text reads, so that sparse memory finetuning avoids them.
 
-    At the end of `fit` it reads the exported model, so it stands after ExportModel in the list of
-    callbacks, and writes ``export/background.safetensors``. At the end of `validate` it reads the
-    module's model and writes ``background.safetensors`` into the run's directory.
+    At the end of `fit` it reads the exported model, so it must stand after ExportModel in the list
+    of callbacks, and writes ``export/background.safetensors``. At the end of `validate` it reads
+    the module's model and writes ``background.safetensors`` into the run's directory.
 
-    The text is that of the run's own training rows, from the first one on, whatever was trained on.
-    Processes share the documents, and together find what one would. After `fit`, a model without
-    memory (a dense twin) is left alone.
+    The text is that of the run's training rows, from the first one on. Processes share the
+    documents; the result does not depend on their number. After `fit`, a model without memory (a
+    dense twin) is skipped.
 
     Args:
         num_documents: Documents to read. A slot that all of them read will never learn.
-        rows_per_document: Training rows that make a document; about as many as a batch of the
-            finetuning to come, since larger documents read more slots.
-        path: Where to write; null: as said above.
+        rows_per_document: Training rows in a document. Use about the batch size of the later
+            finetuning, since larger documents read more slots.
+        path: File to write; null: as above.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if the module has no language model, or the data no tokenizer.
 
-    Logs once: `background/num_documents`, `background/num_tokens`, and of all slots
-    `background/slots_read_share` (by any document) and `background/slots_always_read_share` (by
-    all of them).
+    Logs once: `background/num_documents`, `background/num_tokens`, and the shares of slots that any
+    document (`background/slots_read_share`) or all documents
+    (`background/slots_always_read_share`) have read.
     """
 
     def __init__(
-        self, num_documents: int = 200, rows_per_document: int = 64, path: str | None = None
+        self,
+        num_documents: PositiveInt = 200,
+        rows_per_document: PositiveInt = 64,
+        path: str | None = None,
     ) -> None:
-        for name, value in (
-            ("num_documents", num_documents),
-            ("rows_per_document", rows_per_document),
-        ):
-            if value < 1:
-                raise ValueError(
-                    f"CollectBackgroundStatistics.{name} is {value}: set it to at least 1"
-                )
         self.num_documents = num_documents
         self.rows_per_document = rows_per_document
         self.path = path
@@ -78,40 +79,43 @@ class CollectBackgroundStatistics(Callback):
         trainer.strategy.barrier()  # the first process has exported by now
         folder = Path(trainer.default_root_dir)
         if not (folder / "export" / "config.json").is_file():
-            self._collect(trainer, pl_module.model, folder)
+            self._collect(trainer, language_model_of(pl_module, _NAME), folder)
             return
-        # Where a metric decides, the exported model is an earlier one than the module's.
+        # If a metric decides, the exported model is earlier than the module's.
         self._collect(trainer, load_memory_lm(folder / "export"), folder / "export")
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == TrainerFn.VALIDATING:
             tables_of(pl_module)
-            self._collect(trainer, pl_module.model, Path(trainer.default_root_dir))
+            model = language_model_of(pl_module, _NAME)
+            self._collect(trainer, model, Path(trainer.default_root_dir))
 
     def _collect(self, trainer: Trainer, model: PreTrainedModel, folder: Path) -> None:
-        device = model.device
-        model.to(trainer.strategy.root_device)  # by now the trainer has brought its module home
-        collector = BackgroundCollector(model, trainer.datamodule.tokenizer)
+        device, data = model.device, datamodule_of(trainer)
+        tokenizer = tokenizer_of(data, _NAME)
+        assert data is not None
+        nn.Module.to(model, trainer.strategy.root_device)  # by now the module is on the CPU
+        collector = BackgroundCollector(model, tokenizer)
         with trainer.precision_plugin.forward_context():
-            for document in self._documents(trainer):
+            for document in self._documents(trainer, data):
                 collector.add_document(*document)
         if trainer.world_size > 1:
-            collector.reduce(partial(trainer.strategy.reduce, reduce_op="sum"))
+            collector.reduce(partial(sum_over_ranks, trainer))
         if trainer.is_global_zero:
             path = Path(self.path) if self.path else folder / BACKGROUND_FILE
             background = collector.statistics()
             background.save(path)
             _report(trainer, background, path)
-        model.to(device)
+        nn.Module.to(model, device)
         trainer.strategy.barrier()
 
-    def _documents(self, trainer: Trainer) -> Iterator[Document]:
-        """This process's documents, with a bar, or a line now and then, to show how far it is."""
+    def _documents(self, trainer: Trainer, data: LightningDataModule) -> Iterator[Document]:
+        """Yield this process's documents, with a progress bar or regular lines."""
         total = self.num_documents
-        if trainer.fast_dev_run:
-            total = min(total, int(trainer.fast_dev_run))
-        documents = documents_of(trainer.datamodule, self.rows_per_document)
+        if num_dry_run_batches(trainer):
+            total = min(total, num_dry_run_batches(trainer))
+        documents = documents_of(data, self.rows_per_document)
         own = islice(documents, trainer.global_rank, total, trainer.world_size)
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
         console = Console()
@@ -129,19 +133,19 @@ class CollectBackgroundStatistics(Callback):
 
 
 def documents_of(datamodule: LightningDataModule, rows_per_document: int) -> Iterator[Document]:
-    """Regroup training rows, from the first one on, into documents of equally many rows; endless.
+    """Regroup training rows, from the first one on, into documents of equal size; endless.
 
     Args:
-        datamodule: Data whose batches are laid out as `collate_rows` does.
+        datamodule: Data with batches in the layout of `collate_rows`.
         rows_per_document: Rows of each document.
 
     Yields:
         A document as one or several batches, none with more rows than a training batch.
 
     Raises:
-        ValueError: if there are no training rows, or they are laid out otherwise.
+        ValueError: if there are no training rows, or they have another layout.
     """
-    # Without a trainer, data are those of a single process which has read nothing so far.
+    # Without a trainer, the datamodule serves one process from the first row on.
     alone = copy.copy(datamodule)
     alone.trainer = None
     loader = alone.train_dataloader()

@@ -1,4 +1,4 @@
-"""Which rows of a memory a run changed, and whether anything else did: hashes, before and after."""
+"""A check of which value rows and which other parameters a run has changed, by hashes."""
 
 import hashlib
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.callbacks.trainer_parts import callbacks_of
 from triptych.models.remember.memory_blocks import value_tables
 
 # Shapes: S rows of a table, D its width
@@ -18,16 +19,16 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class ChangedRows(Callback):
-    """Ends a run with the number of value rows whose bits are not what they were at its start.
+    """Reports at the end of a run how many value rows have changed in any bit.
 
-    Rows are compared by a hash of 64 bits (`row_hashes`), all other parameters by SHA-256, so that
-    nothing is kept that is as large as a table. Beside a `SparseMemoryFinetuning` the rows that it
-    never selected are counted apart: of them, as of the other parameters, none may change.
+    Rows are compared by a 64-bit hash (`row_hashes`), all other parameters by SHA-256. So nothing
+    as large as a table is kept. With a `SparseMemoryFinetuning`, rows that it never selected are
+    also counted: neither they nor the other parameters may change.
 
     Attributes:
-        changed: Rows that changed, for each table: int64, ascending; known once training ended.
-        changed_parameters: Names of other parameters that did.
-        changed_unselected: How many of `changed` no step selected; None without a
+        changed: Rows that changed, for each table: int64, ascending; known after training.
+        changed_parameters: Names of the other parameters that changed.
+        changed_unselected: Number of rows in `changed` that no step selected; None without a
             `SparseMemoryFinetuning`.
 
     Raises:
@@ -50,7 +51,7 @@ class ChangedRows(Callback):
                 f"ChangedRows: {type(pl_module).__name__} has no value table: leave this callback "
                 "out, or start from a model with memory layers"
             )
-        if self._start is None:  # a resumed run is compared with where it first began
+        if self._start is None:  # a resumed run is compared with its first start
             self._start = _hashes(pl_module)
 
     @override
@@ -67,7 +68,7 @@ class ChangedRows(Callback):
         self.changed_parameters = [
             name for name, digest in end["others"].items() if before.get(name) != digest
         ]
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if isinstance(callback, SparseMemoryFinetuning):
                 selected = [rows.cpu() for rows in callback.rows_written]
                 self._num_unselected = self._num_rows - sum(map(len, selected))
@@ -77,7 +78,7 @@ class ChangedRows(Callback):
                 )
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Rows of the table at the end."""
+        """Return the numbers of changed rows and parameters."""
         rows = [("memory rows changed", f"{sum(map(len, self.changed)):,} of {self._num_rows:,}")]
         if self.changed_unselected is not None:
             count = f"{self.changed_unselected:,} of {self._num_unselected:,}"
@@ -97,8 +98,8 @@ class ChangedRows(Callback):
 def row_hashes(weight_SD: Tensor) -> Tensor:
     """Hash the bits of each row: int64 (S,), on the CPU.
 
-    The sum modulo 2^64 of each value's bits times an odd random number of its column: rows that
-    differ in one value never have equal hashes, others by chance alone.
+    The hash is the sum modulo 2^64 of each value's bits times an odd random number of its column.
+    Rows that differ in one value never have equal hashes; others only by chance.
 
     >>> a = torch.tensor([[0.0, 1.0], [0.0, 1.0], [-0.0, 1.0]])
     >>> first, second, third = row_hashes(a).tolist()
@@ -109,7 +110,7 @@ def row_hashes(weight_SD: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     factor_D = torch.randint(-(2**63), 2**63 - 1, bits_SD.shape[1:], generator=generator) | 1
     factor_D = factor_D.to(bits_SD.device)
-    parts = bits_SD.split(max(1, _CHUNK // bits_SD.shape[1]))
+    parts = torch.split(bits_SD, max(1, _CHUNK // bits_SD.shape[1]))
     return torch.cat([(part_SD.long() * factor_D).sum(1).cpu() for part_SD in parts])
 
 

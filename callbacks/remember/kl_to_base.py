@@ -1,17 +1,20 @@
-"""KL to the base: the model's predictions are held to those it started with."""
+"""KL to the base: a penalty on predictions that differ from the initial model's."""
 
 import copy
 import hashlib
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeFloat
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from transformers import PreTrainedModel
 from typing_extensions import override
 
-from triptych.callbacks.remember.loss_terms import add_loss_term, sum_over_ranks
+from triptych.callbacks.remember.language_model import language_model_of
+from triptych.callbacks.remember.loss_terms import add_loss_term
 from triptych.callbacks.remember.replayed_batches import Batch, ReplayedBatches
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.segment_mask import segment_attention_mask
 from triptych.objectives.token_kl import token_kl
 
@@ -19,24 +22,24 @@ Direction = Literal["forward", "reverse"]
 
 
 class KLToBase(Callback):
-    """Adds weight * KL to the loss, between the model and a frozen copy of it as the run began.
+    """Adds weight * KL to the loss, between the model and a frozen copy of the initial model.
 
-    The mean is over all positions that have a next token in their document, labelled or not, on all
-    ranks, and exact over the vocabulary. The copy does without dropout.
+    The mean is over all positions with a next token in their document, labelled or not, on all
+    ranks. It is exact over the vocabulary. The copy runs without dropout.
 
-    It takes a forward pass of both models over the tokens, and the memory of a second model.
+    It costs a forward pass of both models over the tokens, and the memory of a second model.
 
     Args:
-        data: Whose tokens: a datamodule of its own (`class_path` and `init_args`, as under
-            `data`), read with the run's tokenizer; null: those of the training batch, where it also
-            works against what the batch teaches.
+        data: Source of the tokens: a separate datamodule (`class_path` and `init_args`, as under
+            `data`), read with the run's tokenizer; null: the training batch. On the training batch
+            the term also opposes the lesson.
         weight: Weight of the term; 0 only measures it.
-        direction: `forward` is KL(base || model), which asks the model to keep everything that the
-            base expected; `reverse` is KL(model || base), which asks it to expect nothing else.
+        direction: `forward` is KL(base || model): the model keeps all that the base expects.
+            `reverse` is KL(model || base): the model expects nothing else.
 
     Raises:
-        ValueError: if an argument is out of range, the module does not add up loss terms, the data
-            do not fit, or a checkpoint's run started from another model.
+        ValueError: if the module does not add loss terms, the data do not fit, or a checkpoint's
+            run started from another model.
 
     Logs `train/kl_to_base_nats_per_token`, without the weight.
     """
@@ -44,18 +47,14 @@ class KLToBase(Callback):
     def __init__(
         self,
         data: LightningDataModule | None = None,
-        weight: float = 1.0,
+        weight: NonNegativeFloat = 1.0,
         direction: Direction = "forward",
     ) -> None:
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"KLToBase.weight is {weight}: set it to at least 0")
-        if direction not in get_args(Direction):
-            raise ValueError(f"KLToBase.direction is {direction!r}: choose forward or reverse")
         self.data = data
         self.weight = weight
         self.direction = direction
         self._batches = None if data is None else ReplayedBatches(data, "KLToBase")
-        self._base: PreTrainedModel | None = None
+        self._base: Any = None  # a PreTrainedModel in the precision of the run
         self._fingerprint: str | None = None
 
     @property
@@ -68,8 +67,9 @@ class KLToBase(Callback):
         if stage != "fit":
             return
         add_loss_term(self, pl_module, self.loss_term)
-        # Before a checkpoint's weights replace those that the run began with.
-        self._base = copy.deepcopy(pl_module.model).requires_grad_(False).eval()
+        # Before a checkpoint's weights replace the initial ones.
+        model = language_model_of(pl_module, "KLToBase")
+        self._base = copy.deepcopy(model).requires_grad_(False).train(False)
         self._fingerprint = _fingerprint(self._base)
         if self._batches is not None:
             self._batches.setup(trainer, pl_module)
@@ -79,12 +79,12 @@ class KLToBase(Callback):
         self._base = trainer.precision_plugin.convert_module(self._base).to(pl_module.device)
 
     def loss_term(self, pl_module: LightningModule, batch: Any) -> Tensor:
-        """The weighted divergence on the batch, or on the next batch of the callback's own data."""
+        """Return the weighted divergence on the batch, or on the next batch of `data`."""
         trainer = pl_module.trainer
         if self._batches is not None:
             batch = self._batches.next()
         keep_mask = _has_next(batch["segment_ids"])
-        logits = _logits(pl_module.model, batch)[keep_mask]
+        logits = _logits(language_model_of(pl_module, "KLToBase"), batch)[keep_mask]
         with torch.no_grad():
             base_logits = _logits(self._base, batch)[keep_mask]
         pair = (base_logits, logits) if self.direction == "forward" else (logits, base_logits)
@@ -92,7 +92,8 @@ class KLToBase(Callback):
         num_positions = sum_over_ranks(trainer, keep_mask.sum()).clamp(min=1)
         mean_nats = sum_over_ranks(trainer, sum_nats) / num_positions
         pl_module.log("train/kl_to_base_nats_per_token", mean_nats)
-        return self.weight * sum_nats * trainer.world_size / num_positions
+        loss: Tensor = self.weight * sum_nats * trainer.world_size / num_positions
+        return loss
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -125,21 +126,22 @@ def _fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(parameter.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _has_next(segment_ids: Tensor) -> Tensor:
-    """True where the next token belongs to the same document: bool (B, T)."""
+    """Mark positions followed by a token of the same document: bool (B, T)."""
     has_next = torch.zeros_like(segment_ids, dtype=torch.bool)
     has_next[:, :-1] = (segment_ids[:, :-1] == segment_ids[:, 1:]) & (segment_ids[:, :-1] > 0)
     return has_next
 
 
 def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
-    return model(
+    logits: Tensor = model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
         attention_mask=segment_attention_mask(batch["segment_ids"]),
         use_cache=False,
     ).logits
+    return logits

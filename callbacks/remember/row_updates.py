@@ -1,4 +1,4 @@
-"""Updates of some rows of a model's value tables, and who is told of them."""
+"""Updates of some rows of a model's value tables, and their observers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +11,13 @@ from triptych.models.remember.values.value_table import RowGradient, ValueTable
 
 
 class RowObserver:
-    """Is told of every update of some rows: `SparseMemoryFinetuning.observers` holds them.
+    """An observer of row updates; `SparseMemoryFinetuning.observers` holds them.
 
-    A subclass overrides what it needs. Rows are the same on every rank.
+    A subclass overrides the methods that it needs. Rows are equal on every rank.
     """
 
     def before_update(self, table_id: int, table: ValueTable, rows: Tensor) -> None:
-        """These rows are about to change.
+        """Handle rows that are about to change.
 
         Args:
             table_id: Position of the table in `value_tables(pl_module)`.
@@ -26,16 +26,16 @@ class RowObserver:
         """
 
     def after_update(self, table_id: int, table: ValueTable, rows: Tensor) -> None:
-        """These rows have changed, and no others."""
+        """Handle rows that have changed; no others have."""
 
 
 class RowUpdates:
-    """A row optimizer for each table, and the rows that have been written so far.
+    """A row optimizer for each table, and the rows written so far.
 
     Args:
-        tables: The tables, all of the module's.
+        tables: All tables of the module.
         build_optimizer: Makes the optimizer of one table.
-        observers: Told of every update; the list is looked at each time.
+        observers: Called at every update; the list may change between updates.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RowUpdates:
         """Update exactly the rows that have a gradient.
 
         Args:
-            gradients: One for each table, possibly of no rows.
+            gradients: One for each table, possibly without rows.
         """
         for number, (rows_U, grad_UD) in enumerate(gradients):
             if rows_U.numel() == 0:
@@ -75,7 +75,7 @@ class RowUpdates:
         self.num_updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain types, as large as the rows written."""
+        """Return tensors and plain types, as large as the rows written."""
         return {
             "num_updates": self.num_updates,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -83,10 +83,10 @@ class RowUpdates:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: if it is that of another optimizer.
+            ValueError: if the state is that of another optimizer.
         """
         self.num_updates = state_dict["num_updates"]
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):

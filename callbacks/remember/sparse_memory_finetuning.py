@@ -1,10 +1,12 @@
-"""Sparse memory finetuning: of a whole model, only the slots that belong to a batch learn."""
+"""Sparse memory finetuning: only the slots that belong to a batch learn."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from typing_extensions import override
 
 from triptych.callbacks.remember.row_updates import RowObserver, RowUpdates
 from triptych.callbacks.remember.training_reads import TrainingReads
+from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.remember.memory_blocks import memory_layers, value_tables
 from triptych.models.remember.repeated_input import RememberedCall, remember_repeated_input
 from triptych.models.remember.values.row_optimizers import (
@@ -25,6 +29,7 @@ from triptych.models.remember.values.value_table import RowGradient, ValueTable
 from triptych.objectives.remember.background_statistics import BACKGROUND_FILE, BackgroundStatistics
 from triptych.objectives.remember.row_selection import RowSelection, Scope
 from triptych.objectives.remember.slot_scores import Ranking, TableStatistics
+from triptych.protocols import HasTokenizer, StartsFrom
 
 # Shapes: S slots, U selected rows, D value width
 
@@ -38,51 +43,50 @@ class SparseMemoryFinetuning(Callback):
     For every optimizer step (the accumulated batch of all ranks):
 
     1. count how often each slot was read, at positions that are not padding;
-    2. score the slots, by default by TF-IDF against other text, and select the best;
+    2. score the slots, by default by TF-IDF against other text, and select the best rows;
     3. form the gradient of these rows alone, and update these rows alone.
 
-    There is no gradient, mask or optimizer state as large as a table, and nothing is computed below
-    the lowest memory layer that needs no gradient; nor is what comes out of the frozen part below
-    it computed again for a batch that comes again (`repeated_input`). Rows that were not
-    selected stay as they are to the bit, whatever the optimizer.
+    No gradient, mask or optimizer state is as large as a table. There is no backward pass below the
+    lowest memory layer, and the output of the frozen part below it is reused for repeated batches
+    (`repeated_input`). Rows that were not selected keep every bit, whatever the optimizer.
 
-    It works in any LightningModule with memory layers. All of its parameters are frozen; what is
-    left for the module's own optimizer, or for several processes to reduce, is a scalar whose
-    gradient is zero: `sparse_memory_anchor`.
+    It works in any LightningModule with memory layers. All of the module's parameters are frozen.
+    The module's own optimizer, and the reduction over processes, get a scalar with zero gradient:
+    `sparse_memory_anchor`.
 
     Args:
-        num_slots: t, the rows that learn from a step.
-        score_share: In place of `num_slots`: the fewest rows that hold this share of the score.
+        num_slots: t, the number of rows that learn from a step.
+        score_share: Instead of `num_slots`: the fewest rows that hold this share of the score.
         ranking: `tfidf` (the paper's), `tf`, `kl`, or `all` slots that were read.
-        idf_exponent: Power of the inverse document frequency; more than the paper's 1 keeps further
-            away from slots that other text reads.
-        scope: `per_table`: t rows in each value table, so in each layer that has one of its own;
-            reads of layers that share a table are added up. `pooled`: t rows of all tables.
-        background: File of background statistics, or its folder; null: that in the folder which
-            the module was loaded from (its `init_from`).
+        idf_exponent: Power of the inverse document frequency. A value above the paper's 1 avoids
+            slots that other text reads more strongly.
+        scope: `per_table`: t rows in each value table; reads of layers that share a table are
+            added. `pooled`: t rows of all tables together.
+        background: File of background statistics, or its folder; null: the folder from which the
+            module was loaded (its `init_from`).
         optimizer: `sgd` (the paper's), `adagrad` or `adamw`, on rows.
-        learning_rate: Its step size. The paper's are 2 and 5, for SGD; for AdamW try 0.01
-            to 0.1.
-        weight_decay: Of rows, in the steps that select them.
-        betas: AdamW's.
-        momentum: SGD's.
-        gradient_clip_norm: Longest gradient of all selected rows together; null: not clipped.
-            (`trainer.gradient_clip_val` does not see it.)
+        learning_rate: Step size of the optimizer. The paper's are 2 and 5, for SGD; for AdamW try
+            0.01 to 0.1.
+        weight_decay: Weight decay of rows, in the steps that select them.
+        betas: Betas of AdamW.
+        momentum: Momentum of SGD.
+        gradient_clip_norm: Largest norm of the gradient of all selected rows together; null: no
+            clipping. (`trainer.gradient_clip_val` does not act on this gradient.)
 
     Attributes:
-        observers: Told of every update; append to this list.
+        observers: Called at every update; append to this list.
 
     Raises:
         ValueError: if settings contradict each other, the module has no memory layers, statistics
-            are missing or another model's, the strategy shards parameters, or the first step reads
+            are missing or of another model, the strategy shards parameters, or the first step reads
             fewer slots than `num_slots`.
 
-    Logs for each step, over all tables: `sparse_memory/slots_read` (distinct slots that were read),
+    Logs for each step, over all tables: `sparse_memory/slots_read` (distinct slots read),
     `sparse_memory/rows_per_step`, `sparse_memory/gradient_norm` (of these rows), and
     `sparse_memory/rows_written` (distinct rows since the run began).
 
     Source: 2510.15103, section 4. Deviations: the paper masks a dense gradient, with the same
-    result; what else differs is said in `RowSelection` and `slot_scores`.
+    result; `RowSelection` and `slot_scores` list the others.
     """
 
     def __init__(
@@ -98,12 +102,8 @@ class SparseMemoryFinetuning(Callback):
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         momentum: float = 0.0,
-        gradient_clip_norm: float | None = None,
+        gradient_clip_norm: PositiveFloat | None = None,
     ) -> None:
-        if gradient_clip_norm is not None and not 0 < gradient_clip_norm < float("inf"):
-            raise ValueError(
-                f"gradient_clip_norm is {gradient_clip_norm}: set it above 0, or to null"
-            )
         self.selection = RowSelection(num_slots, score_share, ranking, idf_exponent, scope)
         self.background = background
         self.optimizer = optimizer
@@ -112,7 +112,7 @@ class SparseMemoryFinetuning(Callback):
         self.betas = (betas[0], betas[1])
         self.momentum = momentum
         self.gradient_clip_norm = gradient_clip_norm
-        self._row_optimizer()  # refuses what cannot work before anything is loaded
+        self._row_optimizer()  # refuses wrong settings before anything is loaded
         self.observers: list[RowObserver] = []
         self._tables: list[ValueTable] = []
         self._reads = TrainingReads([])
@@ -124,7 +124,7 @@ class SparseMemoryFinetuning(Callback):
 
     @property
     def num_updates(self) -> int:
-        """Steps that updated rows since the run began."""
+        """Number of steps that updated rows since the run began."""
         return self._updates.num_updates
 
     @property
@@ -142,7 +142,7 @@ class SparseMemoryFinetuning(Callback):
                 f"{type(trainer.strategy).__name__} shards them: use DDP "
                 "(configs/hardware/ddp.yaml)"
             )
-        if stage != "fit":  # nothing learns; but a checkpoint of such a run has the anchor
+        if stage != "fit":  # nothing learns, but a checkpoint of training holds the anchor
             if not hasattr(pl_module, ANCHOR):
                 pl_module.register_parameter(ANCHOR, nn.Parameter(torch.zeros(())))
             return
@@ -150,10 +150,10 @@ class SparseMemoryFinetuning(Callback):
         if not memory_layers(pl_module) or not self._tables:
             raise ValueError(
                 f"SparseMemoryFinetuning: {type(pl_module).__name__} has no memory layers to "
-                "finetune. Start from a model that has (configs/remember/pretrain.yaml trains one; "
-                "model.init_args.init_from takes it), or put memory into this one (`memory`)"
+                "finetune. Start from a model with memory (configs/remember/pretrain.yaml trains "
+                "one; name it in model.init_args.init_from), or insert memory with `memory`"
             )
-        if hasattr(pl_module, ANCHOR):  # of an earlier run of the same module
+        if hasattr(pl_module, ANCHOR):  # from an earlier run of the same module
             delattr(pl_module, ANCHOR)
         if self.selection.needs_background:
             self._statistics = self._load_statistics(trainer, pl_module)
@@ -196,26 +196,28 @@ class SparseMemoryFinetuning(Callback):
     def _load_statistics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> list[TableStatistics]:
-        ranking, folder = self.selection.ranking, getattr(pl_module, "init_from", None)
-        path = self.background or folder
-        if path is None:
+        folder = pl_module.init_from if isinstance(pl_module, StartsFrom) else None
+        source = self.background or folder
+        if source is None:
             raise ValueError(
-                f"SparseMemoryFinetuning.background: ranking {ranking} holds the reads of a batch "
-                "against those of other text. Name a file of background statistics "
+                f"SparseMemoryFinetuning.background: ranking {self.selection.ranking} compares the "
+                "reads of a batch with those of other text. Name a file of background statistics "
                 "(configs/remember/background_statistics.yaml collects them), or set ranking: tf"
             )
-        path = Path(path) / BACKGROUND_FILE if Path(path).is_dir() else Path(path)
+        path = Path(source) / BACKGROUND_FILE if Path(source).is_dir() else Path(source)
         try:
             statistics = BackgroundStatistics.load(path)
-            tokenizer = getattr(trainer.datamodule, "tokenizer", None)
+            data = datamodule_of(trainer)
+            tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
             statistics.check(_model_with_memory(pl_module), tokenizer)
         except (FileNotFoundError, ValueError) as error:
             raise ValueError(f"SparseMemoryFinetuning.background: {error}") from error
         if len(statistics.tables) != len(self._tables):
             raise ValueError(
-                f"SparseMemoryFinetuning.background: {path} is of {len(statistics.tables)} value "
-                f"tables, but {type(pl_module).__name__} has {len(self._tables)}: collect them of "
-                "the whole module, keep other models with memory out of it, or set ranking: tf"
+                f"SparseMemoryFinetuning.background: {path} describes {len(statistics.tables)} "
+                f"value tables, but {type(pl_module).__name__} has {len(self._tables)}: collect "
+                "statistics of the whole module, remove its other models with memory, or set "
+                "ranking: tf"
             )
         return list(statistics.tables)
 
@@ -245,7 +247,7 @@ class SparseMemoryFinetuning(Callback):
         if not _steps(optimizer, anchor, trainer):
             return
         self._reads.note(self._batch)
-        counts = [_sum_over_ranks(counts_S, trainer) for counts_S in self._reads.counts()]
+        counts = [sum_over_ranks(trainer, counts_S) for counts_S in self._reads.counts()]
         num_read = [int(counts_S.count_nonzero()) for counts_S in counts]
         if any(num_read):
             selected = self._select(counts, num_read)
@@ -260,7 +262,7 @@ class SparseMemoryFinetuning(Callback):
         self._reads.clear()
 
     def _select(self, counts: list[Tensor], num_read: list[int]) -> list[Tensor]:
-        """The rows that learn from this step; the counts, and so the rows, agree on all ranks."""
+        """Select the rows that learn from this step; counts and rows agree on all ranks."""
         wanted, pooled = self.selection.num_slots, self.selection.scope == "pooled"
         found = sum(num_read) if pooled else min(number for number in num_read if number)
         if self.num_updates == 0 and wanted is not None and wanted > found:
@@ -281,27 +283,29 @@ class SparseMemoryFinetuning(Callback):
         return selected
 
     def _finish(self, trainer: Trainer, gradients: list[RowGradient]) -> Tensor:
-        """Average gradients over ranks, unscale and clip them in place; returns their norm."""
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        """Average gradients over ranks, unscale and clip them in place; return their norm."""
+        scaler = _scaler(trainer)
         for gradient in gradients:
             if gradient.rows_U.numel():
-                _sum_over_ranks(gradient.grad_UD, trainer).div_(trainer.world_size)
+                total_UD = sum_over_ranks(trainer, gradient.grad_UD)
+                gradient.grad_UD.copy_(total_UD / trainer.world_size)
             if scaler is not None:
                 gradient.grad_UD.div_(scaler.get_scale())
-        norm = torch.stack([gradient.grad_UD.norm().double() for gradient in gradients]).norm()
+        norms = [torch.linalg.vector_norm(gradient.grad_UD).double() for gradient in gradients]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if self.gradient_clip_norm is not None and norm > self.gradient_clip_norm:
             for gradient in gradients:
                 gradient.grad_UD.mul_(self.gradient_clip_norm / norm)
         return norm
 
     def _is_finite(self, trainer: Trainer, anchor: Tensor, norm: Tensor) -> bool:
-        """Whether to take this step; the same on all ranks, since both numbers are reduced."""
+        """Return whether to take this step, equal on all ranks since both numbers are reduced."""
         finite = torch.isfinite(norm)
         if anchor.grad is not None:
             finite = finite & torch.isfinite(anchor.grad)
         if finite:
             return True
-        if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler skips it, as usual
+        if _scaler(trainer) is None:  # a scaler skips the step by itself
             if anchor.grad is not None:
                 anchor.grad.zero_()
             rank_zero_warn(
@@ -317,7 +321,7 @@ class SparseMemoryFinetuning(Callback):
         gradients: list[RowGradient],
         norm: Tensor,
     ) -> None:
-        values = {
+        values: dict[str, Any] = {
             "sparse_memory/slots_read": sum(num_read),
             "sparse_memory/rows_per_step": sum(len(gradient.rows_U) for gradient in gradients),
             "sparse_memory/rows_written": sum(map(len, self.rows_written)),
@@ -338,7 +342,7 @@ class SparseMemoryFinetuning(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if not self._tables:  # a checkpoint is validated: nothing goes on
+        if not self._tables:  # a checkpoint is validated, not resumed
             return
         try:
             self._updates.load_state_dict(state_dict)
@@ -347,20 +351,19 @@ class SparseMemoryFinetuning(Callback):
 
 
 def _model_with_memory(pl_module: LightningModule) -> nn.Module:
-    """What statistics are collected of: the transformers model with memory, if there is one."""
+    """Return the transformers model with memory, else the module: its statistics are collected."""
     models = [module for module in pl_module.modules() if isinstance(module, PreTrainedModel)]
     return next((model for model in models if value_tables(model)), pl_module)
 
 
-def _sum_over_ranks(value: Tensor, trainer: Trainer) -> Tensor:
-    """Add up in place; without the barrier that the strategy's own `reduce` puts before it."""
-    if trainer.world_size > 1:
-        torch.distributed.all_reduce(value)
-    return value
+def _scaler(trainer: Trainer) -> Any:
+    """Return the gradient scaler of mixed precision, if there is one."""
+    plugin = trainer.precision_plugin
+    return plugin.scaler if isinstance(plugin, MixedPrecision) else None
 
 
 def _steps(optimizer: Optimizer, anchor: Tensor, trainer: Trainer) -> bool:
-    """Whether this optimizer's step is the one that rows go along with: the one with the anchor."""
+    """Return whether rows are updated with this optimizer's step: it holds the anchor."""
 
     def holds(other: Any) -> bool:
         return any(p is anchor for group in other.param_groups for p in group["params"])

@@ -1,4 +1,4 @@
-"""What a training step read of the value tables, at positions that are not padding."""
+"""The reads of the value tables in a training step, without those of padding."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,19 @@ from triptych.objectives.remember.slot_scores import count_accesses
 
 # Shapes: B tokens of a micro-batch, K slots that a token reads in all heads, S slots
 
-#: What says where a batch is padding, in this order; above 0 is text.
+#: Keys of a batch that mark padding by 0, in order of preference.
 MASKS = ("segment_ids", "attention_mask")
 
 
 class TrainingReads:
     """Counts the accesses behind the gradients of an optimizer step.
 
-    They are those that the tables keep for their gradient: of every forward pass that the loss came
-    from, and of no other. Sampling, validation and steps without a backward never count, and a
-    pass that gradient checkpointing runs twice counts once.
+    These are the reads that the tables keep for their gradient, so only forward passes with a
+    backward count. Sampling, validation and steps without a backward do not count. A pass that
+    gradient checkpointing runs twice counts once.
+
+    Padding is found in the batch, after its backward. Where a model pads by itself, it tells the
+    tables (`counting_only`), and its padding leaves no reads.
 
     Args:
         tables: Value tables in `selected_rows` mode.
@@ -32,32 +35,32 @@ class TrainingReads:
         self.clear()
 
     def note(self, batch: Any) -> None:
-        """After a backward: remember where the batch behind it is padding.
+        """Remember the padding of a batch, after its backward.
 
         Args:
             batch: With `segment_ids` or `attention_mask` (0 is padding) of as many positions as a
-                layer read; otherwise all positions count.
+                layer has read; otherwise all positions count.
         """
         for table, keep_masks in zip(self.tables, self._keep_masks, strict=True):
             for reads in table.reads[len(keep_masks) :]:
                 keep_masks.append(keep_mask(batch, len(reads.ids_BK)))
 
     def counts(self) -> list[Tensor]:
-        """Accesses of each table's slots since the last `clear`, int64 (S,)."""
+        """Count the accesses of each table's slots since the last `clear`, int64 (S,)."""
         return [
             _counts(table, keep_masks)
             for table, keep_masks in zip(self.tables, self._keep_masks, strict=True)
         ]
 
     def clear(self) -> None:
-        """Begin a step."""
+        """Forget all reads, at the end of a step."""
         for table in self.tables:
             table.clear_reads()
         self._keep_masks = [[] for _ in self.tables]
 
 
 def keep_mask(batch: Any, num_tokens: int) -> Tensor | None:
-    """Where a batch is text, bool (B,), B being `num_tokens`; None if it does not say.
+    """Mark the text of a batch, bool (B,) with B = `num_tokens`; None if the batch has no mask.
 
     >>> keep_mask({"attention_mask": torch.tensor([[1, 1, 0]])}, 3)
     tensor([ True,  True, False])

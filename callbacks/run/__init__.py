@@ -1,1 +1,1 @@
-"""What every run does: its directory, checkpoints, exports, progress, tables, guards."""
+"""The frame of every run: directory, checkpoints, exports, progress, tables, guards."""

@@ -1,50 +1,46 @@
-"""When checkpoints are written, and which one is the best."""
+"""The schedule of checkpoints, and the choice of the best one."""
 
 import math
 import time
 from pathlib import Path
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from typing_extensions import override
+
+from triptych.callbacks.trainer_parts import num_dry_run_batches
 
 
 class Checkpoint(lightning_callbacks.Checkpoint):
     """Keeps ``last.ckpt`` to resume from and, with ``monitor``, ``best.ckpt``.
 
-    The last one is written after each validation, at the end, and at the intervals below; the best
-    one after a validation whose ``monitor`` beats all before it. Both are replaced in one step, so
-    that there always is one. (Lightning's ModelCheckpoint with a monitor does not write
-    ``last.ckpt`` unless it is the best, and with an interval of steps compares the metric of a
-    validation long past.)
+    The last one is written after each validation, at the end, and at the intervals below. The best
+    one is written after a validation in which ``monitor`` beats all earlier values. Both are
+    replaced in one step, so one is always there. (Lightning's ModelCheckpoint with a monitor writes
+    ``last.ckpt`` only if it is the best, and with an interval of steps it compares the metric of an
+    earlier validation.)
 
     Args:
         monitor: Name of the logged metric that decides which checkpoint is the best.
         mode: Whether the best value of ``monitor`` is the smallest or the largest one.
-        every_n_train_steps: Also save each time this many optimizer steps were taken.
-        minutes_between: Also save each time this much time has gone by.
+        every_n_train_steps: Also save after every n optimizer steps; null: never.
+        minutes_between: Also save when this much time has passed; null: never.
         dirpath: Folder; by default ``checkpoints`` in the run's directory.
 
     Raises:
-        ValueError: if an interval is not positive or, after a validation, if no metric is called
-            ``monitor``.
+        ValueError: after a validation, if no metric is called ``monitor``.
     """
 
     def __init__(
         self,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
-        every_n_train_steps: int | None = None,
-        minutes_between: float | None = None,
+        every_n_train_steps: PositiveInt | None = None,
+        minutes_between: PositiveFloat | None = None,
         dirpath: str | None = None,
     ) -> None:
-        for name, value in (
-            ("every_n_train_steps", every_n_train_steps),
-            ("minutes_between", minutes_between),
-        ):
-            if value is not None and value <= 0:
-                raise ValueError(f"checkpoint.{name} must be positive, got {value}; null is never")
         self.monitor, self.mode, self.dirpath = monitor, mode, dirpath
         self.best_model_path = self.last_model_path = ""
         self.best_model_score: float | None = None
@@ -97,18 +93,18 @@ class Checkpoint(lightning_callbacks.Checkpoint):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A run resumed in a directory of its own starts with no best checkpoint: the old one stays
-        # with the old run. And the best by one metric says nothing about another.
+        # A run resumed in a new directory starts without a best checkpoint: the old one stays with
+        # the old run. Nor is the best checkpoint by one metric the best by another.
         if (state_dict["dirpath"], state_dict["monitor"]) == (self.dirpath, self.monitor):
             self.__dict__.update(state_dict)
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.monitor not in trainer.callback_metrics:
-            self._save_last(trainer)  # a slip in a name shall not cost what was trained so far
+            self._save_last(trainer)  # a typo must not lose the training so far
             names = [name for name in sorted(trainer.callback_metrics) if name.startswith("val/")]
             raise ValueError(
                 f"checkpoint.monitor: there is no metric {self.monitor}. Choose among "
-                f"{', '.join(names or sorted(trainer.callback_metrics))}, and go on from "
+                f"{', '.join(names or sorted(trainer.callback_metrics))}, and resume from "
                 f"{self.last_model_path}"
             )
         score = trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor]))
@@ -125,8 +121,9 @@ class Checkpoint(lightning_callbacks.Checkpoint):
         self.last_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _save(self, trainer: Trainer, path: str) -> None:
-        if not trainer.fast_dev_run:
+        if not num_dry_run_batches(trainer):
             trainer.save_checkpoint(path, weights_only=False)  # the optimizer's state too
 
     def _path(self, name: str) -> str:
+        assert self.dirpath is not None  # known since `setup`
         return str(Path(self.dirpath) / f"{name}.ckpt")

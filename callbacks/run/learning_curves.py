@@ -1,4 +1,4 @@
-"""A figure of how the run went: every validation metric over optimizer steps."""
+"""The figure of a run: every validation metric over optimizer steps."""
 
 import csv
 from pathlib import Path
@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.atomic_file import atomic_file
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import save_figure
+from triptych.callbacks.trainer_parts import num_dry_run_batches
 
 Curve = tuple[list[int], list[float]]
 
@@ -16,11 +16,11 @@ Curve = tuple[list[int], list[float]]
 class LearningCurves(Callback):
     """Draws ``figures/learning_curves.png`` from the run's metrics when training ends.
 
-    One panel for each quantity, one line for each data set, with the training value behind it
-    where there is one: ``train/bits_per_byte`` and ``val/text/bits_per_byte`` share a panel.
+    Each quantity has a panel, and each data set a line. A training value of the same quantity is
+    drawn behind it: ``train/bits_per_byte`` and ``val/text/bits_per_byte`` share a panel.
 
     Args:
-        quantities: Last parts of the log keys to draw; None: all that validation logs.
+        quantities: Last parts of the log keys to draw; null: all that validation logs.
     """
 
     def __init__(self, quantities: list[str] | None = None) -> None:
@@ -29,19 +29,13 @@ class LearningCurves(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = Path(trainer.default_root_dir) / "metrics.csv"
-        if not trainer.is_global_zero or trainer.fast_dev_run or not metrics.is_file():
+        if not trainer.is_global_zero or num_dry_run_batches(trainer) or not metrics.is_file():
             return
         curves = read_curves(metrics)
         drawn = self.quantities or sorted({_quantity(key) for key in curves if _is_val(key)})
         if not drawn or not any(_quantity(key) in drawn for key in curves):
             return
-        figure = draw_curves(curves, drawn)
-        path = metrics.parent / "figures" / "learning_curves.png"
-        with atomic_file(path) as partial:
-            figure.savefig(partial, dpi=150, format="png")
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking):
-                logger.log_file(path, "figures")
+        save_figure(trainer, draw_curves(curves, drawn), "learning_curves")
 
 
 def read_curves(metrics: Path) -> dict[str, Curve]:

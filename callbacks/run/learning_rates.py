@@ -1,4 +1,4 @@
-"""The learning rate of every parameter group, beside the other metrics."""
+"""The learning rate of every parameter group, logged beside the metrics."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from typing_extensions import override
 
 
 class LearningRates(Callback):
-    """Logs ``lr/<name of the group>``; groups without a name are called by their number.
+    """Logs ``lr/<name of the group>``, or ``lr/<number>`` for a group without a name.
 
-    Lightning's monitor puts the optimizer's class into the name, and refuses to run without a
+    Lightning's monitor puts the optimizer's class into the name and refuses to run without a
     logger.
     """
 

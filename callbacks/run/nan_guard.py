@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no longer a number, before anything good is overwritten."""
+"""Stops a run with a non-finite loss before it overwrites a good checkpoint."""
 
 import math
 from pathlib import Path
@@ -10,6 +10,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.protocols import NamesSources
 
 
 class NonFiniteError(ArithmeticError):
@@ -19,11 +21,11 @@ class NonFiniteError(ArithmeticError):
 class NanGuard(Callback):
     """Raises at the first loss that is NaN or infinite, on every process at once.
 
-    The loss is looked at before its backward pass, so that it never reaches the parameters. A
-    finite loss can still have a gradient that is not: parameters are looked at whenever a
-    checkpoint is about to be written, and a broken one is not written.
+    The loss is checked before its backward pass, so it never reaches the parameters. A finite loss
+    can still have a non-finite gradient, so the parameters are checked before each checkpoint, and
+    a broken one is not written.
 
-    Reading the loss makes the host wait for the device once per micro-batch.
+    Reading the loss synchronises host and device once per micro-batch.
     """
 
     def __init__(self) -> None:
@@ -63,10 +65,13 @@ class NanGuard(Callback):
         )
 
     def _source(self, trainer: Trainer) -> str:
-        """Name the sources of the batch, where batch and datamodule tell them."""
-        names = getattr(trainer.datamodule, "source_names", None)
-        if not names or not isinstance(self._batch, dict) or "source_ids" not in self._batch:
+        """Name the sources of the batch, if batch and datamodule know them."""
+        data = datamodule_of(trainer)
+        if not isinstance(data, NamesSources) or not isinstance(self._batch, dict):
             return ""
+        if "source_ids" not in self._batch:
+            return ""
+        names = data.source_names
         present = self._batch["source_ids"].unique().tolist()
         return f", on a batch from {', '.join(names[i] for i in present)}"
 
@@ -76,8 +81,11 @@ def _on_all_ranks(trainer: Trainer, decision: bool) -> bool:
 
 
 def _last_good_checkpoint(trainer: Trainer) -> str:
-    """Name it. One of this very step is not known to be good: this is the first loss after it."""
-    checkpoint, paths = trainer.checkpoint_callback, []
+    """Name the last good checkpoint.
+
+    A checkpoint of this very step may be broken: this is the first loss after it.
+    """
+    checkpoint, paths = trainer.checkpoint_callback, list[str]()
     if isinstance(checkpoint, Checkpoint):
         steps = {
             checkpoint.last_model_path: checkpoint.last_step,
@@ -89,8 +97,8 @@ def _last_good_checkpoint(trainer: Trainer) -> str:
             return f"The last good checkpoint is {good[0]}."
     if paths:
         return (
-            f"The checkpoint {paths[0]} is of this very step, so that going on from it may end the "
-            "same way."
+            f"The checkpoint {paths[0]} is of this very step: resuming from it may fail again at "
+            "once."
         )
     started = f"; this run began with {trainer.ckpt_path}" if trainer.ckpt_path else ""
     return f"No checkpoint had been written yet{started}."

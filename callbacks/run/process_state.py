@@ -1,4 +1,4 @@
-"""Leaves the process as a run found it, so that runs can follow each other in one process."""
+"""Restores the process after a run, so that several runs can share one process."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ import torch
 def restored_process_state() -> Iterator[None]:
     """Restore the environment and torch's global switches on exit.
 
-    Lightning writes seeds and addresses of processes to the environment, ``deterministic`` and
-    ``benchmark`` set switches of torch, and none of it is undone. The state of the random number
-    generators stays as the run left it.
+    Lightning writes seeds and addresses of processes to the environment; its ``deterministic`` and
+    ``benchmark`` set switches of torch; and it undoes neither. The random number generators keep
+    the state that the run left.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     environment = dict(os.environ)
@@ -24,7 +24,7 @@ def restored_process_state() -> Iterator[None]:
     benchmark = torch.backends.cudnn.benchmark
     try:
         with warnings.catch_warnings():
-            # Lightning asks torch about a class that torch has renamed, in every run.
+            # In every run Lightning asks torch about a class that torch has renamed.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             yield
     finally:
@@ -36,6 +36,6 @@ def restored_process_state() -> Iterator[None]:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Lightning's words for a product, and for a device that this machine has not."""
+    """Drop Lightning's product tip and its "TPU available: False" line."""
     text = record.getMessage()
     return not text.startswith(("💡 Tip: For seamless cloud", "TPU available: False"))

@@ -1,9 +1,10 @@
-"""Where a run is kept, and what it is called."""
+"""The directory and the name of a run."""
 
 import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -15,12 +16,12 @@ _FROM_RANK_ZERO = "TRIPTYCH_RUN_DIR"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The folder of one run, held by no other.
+    """The folder of one run, which no other run shares.
 
     Attributes:
-        path: The folder, relative to where the run was started unless given otherwise.
-        name: What trackers call the run.
-        experiment: What trackers group runs by.
+        path: The folder, relative to the working directory unless the user gave an absolute path.
+        name: Name of the run in trackers.
+        experiment: Name by which trackers group runs.
     """
 
     path: Path
@@ -36,40 +37,40 @@ class RunDirectory:
         run_name: str | None = None,
         resumed_from: str | None = None,
     ) -> "RunDirectory":
-        """Take a folder for a new run, or the one of the run that is resumed in place.
+        """Take a folder for a new run, or that of the run that is resumed in place.
 
-        All processes of a run agree on the folder: those started by Lightning are told by rank 0,
+        All processes of a run agree on the folder. Those started by Lightning get it from rank 0;
         those started by torchrun or SLURM derive it from the job's id. Only rank 0 creates it.
 
         Args:
-            experiment: Group of the run, may hold slashes.
+            experiment: Group of the run, possibly with slashes.
             seed: Seed of the run.
             run_dir: The folder, if the user chose one.
             run_name: The name, if the user chose one.
-            resumed_from: Checkpoint that training goes on from.
+            resumed_from: Checkpoint from which training resumes.
 
         Raises:
-            ValueError: if the folder holds another run already.
+            ValueError: if the folder already holds another run.
         """
         stamp = _job_id() or datetime.now().strftime("%Y%m%d-%H%M%S")
         name = run_name or f"{experiment.rsplit('/', 1)[-1]}-seed{seed}-{stamp}"
         folder = Path("runs") / experiment / (run_name or f"{stamp}-seed{seed}")
-        told = None if rank_zero_only.rank == 0 else os.environ.get(_FROM_RANK_ZERO)
-        if told:
-            path = Path(told)
+        chosen = None if _rank() == 0 else os.environ.get(_FROM_RANK_ZERO)
+        if chosen:
+            path = Path(chosen)
         elif run_dir is not None or run_name is not None or _job_id():
             path = Path(run_dir) if run_dir is not None else folder
             _refuse_another_run(path, resumed_from)
         else:
             path = _first_free(folder)
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             _make_folder(path)
         os.environ[_FROM_RANK_ZERO] = str(path)
         return cls(path, name, experiment)
 
     def release_if_empty(self) -> None:
-        """Remove the folder if the run came to nothing before it wrote anything."""
-        if rank_zero_only.rank == 0 and self.path.is_dir() and not any(self.path.iterdir()):
+        """Remove the folder if the run failed before it wrote anything."""
+        if _rank() == 0 and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
 
@@ -90,12 +91,17 @@ def experiment_name(configs: list[str]) -> str:
     return (path.relative_to(CONFIGS) if inside else Path(path.name)).with_suffix("").as_posix()
 
 
+def _rank() -> int:
+    undeclared: Any = rank_zero_only
+    return int(undeclared.rank)
+
+
 def _job_id() -> str | None:
-    """Id that all processes of a job started from outside share; None for any other run."""
+    """Return the id that all processes of a torchrun or SLURM job share; None for other runs."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         job = os.environ["TORCHELASTIC_RUN_ID"]
-        # torchrun without --standalone or --rdzv_id calls every job "none"; its process id is what
-        # the ranks then have in common, on one machine.
+        # torchrun without --standalone or --rdzv_id calls every job "none". On one machine its
+        # process id is common to all ranks.
         return f"torchrun-{os.getppid()}" if job == "none" else job
     if "SLURM_PROCID" in os.environ and "SLURM_JOB_ID" in os.environ:
         return f"slurm-{os.environ['SLURM_JOB_ID']}"
@@ -103,7 +109,7 @@ def _job_id() -> str | None:
 
 
 def _refuse_another_run(path: Path, resumed_from: str | None) -> None:
-    if rank_zero_only.rank != 0 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+    if _rank() != 0 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         return
     resumed_here = resumed_from is not None and Path(resumed_from).resolve().is_relative_to(
         path.resolve()
@@ -111,7 +117,7 @@ def _refuse_another_run(path: Path, resumed_from: str | None) -> None:
     taken = (path / "summary.json").exists() or any(path.glob("checkpoints/*.ckpt"))
     if taken and not resumed_here:
         raise ValueError(
-            f"--run_dir {path} already holds a run. Choose another folder, or go on with that run: "
+            f"--run_dir {path} already holds a run. Choose another folder, or resume that run: "
             f"--run_dir {path} --ckpt_path {path / 'checkpoints' / 'last.ckpt'}"
         )
 
@@ -126,7 +132,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _first_free(folder: Path) -> Path:
-    """The folder, or the folder with the first number behind it that nobody has taken."""
+    """Create the folder, or the one with the first free number behind its name."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     path, number = folder, 1
     while True:

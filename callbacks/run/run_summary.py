@@ -1,27 +1,31 @@
-"""What is left of a run for studies to read: ``summary.json``."""
+"""The record of a run that studies read: ``summary.json``."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from triptych.callbacks.atomic_file import atomic_file
+from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.run_directory import RunDirectory
 from triptych.callbacks.tracking.code_version import code_version
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
+from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.protocols import HasFingerprint
 
 
 @contextmanager
 def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[None]:
-    """Write ``summary.json`` when the run has ended, in whichever way."""
+    """Write ``summary.json`` when the run ends, in whichever way."""
     started = time.monotonic()
     status = "failed"
     try:
@@ -38,23 +42,26 @@ def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[Non
                 "experiment": run.experiment,
                 "seed": seed,
                 "wall_seconds": round(time.monotonic() - started, 3),
-                **_what_the_trainer_knows(trainer, run.path),
+                **_trainer_summary(trainer, run.path),
                 "code_version": code_version(),
             }
             with atomic_file(run.path / "summary.json") as partial:
                 partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _what_the_trainer_knows(trainer: Trainer, run_dir: Path) -> dict[str, Any]:
+def _trainer_summary(trainer: Trainer, run_dir: Path) -> dict[str, Any]:
     checkpoint = trainer.checkpoint_callback
-    tracking = [logger for logger in trainer.loggers if isinstance(logger, MLflowTracking)]
+    best = last = ""
+    if isinstance(checkpoint, Checkpoint | ModelCheckpoint):
+        best, last = checkpoint.best_model_path, checkpoint.last_model_path
+    tracking = mlflow_loggers(trainer)
     return {
         "steps": trainer.global_step,
         "device": _device_name(trainer),
         "processes": trainer.world_size,
         "metrics": final_metrics(trainer),
-        "best_checkpoint": _inside(run_dir, getattr(checkpoint, "best_model_path", None)),
-        "last_checkpoint": _inside(run_dir, getattr(checkpoint, "last_model_path", None)),
+        "best_checkpoint": _inside(run_dir, best),
+        "last_checkpoint": _inside(run_dir, last),
         "export": "export" if (run_dir / "export").is_dir() else None,
         "data_fingerprint": _data_fingerprint(trainer),
         "tracking": tracking[0].status() if tracking else None,
@@ -62,9 +69,9 @@ def _what_the_trainer_knows(trainer: Trainer, run_dir: Path) -> dict[str, Any]:
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float | None]:
-    """The last value of everything that was logged; None for a value that is not a finite number.
+    """Return the last value of each log key; None replaces a value that is not finite.
 
-    JSON knows neither NaN nor infinity.
+    JSON has neither NaN nor infinity.
     """
     logged = {**trainer.logged_metrics, **trainer.callback_metrics}
     values = {name: float(value) for name, value in sorted(logged.items())}
@@ -72,10 +79,10 @@ def final_metrics(trainer: Trainer) -> dict[str, float | None]:
 
 
 def _data_fingerprint(trainer: Trainer) -> str | None:
-    fingerprint: Callable[[], str] | None = getattr(trainer.datamodule, "fingerprint", None)
+    data = datamodule_of(trainer)
     try:
-        return fingerprint() if fingerprint else None
-    except (OSError, ValueError):  # the data are gone or broken: this very run has said so already
+        return data.fingerprint() if isinstance(data, HasFingerprint) else None
+    except (OSError, ValueError):  # missing or broken data: the run has reported this already
         return None
 
 
@@ -84,9 +91,9 @@ def _device_name(trainer: Trainer) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _inside(run_dir: Path, path: str | None) -> str | None:
-    """Path relative to the run's directory, which may be moved."""
+def _inside(run_dir: Path, path: str) -> str | None:
+    """Return a path relative to the run's directory, which may be moved."""
     if not path or not os.path.exists(path):
         return None
-    path, run_dir = Path(path).resolve(), run_dir.resolve()
-    return path.relative_to(run_dir).as_posix() if path.is_relative_to(run_dir) else str(path)
+    full, root = Path(path).resolve(), run_dir.resolve()
+    return full.relative_to(root).as_posix() if full.is_relative_to(root) else str(full)

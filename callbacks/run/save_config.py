@@ -1,4 +1,4 @@
-"""The composed configuration of a run, kept with the run and with its tracker."""
+"""The composed configuration of a run, kept in its directory and with its tracker."""
 
 from pathlib import Path
 
@@ -9,21 +9,23 @@ from typing_extensions import override
 
 from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.tracking.code_version import code_version
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
+from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.protocols import HasFingerprint
 
 CONFIG_FILE = "config.yaml"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the run's directory and hands it to MLflow as an artifact.
+    """Writes ``config.yaml`` into the run's directory and logs it with MLflow as an artifact.
 
-    Lightning's own asks the first logger for a folder, which MLflow with a database has not, and
-    MLflow cuts parameters off at 250 characters, so that an artifact is what can be run again.
+    Lightning's callback asks the first logger for a folder, and MLflow with a database has none.
+    MLflow truncates parameters at 250 characters, so only an artifact can be run again.
 
     Args:
         parser: Parser of the subcommand.
-        config: What the run was built from, with every path filled in.
-        composed: What the user asked for, as YAML that runs as it is.
+        config: The settings from which the run was built, with every path filled in.
+        composed: The user's settings as YAML that can be run again.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, composed: str) -> None:
@@ -34,13 +36,14 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         with atomic_file(Path(trainer.default_root_dir) / CONFIG_FILE) as partial:
             partial.write_text(self.composed)
-        fingerprint = getattr(trainer.datamodule, "fingerprint", None)
+        data = datamodule_of(trainer)
         tags = {
             "code_version": code_version() or "unknown",
-            "data_fingerprint": fingerprint() if fingerprint else "unknown",
+            "data_fingerprint": data.fingerprint()
+            if isinstance(data, HasFingerprint)
+            else "unknown",
             "resumed_from": str(trainer.ckpt_path) if trainer.ckpt_path else "",
         }
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking):
-                logger.log_text(self.composed, CONFIG_FILE)
-                logger.log_tags({name: value for name, value in tags.items() if value})
+        for logger in mlflow_loggers(trainer):
+            logger.log_text(self.composed, CONFIG_FILE)
+            logger.log_tags({name: value for name, value in tags.items() if value})

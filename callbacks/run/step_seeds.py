@@ -1,4 +1,4 @@
-"""Random numbers that depend on the step, and on nothing that came before it."""
+"""Random numbers that depend on the step alone, not on earlier draws."""
 
 import random
 from typing import Any
@@ -10,11 +10,11 @@ from typing_extensions import override
 
 
 class StepSeeds(Callback):
-    """Seeds the generators before each micro-batch from the run's seed, its number and the rank.
+    """Seeds the generators before each micro-batch from the run's seed, batch number and rank.
 
-    A checkpoint holds no state of a generator, and resuming draws numbers of its own (a loader
-    takes one to seed its workers). This way dropout in a resumed run equals that of a run that was
-    never stopped, and sampling during validation has no influence on training.
+    A checkpoint holds no generator state, and resuming draws further numbers (a loader draws one to
+    seed its workers). With these seeds, dropout in a resumed run equals that of an uninterrupted
+    run, and sampling during validation does not influence training.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class StepSeeds(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         number = trainer.fit_loop.total_batch_idx
-        # Words of 32 bits that are well mixed, also for seeds and steps that follow each other.
+        # 32-bit words that are well mixed, also for consecutive seeds and steps.
         mixed = np.random.SeedSequence([self._run_seed, number, trainer.global_rank])
         torch_seed, numpy_seed, python_seed = (int(word) for word in mixed.generate_state(3))
         torch.manual_seed(torch_seed)

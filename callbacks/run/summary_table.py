@@ -1,4 +1,4 @@
-"""What came out of a run, as a table at its end."""
+"""The table of results at the end of a run."""
 
 from pathlib import Path
 
@@ -9,16 +9,18 @@ from rich.text import Text
 from typing_extensions import override
 
 from triptych.callbacks.run.run_summary import final_metrics
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
+from triptych.callbacks.trainer_parts import callbacks_of
+from triptych.protocols import ReplacesMetrics, SummarizesRun
 
 WIDTH_OF_A_FILE = 500
 
 
 class SummaryTable(Callback):
-    """Prints every final metric, what module and callbacks add to them, and where things are.
+    """Prints every final metric, the rows of module and callbacks, and the run's files.
 
-    The module and every callback may have ``summary_rows() -> list[tuple[str, str]]``, and
-    ``summarized_metrics``: beginnings of the names of metrics that these rows stand for.
+    Rows come from a module or callback that `SummarizesRun`; those of one that `ReplacesMetrics`
+    stand in for the metrics that it names.
     """
 
     @override
@@ -42,20 +44,26 @@ class SummaryTable(Callback):
         )
         table.add_column(overflow="fold")
         table.add_column(justify="right", overflow="fold")
-        sources = (pl_module, *trainer.callbacks)
-        told = tuple(n for source in sources for n in getattr(source, "summarized_metrics", ()))
+        sources = (pl_module, *callbacks_of(trainer))
+        replaced = tuple(
+            prefix
+            for source in sources
+            if isinstance(source, ReplacesMetrics)
+            for prefix in source.summarized_metrics
+        )
         for name, value in final_metrics(trainer).items():
-            if not name.startswith(told):
+            if not name.startswith(replaced):
                 table.add_row(name, "not finite" if value is None else f"{value:,.4g}")
         for source in sources:
             table.add_section()
-            for row in getattr(source, "summary_rows", list)():
-                table.add_row(*row)
+            if isinstance(source, SummarizesRun):
+                for row in source.summary_rows():
+                    table.add_row(*row)
         table.add_section()
         for name, path in _paths(trainer):
             table.add_row(name, Text(path, justify="left"))
         console = Console()
-        if not console.is_terminal:  # a file has no width: wrapped paths could not be searched for
+        if not console.is_terminal:  # in a file, wrapped paths could not be searched for
             console = Console(width=WIDTH_OF_A_FILE)
         console.print(table)
 
@@ -73,7 +81,5 @@ def _paths(trainer: Trainer) -> list[tuple[str, str]]:
         ("run", str(run_dir)),
         ("with", "\n".join(name for name in names if (run_dir / name).exists())),
     ]
-    for logger in trainer.loggers:
-        if isinstance(logger, MLflowTracking):
-            rows.append(("MLflow", logger.status()["uri"]))
+    rows += [("MLflow", logger.status()["uri"]) for logger in mlflow_loggers(trainer)]
     return rows

@@ -1,4 +1,4 @@
-"""Which version of the code a run was made with."""
+"""The version of the code that makes a run."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ from triptych import ROOT
 
 
 def code_version() -> str | None:
-    """Name the checked-out commit, with ``-dirty`` after it if tracked files were changed.
+    """Return the checked-out commit, with the suffix ``-dirty`` if tracked files were changed.
 
     Returns:
         For instance ``3f2a9c1d0b7e-dirty``; None outside a git checkout or without git.

@@ -1,9 +1,10 @@
-"""Every metric of a run in ``metrics.csv``, whether or not a tracking server is there."""
+"""The metrics of a run in ``metrics.csv``, with or without a tracking server."""
 
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
@@ -11,10 +12,10 @@ from typing_extensions import override
 
 
 class LocalMetrics(CSVLogger):
-    """CSVLogger that writes into the run's directory itself, and goes on where it left off.
+    """A CSVLogger that writes into the run's directory itself and continues an earlier file.
 
-    Lightning's deletes the metrics of the run that is being resumed. Its ``hparams.yaml`` is left
-    out: ``config.yaml`` says it all.
+    Lightning's logger deletes the metrics of a resumed run. Its ``hparams.yaml`` is left out, since
+    ``config.yaml`` holds all settings.
 
     Args:
         run_dir: The run's directory.
@@ -26,14 +27,14 @@ class LocalMetrics(CSVLogger):
     @property
     @override
     @rank_zero_experiment
-    def experiment(self) -> ExperimentWriter:
+    def experiment(self) -> _ExperimentWriter:
         if self._experiment is None:
             self._experiment = _ContinuingWriter(log_dir=self.log_dir)
         return self._experiment
 
     @override
     def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
-        """Nothing: see ``config.yaml``."""
+        """Do nothing: ``config.yaml`` holds the settings."""
 
 
 class _ContinuingWriter(ExperimentWriter):

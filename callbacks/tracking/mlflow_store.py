@@ -1,4 +1,4 @@
-"""Records of a run, and how each kind of them is put into an MLflow store."""
+"""Records of a run, and their transfer into an MLflow store."""
 
 import errno
 import importlib
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]  # plain JSON values, with the key "kind"
 
-METRICS_PER_REQUEST = 1000  # the most that an MLflow server takes
+METRICS_PER_REQUEST = 1000  # the limit of an MLflow server
 
-# A server that is away must not hold anything up: one short attempt, and the sender tries again.
-# What the user has set stays as it is.
+# An unreachable server must not block anything: one short attempt, then the sender tries again.
+# Variables that the user has set stay.
 SHORT_REQUESTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
 }
-QUIET = {"MLFLOW_LOGGING_LEVEL": "WARNING"}  # it would report every table it creates
+QUIET = {"MLFLOW_LOGGING_LEVEL": "WARNING"}  # MLflow would report every table it creates
 
 
 class RejectedRecordError(Exception):
-    """The store is there, and will never take this record."""
+    """A reachable store has refused this record for good."""
 
 
 class MLflowStore:
@@ -38,15 +38,15 @@ class MLflowStore:
 
     Args:
         uri: Tracking URI: ``sqlite:///mlflow.db``, ``http://host:5000``, ...
-        run: What identifies the run: ``experiment``, ``run_name``, ``start_time_ms`` and, once it
+        run: Identity of the run: ``experiment``, ``run_name``, ``start_time_ms`` and, once it
             exists in the store, ``run_id``.
-        run_file: Where the identity is kept, so that the run can be gone on with.
+        run_file: File that keeps the identity, so that the run can be resumed.
     """
 
     def __init__(self, uri: str, run: Record, run_file: Path) -> None:
         for name, value in (SHORT_REQUESTS | QUIET).items():
             os.environ.setdefault(name, value)
-        # Here and not in the thread of the sender: two threads must not import the same modules.
+        # Not in the thread of the sender: two threads must not import the same modules.
         importlib.import_module("mlflow.tracking")
         self.uri = uri
         self.run = run
@@ -54,14 +54,14 @@ class MLflowStore:
         self._client: MlflowClient | None = None
 
     def send(self, records: Sequence[Record]) -> int:
-        """Send the first of the records, and those after it that fit into the same request.
+        """Send the first record and those after it that fit into the same request.
 
         Returns:
-            How many records were sent, at least one.
+            Number of records sent, at least one.
 
         Raises:
             RejectedRecordError: if the store refused the first record for good.
-            Exception: if the store cannot be reached or is in trouble; sending may succeed later.
+            Exception: if the store cannot be reached or fails; sending may succeed later.
         """
         from mlflow.exceptions import MlflowException
 
@@ -76,14 +76,15 @@ class MLflowStore:
             else:
                 getattr(self, f"_send_{first['kind']}")(client, first)
         except MlflowException as error:
-            if error.get_http_status_code() in (400, 404, 409):
+            status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+            if status in (400, 404, 409):
                 raise RejectedRecordError(str(error)) from error
             raise
-        except FileNotFoundError as error:  # the file was deleted after it had been logged
+        except FileNotFoundError as error:  # the file was deleted after it was logged
             raise RejectedRecordError(f"{error.filename} is gone") from error
         except OSError:
             raise
-        except Exception as error:  # not the store's trouble but the record's
+        except Exception as error:  # the record is at fault, not the store
             raise RejectedRecordError(f"{type(error).__name__}: {error}") from error
         return count
 
@@ -112,11 +113,15 @@ class MLflowStore:
                 experiment.experiment_id if experiment else client.create_experiment(name)
             )
         except MlflowException:  # another run has just created it
-            experiment_id = client.get_experiment_by_name(name).experiment_id
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+            experiment_id = experiment.experiment_id
         run = client.create_run(
             experiment_id, start_time=self.run["start_time_ms"], run_name=self.run["run_name"]
         )
-        return run.info.run_id
+        run_id: str = run.info.run_id
+        return run_id
 
     def _send_params(self, client: "MlflowClient", record: Record) -> None:
         from mlflow.entities import Param
@@ -152,12 +157,12 @@ class MLflowStore:
 
 
 def metrics_record(values: dict[str, float], step: int) -> Record:
-    """Make the record of some metrics at a step, stamped with the time of now."""
+    """Make the record of some metrics at a step, with the present time."""
     return {"kind": "metrics", "values": values, "step": step, "time_ms": time_ms()}
 
 
 def time_ms() -> int:
-    """Milliseconds since 1970, as MLflow stamps them."""
+    """Return the milliseconds since 1970, the unit of MLflow."""
     return int(time.time() * 1000)
 
 
@@ -168,7 +173,7 @@ def _metrics(record: Record) -> "list[Metric]":
 
 
 def _num_in_one_request(records: Sequence[Record]) -> int:
-    """How many records from the front are metrics and fit into one request together."""
+    """Count the records at the front that are metrics and fit into one request."""
     num_metrics = 0
     for count, record in enumerate(records):
         num_metrics += len(record.get("values", ())) if record["kind"] == "metrics" else 0

@@ -1,7 +1,7 @@
-"""MLflow without the power to stop or to slow a run.
+"""An MLflow logger that never stops or slows a run.
 
-``python -m triptych.callbacks.tracking.mlflow_tracking RUN_DIR --tracking_uri URI`` sends what a
-run could not send.
+``python -m triptych.callbacks.tracking.mlflow_tracking RUN_DIR --tracking_uri URI`` sends the
+records that a run could not send.
 """
 
 import argparse
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RUN_FILE = "tracking.json"
-LONGEST_PARAM = 250  # characters; MLflow cuts the rest off
+LONGEST_PARAM = 250  # characters; MLflow truncates longer values
 
 
 class MLflowTracking(Logger):
-    """Logs to any MLflow store, from a thread of its own.
+    """Logs to any MLflow store, from a separate thread.
 
-    A store that cannot be reached costs the run nothing: what it did not take waits in
-    ``tracking_spool.jsonl`` in the run's directory, is tried again during the run and, for a
-    limited time, at its end. A resumed run goes on with the same MLflow run.
+    An unreachable store costs the run nothing. Unsent records wait in ``tracking_spool.jsonl`` in
+    the run's directory. They are tried again during the run and, for a limited time, at its end. A
+    resumed run continues the same MLflow run.
 
     Args:
-        uri: ``sqlite:///mlflow.db``, the URI of any MLflow server, or null for none at all.
-        flush_seconds: How long the end of the run may wait for the store.
+        uri: ``sqlite:///mlflow.db``, the URI of any MLflow server, or null for no tracking.
+        flush_seconds: Longest time that the end of the run waits for the store.
         tags: Tags of the run, beside ``code_version`` and ``data_fingerprint``.
         experiment: MLflow experiment of the run.
         run_name: Name of the run.
@@ -66,7 +66,7 @@ class MLflowTracking(Logger):
             raise ValueError("MLflowTracking needs a tracking URI, such as sqlite:///mlflow.db")
         if importlib.util.find_spec("mlflow") is None:
             raise ModuleNotFoundError(
-                "mlflow is not installed. Install it with `pip install mlflow`, or do without: "
+                "mlflow is not installed. Install it with `pip install mlflow`, or run without it: "
                 "--tracking.uri null keeps the metrics in metrics.csv only."
             )
         if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
@@ -90,12 +90,12 @@ class MLflowTracking(Logger):
     @property
     @override
     def name(self) -> str:
-        return self._run["experiment"]
+        return str(self._run["experiment"])
 
     @property
     @override
     def version(self) -> str:
-        return self._run["run_name"]
+        return str(self._run["run_name"])
 
     @override
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -104,10 +104,10 @@ class MLflowTracking(Logger):
 
     @override
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Log the short ones as parameters; ``config.yaml`` has them all."""
+        """Log short values as parameters; ``config.yaml`` holds all of them."""
         flat = _flatten_dict(_convert_params(params), delimiter="/")
         short = {k: v for k, v in flat.items() if len(str(v)) <= LONGEST_PARAM and k[0] != "_"}
-        for start in range(0, len(short), 100):  # the most that an MLflow server takes at once
+        for start in range(0, len(short), 100):  # the limit of an MLflow server
             self._put({"kind": "params", "values": dict(list(short.items())[start : start + 100])})
 
     def log_tags(self, tags: dict[str, str]) -> None:
@@ -123,7 +123,7 @@ class MLflowTracking(Logger):
         self._put({"kind": "table", "rows": rows, "name": name})
 
     def log_file(self, path: str | Path, folder: str = "") -> None:
-        """Log a file, which must stay where it is, into a folder of the run's artifacts."""
+        """Log a file into a folder of the run's artifacts; the file must stay in place."""
         self._put({"kind": "file", "path": str(Path(path).resolve()), "folder": folder})
 
     @rank_zero_only
@@ -137,18 +137,18 @@ class MLflowTracking(Logger):
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Set the status of the run, send what is left, and say what could not be sent."""
+        """Set the status of the run, send all records, and report those that could not be sent."""
         if self._sender is None:
             return
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt | SIGTERMException)
         final = "FINISHED" if status == "success" else "KILLED" if interrupted else "FAILED"
         self._put({"kind": "status", "status": final, "time_ms": time_ms()})
         self._sender.close(self._flush_seconds)
-        if message := self._what_is_missing():
+        if message := self._unsent_message(self._sender):
             rank_zero_info(message)
 
     def status(self) -> dict[str, Any]:
-        """What ``summary.json`` says about tracking."""
+        """Return the entry of tracking in ``summary.json``."""
         sender = self._sender
         return {
             **{key: self._run[key] for key in ("uri", "experiment", "run_name", "run_id")},
@@ -175,8 +175,7 @@ class MLflowTracking(Logger):
             sender.put({"kind": "tags", "values": self._tags})
         return sender
 
-    def _what_is_missing(self) -> str:
-        sender = self._sender
+    def _unsent_message(self, sender: TrackingSender) -> str:
         lines = []
         if sender.num_unsent:
             lines.append(
@@ -188,19 +187,19 @@ class MLflowTracking(Logger):
         if sender.num_rejected:
             lines.append(
                 f"MLflow at {self._uri} refused {sender.num_rejected} records of this run for "
-                f"good; the last time it said: {sender.last_error}"
+                f"good; the last error was: {sender.last_error}"
             )
         return "\n".join(lines)
 
 
 def _absolute(uri: str) -> str:
-    """Name a database by its full path: MLflow keeps it open under its name, wherever we go."""
+    """Make the path of a database absolute: MLflow keeps it open when the folder changes."""
     scheme, slashes, path = uri.partition(":///")
     return f"{scheme}{slashes}{Path(path).resolve()}" if scheme == "sqlite" else uri
 
 
 def resend(run_dir: Path, uri: str) -> int:
-    """Send what a run has in its spool, and return how many records are still there."""
+    """Send the records in a run's spool, and return the number of those left."""
     uri = _absolute(uri)
     run_file = run_dir / RUN_FILE
     run = json.loads(run_file.read_text())

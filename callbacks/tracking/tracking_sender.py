@@ -1,4 +1,4 @@
-"""Sends records from a thread of its own, and keeps on disk what it could not send."""
+"""A thread that sends records and keeps unsent ones on disk."""
 
 import json
 import logging
@@ -21,23 +21,23 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Store(Protocol):
-    """Where records go."""
+    """A destination of records."""
 
     def send(self, records: list[Record]) -> int:
-        """Send at least the first record, and say how many were sent."""
+        """Send at least the first record, and return the number of records sent."""
 
 
 class TrackingSender:
-    """Hands records to a store in their order, without ever making the caller wait.
+    """Sends records to a store in order, without blocking the caller.
 
-    A record goes through a queue to a thread. As soon as the store fails, records are appended to
-    a file in the run's directory, and the thread tries again to send that file from its front, at
-    first after a second and then ever less often. The file is gone once all of it was sent.
+    A record goes through a queue to a thread. If the store fails, records are appended to a file in
+    the run's directory. The thread then sends that file from its front, first after one second and
+    later at growing intervals. The file is deleted once all of it was sent.
 
     Args:
-        store: Where records go.
+        store: Destination of the records.
         folder: Folder of the spool, the run's directory.
-        name: What the store is called in messages.
+        name: Name of the store in messages.
     """
 
     def __init__(self, store: Store, folder: Path, name: str = "the tracking store") -> None:
@@ -56,7 +56,7 @@ class TrackingSender:
 
     @property
     def num_unsent(self) -> int:
-        """How many records wait in memory or on disk."""
+        """Number of records that wait in memory or on disk."""
         with self._changed:
             return len(self._queue) + len(self._spool)
 
@@ -71,7 +71,7 @@ class TrackingSender:
             self._changed.notify()
 
     def close(self, timeout_seconds: float) -> None:
-        """Try to send what is left, for a limited time; what remains is in the spool afterwards."""
+        """Send the rest for a limited time; unsent records end in the spool."""
         thread = self._thread
         if thread is None:
             return
@@ -81,12 +81,12 @@ class TrackingSender:
             self._changed.notify()
         thread.join(timeout_seconds)
         with self._changed:
-            self._abandoned = thread.is_alive()  # stuck in a request: it must not go on later
+            self._abandoned = thread.is_alive()  # stuck in a request: it must not continue later
             self._spool.extend(self._queue)
             self._spool.compact()
 
     def drain(self) -> int:
-        """Send what is on disk, in this thread, and return how many records are still there."""
+        """Send the spool from this thread, and return the number of records left."""
         while self._spool and self._send(self._spool.read()):
             pass
         self._spool.compact()
@@ -99,12 +99,12 @@ class TrackingSender:
                 return
 
     def _next_batch(self) -> list[Record]:
-        """Wait for records and for the time of the next attempt; nothing once all is done."""
+        """Wait for records and for the next attempt; return none once all are sent."""
         with self._changed:
             while True:
                 wait = self._retry_at - time.monotonic()
                 if wait <= 0 and (self._spool or self._queue):
-                    # What is on disk is older than what is in memory.
+                    # Records on disk are older than those in memory.
                     return self._spool.read() or list(islice(self._queue, RECORDS_AT_ONCE))
                 if self._closing and wait <= 0:
                     return []
@@ -113,14 +113,14 @@ class TrackingSender:
                 self._changed.wait(timeout=wait if wait > 0 else None)
 
     def _send(self, batch: list[Record]) -> bool:
-        """Send from the front of the batch; on failure, put everything on disk and wait."""
+        """Send from the front of the batch; on failure, spool everything and wait."""
         try:
             num_done = self._store.send(batch)
         except RejectedRecordError as error:
             num_done = 1
             self.num_rejected += 1
             self.last_error = str(error)
-        except Exception as error:  # whatever a store does, training goes on
+        except Exception as error:  # no error of a store may stop training
             with self._changed:
                 self._fail(error)
             return False
@@ -139,8 +139,8 @@ class TrackingSender:
         cause = _cause(error)
         if self.last_error is None:
             log.warning(
-                "%s does not answer (%s). Training goes on; what it should have been sent waits in "
-                "%s and is tried again.",
+                "%s does not answer (%s). Training continues; the records wait in %s and are sent "
+                "again.",
                 *(self._name, cause, self._spool.path),
             )
         self.last_error = cause
@@ -151,7 +151,7 @@ class TrackingSender:
 
 
 def _cause(error: Exception) -> str:
-    """The innermost of the messages that HTTP clients wrap around each other.
+    """Return the innermost of the messages that HTTP clients wrap around each other.
 
     >>> _cause(OSError('Max retries (Caused by NewConnectionError("host: [Errno 111] refused"))'))
     '[Errno 111] refused'
@@ -164,12 +164,12 @@ RECORDS_AT_ONCE = 256
 
 
 class Spool:
-    """Records in a file of JSON lines: appended at its end, read and dropped from its front.
+    """A file of JSON lines: records are appended at its end and dropped from its front.
 
     Dropped records leave the file when it is empty, or at `compact`.
 
     Args:
-        path: The file; records that an earlier run left in it come first.
+        path: The file; records of an earlier run in it come first.
 
     >>> import tempfile
     >>> spool = Spool(Path(tempfile.mkdtemp()) / "spool.jsonl")
@@ -181,7 +181,7 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._front = 0  # bytes from the start of the file to the first record that is left
+        self._front = 0  # byte offset of the first record that is left
         self._length = len(path.read_bytes().splitlines()) if path.is_file() else 0
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ class Spool:
         records.clear()
 
     def read(self) -> list[Record]:
-        """The first records that are left, `RECORDS_AT_ONCE` at most."""
+        """Return the first records that are left, at most `RECORDS_AT_ONCE`."""
         if not self._length:
             return []
         with self.path.open("rb") as file:
@@ -206,7 +206,7 @@ class Spool:
             return [json.loads(line) for line in islice(file, RECORDS_AT_ONCE)]
 
     def drop(self, num_records: int) -> None:
-        """Take the first records off."""
+        """Drop the first records."""
         self._length -= num_records
         if self._length == 0:
             self.path.unlink()
@@ -217,7 +217,7 @@ class Spool:
             self._front += sum(len(line) for line in islice(file, num_records))
 
     def compact(self) -> None:
-        """Let the file hold nothing but the records that are left."""
+        """Rewrite the file with the records that are left."""
         if self._front:
             left = self.path.read_bytes()[self._front :]
             with atomic_file(self.path) as partial:

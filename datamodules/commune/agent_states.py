@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from triptych.datamodules.commune.debate_questions import DebateQuestions
-from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
+from triptych.datamodules.commune.debate_task import DebateTask, Question, Split, one_per_question
 from triptych.datamodules.sources.disk_cache import build_once, default_cache_dir
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
@@ -116,7 +116,8 @@ def read_states(
     """Compute the states of all agents on reading their first prompts, float32 (B, H)."""
     parts = []
     for number, agent in enumerate(agents):
-        ids, mask = agent.pad(task.encode(agent.tokenizer, questions, number))
+        prompts = task.encode(agent.tokenizer, questions, number)
+        ids, mask = agent.pad(one_per_question(task, "encode", prompts, questions))
         parts.append(agent.states(ids, mask, state))
     return torch.cat(parts, 1)
 

@@ -1,4 +1,4 @@
-"""Questions of a debate as batches: their numbers, shuffled anew in each epoch."""
+"""Batches of a debate task's questions, by number, reshuffled in each epoch."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -10,21 +10,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from triptych.datamodules.commune.debate_task import DebateTask, Question
+from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
 
 # Shapes: B batch
 
 
 class ShuffledRows(Sampler[int]):
-    """Numbers of rows in an order of each epoch, of which every process takes its part.
+    """Row numbers in a new order for each epoch, split over the processes.
 
-    All processes get equally many; what is left over waits for another epoch.
+    All processes get the same number of rows; the remainder is left out of the epoch.
 
     Args:
-        num_rows: Rows in all.
-        seed: Of the orders.
-        rank: This process.
-        world_size: Processes.
+        num_rows: Number of rows.
+        seed: Seed of the orders.
+        rank: Number of this process.
+        world_size: Number of processes.
     """
 
     def __init__(self, num_rows: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
@@ -33,7 +33,7 @@ class ShuffledRows(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls it."""
+        """Choose the order of an epoch; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -46,16 +46,16 @@ class ShuffledRows(Sampler[int]):
 
 
 class DebateQuestions(LightningDataModule):
-    """Questions to train on and held-out ones; a batch holds their numbers, `rows`.
+    """Training and held-out questions of a task; a batch holds their numbers, `rows`.
 
     Args:
-        task: What agents are asked.
+        task: The debate task.
         batch_size: Questions per process and step.
-        eval_batch_size: The same in validation; null: as `batch_size`.
-        seed: Of the order.
+        eval_batch_size: Questions per process and step in validation; null: as `batch_size`.
+        seed: Seed of the order.
 
     Raises:
-        ValueError: on batches without a question.
+        ValueError: if a batch size is below 1; when questions are read, if there are none.
     """
 
     def __init__(
@@ -76,30 +76,39 @@ class DebateQuestions(LightningDataModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """Of agents that are trained on the task from scratch."""
+        """Tokenizer for agents that are trained from scratch; None if the task has none."""
         return self.task.tokenizer
 
     @property
     def vocab_size(self) -> int | None:
-        """Tokens of that tokenizer."""
+        """Number of tokens of the tokenizer."""
         return None if self.tokenizer is None else len(self.tokenizer)
 
     @cached_property
     def train_questions(self) -> list[Question]:
-        """Questions to train on."""
-        return self.task.questions("train")
+        """Training questions."""
+        return self._questions("train")
 
     @cached_property
     def val_questions(self) -> list[Question]:
         """Held-out questions."""
-        return self.task.questions("val")
+        return self._questions("val")
+
+    def _questions(self, split: Split) -> list[Question]:
+        questions = self.task.questions(split)
+        if not questions:
+            raise ValueError(
+                f"{type(self.task).__name__}.questions({split!r}) is empty: a task needs at least "
+                "one question to train on and one to validate on"
+            )
+        return questions
 
     def fingerprint(self) -> str:
-        """Of what is trained on."""
+        """Hash of the training questions."""
         return self.task.fingerprint("train")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled batches; a last one that is not full is left out, unless it is the only one."""
+        """Return shuffled batches; drop an incomplete last batch unless it is the only one."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         num_rows = len(self.train_questions)
@@ -113,7 +122,7 @@ class DebateQuestions(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Held-out questions in their order; every process its part."""
+        """Return held-out questions in order, split over the processes."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         rows = list(range(len(self.val_questions)))[rank::world]
@@ -125,9 +134,9 @@ class DebateQuestions(LightningDataModule):
         )
 
     def train_batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """A batch of training questions."""
+        """Return a batch of training questions."""
         return {"rows": torch.tensor(rows)}
 
     def val_batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """A batch of held-out questions."""
+        """Return a batch of held-out questions."""
         return {"rows": torch.tensor(rows)}

@@ -1,41 +1,57 @@
-"""What agents are asked: the seam between a debate and whatever it is about."""
+"""The seam between a debate and its subject: questions, prompts, and reading of replies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 Split = Literal["train", "val", "test"]
+Found = TypeVar("Found", bound=Sized)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One thing that all agents are asked, each perhaps with evidence of its own.
+    """One question to all agents; each agent may have evidence that the others lack.
 
     Attributes:
-        answers: The right answer of each agent, as `read_answer` gives it.
-        evidence: What each agent is told; what else belongs to it is the task's own business.
-        private: Of each agent a class that the others should not learn; empty: there is none. For
-            probes of leakage.
+        answers: The right answer of each agent, in the form of `read_answer`. A single entry holds
+            for every agent.
+        evidence: The text or data that each agent sees; its type is up to the task. A single entry
+            is seen by every agent.
+        private: For each agent a class that the others should not learn; empty if nothing is
+            private. Leakage probes predict it.
     """
 
-    answers: list[str]
-    evidence: list[Any]
-    private: list[int] = field(default_factory=list)
+    answers: Sequence[str]
+    evidence: Sequence[Any]
+    private: Sequence[int] = field(default_factory=list)
+
+    def answer_of(self, agent: int) -> str:
+        """Return an agent's right answer.
+
+        >>> Question(["7"], ["3 + 4?"]).answer_of(2)
+        '7'
+        """
+        return self.answers[0] if len(self.answers) == 1 else self.answers[agent]
+
+    def evidence_of(self, agent: int) -> Any:
+        """Return the evidence that an agent sees."""
+        return self.evidence[0] if len(self.evidence) == 1 else self.evidence[agent]
 
 
 class DebateTask(ABC):
-    """Questions, how they are put to an agent, and how its reply is read.
+    """Questions, their prompts, and the reading of replies.
 
     Attributes:
-        num_agents: How many it is made for; None: any number.
-        num_private_classes: Classes of `Question.private`; 0: there is nothing private.
-        tokenizer: Of agents that are trained on it from scratch; None: they bring their own.
+        num_agents: Number of agents that the task is made for; None: any number.
+        num_private_classes: Number of classes in `Question.private`; 0 if nothing is private.
+        tokenizer: Tokenizer for agents that are trained on the task from scratch; None: agents
+            bring their own.
         max_new_tokens: Longest reply.
-        report_classes: Classes of each thing that an agent sees, which agents that are trained
-            from scratch learn to keep in their state; empty: nothing is known of it.
+        report_classes: Number of classes of each item that an agent sees. Agents that are trained
+            from scratch learn to keep these items in their state. Empty if there are none.
     """
 
     num_agents: int | None = None
@@ -46,7 +62,7 @@ class DebateTask(ABC):
 
     @abstractmethod
     def questions(self, split: Split) -> list[Question]:
-        """The questions of a split, always the same."""
+        """Return the questions of a split, the same at every call."""
 
     @abstractmethod
     def encode(
@@ -56,18 +72,19 @@ class DebateTask(ABC):
         agent: int,
         messages: Sequence[Sequence[str]] | None = None,
     ) -> list[list[int]]:
-        """Token ids of the prompts.
+        """Return the token ids of an agent's prompts, one prompt for each question.
 
         Args:
-            tokenizer: The agent's.
-            questions: What to ask.
-            agent: Who is asked.
-            messages: Of each question what the others said, in their order; None: nothing.
+            tokenizer: The agent's tokenizer.
+            questions: Questions to ask.
+            agent: Number of the agent.
+            messages: For each question the messages of the others, in the order of agents; None: a
+                round without messages.
         """
 
     @abstractmethod
     def read_answer(self, reply: str) -> str | None:
-        """The answer that a reply gives, in its normal form; None: it gives none."""
+        """Return the answer in a reply, in normal form; None if it gives none."""
 
     @abstractmethod
     def messages(
@@ -77,23 +94,50 @@ class DebateTask(ABC):
         agent: int,
         max_tokens: int | None = None,
     ) -> list[list[str]]:
-        """What an agent hears from the others in a debate by text.
+        """Return the messages that an agent receives in a debate by text, a list per question.
 
         Args:
-            questions: What was asked.
-            replies: Each agent's replies to them in the round before.
-            agent: Who hears it.
-            max_tokens: Of each message; None: the whole.
+            questions: Questions that were asked.
+            replies: `replies[k][i]` is the reply of agent k to question i in the round before.
+                While agents are trained from scratch, their reference replies stand here.
+            agent: Number of the agent that receives the messages.
+            max_tokens: Longest message; None: no limit.
         """
 
     def report(self, question: Question, agent: int) -> list[int]:
-        """The class of each thing that the agent sees; see `report_classes`."""
+        """Return the class of each item that the agent sees; see `report_classes`."""
         return []
 
     @abstractmethod
     def fingerprint(self, split: Split) -> str:
-        """Hash of everything that the first prompts of a split depend on."""
+        """Return a hash of everything that the first prompts of a split depend on."""
 
     def reference_replies(self, questions: Sequence[Question], agent: int) -> list[str] | None:
-        """Replies to learn from that the task knows by itself; None: it knows none."""
+        """Return replies to learn from, one for each question.
+
+        None: the task knows no replies of this agent, to any question. Such an agent is not taught
+        by `AgentPretraining`, and not accepted by `ThoughtAdapter` with `reference: task`.
+        """
         return None
+
+
+def one_per_question(
+    task: DebateTask, method: str, found: Found, questions: Sequence[Question]
+) -> Found:
+    """Return what a method of a task returned, if it has one entry for each question.
+
+    Args:
+        task: The task, for the message.
+        method: Name of the method, for the message.
+        found: The returned list.
+        questions: The questions that it belongs to.
+
+    Raises:
+        ValueError: if the lengths differ; replies and prompts would be paired wrongly.
+    """
+    if len(found) != len(questions):
+        raise ValueError(
+            f"{type(task).__name__}.{method} returned {len(found)} entries for {len(questions)} "
+            "questions: return a list with one entry for each question, in their order"
+        )
+    return found

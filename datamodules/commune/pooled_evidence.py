@@ -1,23 +1,23 @@
-"""Evidence that no agent has all of: what is pooled, and what is private.
+"""A task in which evidence is spread over agents: shared digits, and a private nonce for each.
 
-    shared digits    base 5; each agent sees each with probability .5, and one that nobody would
-                     see goes to an agent drawn at random
-    private nonce    base 5; one of each agent, which nobody else sees
+    shared digits    base 5; each agent sees each digit with probability .5; a digit that nobody
+                     would see is given to a random agent
+    private nonce    base 5; one for each agent, seen by that agent alone
 
     max_min          answer_i = max(digits) if nonce_i < 3 else min(digits)
     sum_modulo       answer_i = (sum of digits + nonce_i) mod 5
 
-Each agent has its own right answer, for which it needs the others' digits and never their nonces:
-so an exchange has to carry what is shared, and what is private can be probed for. Ours; the paper's
-tasks give every agent the same question, on which nothing has to be exchanged.
+Each agent has its own right answer. It needs the others' digits for it, and never their nonces. So
+an exchange has to carry the shared digits, and leakage of nonces can be probed. This task is ours;
+in the paper's tasks every agent gets the same question, and nothing has to be exchanged.
 
-A prompt is words: what others said, what the agent sees, and a mark after which it answers.
+A prompt consists of words: the messages, what the agent sees, and a mark before the answer.
 
     [1: A3 B? n2 .] [2: ...]  A? B4 n0 =
 
-Of a sum one term alone tells nothing, so that there is nothing to climb before all are combined.
-Training questions of which many terms are 0 (`zero_share`) have sums of one term, and of two, which
-are learned on the way. Held-out questions are drawn as before.
+A single term says nothing about a sum, so the loss has no slope until all terms are combined.
+Training questions with many zeros (`zero_share`) include sums of one and of two terms, which are
+learned first. Held-out questions are not affected.
 """
 
 import hashlib
@@ -25,8 +25,9 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -41,18 +42,18 @@ Rule = Literal["max_min", "sum_modulo"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one agent is told.
+    """The evidence that one agent sees.
 
     Attributes:
-        digits: The shared digits, None where it does not see one.
-        nonce: Its own.
+        digits: The shared digits, None for each that the agent does not see.
+        nonce: The agent's private nonce.
     """
 
     digits: list[int | None]
     nonce: int
 
     def words(self) -> list[str]:
-        """As the words of a prompt or a message."""
+        """Return the words for a prompt or a message."""
         seen = ["?" if digit is None else str(digit) for digit in self.digits]
         return [*(f"{LETTERS[i]}{digit}" for i, digit in enumerate(seen)), f"n{self.nonce}"]
 
@@ -62,12 +63,12 @@ class PooledEvidence(DebateTask):
 
     Args:
         rule: `max_min`, or the harder `sum_modulo`.
-        num_agents: 2 to 5.
-        num_digits: Shared ones, 1 to 8.
-        num_train: Questions to train on.
-        num_val: Held-out questions.
-        seed: Draws everything.
-        zero_share: How many digits and nonces of training questions are set to 0, from 0 to 1.
+        num_agents: Number of agents, 2 to 5.
+        num_digits: Number of shared digits, 1 to 8.
+        num_train: Number of training questions.
+        num_val: Number of held-out questions.
+        seed: Seed of all questions.
+        zero_share: Share of digits and nonces in training questions that are set to 0; in [0, 1).
 
     Raises:
         ValueError: on settings out of range.
@@ -81,22 +82,19 @@ class PooledEvidence(DebateTask):
         rule: Rule = "max_min",
         num_agents: int = 3,
         num_digits: int = 2,
-        num_train: int = 8192,
-        num_val: int = 1024,
+        num_train: PositiveInt = 8192,
+        num_val: PositiveInt = 1024,
         seed: int = 0,
         zero_share: float = 0.0,
     ) -> None:
-        if rule not in get_args(Rule):
-            raise ValueError(f"task.rule is {rule!r}: choose {', '.join(get_args(Rule))}")
         for name, value, least, most in (
             ("num_agents", num_agents, 2, MOST_AGENTS),
             ("num_digits", num_digits, 1, len(LETTERS)),
-            ("num_train", num_train, 1, None),
-            ("num_val", num_val, 1, None),
         ):
-            if value < least or (most is not None and value > most):
-                upper = "" if most is None else f" and at most {most}"
-                raise ValueError(f"task.{name} is {value}: set it to at least {least}{upper}")
+            if not least <= value <= most:
+                raise ValueError(
+                    f"task.{name} is {value}: set it to at least {least} and at most {most}"
+                )
         if not 0 <= zero_share < 1:
             raise ValueError(f"task.zero_share is {zero_share}: set it to at least 0 and below 1")
         self.rule: Rule = rule
@@ -109,7 +107,7 @@ class PooledEvidence(DebateTask):
         self.report_classes = [BASE + 1] * num_digits + [BASE]
 
     def answer(self, digits: Sequence[int], nonce: int) -> int:
-        """The right answer of an agent that knows all digits.
+        """Return the right answer of an agent with this nonce.
 
         >>> task = PooledEvidence()
         >>> task.answer([1, 4], nonce=2), task.answer([1, 4], nonce=3)
@@ -156,17 +154,17 @@ class PooledEvidence(DebateTask):
         agent: int,
         messages: Sequence[Sequence[str]] | None = None,
     ) -> list[list[int]]:
-        """Prompts as words; what others said stands first."""
+        """Encode the prompts' words; messages come first."""
         heard = messages or [[] for _ in questions]
         texts = [
-            " ".join([*said, *question.evidence[agent].words(), "="])
+            " ".join([*said, *question.evidence_of(agent).words(), "="])
             for question, said in zip(questions, heard, strict=True)
         ]
         ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def read_answer(self, reply: str) -> str | None:
-        """The first word, where it is a digit."""
+        """Return the first word if it is a digit."""
         words = reply.split()
         return words[0] if words and words[0] in {str(d) for d in range(BASE)} else None
 
@@ -177,10 +175,10 @@ class PooledEvidence(DebateTask):
         agent: int,
         max_tokens: int | None = None,
     ) -> list[list[str]]:
-        """All that the others were told, since their answers alone would help nobody.
+        """Return the others' evidence, since their answers alone would help nobody.
 
-        A message has a word for each digit, one for the nonce and a full stop; `max_tokens` keeps
-        the first so many.
+        A message has a word for each digit, one for the nonce, and a full stop. `max_tokens` keeps
+        the first words. Replies are not used.
         """
         texts = []
         for question in questions:
@@ -193,15 +191,15 @@ class PooledEvidence(DebateTask):
         return texts
 
     def report(self, question: Question, agent: int) -> list[int]:
-        """The digits, the last class for one that is not seen, and the nonce."""
-        evidence: Evidence = question.evidence[agent]
+        """Return the digits (the last class for an unseen one) and the nonce."""
+        evidence: Evidence = question.evidence_of(agent)
         return [*(BASE if d is None else d for d in evidence.digits), evidence.nonce]
 
     def single_optimum(self) -> float:
-        """Best possible accuracy of an agent that hears nothing, averaged over what it may see.
+        """Compute the best expected accuracy of an agent without messages.
 
-        By enumeration: an agent that sees some of the digits says the likeliest answer. That a
-        digit nobody saw has to go to somebody shows in how likely it is to see one.
+        By enumeration: an agent that sees some digits gives the most likely answer. The rule that
+        somebody gets each unseen digit raises the probability of seeing it.
 
         >>> round(PooledEvidence().single_optimum(), 3)
         0.667
@@ -226,7 +224,7 @@ class PooledEvidence(DebateTask):
         return best / sum(sum(right.values()) for right in counts.values())
 
     def fingerprint(self, split: Split) -> str:
-        """Hash of rule, sizes, seed and the share of zeros."""
+        """Hash rule, sizes, seed and the share of zeros."""
         size = self.sizes[split]
         settings: tuple[object, ...] = (
             self.rule,
@@ -240,12 +238,12 @@ class PooledEvidence(DebateTask):
         return hashlib.sha256(repr((settings, split)).encode()).hexdigest()
 
     def reference_replies(self, questions: Sequence[Question], agent: int) -> list[str]:
-        """The right answers."""
-        return [question.answers[agent] for question in questions]
+        """Return the right answers."""
+        return [question.answer_of(agent) for question in questions]
 
 
 def word_tokenizer(num_digits: int, num_agents: int) -> PreTrainedTokenizerFast:
-    """A tokenizer of the task's words, split at spaces."""
+    """Build a tokenizer of the task's words, split at spaces."""
     values = [*map(str, range(BASE)), "?"]
     words = [
         *(BOS, EOS, PAD, "=", "."),
@@ -258,7 +256,8 @@ def word_tokenizer(num_digits: int, num_agents: int) -> PreTrainedTokenizerFast:
         models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=PAD)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast  # its constructor has no types
+    made: PreTrainedTokenizerFast = kind(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -266,3 +265,4 @@ def word_tokenizer(num_digits: int, num_agents: int) -> PreTrainedTokenizerFast:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+    return made

@@ -1,9 +1,10 @@
-"""Questions with a worked answer, the same for every agent: GSM8K, SVAMP, AQuA, MATH and the like.
+"""Questions with a worked answer, the same for every agent: GSM8K, SVAMP, AQuA, MATH and others.
 
-Rows have `question`; `options` for a choice; and the right answer as `answer` (a text whose last
-number, letter or box it is, or the answer alone), `number`, or `solution`. `columns` of the source
-renames: {answer: final_answer} for GSM8K, {number: answer} for SVAMP, {answer: correct} for AQuA,
-{question: problem} for MATH. The embedded default is sums in words.
+Rows have `question`, `options` for a multiple choice, and the right answer in one of three fields:
+`answer` (the answer alone, or a text that ends with it as a number, a letter or a box), `number`,
+or `solution`. The source's `columns` renames fields: {answer: final_answer} for GSM8K,
+{number: answer} for SVAMP, {answer: correct} for AQuA, {question: problem} for MATH. The embedded
+default consists of sums in words.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.chat_template import encode_prompts
@@ -25,7 +27,7 @@ from triptych.datamodules.sources.records import (
     source_fingerprint,
 )
 
-INSTRUCTIONS: dict[str, str] = {
+INSTRUCTIONS: dict[AnswerKind, str] = {
     "number": "Think step by step, and end with the number after ####.",
     "letter": "Think step by step, and end with: The answer is (letter).",
     "boxed": r"Think step by step, and put the final answer within \boxed{}.",
@@ -33,21 +35,20 @@ INSTRUCTIONS: dict[str, str] = {
 
 
 class Reasoning(DebateTask):
-    """Questions from anywhere, put to agents as a conversation.
+    """Questions from any source, put to agents in a chat prompt.
 
     Args:
-        source: Rows to train on.
-        val_source: Held-out rows; null: those that follow the first `num_train` of `source`, in an
-            order drawn by `seed`.
+        source: Training rows.
+        val_source: Held-out rows; null: rows of `source` after the first `num_train`, in an order
+            drawn by `seed`.
         answer_kind: `number`, `letter` or `boxed`.
-        level: Use only rows with this `level`, 3 or "Level 3" in copies of MATH; null:
-            all.
-        num_train: Questions to train on; null: all.
-        num_val: Held-out questions; null: all (of `val_source`, which it then needs).
+        level: Use only rows with this `level`, 3 or "Level 3" in copies of MATH; null: all rows.
+        num_train: Number of training questions; null: all.
+        num_val: Number of held-out questions; null: all of `val_source`, which must then be given.
         max_new_tokens: Longest reply.
-        instruction: After the question; null: one that goes with the kind of answer.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-        seed: Draws the questions.
+        instruction: Text after the question; null: the default for `answer_kind`.
+        data_dir: Base of relative paths; null: the environment's TRIPTYCH_DATA, or ./data.
+        seed: Seed of the choice and order of questions.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -60,25 +61,18 @@ class Reasoning(DebateTask):
         val_source: RecordSource | None = None,
         answer_kind: AnswerKind = "number",
         level: int | str | None = None,
-        num_train: int | None = 512,
-        num_val: int | None = 128,
-        max_new_tokens: int = 256,
+        num_train: PositiveInt | None = 512,
+        num_val: PositiveInt | None = 128,
+        max_new_tokens: PositiveInt = 256,
         instruction: str | None = None,
         data_dir: str | None = None,
         seed: int = 0,
     ) -> None:
-        if answer_kind not in INSTRUCTIONS:
-            raise ValueError(
-                f"task.answer_kind is {answer_kind!r}: choose {', '.join(INSTRUCTIONS)}"
-            )
         if val_source is None and (num_train is None or num_val is None):
             raise ValueError(
                 "without task.val_source the held-out questions come from task.source: set "
                 "task.num_train and task.num_val, or give a val_source"
             )
-        for name, value in (("num_train", num_train), ("num_val", num_val)):
-            if value is not None and value < 1:
-                raise ValueError(f"task.{name} is {value}: set it to at least 1, or null for all")
         self.source = locate(source, data_dir)
         self.val_source = None if val_source is None else locate(val_source, data_dir)
         self.answer_kind: AnswerKind = answer_kind
@@ -89,9 +83,9 @@ class Reasoning(DebateTask):
         self.seed = seed
 
     def questions(self, split: Split) -> list[Question]:
-        """Read the questions of a split; its answers are the same for every agent."""
+        """Read the questions of a split; text and answer are the same for every agent."""
         chosen = self._rows(split)
-        return [Question(_Everyone(row["right"]), _Everyone(_worded(row)), []) for row in chosen]
+        return [Question([row["right"]], [_worded(row)]) for row in chosen]
 
     def _rows(self, split: Split) -> list[dict[str, Any]]:
         if split != "train" and self.val_source is not None:
@@ -151,7 +145,7 @@ class Reasoning(DebateTask):
         if self._right(row) is None:
             return (
                 f"no {self.answer_kind} is found in 'answer', 'number' or 'solution' "
-                "(task.answer_kind says what is looked for, `columns` renames fields)"
+                "(task.answer_kind sets the kind, `columns` renames fields)"
             )
         return None
 
@@ -162,10 +156,10 @@ class Reasoning(DebateTask):
         agent: int,
         messages: Sequence[Sequence[str]] | None = None,
     ) -> list[list[int]]:
-        """One message of the user: the question, what others said, and what to do."""
+        """Encode a user message: the question, the messages of others, and the instruction."""
         conversations = []
         for number, question in enumerate(questions):
-            text = question.evidence[agent]
+            text = question.evidence_of(agent)
             if messages is not None and messages[number]:
                 said = "\n\n".join(f"Another agent: {told}" for told in messages[number])
                 text += f"\n\nThese are the solutions of other agents:\n\n{said}"
@@ -174,7 +168,7 @@ class Reasoning(DebateTask):
         return encode_prompts(tokenizer, conversations)
 
     def read_answer(self, reply: str) -> str | None:
-        """What a reply comes to; what was thought aloud before it does not count."""
+        """Read the final answer of a reply; a `<think>` block before it is ignored."""
         return read_answer(reply.rpartition("</think>")[2], self.answer_kind)
 
     def messages(
@@ -184,7 +178,7 @@ class Reasoning(DebateTask):
         agent: int,
         max_tokens: int | None = None,
     ) -> list[list[str]]:
-        """The others' replies; `max_tokens` keeps the last so many words, where answers stand."""
+        """Return the others' replies; `max_tokens` keeps the last words, which hold the answer."""
         texts = []
         for number in range(len(questions)):
             said = [of[number] for other, of in enumerate(replies) if other != agent]
@@ -194,7 +188,7 @@ class Reasoning(DebateTask):
         return texts
 
     def fingerprint(self, split: Split) -> str:
-        """Hash of the rows and of how they are put."""
+        """Hash the rows and the settings of the prompt."""
         sources = [self.source, *([] if self.val_source is None else [self.val_source])]
         settings = [
             *(self.answer_kind, self.level, self.num_train, self.num_val),
@@ -204,18 +198,8 @@ class Reasoning(DebateTask):
         return hashlib.sha256(json.dumps([settings, rows, split]).encode()).hexdigest()
 
 
-class _Everyone(list[str]):
-    """The same for every agent, however many there are."""
-
-    def __init__(self, value: str) -> None:
-        super().__init__([value])
-
-    def __getitem__(self, agent: Any) -> Any:
-        return super().__getitem__(0)
-
-
 def embedded_sums() -> list[dict[str, Any]]:
-    """Sums in words, as many as there are pairs of 2 to 31."""
+    """Return sums in words, one for each pair of numbers from 2 to 31."""
     names = ("Ada", "Ben", "Cleo", "Dan", "Eva")
     things = ("marbles", "stamps", "pears", "books")
     rows = []

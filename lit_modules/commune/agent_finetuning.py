@@ -1,31 +1,31 @@
-"""Agents finetuned on their own debates: the baseline that exchanges of thoughts are held against.
+"""Finetuning of agents on their own debates, the baseline for exchanges of thoughts.
 
-    agents as they are -> debate by text, `rounds` rounds -> what the debate came to
-      -> samples of each agent: its prompt alone    -> a reply that the debate upholds
-                                what it heard last  -> the same
-      -> each agent, a copy of its own, is taught its samples
+    agents -> debate by text, `rounds` rounds -> the consensus of the debate
+      -> samples of each agent: prompt without messages   -> a reply that agrees with the consensus
+                                prompt of the last round  -> the same
+      -> each agent gets its own copy of the model and learns its samples
 
 Source: Multiagent Finetuning (2501.05707), which ThoughtComm (2510.20733) compares with. There the
-majority of the last replies decides what is upheld, and replies of others are left out. Deviations:
-one model an agent learns both kinds of samples (there: a generator and a critic each); one turn of
-debate and training; the weight of critics that changed their mind is left out.
+majority of the last replies is the consensus, and replies that disagree are left out. Deviations:
+one model per agent learns both kinds of samples (there: a generator and a critic each); one turn of
+debate and training; critics that changed their mind get no extra weight.
 """
 
 import copy
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import Question
-from triptych.lit_modules.commune.debate import Debate, reply_tensors
-from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation, Messages
+from triptych.lit_modules.commune.debate import SILENCE, Debate, reply_tensors
+from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.optimization import build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
@@ -40,24 +40,23 @@ Consensus = Literal["majority", "own"]
 
 
 class AgentFinetuning(DebatingModule):
-    """Finetunes agents on the answers that their debate came to.
+    """Finetunes agents on the consensus of their debates.
 
     Args:
         init_from: Exported folder of agents, or the experiment that trains them.
         agents: Pretrained agents, in place of `init_from`.
-        rounds: Of the debate, 2 or more.
-        consensus: What a debate came to. `majority`, the source's: the answer of most last replies;
-            replies with another are left out. `own`: of each agent its own last reply, which it
-            learns to give to its prompt alone as well; for tasks on which every agent has a right
-            answer of its own.
+        rounds: Rounds of the debate, at least 2.
+        consensus: `majority`, as in the source: the most frequent answer of the last round; replies
+            with another answer are left out. `own`: each agent's last reply, which it also learns
+            to give without messages; for tasks in which agents have different right answers.
         learning_rate: Peak of AdamW.
-        weight_decay: Of matrices.
+        weight_decay: Decay of matrices.
         warmup_steps: Steps of linear warm-up.
-        text_budgets: Words of each message in the debates to be compared, beside whole ones.
+        text_budgets: Message lengths to compare in validation, in words, beside whole messages.
 
     Raises:
-        ValueError: if not exactly one of `init_from` and `agents` is given, or a number is out of
-            range.
+        ValueError: if not exactly one of `init_from` and `agents` is given, or there are fewer than
+            two rounds.
     """
 
     def __init__(
@@ -66,16 +65,14 @@ class AgentFinetuning(DebatingModule):
         agents: AgentsConfig | None = None,
         rounds: int = 2,
         consensus: Consensus = "majority",
-        learning_rate: float = 1e-5,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 20,
+        learning_rate: PositiveFloat = 1e-5,
+        weight_decay: NonNegativeFloat = 0.01,
+        warmup_steps: NonNegativeInt = 20,
         text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
     ) -> None:
         super().__init__()
         if rounds < 2:
             raise ValueError(f"model.init_args.rounds is {rounds}: a debate has at least 2")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"model.init_args.learning_rate is {learning_rate}: set it above 0")
         if init_from is not None and agents is None:
             start = Agents.load(init_from)
         elif agents is not None and init_from is None:
@@ -94,16 +91,16 @@ class AgentFinetuning(DebatingModule):
         self.samples: list[list[tuple[list[int], str]]] = []
 
     def setup(self, stage: str) -> None:
-        """Meet the task."""
+        """Create the debate for the datamodule's task."""
         check_number(self.model, self.task)
         self.debate = Debate(self.model, self.task)
         self.evaluation = DebateEvaluation(self.debate, self.rounds, self.text_budgets)
 
     def on_fit_start(self) -> None:
-        """Hold the debates that are learned from, once.
+        """Hold the debates to learn from, once.
 
         Raises:
-            ValueError: if no reply of an agent is upheld by any debate.
+            ValueError: if no reply of an agent agrees with the consensus of any debate.
         """
         questions = data_of(self).train_questions
         size = data_of(self).eval_batch_size
@@ -114,34 +111,34 @@ class AgentFinetuning(DebatingModule):
         self.train()
         if empty := [number for number, own in enumerate(self.samples) if not own]:
             raise ValueError(
-                f"no reply of agents {empty} agrees with what its debate came to, so there is "
+                f"no reply of agents {empty} agrees with the consensus of its debate, so there is "
                 "nothing to learn: raise data.init_args.task.init_args.num_train, or set "
                 "model.init_args.consensus: own"
             )
 
     def _hold_debates(self, questions: Sequence[Question]) -> None:
-        """Add the samples of some questions."""
+        """Debate some questions and add the samples to learn from."""
         debate, read = self.debate, self.task.read_answer
         first = replies = debate.replies(questions)
-        heard: Messages = []
+        messages = SILENCE
         for _ in range(self.rounds - 1):
-            heard = debate.hear(questions, replies)
-            replies = debate.replies(questions, heard)
-        upheld = debate_answers(debate, replies)
-        for number, agent in enumerate(self.model):
-            alone = self.task.encode(agent.tokenizer, questions, number)
-            told = self.task.encode(agent.tokenizer, questions, number, heard[number])
+            messages = debate.hear(questions, replies)
+            replies = debate.replies(questions, messages)
+        agreed = debate_answers(debate, replies)
+        for number in range(len(self.model)):
+            alone = debate.prompts(questions, number)
+            told = debate.prompts(questions, number, messages.to(number))
             for place, last in enumerate(replies[number]):
                 if self.consensus == "own":
                     if read(last) is not None:
                         self.samples[number] += [(alone[place], last), (told[place], last)]
                     continue
                 for prompt, reply in ((alone, first[number][place]), (told, last)):
-                    if upheld[place] is not None and read(reply) == upheld[place]:
+                    if agreed[place] is not None and read(reply) == agreed[place]:
                         self.samples[number].append((prompt[place], reply))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch of its own samples for each agent."""
+        """Compute the loss on a random batch of each agent's samples."""
         losses = []
         for agent, own in zip(self.model, self.samples, strict=True):
             drawn = random.sample(own, min(len(batch["rows"]), len(own)))
@@ -154,17 +151,17 @@ class AgentFinetuning(DebatingModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Alone and in debates on held-out questions."""
+        """Put held-out questions to the agents, alone and in debates."""
         asked = data_of(self).val_questions
         self.evaluation.debate_by_text([asked[row] for row in batch["rows"].tolist()])
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracies, consensus, bytes."""
+        """Log accuracies, consensus and bytes."""
         values = self.debated_values()
         self.report(values, self.evaluation.table(values))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, warm-up and cosine."""
+        """Return AdamW with warm-up and cosine."""
         optimizer = build_adamw(
             self, self.learning_rate, self.learning_rate, self.weight_decay, 0.0, (0.9, 0.99)
         )
@@ -173,7 +170,7 @@ class AgentFinetuning(DebatingModule):
 
 
 def own_copies(agents: Agents) -> Agents:
-    """The same agents, none frozen and none sharing a model with another."""
+    """Copy the agents: none is frozen, none shares a model with another."""
     copies = []
     for agent in agents:
         model = copy.deepcopy(agent.model).requires_grad_(True)
@@ -182,7 +179,7 @@ def own_copies(agents: Agents) -> Agents:
 
 
 def debate_answers(debate: Debate, replies: Sequence[Sequence[str]]) -> list[str | None]:
-    """The answer of most replies to each question; None: nobody gave any, or none had the most."""
+    """Return the most frequent answer to each question; None without answers or in a tie."""
     read = debate.task.read_answer
     answers = []
     for of_question in zip(*replies, strict=True):

@@ -1,10 +1,11 @@
-"""Agents that are taught a debate from scratch, so that there is one to study on any machine."""
+"""Pretraining of agents on a debate task, so that exchanges can be studied on any machine."""
 
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -23,25 +24,30 @@ from triptych.objectives.commune.thought_loss import token_nll
 
 
 class AgentPretraining(LightningModule):
-    """Teaches agents to answer, with and without messages of the others.
+    """Teaches agents to answer, with and without messages from the others.
 
     Each step draws how much the agents hear: nothing, some words of each other agent, or all of it.
-    A linear readout of the state (at the layer that thoughts are read from) has to name what the
-    agent sees. Without it the state may leave out evidence that attention finds elsewhere, and
-    nothing that reads states could pass it on. The readouts are thrown away afterwards.
+    Messages in training follow from the task's reference replies, in validation from the agents'
+    own. A linear readout of the state (at the layer that thoughts are read from) predicts what the
+    agent sees. Without it the state may omit evidence that attention finds elsewhere, and nothing
+    that reads states could pass it on. The readouts are discarded after training.
+
+    An agent without reference replies is not taught; its model must then be shared with one that
+    has some.
 
     Args:
         vocab_size: Tokens of the tokenizer; linked from the data.
-        agents: Who takes part. Agents that share a model are taught as one.
-        state: Which hidden state will be read.
-        message_budgets: Words of each message to choose from; 0: no message; null: the whole.
-        report_weight: Of the readouts' cross-entropy.
+        agents: The agents to train. Agents that share a model are taught as one.
+        state: The hidden state that will be read.
+        message_budgets: Longest messages to choose from, in words; 0: no message; null: no limit.
+        report_weight: Weight of the readouts' cross-entropy.
         learning_rate: Peak of AdamW.
-        weight_decay: Of matrices.
+        weight_decay: Decay of matrices.
         warmup_steps: Steps of linear warm-up.
 
     Raises:
-        ValueError: if the data's task has no tokenizer to train agents with.
+        ValueError: if the data's task has no tokenizer to train agents with; when training starts,
+            if it has no reference replies for a model.
     """
 
     def __init__(
@@ -50,10 +56,10 @@ class AgentPretraining(LightningModule):
         agents: AgentsConfig | None = None,
         state: StateConfig = StateConfig(),  # noqa: B008 (frozen)
         message_budgets: list[int | None] = [0, 1, 2, None],  # noqa: B006 (never changed)
-        report_weight: float = 1.0,
-        learning_rate: float = 2e-3,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 50,
+        report_weight: NonNegativeFloat = 1.0,
+        learning_rate: PositiveFloat = 2e-3,
+        weight_decay: NonNegativeFloat = 0.01,
+        warmup_steps: NonNegativeInt = 50,
     ) -> None:
         super().__init__()
         if vocab_size is None:
@@ -72,15 +78,16 @@ class AgentPretraining(LightningModule):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.readouts = nn.ModuleDict()
+        self._taught: list[int] = []
 
     @property
     def task(self) -> DebateTask:
-        """What they are asked."""
+        """The debate task of the datamodule."""
         task: DebateTask = data_of(self).task
         return task
 
     def setup(self, stage: str) -> None:
-        """Give the agents the task's tokenizer, and make readouts for what the task shows."""
+        """Give the agents the task's tokenizer, and make readouts of what the task shows."""
         check_number(self.model, self.task)
         tokenizer = data_of(self).tokenizer
         self.model.give_tokenizer(tokenizer)
@@ -97,41 +104,73 @@ class AgentPretraining(LightningModule):
                 size = self.model[first].state_size
                 self.readouts[str(first)] = nn.Linear(size, num_classes)
 
+    def on_fit_start(self) -> None:
+        """Find the agents that the task has replies for.
+
+        Raises:
+            ValueError: if a model has no such agent.
+        """
+        some = data_of(self).train_questions[:1]
+        self._taught = [
+            agent
+            for agent in range(len(self.model))
+            if self.debate.reference_replies(some, agent) is not None
+        ]
+        for agents in self._by_model():
+            if not set(agents) & set(self._taught):
+                raise ValueError(
+                    f"{type(self.task).__name__}.reference_replies returns None for agents "
+                    f"{agents}, so their model has nothing to learn from: return a reply for each "
+                    "question, or use pretrained agents (configs/commune/math_qwen3.yaml)"
+                )
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch: each question is put to one agent."""
+        """Compute the loss of a batch; each question is put to one agent."""
         asked = data_of(self).train_questions
         questions = [asked[row] for row in batch["rows"].tolist()]
         budget = random.choice(self.message_budgets)
-        num_agents = len(self.model)
-        shares = [questions[agent::num_agents] for agent in range(num_agents)]
+        num_taught = len(self._taught)
+        shares = {k: questions[place::num_taught] for place, k in enumerate(self._taught)}
         losses = [self._model_loss(shares, agents, budget) for agents in self._by_model()]
         loss = torch.stack(losses).sum() / len(questions)
         self.log("train/loss_nats", loss.detach(), prog_bar=True)
         return loss
 
     def _readout_of(self, agent: int) -> int:
-        """Number of the agent whose readout this one shares."""
+        """Return the number of the agent that holds this agent's readout."""
         return next(group[0] for group in self._by_model() if agent in group)
 
     def _by_model(self) -> list[list[int]]:
-        """The agents of each model: they are asked in one batch."""
+        """Return the agents of each model; they are asked in one batch."""
         groups: dict[int, list[int]] = {}
         for number, agent in enumerate(self.model):
             groups.setdefault(id(agent), []).append(number)
         return list(groups.values())
 
     def _model_loss(
-        self, shares: Sequence[list[Question]], agents: Sequence[int], budget: int | None
+        self, shares: dict[int, list[Question]], agents: Sequence[int], budget: int | None
     ) -> Tensor:
-        """Sum over the questions that are put to agents of one model."""
-        who, task = self.model[agents[0]], self.task
-        prompts, replies, seen = [], [], []
+        """Sum the loss over the questions that are put to agents of one model."""
+        who, debate = self.model[agents[0]], self.debate
+        prompts: list[list[int]] = []
+        replies: list[str] = []
+        seen: list[list[int]] = []
         for agent in agents:
-            own = shares[agent]
-            heard = None if budget == 0 else task.messages(own, [], agent, budget)
-            prompts += task.encode(who.tokenizer, own, agent, heard)
-            replies += task.reference_replies(own, agent) or []
-            seen += [task.report(question, agent) for question in own]
+            own = shares.get(agent, [])
+            if not own:
+                continue
+            known = debate.reference_replies(own, agent)
+            if known is None:
+                raise ValueError(
+                    f"{type(self.task).__name__}.reference_replies knows replies of agent {agent} "
+                    "to some questions and returns None for others: leave those out of `questions`"
+                )
+            heard = None
+            if budget != 0:
+                heard = debate.heard_by(agent, own, self._earlier_replies(own), budget)
+            prompts += debate.prompts(own, agent, heard)
+            replies += known
+            seen += [self.task.report(question, agent) for question in own]
         if not prompts:
             return torch.zeros((), device=self.device)
         reply_BT, reply_mask_BT = reply_tensors(who, replies)
@@ -143,29 +182,50 @@ class AgentPretraining(LightningModule):
             loss = loss + self.report_weight * len(prompts) * report
         return loss
 
+    def _earlier_replies(self, questions: Sequence[Question]) -> list[list[str]]:
+        """Return every agent's replies of the round before: the task's, or else its own."""
+        replies = []
+        for number, agent in enumerate(self.model):
+            known = self.debate.reference_replies(questions, number)
+            replies.append(
+                agent.decode(self.debate.reply_ids(questions, number)) if known is None else known
+            )
+        return replies
+
     def _report_loss(
         self, states: Tensor, seen: Sequence[Sequence[int]], agent: int
     ) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy and accuracy of what the readout says the agent sees."""
+        """Return mean cross-entropy and accuracy of the readout's prediction."""
+        classes = list(self.task.report_classes)
+        if wrong := {len(row) for row in seen} - {len(classes)}:
+            raise ValueError(
+                f"{type(self.task).__name__}.report returned {wrong.pop()} classes and "
+                f"report_classes has {len(classes)} entries: return one class for each"
+            )
         labels = torch.tensor(seen, device=states.device)
-        logits = self.readouts[str(agent)](states).split(list(self.task.report_classes), 1)
+        logits = self.readouts[str(agent)](states).split(classes, 1)
         losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(logits)]
         right = [(part.argmax(1) == labels[:, i]).float() for i, part in enumerate(logits)]
         return torch.stack(losses).mean(), torch.stack(right).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Accuracy alone and with messages of each length; what states hold of the evidence."""
+        """Measure accuracy alone and with messages of each length, and the readouts' accuracy."""
         asked = data_of(self).val_questions
         questions = [asked[row] for row in batch["rows"].tolist()]
+        alone = self.debate.replies(questions)
         for budget in self.message_budgets:
-            heard = None if budget == 0 else self.debate.hear(questions, [], budget)
-            right, total = self.debate.correct(questions, self.debate.replies(questions, heard))
+            replies = alone
+            if budget != 0:
+                messages = self.debate.hear(questions, alone, budget)
+                replies = self.debate.replies(questions, messages)
+            right, total = self.debate.correct(questions, replies)
             name = {0: "single", None: "text_full"}.get(budget, f"text_{budget}")
             self._log(f"val/{name}/accuracy", right / total, len(questions))
         if len(self.readouts):
             shares = []
             for agent, who in enumerate(self.model):
-                states = who.states(*self.debate.prompt(questions, agent), self.state)
+                ids, mask = self.debate.padded_prompts(questions, agent)
+                states = who.states(ids, mask, self.state)
                 seen = [self.task.report(question, agent) for question in questions]
                 shares.append(self._report_loss(states, seen, self._readout_of(agent))[1])
             self._log("val/state/evidence_share", torch.stack(shares).mean(), len(questions))
@@ -174,7 +234,7 @@ class AgentPretraining(LightningModule):
         self.log(name, value, on_epoch=True, sync_dist=True, batch_size=batch_size)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, warm-up and cosine."""
+        """Return AdamW with warm-up and cosine."""
         optimizer = build_adamw(
             self, self.learning_rate, self.learning_rate, self.weight_decay, 0.0, (0.9, 0.99)
         )

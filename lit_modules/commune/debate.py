@@ -1,87 +1,162 @@
-"""A debate: agents that are asked, in rounds, with what they hear from each other in between."""
+"""A debate: agents answer in rounds and exchange messages or thoughts between rounds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from triptych.datamodules.commune.debate_task import DebateTask, Question
+from triptych.datamodules.commune.debate_task import DebateTask, Question, one_per_question
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 
 # Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H all agents' states
 
+Heard = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Messages:
+    """The messages between two rounds of a debate by text.
+
+    Attributes:
+        by_agent: `by_agent[k][i]` are the messages that agent k receives with question i; None:
+            nobody receives any.
+    """
+
+    by_agent: Sequence[Heard] | None = None
+
+    def to(self, agent: int) -> Heard | None:
+        """Return an agent's messages, a list for each question; None if there are none.
+
+        >>> Messages([[["1: a"]], [["0: b"]]]).to(1), SILENCE.to(1)
+        ([['0: b']], None)
+        """
+        return None if self.by_agent is None else self.by_agent[agent]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all messages in UTF-8."""
+        return sum(
+            len(text.encode()) for heard in self.by_agent or [] for said in heard for text in said
+        )
+
+
+#: No messages: the first round, or an exchange of thoughts alone.
+SILENCE = Messages()
+
 
 class Debate:
-    """Asks agents the questions of a task.
+    """Puts the questions of a task to agents.
 
     Args:
         agents: The agents.
-        task: What they are asked.
+        task: Questions, prompts and messages.
     """
 
     def __init__(self, agents: Agents, task: DebateTask) -> None:
         self.agents = agents
         self.task = task
 
-    def prompt(
-        self,
-        questions: Sequence[Question],
-        agent: int,
-        messages: Sequence[Sequence[str]] | None = None,
+    def prompts(
+        self, questions: Sequence[Question], agent: int, heard: Heard | None = None
+    ) -> list[list[int]]:
+        """Return token ids of an agent's prompts.
+
+        Raises:
+            ValueError: if the task does not return one prompt for each question.
+        """
+        ids = self.task.encode(self.agents[agent].tokenizer, questions, agent, heard)
+        return one_per_question(self.task, "encode", ids, questions)
+
+    def padded_prompts(
+        self, questions: Sequence[Question], agent: int, heard: Heard | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Padded ids and mask of an agent's prompts."""
-        who = self.agents[agent]
-        return who.pad(self.task.encode(who.tokenizer, questions, agent, messages))
+        """Return left-padded ids (B, P) and the mask of an agent's prompts."""
+        return self.agents[agent].pad(self.prompts(questions, agent, heard))
 
     def reply_ids(
         self,
         questions: Sequence[Question],
         agent: int,
-        messages: Sequence[Sequence[str]] | None = None,
+        heard: Heard | None = None,
         prefix_BMD: Tensor | None = None,
     ) -> Tensor:
-        """Greedy replies of an agent, (B, T)."""
-        ids, mask = self.prompt(questions, agent, messages)
+        """Return an agent's greedy replies, (B, T)."""
+        ids, mask = self.padded_prompts(questions, agent, heard)
         return self.agents[agent].generate(ids, mask, self.task.max_new_tokens, prefix_BMD)
 
     def replies(
         self,
         questions: Sequence[Question],
-        messages: Sequence[Sequence[Sequence[str]]] | None = None,
+        messages: Messages = SILENCE,
         prefixes: Sequence[Tensor] | None = None,
     ) -> list[list[str]]:
-        """Every agent's replies.
+        """Return every agent's greedy replies as text.
 
         Args:
-            questions: What to ask.
-            messages: What each agent hears.
-            prefixes: What each agent thinks.
+            questions: Questions to ask.
+            messages: Messages that the agents receive.
+            prefixes: Each agent's prefix of thoughts; None: no thoughts.
         """
         return [
             agent.decode(
                 self.reply_ids(
                     questions,
                     number,
-                    None if messages is None else messages[number],
+                    messages.to(number),
                     None if prefixes is None else prefixes[number],
                 )
             )
             for number, agent in enumerate(self.agents)
         ]
 
+    def reference_replies(self, questions: Sequence[Question], agent: int) -> list[str] | None:
+        """Return the task's own replies of an agent; None if it knows none of this agent.
+
+        Raises:
+            ValueError: if the task does not return one reply for each question.
+        """
+        texts = self.task.reference_replies(questions, agent)
+        if texts is None:
+            return None
+        return one_per_question(self.task, "reference_replies", texts, questions)
+
+    def heard_by(
+        self,
+        agent: int,
+        questions: Sequence[Question],
+        replies: Sequence[Sequence[str]],
+        max_tokens: int | None = None,
+    ) -> Heard:
+        """Return the messages that one agent receives.
+
+        Args:
+            agent: Number of the agent.
+            questions: Questions that were asked.
+            replies: Every agent's replies to them.
+            max_tokens: Longest message; None: no limit.
+
+        Raises:
+            ValueError: if the task does not return a list of messages for each question.
+        """
+        heard = self.task.messages(questions, replies, agent, max_tokens)
+        return one_per_question(self.task, "messages", heard, questions)
+
     def hear(
         self,
         questions: Sequence[Question],
         replies: Sequence[Sequence[str]],
         max_tokens: int | None = None,
-    ) -> list[list[list[str]]]:
-        """What each agent hears of the others."""
-        return [
-            self.task.messages(questions, replies, agent, max_tokens)
-            for agent in range(len(self.agents))
-        ]
+    ) -> Messages:
+        """Return the messages that follow from every agent's replies."""
+        return Messages(
+            [
+                self.heard_by(agent, questions, replies, max_tokens)
+                for agent in range(len(self.agents))
+            ]
+        )
 
     @torch.no_grad()
     def states(
@@ -89,22 +164,22 @@ class Debate:
         questions: Sequence[Question],
         state: StateConfig,
         prefixes: Sequence[Tensor] | None = None,
-        messages: Sequence[Sequence[Sequence[str]]] | None = None,
+        messages: Messages = SILENCE,
     ) -> Tensor:
-        """All agents' states side by side, (B, H), on what they have read."""
+        """Return all agents' states side by side, (B, H), after they read prompt and prefix."""
         parts = []
         for number, agent in enumerate(self.agents):
-            heard = None if messages is None else messages[number]
             prefix = None if prefixes is None else prefixes[number]
-            parts.append(agent.states(*self.prompt(questions, number, heard), state, prefix))
+            ids, mask = self.padded_prompts(questions, number, messages.to(number))
+            parts.append(agent.states(ids, mask, state, prefix))
         return torch.cat(parts, 1)
 
     def correct(
         self, questions: Sequence[Question], replies: Sequence[Sequence[str]]
     ) -> tuple[int, int]:
-        """How many replies are right, and of how many."""
+        """Count the right replies, and all replies."""
         right = sum(
-            self.task.read_answer(reply) == question.answers[number]
+            self.task.read_answer(reply) == question.answer_of(number)
             for number, of_agent in enumerate(replies)
             for question, reply in zip(questions, of_agent, strict=True)
         )
@@ -112,13 +187,14 @@ class Debate:
 
 
 def end_mask(ids_BT: Tensor, agent: Agent) -> Tensor:
-    """True up to and with the first end token of each reply."""
-    is_end_BT = ids_BT == agent.tokenizer.eos_token_id
-    return is_end_BT.cumsum(1) - is_end_BT.long() == 0
+    """Return a mask that is True up to and including the first end token of each reply."""
+    is_end_BT = ids_BT == int(agent.tokenizer.eos_token_id)
+    earlier_BT = is_end_BT.cumsum(1) - is_end_BT.long()
+    return earlier_BT == 0
 
 
 def reply_tensors(agent: Agent, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Right-padded ids of replies with their end token, (B, T), and the mask of them."""
+    """Return right-padded ids of replies with their end token, (B, T), and their mask."""
     encoded = agent.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     rows = [[*ids, agent.tokenizer.eos_token_id] for ids in encoded]
     longest = max(map(len, rows))

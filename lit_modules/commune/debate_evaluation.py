@@ -1,8 +1,8 @@
-"""What a debate by text is worth: accuracy, consensus and bytes, alone and with messages.
+"""Accuracy, consensus and bytes of debates by text.
 
-single      what agents manage alone
-majority    each agent takes the answer that most gave alone
-text_*      a debate with messages of so many words, or whole ones
+single      agents alone, without messages
+majority    every agent takes the most frequent of the answers that they gave alone
+text_*      a debate with messages of a limited number of words, or whole ones (text_full)
 """
 
 from collections import Counter
@@ -14,16 +14,14 @@ from torch import Tensor
 from triptych.datamodules.commune.debate_task import Question
 from triptych.lit_modules.commune.debate import Debate
 
-Messages = list[list[list[str]]]
-
 
 class DebateEvaluation:
-    """Collects a validation epoch.
+    """Counts of a validation epoch.
 
     Args:
         debate: Agents and their task.
-        rounds: 2 or more, the first without messages.
-        text_budgets: Words of each message, beside whole ones.
+        rounds: Number of rounds, at least 2; the first is without messages.
+        text_budgets: Message lengths to compare, in words, beside whole messages.
     """
 
     def __init__(self, debate: Debate, rounds: int, text_budgets: Sequence[int]) -> None:
@@ -33,14 +31,14 @@ class DebateEvaluation:
         self.reset()
 
     def reset(self) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         self.right: Counter[str] = Counter()
         self.agreed: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
         self.num_replies = self.num_questions = 0
 
     def debate_by_text(self, questions: Sequence[Question]) -> list[list[str]]:
-        """Ask some questions alone and in debates; returns what the agents say alone."""
+        """Count replies alone and in debates; return the replies alone."""
         debate = self.debate
         self.num_questions += len(questions)
         self.num_replies += len(questions) * len(debate.agents)
@@ -51,14 +49,14 @@ class DebateEvaluation:
             name = "text_full" if budget is None else f"text_{budget}"
             replies = alone
             for _ in range(self.rounds - 1):
-                heard = debate.hear(questions, replies, budget)
-                self.sent_bytes[name] += _text_bytes(heard)
-                replies = debate.replies(questions, heard)
+                messages = debate.hear(questions, replies, budget)
+                self.sent_bytes[name] += messages.num_bytes
+                replies = debate.replies(questions, messages)
             self.count(name, questions, replies)
         return alone
 
     def majority(self, replies: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Every agent says what most answered; the first agent's answer among equals."""
+        """Replace every reply by one with the most frequent answer; in a tie, the first agent's."""
         chosen = []
         for of_question in zip(*replies, strict=True):
             answers = [self.debate.task.read_answer(reply) for reply in of_question]
@@ -70,7 +68,7 @@ class DebateEvaluation:
     def count(
         self, name: str, questions: Sequence[Question], replies: Sequence[Sequence[str]]
     ) -> None:
-        """Count what was right, and on how many questions all agents agree."""
+        """Count right replies, and questions on which all agents agree."""
         self.right[name] += self.debate.correct(questions, replies)[0]
         read = self.debate.task.read_answer
         for of_question in zip(*replies, strict=True):
@@ -78,10 +76,10 @@ class DebateEvaluation:
             self.agreed[name] += len(answers) == 1 and None not in answers
 
     def compute(self, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Accuracy and consensus of each condition, and bytes sent a question.
+        """Compute accuracy, consensus and bytes per question of each condition.
 
         Args:
-            reduce_sum: Adds counts over processes.
+            reduce_sum: Sum of a tensor over all processes.
         """
         names = list(self.right)
         counts = torch.tensor(
@@ -106,7 +104,7 @@ class DebateEvaluation:
         return values
 
     def table(self, values: dict[str, float]) -> list[tuple[str, str]]:
-        """The rows of the table at the end."""
+        """Return the rows of the summary table."""
         rows = []
         for name in self.right:
             text = f"{values[f'val/{name}/accuracy']:.3f}"
@@ -115,7 +113,3 @@ class DebateEvaluation:
                 text += f"   {sent:,.0f} bytes"
             rows.append((f"accuracy: {name.replace('_', ' ')}", text))
         return rows
-
-
-def _text_bytes(heard: Messages) -> int:
-    return sum(len(text.encode()) for of_agent in heard for said in of_agent for text in said)

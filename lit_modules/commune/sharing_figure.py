@@ -1,4 +1,4 @@
-"""A heatmap of who shares what: how much each latent matters to each agent."""
+"""A heatmap of how much each latent matters to each agent."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,14 @@ from torch import Tensor
 
 
 def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]) -> Figure:
-    """Draw the heatmap, latents ordered by how many agents share them, and which; and the counts.
+    """Draw the heatmap, and a bar chart of how many latents each number of agents shares.
+
+    Latents are ordered by the number of agents that share them, then by which agents.
 
     Args:
-        magnitude_KZ: Of each agent's part of each latent's column of the Jacobian.
-        relevant_KZ: bool; what was kept of it, marked by a dot.
-        names: The agents'.
+        magnitude_KZ: Magnitude of each agent's part of each latent's column of the Jacobian.
+        relevant_KZ: bool; the structure after thresholding, marked by a dot.
+        names: The agents' names.
     """
     num_agents, num_latents = relevant_KZ.shape
     pattern = [tuple((~relevant_KZ[:, z]).int().tolist()) for z in range(num_latents)]

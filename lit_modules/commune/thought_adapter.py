@@ -1,19 +1,19 @@
-"""The second half: an adapter that turns thoughts into prefixes, agents and codec frozen."""
+"""Training of an adapter that turns thoughts into prefixes; agents and codec are frozen."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from triptych.datamodules.commune.agent_states import StateCache
 from triptych.datamodules.commune.debate_task import Question
-from triptych.lit_modules.commune.debate import Debate, end_mask
+from triptych.lit_modules.commune.debate import SILENCE, Debate, Heard, Messages, end_mask
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation
 from triptych.lit_modules.commune.thought_interventions import Interventions, intervene
@@ -44,30 +44,31 @@ class ThoughtAdapter(DebatingModule):
 
         states of round 1 (cached) -> codec -> thoughts -> adapter -> prefix of each agent
         round 2: the agent answers with its prefix before the question
-        later rounds: its state is read again, the prefix included, and so on
+        later rounds: the state is read again, with the prefix, and gives the next thoughts
 
     Args:
         init_from: Exported folder of a codec with its agents, or the experiment that trains it.
         adapter: Routing and sizes.
-        loss: Weights, and how gradients are had.
-        reference: y_ref: what the agent replies after hearing the others in full (`text_debate`);
-            without a prefix (`no_prefix`, which rewards ignoring the prefix); or the task's own
-            replies (`task`).
-        rounds: 2 or more; the first is without thoughts.
-        train_on: `last` round, or the mean over `all` with thoughts.
-        text_between_rounds: Agents also hear each other's replies, as in the paper, in training
-            and in every condition with thoughts.
+        loss: Weights, and the gradient estimator.
+        reference: y_ref, the reply to imitate: the agent's own after hearing the others in full
+            (`text_debate`), or without a prefix (`no_prefix`, which rewards ignoring the prefix);
+            or the task's reference reply (`task`).
+        rounds: Number of rounds, at least 2; the first is without thoughts.
+        train_on: The loss is that of the `last` round, or the mean over `all` with thoughts.
+        text_between_rounds: Agents also receive messages of the others, as in the paper, in
+            training and in every condition with thoughts.
         learning_rate: Peak of Adam.
         warmup_steps: Steps of linear warm-up, then a cosine.
-        max_reference_tokens: Of y_ref: a brief continuation.
-        text_budgets: Words of each message in the debates by text to compare with, beside whole
-            ones.
-        probe_samples: Training questions whose messages leakage probes are fitted on; 0: no probe.
+        max_reference_tokens: Length of y_ref, a brief continuation.
+        text_budgets: Message lengths of the debates by text to compare with, in words, beside whole
+            messages.
+        probe_samples: Training questions to fit the leakage probes on; 0: no probe.
         intervention_samples: Held-out questions on which every latent is set to a low and to a high
-            value, to see whom it moves (`interventions.json`); 0: none.
+            value, to see which agents it affects (`interventions.json`); 0: none.
 
     Raises:
-        ValueError: if a number is out of range, or the structure leaves an agent without thoughts.
+        ValueError: if there are fewer than two rounds, or the structure leaves an agent without
+            thoughts.
 
     Source: 2510.20733. Deviations: see `prefix_adapter` and `thought_loss`.
     """
@@ -83,25 +84,16 @@ class ThoughtAdapter(DebatingModule):
         rounds: int = 2,
         train_on: Literal["last", "all"] = "last",
         text_between_rounds: bool = False,
-        learning_rate: float = 2e-3,
-        warmup_steps: int = 20,
-        max_reference_tokens: int = 64,
+        learning_rate: PositiveFloat = 2e-3,
+        warmup_steps: NonNegativeInt = 20,
+        max_reference_tokens: PositiveInt = 64,
         text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
-        probe_samples: int = 2048,
-        intervention_samples: int = 0,
+        probe_samples: NonNegativeInt = 2048,
+        intervention_samples: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("rounds", rounds, 2),
-            ("max_reference_tokens", max_reference_tokens, 1),
-            ("warmup_steps", warmup_steps, 0),
-            ("probe_samples", probe_samples, 0),
-            ("intervention_samples", intervention_samples, 0),
-        ):
-            if value < least:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"model.init_args.learning_rate is {learning_rate}: set it above 0")
+        if rounds < 2:
+            raise ValueError(f"model.init_args.rounds is {rounds}: an exchange has at least 2")
         self.model = ThoughtSystem.load(init_from)
         self.model.codec.requires_grad_(False)
         scales = [agent.embedding_rms for agent in self.agents]
@@ -125,16 +117,16 @@ class ThoughtAdapter(DebatingModule):
 
     @property
     def agents(self) -> Agents:
-        """Who exchanges thoughts."""
+        """The agents that exchange thoughts."""
         return self.model.agents
 
     @property
     def state(self) -> StateConfig:
-        """Which of their states is read."""
+        """The hidden state that is read from each agent."""
         return self.model.state
 
     def setup(self, stage: str) -> None:
-        """Meet the task."""
+        """Create the debate for the datamodule's task."""
         self.debate = Debate(self.agents, self.task)
         self.evaluation = ThoughtEvaluation(
             self.model, self.debate, self.rounds, self.text_between_rounds, self.text_budgets
@@ -143,8 +135,8 @@ class ThoughtAdapter(DebatingModule):
     # -- references -------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Write down what each agent should have said, once for all steps."""
-        self.train()  # agents and codec go back to evaluation mode whenever they are used
+        """Compute the reference replies, once for all steps."""
+        self.train()  # agents and codec return to eval mode whenever they are used
         questions = data_of(self).train_questions
         if is_dry_run(self):
             self._references = []
@@ -161,24 +153,23 @@ class ThoughtAdapter(DebatingModule):
         return references
 
     def _some_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
-        """Reference ids of each agent, cut after the end token."""
-        messages = None
+        """Return the reference ids of each agent, cut after the end token."""
+        messages = SILENCE
         if self.reference == "text_debate":
             messages = self.debate.hear(questions, self.debate.replies(questions))
         rows = []
         for number, agent in enumerate(self.agents):
             if self.reference == "task":
-                texts = self.task.reference_replies(questions, number)
+                texts = self.debate.reference_replies(questions, number)
                 if texts is None:
                     raise ValueError(
-                        "model.init_args.reference is task, but this task knows no replies: choose "
-                        "text_debate or no_prefix"
+                        "model.init_args.reference is task, but this task knows no replies of "
+                        f"agent {number}: choose text_debate or no_prefix"
                     )
                 encoded = agent.tokenizer(texts, add_special_tokens=False)["input_ids"]
                 ids = [torch.tensor([*row, agent.tokenizer.eos_token_id]) for row in encoded]
             else:
-                heard = None if messages is None else messages[number]
-                ids_BT = self.debate.reply_ids(questions, number, heard)
+                ids_BT = self.debate.reply_ids(questions, number, messages.to(number))
                 mask_BT = end_mask(ids_BT, agent)
                 ids = [row[keep].cpu() for row, keep in zip(ids_BT, mask_BT, strict=True)]
             rows.append([row[: self.max_reference_tokens] for row in ids])
@@ -187,14 +178,14 @@ class ThoughtAdapter(DebatingModule):
     # -- training ---------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch of questions: thoughts, prefixes, and what the agents say with them."""
+        """Compute the loss of a batch: thoughts, prefixes, and the agents' replies with them."""
         rows = batch["rows"].tolist()
         questions = [data_of(self).train_questions[row] for row in rows]
         if self._references:
             references = [[of_agent[row] for row in rows] for of_agent in self._references]
         else:
             references = self._some_references(questions)
-        states_BH, messages = batch["states"], None
+        states_BH, messages = batch["states"], SILENCE
         if self.text_between_rounds:
             messages = self.debate.hear(questions, self.debate.replies(questions))
         losses: list[Tensor] = []
@@ -218,12 +209,12 @@ class ThoughtAdapter(DebatingModule):
         questions: Sequence[Question],
         references: Sequence[Sequence[Tensor]],
         prefixes: Sequence[Tensor],
-        messages: Sequence[Sequence[Sequence[str]]] | None,
+        messages: Messages,
     ) -> Tensor:
-        terms = []
-        for agent, prefix_BMD in enumerate(prefixes):
-            heard = None if messages is None else messages[agent]
-            terms.append(self._terms(questions, references[agent], agent, prefix_BMD, heard))
+        terms = [
+            self._terms(questions, references[agent], agent, prefix_BMD, messages.to(agent))
+            for agent, prefix_BMD in enumerate(prefixes)
+        ]
         self.log("train/semantic_distance", torch.stack([t.semantic for t in terms]).mean())
         self.log("train/nll_nats_per_token", torch.stack([t.fluency for t in terms]).mean())
         return torch.stack([t.loss for t in terms]).mean()
@@ -234,10 +225,10 @@ class ThoughtAdapter(DebatingModule):
         references: Sequence[Tensor],
         agent: int,
         prefix_BMD: Tensor,
-        heard: Sequence[Sequence[str]] | None,
+        heard: Heard | None,
     ) -> ThoughtTerms:
         who, config = self.agents[agent], self.loss
-        ids, mask = self.debate.prompt(questions, agent, heard)
+        ids, mask = self.debate.padded_prompts(questions, agent, heard)
         lengths_B1 = torch.tensor([[len(row)] for row in references])
         ids_BT = pad_sequence(list(references), True, who.pad_id).to(self.device)
         mask_BT = (torch.arange(ids_BT.shape[1]) < lengths_B1).to(self.device)
@@ -269,13 +260,13 @@ class ThoughtAdapter(DebatingModule):
     # -- validation -------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Every condition on held-out questions."""
+        """Put held-out questions to the agents under every condition."""
         asked = data_of(self).val_questions
         questions = [asked[row] for row in batch["rows"].tolist()]
         self.evaluation.add(questions, batch["states"])
 
     def on_validation_epoch_end(self) -> None:
-        """Accuracies, bytes, consensus; what messages give away."""
+        """Log accuracies, bytes, consensus, leakage and effects of interventions."""
         values = self.debated_values()
         if self.probe_samples and self.task.num_private_classes and not is_dry_run(self):
             data = data_of(self)
@@ -299,7 +290,7 @@ class ThoughtAdapter(DebatingModule):
         self.sample_rows = self.evaluation.samples
 
     def _intervene(self) -> Interventions:
-        """Set latents by hand; leaves `interventions.json`."""
+        """Intervene on every latent and write `interventions.json`."""
         data = data_of(self)
         cache: StateCache = data.caches["val"]
         rows = range(min(self.intervention_samples, len(cache)))
@@ -315,12 +306,12 @@ class ThoughtAdapter(DebatingModule):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen agents out."""
+        """Leave the frozen agents out of the checkpoint."""
         for name in [n for n in checkpoint["state_dict"] if n.startswith("model.agents.")]:
             del checkpoint["state_dict"][name]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, warm-up and cosine."""
+        """Return Adam over the adapter, with warm-up and cosine."""
         assert self.model.adapter is not None
         parameters = [p for p in self.model.adapter.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(

@@ -1,4 +1,4 @@
-"""A codec on the states of frozen agents, and the structure that its decoder shows."""
+"""Training of a codec on the states of frozen agents, and the structure of its decoder."""
 
 import json
 import math
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
@@ -45,18 +46,19 @@ LATENT_STATISTICS_ROWS = 8192
 
 @dataclass(frozen=True)
 class CodecSizes:
-    """Sizes of the codec; the agents' states say the rest.
+    """Sizes of the codec; the remaining sizes are those of the agents' states.
 
     Args:
         num_latents: Z, the paper's n_z.
         encoder_hidden: Widths of the encoder's hidden layers; none: linear.
-        decoder_hidden: The same of the decoder.
+        decoder_hidden: Widths of the decoder's hidden layers; none: linear.
         activation: `leaky_relu` or `gelu`.
-        private_per_agent: So many latents of each agent are read from its state alone (the masked
-            encoder, ours), and the rest from all. 0: all from all, as in the paper.
+        private_per_agent: Number of latents per agent that are read from its state alone (the
+            masked encoder, ours); the rest are read from all states. 0: no such latents, as in the
+            paper.
         private_hidden: Widths of the hidden layers of encoders of private latents; none: linear.
-            Adversaries go by squared errors, which see what moves the mean of a private latent. A
-            linear encoder cannot put evidence anywhere else.
+            Adversaries minimise squared errors, so they detect changes in the mean of a private
+            latent. A linear encoder cannot encode evidence in any other way.
     """
 
     num_latents: int = 32
@@ -67,7 +69,7 @@ class CodecSizes:
     private_hidden: list[int] = field(default_factory=list)
 
     def of(self, agents: Agents) -> ThoughtCodecConfig:
-        """The codec for these agents.
+        """Return the codec's configuration for these agents.
 
         Raises:
             ValueError: if there are more private latents than latents.
@@ -96,14 +98,14 @@ class CodecSizes:
 
 @dataclass(frozen=True)
 class StructureConfig:
-    """How the structure is read off the decoder.
+    """Settings for reading the structure off the decoder.
 
     Args:
-        statistic: Over samples and the rows of an agent, of the Jacobian's elements.
+        statistic: Statistic of the Jacobian's elements over samples and an agent's rows.
         threshold: Share of the largest magnitude above which a latent matters to an agent; null:
-            in the middle of the widest gap.
-        num_samples: Held-out questions whose Jacobian is looked at.
-        num_bootstraps: Resamplings of them.
+            the middle of the widest gap.
+        num_samples: Held-out questions at which the Jacobian is evaluated.
+        num_bootstraps: Bootstrap resamplings of them.
     """
 
     statistic: Statistic = "rms"
@@ -122,26 +124,28 @@ class ThoughtAutoencoder(LightningModule):
     Args:
         init_from: Exported folder of agents, or the experiment that trains them.
         agents: Pretrained agents, in place of `init_from`.
-        state: Which hidden state is read.
-        codec: Sizes.
-        penalty: On the decoder's Jacobian; null: none. The paper's is `{norm: l1, reduction: sum}`.
+        state: The hidden state that is read.
+        codec: Sizes of the codec.
+        penalty: Penalty on the decoder's Jacobian; null: none. The paper's is
+            `{norm: l1, reduction: sum}`.
         penalty_weight: lambda.
-        decorrelation_weight: Of the decorrelation.
-        adversary_weight: Of what an adversary finds of private latents in the shared ones, which
-            the encoder is trained to hide; needs `codec.private_per_agent`.
-        outsider_weight: Of what another one finds of an agent's private latents in the others'
-            states, so that shared evidence is kept by shared latents; likewise.
-        channel_noise: Standard deviation of noise on shared latents before decoder and adversary
-            read them, so that they are learned as they arrive under `routing.noise` of the adapter.
-        structure: How the structure is read.
-        learning_rate: Of Adam: the peak of one cycle, or constant.
+        decorrelation_weight: Weight of the decorrelation term.
+        adversary_weight: Weight against an adversary that predicts private latents from shared
+            ones; the encoder learns to hide them. Needs `codec.private_per_agent`.
+        outsider_weight: Weight against an adversary that predicts an agent's private latents from
+            the others' states, so that shared evidence moves to shared latents. Needs
+            `codec.private_per_agent`.
+        channel_noise: Standard deviation of noise that is added to shared latents before decoder
+            and adversary read them, as `routing.noise` of the adapter does later.
+        structure: Settings for reading the structure.
+        learning_rate: Rate of Adam: the peak of one cycle, or constant.
         schedule: `one_cycle` or `constant`.
-        penalty_ramp_share: Share of the steps over which the weights of the penalty and against
-            adversaries rise.
+        penalty_ramp_share: Share of the steps over which the weights of the penalty and of the
+            adversaries rise from 0.
 
     Raises:
-        ValueError: if not exactly one of `init_from` and `agents` is given, or a number is out of
-            range.
+        ValueError: if not exactly one of `init_from` and `agents` is given, or adversaries have no
+            private latents.
 
     Source: 2510.20733; its authors are quoted with lambda 0.01, a learning rate of 1e-5 and
     batches of 128. Deviations: z-scores, unit variance, decorrelation, schedules, adversary.
@@ -154,15 +158,15 @@ class ThoughtAutoencoder(LightningModule):
         state: StateConfig = StateConfig(),  # noqa: B008 (frozen)
         codec: CodecSizes = CodecSizes(),
         penalty: JacobianPenalty | None = None,
-        penalty_weight: float = 0.3,
-        decorrelation_weight: float = 1.0,
-        adversary_weight: float = 0.0,
-        outsider_weight: float = 0.0,
-        channel_noise: float = 0.0,
+        penalty_weight: NonNegativeFloat = 0.3,
+        decorrelation_weight: NonNegativeFloat = 1.0,
+        adversary_weight: NonNegativeFloat = 0.0,
+        outsider_weight: NonNegativeFloat = 0.0,
+        channel_noise: NonNegativeFloat = 0.0,
         structure: StructureConfig = StructureConfig(),
-        learning_rate: float = 4e-3,
+        learning_rate: NonNegativeFloat = 4e-3,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
-        penalty_ramp_share: float = 0.1,
+        penalty_ramp_share: ClosedUnitInterval = 0.1,
     ) -> None:
         super().__init__()
         if (init_from is None) == (agents is None):
@@ -170,16 +174,6 @@ class ThoughtAutoencoder(LightningModule):
                 "model.init_args.init_from names trained agents and model.init_args.agents "
                 "pretrained ones: give one of them"
             )
-        for name, value in (
-            ("penalty_weight", penalty_weight),
-            ("decorrelation_weight", decorrelation_weight),
-            ("adversary_weight", adversary_weight),
-            ("outsider_weight", outsider_weight),
-            ("channel_noise", channel_noise),
-            ("learning_rate", learning_rate),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least 0")
         if (adversary_weight or outsider_weight) and not codec.private_per_agent:
             raise ValueError(
                 "model.init_args.adversary_weight and outsider_weight need latents that are "
@@ -208,30 +202,30 @@ class ThoughtAutoencoder(LightningModule):
 
     @property
     def agents(self) -> Agents:
-        """Whose states are read."""
+        """The agents that states are read from."""
         return self.model.agents
 
     @property
     def state(self) -> StateConfig:
-        """Which are read."""
+        """The hidden state that is read from each agent."""
         return self.model.state
 
     def on_fit_start(self) -> None:
-        """Take the states' statistics, once."""
-        self.train()  # the agents have been read already, and went into evaluation mode
+        """Fit the mean and scale of the states, once."""
+        self.train()  # reading the agents' states has put them into eval mode
         if not self.model.codec.standardizer.is_fitted:
             cache: StateCache = data_of(self).caches["train"]
             device = self.device
             self.model.codec.fit_statistics(batch.to(device) for batch in cache.batches())
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """One batch of states."""
+        """Compute the loss of a batch of states."""
         codec = self.model.codec
         scores_BH = codec.standardize(batch["states"])
         latents_BZ = codec.encode_scores(scores_BH)
         arrived_BZ = self._send(latents_BZ)
         error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
-        loss = error
+        loss: Tensor = error
         if self.decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
             self.log("train/decorrelation", spread.detach())
@@ -252,11 +246,11 @@ class ThoughtAutoencoder(LightningModule):
         return loss
 
     def _send(self, latents_BZ: Tensor) -> Tensor:
-        """Shared latents as they arrive; private ones as they are."""
+        """Add the channel's noise to shared latents."""
         if not self.channel_noise:
             return latents_BZ
         is_shared_Z = self.model.codec.may_matter().all(0)
-        noise_BZ = self.channel_noise * torch.randn_like(latents_BZ)
+        noise_BZ: Tensor = self.channel_noise * torch.randn_like(latents_BZ)
         return latents_BZ + noise_BZ * is_shared_Z.to(noise_BZ)
 
     def _ramp(self) -> float:
@@ -264,13 +258,13 @@ class ThoughtAutoencoder(LightningModule):
         return min(1.0, self.global_step / steps) if steps else 1.0
 
     def on_validation_epoch_start(self) -> None:
-        """Take the latents' statistics of many states, in place of a running mean of batches."""
+        """Fit the latents' statistics on many states, in place of a running mean over batches."""
         cache: StateCache = data_of(self).caches["train"]
         rows = range(min(LATENT_STATISTICS_ROWS, len(cache)))
         self.model.codec.fit_latent_statistics(cache.rows(rows).to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """How much of the states comes back."""
+        """Log the share of the states' variance that the codec reconstructs."""
         codec = self.model.codec
         scores_BH = codec.standardize(batch["states"])
         error = (codec.decoder(codec.encode_scores(scores_BH)) - scores_BH).square().mean()
@@ -298,7 +292,7 @@ class ThoughtAutoencoder(LightningModule):
         magnitude_KZ = agent_magnitude(magnitude_HZ, codec.state_sizes, config.statistic)
         threshold = widest_gap(magnitude_KZ) if config.threshold is None else config.threshold
         support = binarize(magnitude_KZ, threshold, relative=True)
-        # What is read from one agent is its own, whatever others' decoders make of it.
+        # A latent that is read from one agent alone is its own, whatever other decoders use.
         relevant_KZ = support.mask & codec.may_matter().to(support.mask.device)
         sharing = Sharing(relevant_KZ)
         squares_NKZ = sample_agent_squares(codec.decoder, latents_NZ, codec.state_sizes)
@@ -328,7 +322,7 @@ class ThoughtAutoencoder(LightningModule):
         return sharing
 
     def on_train_end(self) -> None:
-        """Write the report with its figure; say what is wrong with the structure."""
+        """Write the report with its figure, and warn of alarms."""
         if not self.trainer.is_global_zero or not self._report:
             return
         for finding in self.findings:
@@ -345,19 +339,19 @@ class ThoughtAutoencoder(LightningModule):
             figure.savefig(folder / "figures" / "sharing.png", dpi=150)
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """What was found, for the table at the end."""
+        """Return the findings as rows of the summary table."""
         return [
             (("ALARM: " if finding.is_alarm else "") + finding.name, finding.explanation)
             for finding in self.findings
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen agents out."""
+        """Leave the frozen agents out of the checkpoint."""
         for name in [n for n in checkpoint["state_dict"] if n.startswith("model.agents.")]:
             del checkpoint["state_dict"][name]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam over the codec (and the adversaries)."""
+        """Return Adam over the codec and the adversaries."""
         parts = {
             "codec": self.model.codec,
             "adversary": self.adversary,

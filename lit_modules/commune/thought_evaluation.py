@@ -1,11 +1,11 @@
-"""What thoughts are worth: accuracy with them, without them, and with thoughts that are not theirs.
+"""Accuracy with thoughts, without them, and with controls in their place.
 
-thought             the real thing
-no_prefix           the last round without a prefix (with what was heard, if anything)
-zero, constant      prefixes of zeros; of the mean thought
-shuffled            every question with the thoughts of another one
+thought             prefixes of the question's thoughts
+no_prefix           the last round without a prefix (with messages, if there are any)
+zero, constant      prefixes of zeros; prefixes of the mean thought
+shuffled            every question with the thoughts of another question
 
-Beside what `debate_evaluation` has: single agents, a majority, and debates by text.
+These are measured beside the conditions of `debate_evaluation`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from triptych.datamodules.commune.debate_task import Question
-from triptych.lit_modules.commune.debate import Debate
-from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation, Messages
+from triptych.lit_modules.commune.debate import SILENCE, Debate, Messages
+from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.metrics.commune.leakage_probe import probe_accuracy
 from triptych.models.commune.thought_system import ThoughtSystem
 
@@ -26,17 +26,17 @@ BYTES_PER_NUMBER = 4
 
 
 class ThoughtEvaluation(DebateEvaluation):
-    """Collects a validation epoch.
+    """Counts of a validation epoch, with and without thoughts.
 
     Args:
         system: Agents, codec, adapter.
-        debate: That asks them.
+        debate: The agents with the task.
         rounds: As in training.
         text_between_rounds: As in training.
-        text_budgets: Words of each message, beside whole ones.
+        text_budgets: Message lengths to compare, in words, beside whole messages.
 
     Attributes:
-        samples: Rows of a table.
+        samples: Rows for the table of samples.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class ThoughtEvaluation(DebateEvaluation):
         super().__init__(debate, rounds, text_budgets)
 
     def reset(self) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         super().reset()
         self.samples = []
 
     @torch.no_grad()
     def add(self, questions: Sequence[Question], states_BH: Tensor) -> None:
-        """Ask some questions under every condition."""
+        """Put questions to the agents under every condition, and count."""
         debate = self.debate
         alone = self.debate_by_text(questions)
-        messages = debate.hear(questions, alone) if self.text_between_rounds else None
+        messages = debate.hear(questions, alone) if self.text_between_rounds else SILENCE
         self.count("no_prefix", questions, debate.replies(questions, messages))
         latents_BZ = self.system.think(states_BH)
         for name, change in (
@@ -84,10 +84,10 @@ class ThoughtEvaluation(DebateEvaluation):
         self,
         questions: Sequence[Question],
         latents_BZ: Tensor,
-        messages: Messages | None,
+        messages: Messages,
         change: Callable[[Tensor], Tensor] | None,
     ) -> list[list[str]]:
-        """Replies of the last round; None as a change: prefixes of zeros."""
+        """Return the replies of the last round; with `change` None, prefixes are zeros."""
         prefixes: list[Tensor] = []
         for number in range(1, self.rounds):
             prefixes = self.system.prefixes(change(latents_BZ) if change else latents_BZ)
@@ -96,7 +96,7 @@ class ThoughtEvaluation(DebateEvaluation):
             if number < self.rounds - 1:
                 states_BH = self.debate.states(questions, self.system.state, prefixes, messages)
                 latents_BZ = self.system.think(states_BH)
-                if messages is not None:
+                if self.text_between_rounds:
                     said = self.debate.replies(questions, messages, prefixes)
                     messages = self.debate.hear(questions, said)
         return self.debate.replies(questions, messages, prefixes)
@@ -112,8 +112,8 @@ class ThoughtEvaluation(DebateEvaluation):
                 self.samples.append(
                     {
                         "agent": self.debate.agents.names[agent],
-                        "evidence": str(questions[number].evidence[agent]),
-                        "expected": questions[number].answers[agent],
+                        "evidence": str(questions[number].evidence_of(agent)),
+                        "expected": questions[number].answer_of(agent),
                         "alone": alone[agent][number],
                         "with thoughts": of_agent[number],
                     }
@@ -127,7 +127,7 @@ class ThoughtEvaluation(DebateEvaluation):
         held_out_BZ: Tensor,
         held_out_private_BK: Sequence[Sequence[int]],
     ) -> dict[str, float]:
-        """What an agent's thoughts give away of each other agent's private evidence, on average."""
+        """Return the mean accuracy of probes that read others' private evidence from thoughts."""
         adapter = self.system.adapter
         assert adapter is not None
         num_classes = self.debate.task.num_private_classes
@@ -157,7 +157,7 @@ class ThoughtEvaluation(DebateEvaluation):
         }
 
     def table(self, values: dict[str, float]) -> list[tuple[str, str]]:
-        """The rows of the table at the end."""
+        """Return the rows of the summary table."""
         rows = super().table(values)
         chance = self.debate.task.num_private_classes
         for kind in ("linear", "nonlinear"):

@@ -1,8 +1,8 @@
-"""do(z_j = v) on trained agents: decoded states, prefixes and replies, against the structure.
+"""Effects of do(z_j = v) on decoded states, prefixes and replies, against the structure.
 
-decoded state   should move where the recovered structure says that the latent matters
-prefix          must move only where the latent is routed to the agent
-reply           likewise
+decoded state   should change where the recovered structure says that the latent matters
+prefix          must change only where the latent is routed to the agent
+reply           must change only where the latent is routed to the agent
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ from triptych.objectives.commune.structure.interventions import (
     intervention_effects,
 )
 
-# Shapes: B questions, S questions once for every value, Z latents, K agents, T reply positions
+# Shapes: B questions, S = B times the number of values, Z latents, K agents, T reply positions
 
 VALUES = (-1.5, 1.5)
 
 
 @dataclass(frozen=True)
 class Interventions:
-    """What moved.
+    """Effects of each latent on each agent.
 
     Attributes:
-        state_KZ: Root mean square move of each agent's decoded state, in standard deviations.
-        prefix_KZ: Of its prefix, in root mean squares of its embeddings.
-        reply_KZ: Share of its replies that changed.
-        relevant_KZ: bool; the structure.
-        routed_KZ: bool; what each agent is sent.
+        state_KZ: Root mean square change of the decoded state, in standard deviations.
+        prefix_KZ: Root mean square change of the prefix, over that of the agent's embeddings.
+        reply_KZ: Share of the replies that changed.
+        relevant_KZ: bool; the recovered structure.
+        routed_KZ: bool; True where the latent is sent to the agent.
     """
 
     state_KZ: Tensor
@@ -48,7 +48,7 @@ class Interventions:
     routed_KZ: Tensor
 
     def checks(self) -> dict[str, EffectCheck]:
-        """Each kind of effect against what should have one."""
+        """Compare each kind of effect with the latents that should have one."""
         return {
             "state": check_effects(self.state_KZ, self.relevant_KZ),
             "prefix": check_effects(self.prefix_KZ, self.routed_KZ),
@@ -56,7 +56,7 @@ class Interventions:
         }
 
     def values(self) -> dict[str, float]:
-        """To be logged; what is not defined is left out."""
+        """Return the metrics to log, without undefined ones."""
         values = {}
         for name, check in self.checks().items():
             values[f"val/do/{name}/expected_effect"] = check.mean_expected
@@ -65,7 +65,7 @@ class Interventions:
         return {name: value for name, value in values.items() if value == value}
 
     def table(self) -> list[tuple[str, str]]:
-        """Rows for the table at the end."""
+        """Return rows for the summary table."""
         where = {"state": "relevant", "prefix": "routed", "reply": "routed"}
         return [
             (
@@ -77,7 +77,7 @@ class Interventions:
         ]
 
     def report(self) -> dict[str, Any]:
-        """Everything as lists, by agent and latent."""
+        """Return everything as lists by agent and latent, for JSON."""
         return {
             "values": list(VALUES),
             **{name: tensor.tolist() for name, tensor in vars(self).items()},
@@ -92,9 +92,9 @@ def intervene(
 
     Args:
         system: Agents, codec and adapter.
-        debate: Of these agents.
-        questions: What they are asked.
-        states_BH: Their states on reading it.
+        debate: These agents with their task.
+        questions: Questions to ask.
+        states_BH: The agents' states after reading the questions.
     """
     adapter = system.adapter
     assert adapter is not None
@@ -116,7 +116,7 @@ def intervene(
     def replies(latents_SZ: Tensor) -> list[Tensor]:
         made = send(latents_SZ)
         ids = [debate.reply_ids(asked, k, None, prefix) for k, prefix in enumerate(made)]
-        # generation stops when all replies have ended, sooner or later
+        # Generation stops when all replies have ended, so lengths differ between calls.
         longest, pad = debate.task.max_new_tokens, [agent.pad_id for agent in debate.agents]
         return [
             F.pad(part, (0, longest - part.shape[1]), value=pad[k]) for k, part in enumerate(ids)

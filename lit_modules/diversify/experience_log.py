@@ -1,4 +1,4 @@
-"""What is logged of every training step of a policy, and what is said once."""
+"""Metrics and one-time messages about the training steps of a policy."""
 
 import math
 import time
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from triptych.lit_modules.trainer_parts import sum_over_ranks
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_samples
 from triptych.objectives.diversify.experience import Experience
@@ -19,7 +19,7 @@ from triptych.objectives.diversify.mara import Mara
 
 # Shapes: B completions
 
-# So many steps without a completion at the threshold are no accident.
+# After this many steps without a completion at the threshold, the user is warned.
 _STEPS_BEFORE_WARNING = 20
 _SECONDS_BETWEEN_RATES = 2.0
 _COUNTED = ("failed_samples", "above_samples", "num_steps", "_has_warned_of_threshold")
@@ -29,18 +29,18 @@ class ExperienceLog:
     """Logs means over the completions of all processes, and counts.
 
     Args:
-        module: Whose log it is.
-        mara: How its rewards are augmented, if they are.
-        beta: Strength of its KL.
+        module: Module that the metrics are logged on.
+        mara: Augmentation of the rewards; None: not augmented.
+        beta: Coefficient of the KL.
 
     Attributes:
-        failed_samples: Completions that could not be scored, so far.
-        above_samples: Completions at MARA's threshold, so far.
-        num_steps: Training steps, so far.
+        failed_samples: Number of completions so far that could not be scored.
+        above_samples: Number of completions so far at or above MARA's threshold.
+        num_steps: Number of training steps so far.
     """
 
     def __init__(self, module: LightningModule, mara: Mara | None, beta: float) -> None:
-        # In a tuple: it is not this object's to save or to print.
+        # Wrapped in a tuple to keep it out of `state_dict` and `repr`.
         self._module = (module,)
         self.mara = mara
         self.beta = beta
@@ -53,7 +53,7 @@ class ExperienceLog:
 
     @property
     def module(self) -> LightningModule:
-        """Whose log it is."""
+        """The module that the metrics are logged on."""
         return self._module[0]
 
     @torch.no_grad()
@@ -61,27 +61,28 @@ class ExperienceLog:
         """Log a training step.
 
         Args:
-            experience: With the log-probabilities of the policy that sampled.
-            reward_name: How the reward is called where it failed.
+            experience: Experience with the log-probabilities of the sampling policy.
+            reward_name: Name of the reward in warnings about failures.
         """
         log = self.module.log
-        rollout, augmentation = experience.rollout, experience.augmentation
+        rollout = experience.rollout
         assert experience.old_log_prob_BT is not None
         log_prob_B = experience.old_log_prob_BT.sum(-1)
-        scored_B, above_B = ~experience.reward.isnan(), augmentation.above_B
+        scored_B, above_B = ~experience.reward.isnan(), experience.above_threshold
         everyone_B = torch.ones_like(scored_B)
         length_B = rollout.num_tokens
         means = {
             "train/reward": (experience.reward, scored_B),
-            "train/augmented_reward": (augmentation.reward_B, scored_B),
+            "train/augmented_reward": (experience.augmented_reward, scored_B),
             "train/kl_nats": (log_prob_B - experience.reference_log_prob, everyone_B),
             "train/entropy_nats": (-log_prob_B, everyone_B),
             "train/finished_share": (rollout.finished_B, everyone_B),
             "train/tokens_per_completion": (length_B, everyone_B),
             "train/distinct_share": (_first_of_their_text(rollout), everyone_B),
         }
-        if self.mara is not None:
-            moved_B = (experience.anchor_reward_B - experience.reward).abs()
+        augmentation = experience.augmentation
+        if augmentation is not None:
+            moved_B = (augmentation.anchor_reward_B - experience.reward).abs()
             means |= {
                 "train/above_threshold_share": (above_B, everyone_B),
                 "train/anchor_shift_nats": (augmentation.shift_B, above_B),
@@ -92,7 +93,7 @@ class ExperienceLog:
                 log("train/threshold", augmentation.threshold)
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
-        # What only came too late has no reward and no error.
+        # A sample that only exceeded its time has no reward and no error.
         num_failed = len(experience.scores.errors)
         sums = self.over_ranks(
             [torch.where(kept_B, value_B.double(), 0.0).sum() for value_B, kept_B in means.values()]
@@ -156,39 +157,39 @@ class ExperienceLog:
         )
 
     def tell(self, findings: Sequence[Any]) -> None:
-        """Say what settings or samples must lead to."""
+        """Print findings about settings or samples."""
         for finding in findings:
             rank_zero_info(f"settings: {finding}")
 
     def restart_clock(self) -> None:
-        """Leave out of the rate what happened so far."""
+        """Restart the measurement of samples per second."""
         self._samples_since, self._since = 0, time.perf_counter()
 
     def over_ranks(self, values: Sequence[Any]) -> list[float]:
-        """Sums over the processes, of all values in one reduction."""
+        """Sum values over the processes, all in one reduction."""
         device = self.module.device
         own = torch.stack([torch.as_tensor(value, device=device).double() for value in values])
-        totals: list[float] = sum_over_ranks(self.module, own).tolist()
+        totals: list[float] = sum_over_ranks(self.module.trainer, own).tolist()
         return totals
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Rows of the table at the end: what could not be scored."""
+        """Return summary rows: the number of completions that could not be scored."""
         if not self.failed_samples:
             return []
         return [("completions that could not be scored", f"{self.failed_samples:,}")]
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted."""
+        """Return the counts."""
         return {name: getattr(self, name) for name in _COUNTED}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         for name in _COUNTED:
             setattr(self, name, state_dict[name])
 
 
 def _first_of_their_text(rollout: Rollout) -> Tensor:
-    """True for the first completion of each text in its group: bool (B,)."""
+    """Return a mask of the first completion of each text in its group: bool (B,)."""
     seen: set[tuple[int, str]] = set()
     first = []
     for group, text in zip(rollout.group_B.tolist(), rollout.texts, strict=True):

@@ -1,6 +1,5 @@
-"""What a validation pass over held-out prompts adds up to: reward, distance, diversity, modes."""
+"""Metrics of a validation pass over held-out prompts: reward, KL, diversity, modes."""
 
-import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torchmetrics import Metric
 from triptych.metrics.completion_means import CompletionMeans
 from triptych.metrics.diversify.distinct_answers import DistinctAnswers, TaggedAnswer
 from triptych.metrics.diversify.mode_coverage import ModeCoverage
-from triptych.metrics.diversify.prompt_metric import samples_by_group
+from triptych.metrics.diversify.prompt_metric import PromptMetric, samples_by_group
 from triptych.metrics.diversify.text_diversity import DistinctNgrams
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.rewards.answer_in_set import AnswerInSet
@@ -21,14 +20,14 @@ from triptych.objectives.rewards.composed import ComposedReward
 
 # Shapes: B completions, k completions of a prompt
 
-#: What is measured of every completion.
+#: Measures of every completion.
 MEANS = ("reward", "kl_nats", "entropy_nats", "finished_share", "tokens_per_completion")
-#: Answers that are none of the known ones, in `mode_counts`.
+#: Key in `mode_counts` of answers that are not known ones.
 NO_MODE = "(none of them)"
 
 
 class AnswerMode:
-    """Finds the known answer that a completion gives, by the rules of its reward.
+    """Finds the known answer that a completion gives, read as its reward reads it.
 
     Args:
         read_answer: Reads a completion's answer.
@@ -38,7 +37,7 @@ class AnswerMode:
         self.read_answer = read_answer
 
     def __call__(self, text: str, modes: Sequence[Sequence[str]]) -> int | None:
-        """Number of the mode whose name the answer is, or None."""
+        """Return the number of the mode with this answer as a name, or None."""
         answer = self.read_answer(text)
         if answer is None:
             return None
@@ -48,25 +47,24 @@ class AnswerMode:
 
 
 class PolicyEvaluation:
-    """Collects a validation epoch over all ranks, apart for each set of held-out prompts.
+    """Collects a validation epoch over all ranks, separately for each set of held-out prompts.
 
-    Always: reward, KL to the reference and entropy (both of whole completions, estimated from the
-    samples), share of completions that ended, distinct-n. Where the reward is an `AnswerInSet` (or
-    has one as its part) and a prompt lists its answers: entropy and coverage of these, different
-    answers and different right ones among the k samples.
+    Always measured: reward, KL to the reference and entropy (both of whole completions, estimated
+    from the samples), share of finished completions, distinct-n. If the reward is an `AnswerInSet`
+    (or contains one) and a prompt lists its answers: entropy and coverage of these, and the numbers
+    of different answers and of different right ones among the k samples.
 
     Args:
-        reward: The reward, to find out how answers are read.
-        metrics: Further metrics of samples. `update(samples)` gets the texts of each prompt; one
-            that takes `scores` gets their rewards too.
-        num_tables: Completions kept for the table from each set.
+        reward: The reward, which defines how answers are read.
+        metrics: Further metrics of samples.
+        num_tables: Completions of each set kept for the table.
 
     Attributes:
         samples: Rows of a table of completions.
-        mode_counts: Set -> category -> how often each known answer was given, on this rank.
+        mode_counts: Set -> category -> count of each known answer, on this rank.
     """
 
-    def __init__(self, reward: Reward, metrics: Sequence[Metric], num_tables: int) -> None:
+    def __init__(self, reward: Reward, metrics: Sequence[PromptMetric], num_tables: int) -> None:
         self.answers = answers_of(reward)
         self.further = list(metrics)
         self.num_tables = num_tables
@@ -76,17 +74,17 @@ class PolicyEvaluation:
         self.mode_counts: dict[str, dict[str, Counter[str]]] = {}
 
     def reset(self, device: torch.device) -> None:
-        """Begin an epoch, with sums kept on a device that all ranks can exchange."""
+        """Start an epoch, with states on a device on which all ranks can communicate."""
         self.device = device
         self.samples, self.mode_counts = [], {}
         for metric in self.metrics.values():
             metric.reset()
 
     def prepare(self, name: str, record: Mapping[str, Any]) -> None:
-        """Make the metrics of a set, on every rank, whether it has prompts of it or not.
+        """Create the metrics of a set; call it on every rank, even one without prompts of the set.
 
         Args:
-            name: The set.
+            name: Name of the set.
             record: One of its prompts.
         """
         self._metric(f"{name}/", lambda: CompletionMeans(MEANS))
@@ -99,7 +97,7 @@ class PolicyEvaluation:
             self._metric(f"{name}/modes", lambda: ModeCoverage(find_mode=AnswerMode(read)))
 
     def add(self, name: str, experience: Experience) -> None:
-        """Count the completions of some prompts of the set `name`, once it was prepared."""
+        """Add the completions of some prompts of the prepared set `name`."""
         rollout = experience.rollout
         values = (
             experience.reward,
@@ -112,10 +110,9 @@ class PolicyEvaluation:
         samples = samples_by_group(rollout.texts, rollout.group_B)
         scores = _by_group(experience.reward, rollout.group_B)
         self.metrics[f"{name}/words"].update(samples)
-        for number in range(len(self.further)):
-            metric = self.metrics[f"{name}/#{number}"]
-            takes_scores = "scores" in inspect.signature(metric.update).parameters
-            metric.update(samples, **({"scores": scores} if takes_scores else {}))
+        for number, metric in enumerate(self.further):
+            options = {"scores": scores} if metric.takes_scores else {}
+            self.metrics[f"{name}/#{number}"].update(samples, **options)
         self._add_answers(name, experience, samples)
         room = max(0, self.num_tables - sum(row["set"] == name for row in self.samples))
         self.samples += completion_rows(experience, name)[:room]
@@ -140,22 +137,18 @@ class PolicyEvaluation:
                 counts[NO_MODE if mode is None else modes[mode]] += 1
 
     def compute(self) -> dict[str, Tensor]:
-        """Every number of the epoch under its log key; a collective under DDP."""
+        """Compute all numbers of the epoch, by log key; a collective under DDP."""
         values: dict[str, Tensor] = {}
         for name, metric in self.metrics.items():
-            result = metric.compute()
-            if isinstance(result, dict):
-                prefix = f"val/{name.rpartition('/')[0]}/"
-                values |= {prefix + key: value for key, value in result.items()}
-            else:
-                values[f"val/{name.rpartition('/')[0]}/{type(metric).__name__}"] = result
-        return {name: value.float() for name, value in values.items()}
+            prefix = f"val/{name.rpartition('/')[0]}/"
+            values |= {prefix + key: value.float() for key, value in metric.compute().items()}
+        return values
 
     def entropy_over_prompts(self) -> dict[str, float]:
-        """Entropy in bits of the known answers of each set, samples of all prompts together.
+        """Compute the entropy in bits of each set's known answers, over all its prompts together.
 
-        Only for sets whose prompts all have the same answers (one category): there ten samples of
-        each of many prompts say more than ten can. Of this rank's prompts.
+        Only for sets with one category, where all prompts have the same answers: there the samples
+        of all prompts estimate one distribution. Counts this rank's prompts.
         """
         bits = {}
         for name, of_set in self.mode_counts.items():
@@ -173,7 +166,7 @@ class PolicyEvaluation:
 
 
 def answers_of(reward: Reward) -> AnswerInSet | None:
-    """The reward, or the part of it, that knows right answers."""
+    """Return the `AnswerInSet` that the reward is or contains; None without one."""
     if isinstance(reward, AnswerInSet):
         return reward
     if isinstance(reward, ComposedReward):
@@ -182,15 +175,15 @@ def answers_of(reward: Reward) -> AnswerInSet | None:
 
 
 def completion_rows(experience: Experience, name: str) -> list[dict[str, Any]]:
-    """Completions as rows of a table: what was said, what it earned, who the anchor was."""
-    rollout, augmentation = experience.rollout, experience.augmentation
+    """Make a table of completions, one row each, with rewards and anchors."""
+    rollout = experience.rollout
     columns = zip(
         rollout.prompts,
         rollout.texts,
         experience.reward.tolist(),
         experience.reference_log_prob.tolist(),
-        augmentation.reward_B.tolist(),
-        augmentation.above_B.tolist(),
+        experience.augmented_reward.tolist(),
+        experience.above_threshold.tolist(),
         experience.is_anchor.tolist(),
         strict=True,
     )

@@ -1,19 +1,19 @@
-"""Reinforcement learning of a policy that keeps every good answer: MARA, or without it."""
+"""Reinforcement learning of a policy, with mode-anchored rewards (MARA) or without."""
 
-import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from triptych.lit_modules.diversify.experience_log import ExperienceLog
 from triptych.lit_modules.diversify.policy_evaluation import PolicyEvaluation
@@ -24,16 +24,17 @@ from triptych.lit_modules.optimization import (
     scheduled,
 )
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.metrics.diversify.prompt_metric import PromptMetric
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from triptych.models.diversify.policy import Policy
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_settings
-from triptych.objectives.diversify.experience import Experience, rows_of, unaugmented
+from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.kl import KlPenalty
-from triptych.objectives.diversify.mara import Augmentation, Mara
+from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
-from triptych.objectives.rewards.base import Reward
+from triptych.objectives.rewards.base import Reward, Scores
 
 # Shapes: B completions, T completion positions
 
@@ -43,61 +44,59 @@ _FOR_VALIDATION = 2**31
 
 
 class PolicyOptimization(ClipsValuesApart, LightningModule):
-    """Maximises E[R] - beta KL(policy, reference), with MARA's rewards in place of R or without.
+    """Maximises E[R] - beta KL(policy, reference), where MARA may replace the rewards R.
 
     Every training step samples completions of a batch of prompts, scores them, and updates the
-    policy on them, once or several times. The reference is the policy as it was at the start.
+    policy on them, once or several times. The reference is the initial policy.
 
-    A batch is a list of prompts, as `ChatPrompts` gives them. With several
-    processes (DDP) the completions of a prompt stay on one of them; losses and logged means are
-    over the completions of all. The randomness of sampling follows from seed, step and rank, so
-    that a resumed run goes on as if it had never stopped.
+    A batch is a list of prompts, as `ChatPrompts` gives them. With several processes (DDP) all
+    completions of a prompt stay on one process; losses and logged means run over the completions of
+    all processes. The randomness of sampling follows from seed, step and rank, so a resumed run is
+    equal to an uninterrupted one.
 
-    A policy with memory layers learns by its slots alone with the callback
-    `SparseMemoryFinetuning`; learning rate and schedule of this
-    module then mean nothing, and sampling counts as no read.
+    With the callback `SparseMemoryFinetuning` a policy with memory layers only learns slots. The
+    learning rate and schedule of this module are then not used, and sampling counts as no read.
 
     Args:
         vocab_size: Tokens of the tokenizer; linked from the data.
-        reward: What is maximised; a completion it cannot score is left out and counted.
+        reward: The reward to maximise. A completion that it cannot score is left out and counted.
         init_from: Exported folder, or an experiment's config, which is then run first.
-        policy: The model that learns: settings of a language model, or any `Policy` by its
-            class_path. Null: the model of `init_from`, all of it.
+        policy: The model to train: settings of a language model, or any `Policy` by its
+            class_path. Null: the whole model of `init_from`.
         mara: Mode-anchored reward augmentation; null trains without it.
         loss: The policy loss by its class_path; null: RLOO.
-        beta: Strength of the KL. 0: none, which is explained before training.
-        kl: Which KL, estimated how, put where. Null: the reverse KL by k1 in the reward, or
-            nothing beside a loss that contains the KL itself.
+        beta: Strength of the KL. 0 means none; its effect is then explained before training.
+        kl: Direction, estimator and place of the KL. Null: the reverse KL by k1 in the reward, or
+            none with a loss that contains the KL itself.
         num_samples: Completions of each prompt in a training step.
-        updates_per_rollout: Optimizer steps on the completions of one training step; above 1 the
-            loss's clipped ratios hold the policy near the one that sampled. `max_steps` and
-            schedules count training steps, whatever this is.
-        learning_rate: Peak learning rate of all but a memory's values.
-        value_learning_rate: Of the values; null: as `learning_rate`.
+        updates_per_rollout: Optimizer steps on the completions of one training step. Above 1 the
+            clipped ratios of the loss keep the policy near the one that sampled. `max_steps` and
+            schedules always count training steps.
+        learning_rate: Peak learning rate of all parameters but a memory's values.
+        value_learning_rate: Peak learning rate of the values; null: as `learning_rate`.
         weight_decay: Decay of matrices and values.
-        betas: Adam's.
+        betas: Betas of Adam.
         schedule: After warm-up, `constant`, or a `cosine` down to a tenth over the trainer's steps.
         warmup_steps: Steps of linear warm-up.
         eval_samples: k, completions of each held-out prompt in validation.
-        eval_temperature: Temperature of these; training samples at 1.
-        evaluate_first: Validate before the first step too, so that what training changed is seen.
-        metrics: Further metrics of validation samples, by class_path: whatever takes the texts of
-            each prompt (`text_diversity`, `embedding_diversity`, `novelty`, ...).
+        eval_temperature: Sampling temperature in validation; training samples at 1.
+        evaluate_first: Validate before the first step too, to show the effect of training.
+        metrics: Further metrics of validation samples, by class_path (`text_diversity`,
+            `embedding_diversity`, `novelty`, or your own `PromptMetric`).
         num_tables: Completions of each held-out set shown in the table of samples.
 
     Attributes:
-        experience: What the last training step sampled, for tables and traces.
+        experience: The completions of the last training step, for tables and traces.
         evaluation: The last validation.
-        experience_log: What was counted and logged of the training steps.
+        experience_log: Logs and counts of the training steps.
         start_numbers: Log key -> value of the validation before the first step.
 
     Raises:
         ValueError: on settings that contradict each other or are out of range.
 
     Source: 2510.20817, algorithms 1 and 2; RLOO with the KL in the reward is the paper's setting.
-    Deviations are those of `mara`, `kl` and `policy_loss`. Where a
-    loss takes a mean over the batch for itself (`Reinforce`'s baseline, RLOO's normalisation) that
-    is each process's own.
+    Deviations are those of `mara`, `kl` and `policy_loss`. A loss that takes a mean over the batch
+    (`Reinforce`'s baseline, RLOO's normalisation) takes it over the batch of each process.
     """
 
     def __init__(
@@ -110,38 +109,21 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         loss: PolicyLoss | None = None,
         beta: float = 0.03,
         kl: KlPenalty | None = None,
-        num_samples: int = 16,
-        updates_per_rollout: int = 1,
-        learning_rate: float = 1e-4,
-        value_learning_rate: float | None = None,
-        weight_decay: float = 0.0,
+        num_samples: PositiveInt = 16,
+        updates_per_rollout: PositiveInt = 1,
+        learning_rate: NonNegativeFloat = 1e-4,
+        value_learning_rate: NonNegativeFloat | None = None,
+        weight_decay: NonNegativeFloat = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         schedule: Schedule = "constant",
-        warmup_steps: int = 0,
-        eval_samples: int = 10,
-        eval_temperature: float = 1.0,
+        warmup_steps: NonNegativeInt = 0,
+        eval_samples: PositiveInt = 10,
+        eval_temperature: PositiveFloat = 1.0,
         evaluate_first: bool = True,
-        metrics: list[Metric] | None = None,
-        num_tables: int = 16,
+        metrics: list[PromptMetric] | None = None,
+        num_tables: NonNegativeInt = 16,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("num_samples", num_samples, 1),
-            ("updates_per_rollout", updates_per_rollout, 1),
-            ("learning_rate", learning_rate, 0),
-            ("value_learning_rate", value_learning_rate, 0),
-            ("weight_decay", weight_decay, 0),
-            ("warmup_steps", warmup_steps, 0),
-            ("eval_samples", eval_samples, 1),
-        ):
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
-        if not eval_temperature > 0:
-            raise ValueError(
-                f"model.init_args.eval_temperature is {eval_temperature}: set it above 0"
-            )
-        if schedule not in get_args(Schedule):
-            raise ValueError(f"model.init_args.schedule is {schedule!r}: choose constant or cosine")
         self.reward = reward
         self.mara = mara
         self.loss = loss or Rloo()
@@ -152,9 +134,11 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.policy = _policy(policy, init_from, vocab_size)
         self.num_samples = num_samples
         self.updates_per_rollout = updates_per_rollout
-        self.learning_rate = learning_rate
-        self.value_learning_rate = value_learning_rate
-        self.weight_decay = weight_decay
+        # Plain floats: the optimizer's state goes into checkpoints, which hold no other types.
+        self.learning_rate = float(learning_rate)
+        rate = learning_rate if value_learning_rate is None else value_learning_rate
+        self.value_learning_rate = float(rate)
+        self.weight_decay = float(weight_decay)
         self.betas = (betas[0], betas[1])
         self.schedule = schedule
         self.warmup_steps = warmup_steps
@@ -166,59 +150,65 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []
         self.experience_log = ExperienceLog(self, mara, beta)
-        self._update = 0
         self._seed = 0
 
     @property
-    def model(self) -> nn.Module:
-        """The transformers model of a language model policy: what is exported."""
-        if not isinstance(self.policy, CausalLMPolicy):
-            raise AttributeError("a policy that is no language model has none to export")
-        return self.policy.model
+    def model(self) -> nn.Module | None:
+        """The transformers model, for exports; None if the policy is not a language model."""
+        return self.policy.model if isinstance(self.policy, CausalLMPolicy) else None
+
+    @property
+    def mode_counts(self) -> dict[str, dict[str, Counter[str]]]:
+        """Answers of the last validation: set -> category -> answer -> count, on this rank."""
+        return self.evaluation.mode_counts
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        """The weights of `model`, with adapters merged."""
+        """Return the weights of `model`, with adapters merged."""
         assert isinstance(self.policy, CausalLMPolicy)
         return self.policy.export_state_dict()
 
     # -- a training step, as in the paper's algorithm ---------------------------------------------
 
     def training_step(self, batch: Prompts, batch_idx: int) -> Tensor:
-        """Sample, score, augment; then one update (of `updates_per_rollout`) on the outcome."""
-        if self._update == 0:
+        """Sample, score, augment; then take an update (of `updates_per_rollout`) on the result."""
+        if self.experience is None or self._is_used_up(self.experience):
             rollout = self.sample(batch, self.trainer.fit_loop.total_batch_idx)
             self.reward.begin(rollout)
             self.experience = self.augment(self.score(rollout))
         experience = self.experience
-        assert experience is not None
         log_prob_BT = self.policy.token_log_prob(experience.rollout)
         if experience.old_log_prob_BT is None:
             experience.old_log_prob_BT = log_prob_BT.detach()
             self.experience_log.note(experience, type(self.reward).__name__)
-        loss = self.loss(self.penalised(experience, log_prob_BT))
+        loss = self.loss(self.loss_inputs(experience, log_prob_BT))
+        experience.num_updates += 1
         return self._step_loss(loss)
 
+    def _is_used_up(self, experience: Experience) -> bool:
+        return bool(experience.num_updates == self.updates_per_rollout)
+
     def sample(self, prompts: Prompts, step: int) -> Rollout:
-        """Completions of each prompt; what is drawn follows from seed, step and rank."""
+        """Sample completions of each prompt; the draw follows from seed, step and rank."""
         generator = self._generator(step, self.trainer.global_rank)
         return self.policy.sample(prompts, self.num_samples, generator)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:
-        """Rewards, and log-probabilities under the reference.
+        """Compute rewards, and log-probabilities under the reference.
 
         Raises:
-            ValueError: if the reward gives another number of values than there are completions.
+            ValueError: if the reward returns another number of values than completions.
         """
-        reference_BT = self.policy.reference_token_log_prob(rollout)  # a reward may be at work
-        scores = self.reward(rollout)
-        nothing = unaugmented(scores.reward_B, reference_BT.sum(-1))
-        anchor_reward_B = torch.full_like(scores.reward_B, torch.nan)
-        return Experience(rollout, scores, reference_BT, nothing, anchor_reward_B)
+        reference_BT = self.policy.reference_token_log_prob(rollout)  # while a reward may work
+        return Experience(rollout, self.scores_of(rollout), reference_BT)
+
+    def scores_of(self, rollout: Rollout) -> Scores:
+        """Score completions by the reward; a subclass may get the scores elsewhere."""
+        return self.reward(rollout)
 
     @torch.no_grad()
     def augment(self, experience: Experience) -> Experience:
-        """Equation 11: completions at the threshold get their anchor's reward and level."""
+        """Apply equation 11: completions at the threshold get their anchor's reward and level."""
         if self.mara is None:
             return experience
         columns = [
@@ -243,41 +233,35 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             step=self.trainer.global_step,
             num_tokens_B=num_tokens_B,
         )
-        own = rows_of(augmentation, first, count)
-        anchor_reward_B = reward_B[own.anchor_B.clamp_min(0)].masked_fill(
-            own.anchor_B < 0, torch.nan
-        )
-        return replace(
-            experience, augmentation=own, anchor_reward_B=anchor_reward_B, first_row=first
-        )
+        return replace(experience, augmentation=augmentation.rows(first, count))
 
-    def penalised(self, experience: Experience, log_prob_BT: Tensor) -> PolicySamples:
-        """The augmented rewards with the KL taken off, or beside them: what a loss sees.
+    def loss_inputs(self, experience: Experience, log_prob_BT: Tensor) -> PolicySamples:
+        """Build the loss inputs: the KL is subtracted from the reward or passed as a penalty.
 
         Args:
             experience: With the log-probabilities of the policy that sampled.
-            log_prob_BT: Of the policy that learns, differentiable.
+            log_prob_BT: Log-probabilities of the policy that learns, differentiable.
         """
-        old_BT = experience.old_log_prob_BT
-        assert old_BT is not None
-        augmentation: Augmentation = experience.augmentation
-        reward_B, penalty = augmentation.reward_B, None
+        sampled_BT = experience.old_log_prob_BT
+        assert sampled_BT is not None
+        old_BT = sampled_BT if experience.num_updates else None  # None: on-policy, all ratios are 1
+        reward_B, penalty = experience.augmented_reward, None
         if self.kl is not None and self.beta > 0:
             rest = (
                 experience.reference_log_prob_BT,
                 experience.rollout.token_mask_BT,
-                augmentation.reference_log_prob_B,
+                experience.target_log_prob,
             )
-            reward_B = reward_B - self.beta * self.kl.in_reward(old_BT, *rest)
-            penalty = self.kl.in_loss(log_prob_BT, *rest, old_BT if self._update else None)
+            reward_B = reward_B - self.beta * self.kl.in_reward(sampled_BT, *rest)
+            penalty = self.kl.in_loss(log_prob_BT, *rest, old_BT)
             penalty = None if penalty is None else self.beta * penalty
         return PolicySamples(
             log_prob_BT=log_prob_BT,
             token_mask_BT=experience.rollout.token_mask_BT,
             reward_B=reward_B,
             group_B=experience.rollout.group_B,
-            old_log_prob_BT=old_BT if self._update else None,
-            reference_log_prob_B=augmentation.reference_log_prob_B,
+            old_log_prob_BT=old_BT,
+            reference_log_prob_B=experience.target_log_prob,
             beta=self.beta,
             penalty=penalty,
         )
@@ -289,11 +273,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Step `updates_per_rollout` times on what was sampled once."""
-        for update in range(self.updates_per_rollout):
-            self._update = update
+        """Take `updates_per_rollout` steps on one rollout."""
+        for _ in range(self.updates_per_rollout):
             optimizer.step(closure=optimizer_closure)
-        self._update = 0
 
     def _step_loss(self, loss: LossSum) -> Tensor:
         count = loss.count
@@ -304,13 +286,13 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         return loss.mean(count, self._world_size)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
-        # Words of 32 bits that are well mixed, also for seeds and steps that follow each other.
+        # SeedSequence mixes well even for consecutive seeds and steps.
         mixed = np.random.SeedSequence([self._seed, step, rank, purpose]).generate_state(2)
         generator = torch.Generator(device=self.device)
         return generator.manual_seed(int(mixed[0]) << 31 ^ int(mixed[1]))
 
     def _gathered(self, column_B: Tensor) -> Tensor:
-        """The rows of all ranks, one after another."""
+        """Concatenate the rows of all ranks."""
         ranks: Any = self.all_gather(column_B)
         rows: Tensor = ranks.flatten(0, 1)
         return rows
@@ -319,10 +301,10 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     def _world_size(self) -> int:
         return int(self.trainer.world_size)
 
-    # -- what is said about it --------------------------------------------------------------------
+    # -- the summary ------------------------------------------------------------------------------
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Rows of the table at the end: what training changed, and what could not be scored."""
+        """Return rows of the final table: numbers before training, entropies, failed scores."""
         rows = [
             (f"before training: {name}", f"{value:,.4g}")
             for name, value in self.start_numbers.items()
@@ -334,10 +316,10 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Give the policy the data's tokenizer.
+        """Pass the data's tokenizer to the policy.
 
         Raises:
-            ValueError: if the strategy shards the policy, or settings do not go together.
+            ValueError: if the strategy shards the policy, or settings contradict each other.
         """
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError(
@@ -355,14 +337,14 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             self.policy.use_tokenizer(data.tokenizer)
 
     def on_fit_start(self) -> None:
-        """Say what the settings must lead to."""
+        """Print what follows from the settings."""
         self._seed = torch.initial_seed()
-        # Lightning wonders about a policy that is in eval mode, as it is to be.
+        # The policy stays in eval mode on purpose, so that dropout does not change ratios.
         warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
         self.experience_log.tell(self._settings_findings)
 
     def on_train_start(self) -> None:
-        """Validate once before the first step, outside of Lightning's own counting."""
+        """Validate once before the first step, without counting in Lightning's progress."""
         is_first = self.trainer.global_step == 0 and not is_dry_run(self)
         if self.evaluate_first and is_first and self.trainer.limit_val_batches:
             self.evaluation.reset(self.device)
@@ -377,19 +359,19 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.experience_log.restart_clock()
 
     def on_train_end(self) -> None:
-        """Warn of a threshold that was never reached in a short run."""
+        """Warn about a threshold that was never reached in a short run."""
         if not is_dry_run(self):
             self.experience_log.warn_of_threshold()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was counted."""
+        """Save the counts."""
         checkpoint["policy_optimization"] = {
             "experience_log": self.experience_log.state_dict(),
             "start_numbers": self.start_numbers,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         state = checkpoint["policy_optimization"]
         self.experience_log.load_state_dict(state["experience_log"])
         self.start_numbers = state["start_numbers"]
@@ -397,12 +379,12 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- validation -------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin an evaluation."""
+        """Start an evaluation."""
         self.evaluation.reset(self.device)
 
     @torch.no_grad()
     def validation_step(self, batch: Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Sample k completions of held-out prompts, with the same noise each time; score them."""
+        """Sample k completions of held-out prompts, always with the same noise, and score them."""
         loader = self._validation_loaders()[dataloader_idx]
         self.evaluation.prepare(loader.name, batch[0])
         prompts = [row for row in batch if not row.get("is_filler")]
@@ -420,7 +402,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's numbers and refresh the table of samples."""
         for name, value in self.evaluation.compute().items():
-            # Equal on every rank already; saying so again spares a warning of Lightning.
+            # Already equal on every rank; sync_dist=True only silences Lightning's warning.
             self.log(name, value, sync_dist=True)
         self.sample_rows = self.evaluation.samples
         self.experience_log.restart_clock()
@@ -432,18 +414,17 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- optimization -----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
-        """AdamW over whatever learns, warm-up and schedule.
+        """Return AdamW over all trainable parameters, with warm-up and schedule.
 
         Raises:
-            ValueError: if nothing learns, or the cosine has no end.
+            ValueError: if no parameter is trainable, or the cosine has no end.
         """
         if not any(parameter.requires_grad for parameter in self.policy.parameters()):
             return optimizer_of_nothing(self)
-        rate = self.learning_rate
         optimizer = build_adamw(
             self.policy,
-            rate,
-            rate if self.value_learning_rate is None else self.value_learning_rate,
+            self.learning_rate,
+            self.value_learning_rate,
             self.weight_decay,
             self.weight_decay,
             self.betas,
@@ -457,8 +438,8 @@ def _policy(
     if isinstance(policy, Policy):
         if init_from is not None:
             raise ValueError(
-                "model.init_args.init_from is set, and model.init_args.policy is a policy of its "
-                "own: leave one of them out"
+                "model.init_args.init_from is set, but model.init_args.policy is a complete policy "
+                "already: leave one of them out"
             )
         return policy
     config = policy or CausalLMPolicyConfig()

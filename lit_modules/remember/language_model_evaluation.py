@@ -1,4 +1,4 @@
-"""What a validation pass over text and questions adds up to."""
+"""Metrics of a validation pass over text and questions."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
 
 
 class LanguageModelEvaluation:
-    """Collects a validation epoch: likelihoods, answers and slot usage, over all ranks.
+    """Metrics of a validation epoch: likelihoods, answers and slot usage, over all ranks.
 
     Args:
         model: The language model.
@@ -37,22 +37,22 @@ class LanguageModelEvaluation:
         self.samples: list[dict[str, Any]] = []
 
     def reset(self) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         self.samples = []
         for metric in self.metrics.values():
             metric.reset()
 
     def record_reads(self, recording: bool) -> None:
-        """Switch the layers' record of the slots they read on or off."""
+        """Switch the recording of read slots in all layers on or off."""
         for layer in self.layers:
             layer.recording, layer.last_ids = recording, None
 
     def add_likelihood(self, batch: Batch, nll: NextTokenNLL) -> None:
-        """Count a batch's likelihood, and the slots its tokens read if they were recorded."""
+        """Count a batch's likelihood, and the slots that its tokens read if they were recorded."""
         self._metric(f"{batch['name']}/nll", TokenNLL).update(
             nll.sum_nats, nll.num_tokens, nll.num_bytes(batch["num_bytes"])
         )
-        # A row without a label only fills up a rank's last batch: a copy, read elsewhere already.
+        # A row without labels pads a rank's last batch: a copy of a row that is counted elsewhere.
         is_own_B1 = (batch["labels"] != IGNORED_LABEL).any(1, keepdim=True)
         keep_mask = ((batch["segment_ids"] > 0) & is_own_B1)[..., None, None]
         for number, layer in enumerate(self.layers):
@@ -64,7 +64,7 @@ class LanguageModelEvaluation:
         """Ask the batch's questions, closed book and greedily, and score the answers."""
         name = batch["name"]
         predictions = self.generate(tokenizer, batch["prompt_ids"], batch["prompt_mask"])
-        # A row without accepted answers only fills up a rank's last batch.
+        # A row without accepted answers pads a rank's last batch.
         rows = [
             (question, answers, prediction.split("\n")[0].strip())
             for question, answers, prediction in zip(
@@ -91,13 +91,13 @@ class LanguageModelEvaluation:
     def generate(
         self, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor, prompt_mask: Tensor
     ) -> list[str]:
-        """Continue left-padded prompts greedily; returns the continuations alone."""
+        """Continue left-padded prompts greedily and return the continuations alone."""
         return continue_greedily(
             self.model, tokenizer, prompt_ids, prompt_mask, self.max_new_tokens
         )
 
     def compute(self) -> dict[str, Tensor]:
-        """Every number of the epoch under its log key; a collective under DDP."""
+        """Return every metric of the epoch under its log key; a collective operation under DDP."""
         values: dict[str, Tensor] = {}
         for name, metric in self.metrics.items():
             result = metric.compute()

@@ -1,8 +1,7 @@
-"""What every training of a language model has in common: its loss, its logs, its validation."""
+"""Base of language model training: loss, logs and validation."""
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,24 +11,24 @@ from transformers import PreTrainedModel
 
 from triptych.lit_modules.optimization import ClipsValuesApart
 from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
-from triptych.lit_modules.trainer_parts import data_of, sum_over_ranks
+from triptych.lit_modules.trainer_parts import data_of
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
-
-LossTerm = Callable[[LightningModule, Batch], Tensor]
+from triptych.protocols import LossTerm
 
 
 class LanguageModelTraining(ClipsValuesApart, LightningModule):
-    """Trains a causal language model on rows of documents; a subclass says which and how.
+    """Trains a causal language model on rows of documents; subclasses provide model and optimizer.
 
-    The loss is the mean negative log-likelihood over the labelled tokens of the whole step, all
-    ranks together, so that two processes train as one with twice the batch.
+    The loss is the mean negative log-likelihood over the labelled tokens of the whole step on all
+    ranks. So two processes train like one with twice the batch.
 
     Args:
         model: The language model.
         max_new_tokens: Longest generated answer or continuation.
         num_samples: Generated answers shown per set of questions.
-        sample_prompts: Texts to continue at each validation, to see what the model writes.
+        sample_prompts: Texts to continue at each validation, for the table of samples.
     """
 
     def __init__(
@@ -40,44 +39,40 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         sample_prompts: list[str] | None,
     ) -> None:
         super().__init__()
-        if max_new_tokens < 1:
-            raise ValueError(
-                f"model.init_args.max_new_tokens is {max_new_tokens}: set it to at least 1"
-            )
         self.model = model
         self.sample_prompts = sample_prompts or []
         self.evaluation = LanguageModelEvaluation(model, max_new_tokens, num_samples)
-        #: Further terms of the loss. A callback adds its own in `setup`: `term(module, batch)`
-        #: returns a scalar whose mean over ranks is added to the loss.
+        #: Further terms of the loss, added by callbacks in `setup`. `term(module, batch)` returns a
+        #: scalar; its mean over ranks is added to the loss.
         self.loss_terms: list[LossTerm] = []
-        #: What the model said in the last validation, as rows of a table.
+        #: Answers and continuations of the last validation, as rows of a table.
         self.sample_rows: list[dict[str, Any]] = []
         self._tokens_since, self._since = 0, time.perf_counter()
 
     # -- training ---------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch: mean NLL over the labelled tokens of all ranks, and the further terms."""
+        """Compute the mean NLL over the labelled tokens of all ranks, plus the further terms."""
         nll = self.next_token_nll(batch)
-        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
+        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
         self._log_step(batch, nll, num_tokens)
         return self._step_loss(batch, nll, num_tokens)
 
     def next_token_nll(self, batch: Batch) -> NextTokenNLL:
-        """NLL of every labelled token, each document seeing only itself."""
+        """Compute the NLL of every labelled token; documents do not attend to each other."""
         return batch_nll(self.model, batch)
 
     def _step_loss(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
-        # DDP averages gradients over ranks, so the sum is scaled up to cancel that.
+        # DDP averages gradients over ranks; the factor undoes that.
         loss = nll.sum_nats * self.trainer.world_size / num_tokens
         for term in self.loss_terms:
             loss = loss + term(self, batch)
         return loss
 
     def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
-        """Log the step; returns its mean NLL over all ranks."""
-        sum_nats = sum_over_ranks(self, nll.sum_nats.detach())
-        num_bytes = sum_over_ranks(self, nll.num_bytes(batch["num_bytes"]))
+        """Log the step and return its mean NLL over all ranks."""
+        sum_nats = sum_over_ranks(self.trainer, nll.sum_nats.detach())
+        num_bytes = sum_over_ranks(self.trainer, nll.num_bytes(batch["num_bytes"]))
         self._tokens_since += int((batch["segment_ids"] > 0).sum()) * self.trainer.world_size
         mean_nats = sum_nats / num_tokens
         self.log("train/nll_nats_per_token", mean_nats, prog_bar=True)
@@ -94,7 +89,7 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
     # -- validation -------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Tell the model its tokenizer's special tokens, so that exports generate as they are.
+        """Set the tokenizer's special tokens in the model's config, so that exports can generate.
 
         Raises:
             ValueError: if the rows of the data are longer than the model's context.
@@ -114,11 +109,11 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         self._restart_clock()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin an evaluation."""
+        """Start an evaluation."""
         self.evaluation.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Text: likelihood. Questions: likelihood of the answer, and a generated answer scored."""
+        """Count likelihoods of text or answers; for questions also score generated answers."""
         self.evaluation.record_reads(True)
         nll = self.next_token_nll(batch)
         self.evaluation.add_likelihood(batch, nll)
@@ -127,9 +122,9 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
             self.evaluation.add_answers(batch, data_of(self).tokenizer)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the epoch's numbers and refresh the table of samples."""
+        """Log the epoch's metrics and refresh the table of samples."""
         for name, value in self.evaluation.compute().items():
-            # Equal on every rank already; saying so again spares a warning of Lightning.
+            # The value is equal on all ranks; sync_dist=True only silences Lightning's warning.
             self.log(name, value, sync_dist=True)
         self.sample_rows = [*self.evaluation.samples, *self._continue_prompts()]
         self._restart_clock()

@@ -1,9 +1,9 @@
 """Pretraining of a memory language model on text and facts."""
 
-import math
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import PreTrainedModel
 
@@ -22,34 +22,34 @@ _LARGEST_PADDED_SHARE = 1.02
 class MemoryPretraining(LanguageModelTraining):
     """Trains a causal language model with memory layers, or its dense twin, on packed documents.
 
-    The loss is the mean negative log-likelihood over the labelled tokens of the whole step, all
-    ranks together, so that two processes train as one with twice the batch.
+    The loss is the mean negative log-likelihood over the labelled tokens of the whole step on all
+    ranks. So two processes train like one with twice the batch.
 
     Args:
         vocab_size: Tokens of the tokenizer; linked from the data.
         base: The transformers model under the memory.
-        memory: The memory layers; null trains the plain base. `memory.dense_twin: true` trains
+        memory: The memory layers; null: train the plain base. `memory.dense_twin: true` trains
             the FLOP-matched dense baseline instead.
-        learning_rate: Peak learning rate of all but the values.
-        value_learning_rate: Peak learning rate of the memory's values; scheduled like the rest.
+        learning_rate: Peak learning rate of all parameters except the values.
+        value_learning_rate: Peak learning rate of the memory's values, with the same schedule.
         weight_decay: Decay of the matrices.
         value_weight_decay: Decay of the values.
         betas: Adam's.
         warmup_steps: Steps of linear warm-up.
-        schedule_steps: Steps until the cosine has run out; null takes the trainer's `max_steps`.
-        final_learning_rate_share: What remains of the peak at the end.
+        schedule_steps: Step at the end of the cosine; null: the trainer's `max_steps`.
+        final_learning_rate_share: Share of the peak rate at the end.
         max_new_tokens: Longest generated answer or continuation.
         num_samples: Generated answers shown per set of questions.
-        sample_prompts: Texts to continue at each validation, to see what the model writes.
-        init_from: Exported folder (or an experiment's config, which is then run first) whose
-            weights to start from. A model with memory brings its own; one without gets `memory`.
-        train_only: `memory` trains the memory layers alone (values, queries, keys, gates): the
-            healing of a pretrained model that got a memory beside its FFNs. All other parameters
-            stay what they are to the bit. Null trains everything.
+        sample_prompts: Texts to continue at each validation, for the table of samples.
+        init_from: Exported folder (or an experiment's config, which is then run first) with the
+            initial weights. A model with memory keeps its memory; one without gets `memory`.
+        train_only: `memory` trains the memory layers alone (values, queries, keys, gates), to heal
+            a pretrained model that got a memory beside its FFNs. All other parameters stay
+            bit-identical. Null: train everything.
 
     Raises:
-        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, a
-            number is out of range, or there is no memory to train alone.
+        ValueError: if `init_from` and `memory` contradict each other, the vocabularies differ, or
+            there is no memory to train alone.
 
     Source: 2510.15103, section 5; 2412.09764, sections 3 and 4; `train_only` is from reproductions
     with pretrained models, such as github.com/Alex-888888/memory-layers-consumer-hardware.
@@ -60,27 +60,20 @@ class MemoryPretraining(LanguageModelTraining):
         vocab_size: int,
         base: BaseLMConfig | None = None,
         memory: MemoryConfig | None = None,
-        learning_rate: float = 1e-3,
-        value_learning_rate: float = 1e-3,
-        weight_decay: float = 0.1,
-        value_weight_decay: float = 0.0,
+        learning_rate: NonNegativeFloat = 1e-3,
+        value_learning_rate: NonNegativeFloat = 1e-3,
+        weight_decay: NonNegativeFloat = 0.1,
+        value_weight_decay: NonNegativeFloat = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
-        warmup_steps: int = 100,
-        schedule_steps: int | None = None,
-        final_learning_rate_share: float = 0.1,
-        max_new_tokens: int = 16,
+        warmup_steps: NonNegativeInt = 100,
+        schedule_steps: PositiveInt | None = None,
+        final_learning_rate_share: NonNegativeFloat = 0.1,
+        max_new_tokens: PositiveInt = 16,
         num_samples: int = 16,
         sample_prompts: list[str] | None = None,
         init_from: str | None = None,
         train_only: Literal["memory"] | None = None,
     ) -> None:
-        for name, value, least in (
-            ("learning_rate", learning_rate, 0),
-            ("value_learning_rate", value_learning_rate, 0),
-            ("warmup_steps", warmup_steps, 0),
-        ):
-            if not least <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
         model = _build(vocab_size, base or BaseLMConfig(), memory, init_from)
         if train_only is not None:
             if not value_tables(model):
@@ -100,7 +93,7 @@ class MemoryPretraining(LanguageModelTraining):
         self.final_learning_rate_share = final_learning_rate_share
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with the values in their own group, warm-up and cosine."""
+        """Return AdamW with a separate group for the values, warm-up and cosine."""
         optimizer = build_adamw(
             self.model,
             self.learning_rate,
@@ -120,8 +113,9 @@ def _build(
     vocab_size: int, base: BaseLMConfig, memory: MemoryConfig | None, init_from: str | None
 ) -> PreTrainedModel:
     if init_from is None:
-        return build_memory_lm(base, memory, vocab_size).train()  # as below
-    model = load_memory_lm(Path(init_from)).train()  # loaded models come in eval mode
+        built: PreTrainedModel = build_memory_lm(base, memory, vocab_size).train()
+        return built
+    model: PreTrainedModel = load_memory_lm(Path(init_from)).train()  # loaded in eval mode
     held = model.config.vocab_size
     if not vocab_size <= held <= _LARGEST_PADDED_SHARE * vocab_size:
         raise ValueError(

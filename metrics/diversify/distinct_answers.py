@@ -1,4 +1,4 @@
-"""How many different answers the samples of a prompt give, and how many of them are right.
+"""The number of different answers among the samples of a prompt, and of right ones.
 
 Shapes: k samples of a prompt.
 """
@@ -6,9 +6,7 @@ Shapes: k samples of a prompt.
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from torch import Tensor
-
-from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples
+from triptych.metrics.diversify.prompt_metric import PromptMeans, check_samples
 from triptych.objectives.rewards.answer_text import normalized, within_tag
 
 ReadAnswer = Callable[[str], str | None]
@@ -29,22 +27,22 @@ class TaggedAnswer:
         self.tag = tag
 
     def __call__(self, text: str) -> str | None:
-        """The answer, normalised; None where there is none."""
+        """Return the normalised answer; None where there is none."""
         given = text if self.tag is None else within_tag(text, self.tag)
         return (normalized(given) or None) if given is not None else None
 
 
-class DistinctAnswers(PromptMetric):
-    """Different answers among a prompt's k samples, averaged over prompts.
+class DistinctAnswers(PromptMeans):
+    """The number of different answers among a prompt's k samples, averaged over prompts.
 
-    - `distinct_answers`: different answers, right or wrong, those without any left out;
-    - `distinct_right_answers`: different answers that are in the prompt's list;
-    - `right_share`: samples whose answer is in it, over k.
+    - `distinct_answers`: different answers, right or wrong; samples without an answer are left out;
+    - `distinct_right_answers`: different answers that are in the prompt's list of right answers;
+    - `right_share`: share of the k samples that give an answer of that list.
 
-    Counts grow with k, so compare equal k only.
+    Counts grow with k, so compare at equal k.
 
     Args:
-        read_answer: Says what a text's answer is, or None; a picklable callable.
+        read_answer: Reads the answer of a text, or None; a picklable callable.
         kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = DistinctAnswers()
@@ -72,11 +70,11 @@ class DistinctAnswers(PromptMetric):
         """Count the samples of some prompts.
 
         Args:
-            samples: The texts sampled for each prompt, at least one a prompt.
+            samples: The texts sampled for each prompt, at least one per prompt.
             answers: The right answers of each prompt.
 
         Raises:
-            ValueError: If there is not one list of answers a prompt.
+            ValueError: If there is not one list of answers per prompt.
         """
         check_samples(samples)
         if len(samples) != len(answers):
@@ -92,7 +90,3 @@ class DistinctAnswers(PromptMetric):
             counts = (len(set(given)), len(set(hits)), len(hits) / len(texts))
             rows.append(dict(zip(self.NAMES, counts, strict=True)))
         self.add_prompts(rows)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Average over prompts: float64 scalars by the names of the class."""
-        return self.prompt_means()

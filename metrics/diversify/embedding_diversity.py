@@ -1,4 +1,4 @@
-"""How far the meanings of texts lie apart: cosine distances and the Vendi score of embeddings.
+"""Semantic diversity of texts: cosine distances and the Vendi score of embeddings.
 
 Shapes: N texts, D width of an embedding.
 """
@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples
+from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples, scalars
 from triptych.metrics.diversify.vendi_score import (
     cosine_spectrum,
     vendi_of_package,
@@ -24,13 +24,15 @@ class EmbeddingMetric(PromptMetric):
     """A measure of a set of embeddings, within each prompt and over all prompts together.
 
     Args:
-        names: What the measured values are called.
+        names: Names of the measured values.
         embedder: Turns N texts into a float tensor (N, D): any picklable callable, or the name or
             path of a sentence-transformers model. None: all-MiniLM-L6-v2 (see `TextEmbedder`).
             Metrics that share a `TextEmbedder` embed each batch once.
         overall: Keep all embeddings, to measure them together as well, as `overall_<name>`.
         kwargs: Options of `torchmetrics.Metric`.
     """
+
+    num_texts: Tensor
 
     def __init__(
         self, names: Sequence[str], embedder: Embedder | str | None, overall: bool, **kwargs: Any
@@ -45,7 +47,8 @@ class EmbeddingMetric(PromptMetric):
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
         """Return a fresh metric of letter counts and batches of unequal prompts."""
-        return cls(embedder=letter_counts), [
+        make: Any = cls  # a concrete subclass has its own arguments
+        return make(embedder=letter_counts), [
             ([["the cat sat", "a dog ran", "the cat sat"], ["one", "two"]],),
             ([["alone"]],),
             ([["under the sea", "over the hill", "up, up and away", "xyz"]],),
@@ -53,14 +56,18 @@ class EmbeddingMetric(PromptMetric):
         ]
 
     @abstractmethod
-    def measure(self, embeddings_ND: Tensor) -> Mapping[str, float]:
+    def measure_embeddings(self, embeddings_ND: Tensor) -> Mapping[str, float]:
         """Measure one set of embeddings, at least one; nan where a value is not defined."""
+
+    def measure(self, texts: Sequence[str]) -> Mapping[str, float]:
+        """Embed and measure one set of texts."""
+        return self.measure_embeddings(self._embedded(texts))
 
     def update(self, samples: Sequence[Sequence[str]]) -> None:
         """Embed and measure the samples of some prompts.
 
         Args:
-            samples: The texts sampled for each prompt, at least one a prompt.
+            samples: The texts sampled for each prompt, at least one per prompt.
 
         Raises:
             ValueError: If a prompt has no samples, or a single string for them, or an embedding is
@@ -69,7 +76,14 @@ class EmbeddingMetric(PromptMetric):
         check_samples(samples)
         if not samples:
             return
-        texts = [text for of_prompt in samples for text in of_prompt]
+        embeddings_ND = self._embedded([text for of_prompt in samples for text in of_prompt])
+        parts = embeddings_ND.split([len(of_prompt) for of_prompt in samples])
+        self.add_prompts([self.measure_embeddings(part) for part in parts])
+        if self.overall:
+            self.append_rows("embeddings", embeddings_ND)
+            self.num_texts = self.num_texts + len(embeddings_ND)
+
+    def _embedded(self, texts: Sequence[str]) -> Tensor:
         embeddings_ND = torch.as_tensor(self.embedder(texts)).detach().cpu().float()
         has_cosine_N = embeddings_ND.isfinite().all(-1) & embeddings_ND.any(-1)
         if not has_cosine_N.all():
@@ -78,29 +92,22 @@ class EmbeddingMetric(PromptMetric):
                 f"the embedding of {text[:60]!r} is zero or not finite: it has no cosine. Leave "
                 "the text out, or take another embedder."
             )
-        parts = embeddings_ND.split([len(of_prompt) for of_prompt in samples])
-        self.add_prompts([self.measure(part) for part in parts])
-        if self.overall:
-            self.append_rows("embeddings", embeddings_ND)
-            self.num_texts = self.num_texts + len(texts)
+        return embeddings_ND
 
     def compute(self) -> dict[str, Tensor]:
         """Average within prompts and, with `overall`, measure all embeddings together.
 
         Returns:
-            Float64 scalars: `<name>`, the mean over prompts, and `overall_<name>`. nan where
-            nothing was seen, or a value is not defined for what was.
+            Float64 scalars: `<name>`, the mean over prompts, and `overall_<name>`. nan where no
+            value is defined.
         """
-        values = self.prompt_means()
+        values = super().compute()
         if self.overall:
             num_texts = int(self.num_texts)
             overall: Mapping[str, float] = dict.fromkeys(self.names, math.nan)
             if num_texts:
-                overall = self.measure(self.rows("embeddings").cpu().view(num_texts, -1))
-            for name in self.names:
-                values[f"overall_{name}"] = torch.tensor(
-                    overall[name], dtype=torch.float64, device=self.device
-                )
+                overall = self.measure_embeddings(self.rows("embeddings").cpu().view(num_texts, -1))
+            values |= scalars({f"overall_{key}": overall[key] for key in self.names}, self.device)
         return values
 
 
@@ -108,12 +115,13 @@ class EmbeddingDistance(EmbeddingMetric):
     """The mean cosine distance of embeddings.
 
     `cosine_distance` is the mean of 1 - cos over the N (N - 1) pairs of two different samples, nan
-    for a single one. `remote_clique` (Directed Diversity, Cox et al., CHI 2021) takes the mean over
+    for a single sample. `remote_clique` (Directed Diversity, Cox et al., CHI 2021) is the mean over
     all N^2 pairs, a sample with itself included: (N - 1) / N times the other, so it depends on N.
-    Both come from one sum of N unit vectors s, sum of cos = |s|^2, without any N x N matrix.
+    Both follow from the sum s of N unit vectors, as all cosines sum to |s|^2. No N x N matrix is
+    formed.
 
     compat="diversity" is `remote_clique` of the package `diversity` (0.3.1), which computes in
-    float32 and rounds to 3 digits; its own default model is another. It gives `remote_clique` only.
+    float32 and rounds to 3 digits. Its default model differs. It gives `remote_clique` only.
 
     Args:
         embedder: See `EmbeddingMetric`.
@@ -145,7 +153,7 @@ class EmbeddingDistance(EmbeddingMetric):
             raise ValueError(f"compat={compat!r} is not known: take null or 'diversity'.")
         self.compat = compat
 
-    def measure(self, embeddings_ND: Tensor) -> Mapping[str, float]:
+    def measure_embeddings(self, embeddings_ND: Tensor) -> Mapping[str, float]:
         """Measure one set of embeddings."""
         if self.compat:
             import numpy as np
@@ -165,7 +173,7 @@ class EmbeddingDistance(EmbeddingMetric):
 
 
 class VendiScore(EmbeddingMetric):
-    """The effective number of different samples: 1 where all are alike, N where all are orthogonal.
+    """The effective number of different samples: 1 if all are equal, N if all are orthogonal.
 
     exp of the Rényi entropy of order q of the eigenvalues of K / N, with K the cosines of the
     embeddings (`vendi_score`). The eigenvalues come from the smaller of the N x N matrix of
@@ -174,8 +182,8 @@ class VendiScore(EmbeddingMetric):
     Source: The Vendi Score, 2210.02410, definition 3.1; orders other than 1: 2310.12952.
 
     compat="vendi-score" is `embedding_vendi_score` of the package `vendi-score` (0.0.3) from the
-    embeddings on, in their own precision and with its bugs: for N < D it calls `score_X`, which
-    *ignores q* and takes 1; and eigenvalues that are zero but for rounding count, which spoils
+    embeddings on, in their precision and with its bugs: for N < D it calls `score_X`, which
+    *ignores q* and takes 1; and it counts eigenvalues that are zero up to rounding, which distorts
     orders below 1. (More bugs, not reproduced: `intdiv_X` calls `intdiv` without a kernel and
     fails; `intdiv` reads a name that does not exist; `scipy.sparse.csr` is deprecated; the order
     infinity is the string "inf".)
@@ -214,7 +222,7 @@ class VendiScore(EmbeddingMetric):
         self.order = order
         self.compat = compat
 
-    def measure(self, embeddings_ND: Tensor) -> Mapping[str, float]:
+    def measure_embeddings(self, embeddings_ND: Tensor) -> Mapping[str, float]:
         """Measure one set of embeddings."""
         if self.compat:
             return {"vendi_score": vendi_of_package(embeddings_ND.numpy(), self.order)}

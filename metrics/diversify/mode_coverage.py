@@ -1,4 +1,4 @@
-"""Which of the known good answers are sampled, and how evenly.
+"""Coverage and entropy of the known good answers among samples.
 
 Shapes: M known modes.
 """
@@ -6,13 +6,13 @@ Shapes: M known modes.
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples
+from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples, scalars
 from triptych.metrics.question_answering import normalize_answer
 
 Mode = str | Sequence[str]
@@ -22,15 +22,15 @@ FindMode = Callable[[str, Sequence[Sequence[str]]], int | None]
 def first_match(text: str, modes: Sequence[Sequence[str]]) -> int | None:
     """Find the mode that a text names first.
 
-    A name counts where it stands as whole words, in upper or lower case.
+    A name must occur as whole words; case is ignored.
 
     Args:
         text: What was sampled.
         modes: The names of each mode (an answer and its aliases).
 
     Returns:
-        The number of the mode whose name begins earliest; of two that begin together the longer;
-        of equal ones the first. None where no name occurs.
+        The number of the mode with the earliest name. Of two names that begin at the same place the
+        longer one counts, of equal names the first. None where no name occurs.
 
     >>> first_match("I would say 12, or 2.", [["1"], ["2"], ["12", "twelve"]])
     2
@@ -46,7 +46,7 @@ def first_match(text: str, modes: Sequence[Sequence[str]]) -> int | None:
 
 
 def equal_answer(text: str, modes: Sequence[Sequence[str]]) -> int | None:
-    """Find the mode that a text is, after SQuAD's normalisation, with nothing around it.
+    """Find the mode that equals a whole text, after SQuAD's normalisation.
 
     >>> equal_answer("The Nile.", [["Rhine"], ["Nile", "Nile River"]])
     1
@@ -59,7 +59,7 @@ def equal_answer(text: str, modes: Sequence[Sequence[str]]) -> int | None:
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
-    """Shannon entropy of shares n_m / sum n, in bits; nan where all counts are 0.
+    """Compute the Shannon entropy of shares n_m / sum n, in bits; nan where all counts are 0.
 
     >>> entropy_bits([2, 1, 1, 0]), entropy_bits([3])
     (1.5, 0.0)
@@ -75,20 +75,20 @@ class ModeCoverage(PromptMetric):
 
     With n_m the samples of a prompt that fall in mode m of M, and k samples in all:
 
-    - `mode_entropy_bits`: of n_m / sum n, in [0, log2 M]; samples in no mode are left out, and
-      prompts with nothing else are not averaged;
+    - `mode_entropy_bits`: of n_m / sum n, in [0, log2 M]; samples in no mode are left out, and so
+      are prompts without any sample in a mode;
     - `mode_coverage`: modes with n_m > 0, over M;
     - `no_mode_share`: (k - sum n) / k.
 
-    Where all prompts have the same modes, given to the constructor, the samples of all prompts are
-    also counted together, as `overall_...`: ten samples each of a thousand equal prompts show an
-    entropy that no single ten can.
+    Where all prompts have the same modes (given to the constructor), the samples of all prompts are
+    also counted together, as `overall_...`. Ten samples of each of a thousand prompts estimate an
+    entropy that ten samples alone cannot.
 
     Args:
         modes: Names of the modes of every prompt, each a name or a list of names that mean the
             same. None: `update` gets them for each prompt.
-        find_mode: Says which mode a text falls in: `first_match`, `equal_answer`, or a picklable
-            callable of your own, `(text, names of each mode) -> number or None`.
+        find_mode: Assigns a text to a mode: `first_match`, `equal_answer`, or your own picklable
+            callable, `(text, names of each mode) -> number or None`.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -136,11 +136,12 @@ class ModeCoverage(PromptMetric):
         """Count the samples of some prompts.
 
         Args:
-            samples: The texts sampled for each prompt, at least one a prompt.
-            modes: The modes of each prompt; where the constructor had none, and only there.
+            samples: The texts sampled for each prompt, at least one per prompt.
+            modes: The modes of each prompt, if the constructor had none.
 
         Raises:
-            ValueError: If modes are missing, or given twice, or not as many as prompts.
+            ValueError: If modes are missing, or given twice, or their number differs from that of
+                the prompts.
         """
         check_samples(samples)
         if (modes is None) == (self.modes is None):
@@ -153,19 +154,33 @@ class ModeCoverage(PromptMetric):
                 f"ModeCoverage got modes for {len(modes)} prompts and samples for {len(samples)}: "
                 "give the modes of each prompt."
             )
+        known = [self.modes] * len(samples) if modes is None else list(map(_checked_modes, modes))
         values = []
-        for number, texts in enumerate(samples):
-            of_prompt = self.modes if modes is None else _checked_modes(modes[number])
+        for texts, of_prompt in zip(samples, known, strict=True):
             assert of_prompt is not None
-            found = Counter(self.find_mode(text, of_prompt) for text in texts)
-            counts = [found[mode] for mode in range(len(of_prompt))]
-            values.append(self._measure(counts, len(texts)))
+            counts = self._counts(texts, of_prompt)
+            values.append(self._shares(counts, len(texts)))
             if self.modes is not None:
                 self.num_in_mode = self.num_in_mode + torch.tensor(counts, device=self.device)
                 self.num_samples = self.num_samples + len(texts)
         self.add_prompts(values)
 
-    def _measure(self, counts: Sequence[int], num_samples: int) -> dict[str, float]:
+    def measure(
+        self, texts: Sequence[str], modes: Sequence[Mode] | None = None
+    ) -> Mapping[str, float]:
+        """Measure the samples of one prompt with its modes, or with those of the constructor."""
+        known = self.modes if modes is None else _checked_modes(modes)
+        if known is None:
+            raise ValueError(
+                "ModeCoverage has no modes from its constructor: give those of a prompt"
+            )
+        return self._shares(self._counts(texts, known), len(texts))
+
+    def _counts(self, texts: Sequence[str], modes: Sequence[Sequence[str]]) -> list[int]:
+        found = Counter(self.find_mode(text, modes) for text in texts)
+        return [found[mode] for mode in range(len(modes))]
+
+    def _shares(self, counts: Sequence[int], num_samples: int) -> dict[str, float]:
         num_hit = sum(count > 0 for count in counts)
         values = (
             entropy_bits(counts),
@@ -180,13 +195,10 @@ class ModeCoverage(PromptMetric):
         Returns:
             Float64 scalars by the names of the class; nan where nothing was seen.
         """
-        values = self.prompt_means()
+        values = super().compute()
         if self.modes is not None:
-            overall = self._measure(self.num_in_mode.tolist(), int(self.num_samples))
-            for name, value in overall.items():
-                values[f"overall_{name}"] = torch.tensor(
-                    value, dtype=torch.float64, device=self.device
-                )
+            overall = self._shares(self.num_in_mode.tolist(), int(self.num_samples))
+            values |= scalars({f"overall_{key}": one for key, one in overall.items()}, self.device)
         return values
 
 

@@ -1,4 +1,4 @@
-"""How many really different replies a user gets, and what they are worth: NoveltyBench.
+"""NoveltyBench: the number of functionally different replies, and their value to a user.
 
 Source: NoveltyBench, 2504.05228, and its code; `summarize` there averages over prompts.
 
@@ -7,10 +7,8 @@ Shapes: k samples of a prompt.
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import Any, Self
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from triptych.metrics.diversify.prompt_metric import PromptMetric, check_samples
 from triptych.metrics.diversify.same_class_judges import AnswerJudge, Judge
@@ -38,11 +36,11 @@ def reward_score(reward: float, thresholds: Sequence[float] = SKYWORK_THRESHOLDS
 
 
 def partition(texts: Sequence[str], judge: Judge) -> list[int]:
-    """Sort replies into classes, greedily: each against the first member of every class.
+    """Sort replies into classes greedily: compare each with the first member of every class.
 
     Args:
         texts: The k samples of a prompt, in the order of generation.
-        judge: Says which replies are the same.
+        judge: Decides which replies are the same.
 
     Returns:
         The class of each, numbered from 0 in the order of first members.
@@ -69,10 +67,10 @@ def partition(texts: Sequence[str], judge: Judge) -> list[int]:
 def discounted_utility(
     classes: Sequence[int], scores: Sequence[float], patience: float = 0.8
 ) -> float:
-    """What the samples are worth to a user who looks at one more with probability `patience`.
+    """Compute the value of samples to a user who reads one more with probability `patience`.
 
-    sum_i p^i u_i / sum_i p^i for i = 0 ... k - 1 in the order of generation, with u_i the score of
-    a reply that is the first of its class, and 0 for any other. (NoveltyBench, equation 3.)
+    sum_i p^i u_i / sum_i p^i for i = 0 ... k - 1 in the order of generation. u_i is the score of a
+    reply that is the first of its class, and 0 for any other. (NoveltyBench, equation 3.)
 
     Args:
         classes: As `partition` gives them.
@@ -96,17 +94,19 @@ def discounted_utility(
 
 
 class NoveltyBench(PromptMetric):
-    """NoveltyBench: `distinct`, the classes among k samples, and `utility`, what they are worth.
+    """NoveltyBench: `distinct`, the classes among k samples, and `utility`, their value to a user.
 
-    Averages over prompts. Both grow with k: compare at equal `num_samples` (10 in the paper).
+    Both are means over prompts and grow with k, so compare at equal `num_samples` (10 in the
+    paper). `distinct` lies in [1, k], with compat in [0, k - 1]. `utility` is averaged over the
+    prompts that have scores.
 
     compat="partitions.jsonl" reproduces the field `distinct` of the benchmark's partitions.jsonl,
     which is the *largest class number* and so one less than the number of classes. Its summary and
     the paper's tables count correctly, as we do without it.
 
     Args:
-        judge: Says which replies are the same (`same_class_judges`); equal answers by
-            default. The benchmark's is `ClassifierJudge`.
+        judge: Decides which replies are the same (`same_class_judges`); equal answers by default.
+            The benchmark's is `ClassifierJudge`.
         num_samples: k: the first k samples of each prompt are used; all by default.
         patience: Probability that a user looks at one more reply.
         compat: None, or "partitions.jsonl".
@@ -122,6 +122,7 @@ class NoveltyBench(PromptMetric):
     """
 
     higher_is_better = True
+    takes_scores: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -170,27 +171,30 @@ class NoveltyBench(PromptMetric):
         check_samples(samples)
         if scores is not None and [len(row) for row in scores] != [len(row) for row in samples]:
             raise ValueError("NoveltyBench needs one score for each sample of each prompt.")
-        values = []
-        for number, texts in enumerate(samples):
-            num_kept = self.num_samples or len(texts)
-            if len(texts) < num_kept:
-                raise ValueError(
-                    f"prompt {number} has {len(texts)} samples, num_samples is {num_kept}: sample "
-                    "as many for every prompt, or lower num_samples."
-                )
-            classes = partition(texts[:num_kept], self.judge)
-            num_classes = max(classes) + (0 if self.compat else 1)
-            utility = math.nan
-            if scores is not None:
-                utility = discounted_utility(classes, scores[number][:num_kept], self.patience)
-            values.append({"distinct": num_classes, "utility": utility})
-        self.add_prompts(values)
+        self.add_prompts(
+            [
+                self.measure(texts, None if scores is None else scores[number])
+                for number, texts in enumerate(samples)
+            ]
+        )
 
-    def compute(self) -> dict[str, Tensor]:
-        """Average over prompts.
+    def measure(
+        self, texts: Sequence[str], scores: Sequence[float] | None = None
+    ) -> Mapping[str, float]:
+        """Partition the samples of one prompt; without scores their utility is nan.
 
-        Returns:
-            Float64 scalars, nan where nothing was seen: `distinct`, in [1, k] ([0, k - 1] with
-            compat); `utility`, over the prompts that had scores.
+        Raises:
+            ValueError: If there are too few samples.
         """
-        return self.prompt_means()
+        num_kept = self.num_samples or len(texts)
+        if len(texts) < num_kept:
+            raise ValueError(
+                f"a prompt has {len(texts)} samples, num_samples is {num_kept}: draw at least that "
+                "number for every prompt, or lower num_samples."
+            )
+        classes = partition(texts[:num_kept], self.judge)
+        num_classes = max(classes) + (0 if self.compat else 1)
+        utility = math.nan
+        if scores is not None:
+            utility = discounted_utility(classes, scores[:num_kept], self.patience)
+        return {"distinct": num_classes, "utility": utility}

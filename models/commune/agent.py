@@ -1,14 +1,14 @@
-"""An agent: a causal language model that thinks with a prefix in front of its prompt.
+"""An agent: a causal language model that reads a prefix of thoughts before its prompt.
 
-    token ids, one list a prompt   -> `Agent.pad`     left-padded batch
-    (prefix, prompt)               -> `Agent.inputs`  embeddings, the prefix right before the prompt
-                                   -> `Agent.states`  one state a prompt, at a chosen depth
-                                   -> `Agent.reply_logits`, `Agent.generate`
+    one list of token ids per prompt -> `Agent.pad`     left-padded batch
+    (prefix, prompt)                 -> `Agent.inputs`  embeddings, prefix directly before prompt
+                                     -> `Agent.states`  one state per prompt, at a chosen depth
+                                     -> `Agent.reply_logits`, `Agent.generate`
 
-Any `transformers` causal LM serves, of any size and family. A prefix is always an input, of states
-too: in later rounds an agent has read the thoughts it was sent.
+The model is any `transformers` causal LM. States depend on the prefix too: in later rounds an agent
+has read the thoughts sent to it.
 
-Paper: ThoughtComm, 2510.20733: prefixes of m vectors before the embedded prompt, the models frozen.
+Paper: ThoughtComm, 2510.20733: prefixes of m vectors before the embedded prompt; frozen models.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ class Agent(nn.Module):
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer, with EOS; padding falls back to EOS. It may be given later.
-        frozen: Whether its parameters stay as they are, and its dropout off.
-        source: Where it was loaded from, if it can be again: exports then name it, and hold no
-            copy.
+        tokenizer: Its tokenizer, with EOS; padding falls back to EOS. It may be set later.
+        frozen: Whether to freeze the parameters and switch dropout off.
+        source: Folder or hub name that the model was loaded from. Exports then refer to it and hold
+            no copy. None: exports hold the weights.
     """
 
     def __init__(
@@ -59,24 +59,24 @@ class Agent(nn.Module):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer."""
-        assert self.own_tokenizer is not None, "the agent has not got its tokenizer yet"
+        """The tokenizer."""
+        assert self.own_tokenizer is not None, "the agent's tokenizer is not set yet"
         return self.own_tokenizer
 
     @property
     def width(self) -> int:
-        """D, of its token embeddings."""
+        """D, the width of the token embeddings."""
         return int(self.embedding_weight.shape[1])
 
     @property
     def state_size(self) -> int:
-        """Of its hidden states."""
+        """Width of the hidden states."""
         size: int = self.model.config.get_text_config().hidden_size
         return size
 
     @property
     def num_layers(self) -> int:
-        """Decoder blocks."""
+        """Number of decoder blocks."""
         number: int = self.model.config.get_text_config().num_hidden_layers
         return number
 
@@ -89,18 +89,18 @@ class Agent(nn.Module):
 
     @property
     def embedding_rms(self) -> float:
-        """Root mean square element of the token embeddings: the scale that it expects of inputs."""
+        """Root mean square element of the token embeddings, the scale of the model's inputs."""
         weight_VD = self.embedding_weight.detach()
         return float(weight_VD.float().square().mean().sqrt())
 
     @property
     def pad_id(self) -> int:
-        """Token that padding is filled with; its value never matters."""
+        """Id of the padding token; its value does not matter."""
         pad: int | None = self.tokenizer.pad_token_id
         return pad if pad is not None else int(self.tokenizer.eos_token_id)
 
     def pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Left-pad prompts: int64 ids (B, P) and a bool mask, True for tokens.
+        """Left-pad prompts; returns int64 ids (B, P) and a bool mask, True for tokens.
 
         Raises:
             ValueError: if a prompt is empty.
@@ -117,19 +117,19 @@ class Agent(nn.Module):
         return ids_BP.to(device), mask_BP.to(device)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token embeddings as the model makes them of ids."""
+        """Return the model's embeddings of token ids."""
         values: Tensor = self.model.get_input_embeddings()(ids)
         return values
 
     def inputs(
         self, ids_BP: Tensor, mask_BP: Tensor, prefix_BMD: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings of prefix and prompt, padding before both, and the mask of all.
+        """Build the embeddings of prefix and prompt, with padding before both, and their mask.
 
         Raises:
-            ValueError: if the prefix is of another width or number.
+            ValueError: if the prefix has another width or number of rows.
         """
-        # What trains around it puts all modules into training mode; a frozen one has no dropout.
+        # A trainer puts all modules into training mode, but a frozen model has no dropout.
         if self.frozen and self.model.training:
             self.model.eval()
         values_BPD = self.embed(ids_BP)
@@ -137,9 +137,9 @@ class Agent(nn.Module):
             return values_BPD, mask_BP
         if len(prefix_BMD) != len(ids_BP) or prefix_BMD.shape[2] != values_BPD.shape[2]:
             raise ValueError(
-                f"a prefix of shape {tuple(prefix_BMD.shape)} does not go before {len(ids_BP)} "
-                f"prompts of an agent whose embeddings have {values_BPD.shape[2]} dimensions: make "
-                "it with the adapter of this agent"
+                f"a prefix of shape {tuple(prefix_BMD.shape)} does not fit {len(ids_BP)} prompts "
+                f"of an agent with embeddings of {values_BPD.shape[2]} dimensions: use the "
+                "prefixes of this agent's adapter"
             )
         both_BCD = torch.cat([prefix_BMD.to(values_BPD.dtype), values_BPD], 1)
         mask_BC = torch.cat([mask_BP.new_ones(prefix_BMD.shape[:2]), mask_BP], 1)
@@ -155,7 +155,7 @@ class Agent(nn.Module):
         config: StateConfig,
         prefix_BMD: Tensor | None = None,
     ) -> Tensor:
-        """One state of each prompt, float32 (B, D), with the prefix read."""
+        """Compute one state per prompt after reading the prefix, float32 (B, D)."""
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         hidden = self.model.base_model(
             inputs_embeds=values_BCD,
@@ -174,15 +174,16 @@ class Agent(nn.Module):
         replies: Tensor,
         prefix_BMD: Tensor | None = None,
     ) -> Tensor:
-        """Logits of each reply token, given what stands before it: float32 (B, T, V).
+        """Compute the logits of each reply token given all tokens before it: float32 (B, T, V).
 
         Args:
             ids_BP: Prompts, left-padded.
             mask_BP: True for tokens.
             replies: Right-padded ids (B, T), or embeddings (B, T, D).
-            prefix_BMD: Before the prompts.
+            prefix_BMD: Prefixes of the prompts.
         """
-        return self._read(ids_BP, mask_BP, replies, prefix_BMD, False).logits.float()
+        logits_BTV: Tensor = self._read(ids_BP, mask_BP, replies, prefix_BMD, False).logits
+        return logits_BTV.float()
 
     def reply_logits_and_states(
         self,
@@ -192,7 +193,7 @@ class Agent(nn.Module):
         config: StateConfig,
         prefix_BMD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`reply_logits` and `states` in one pass."""
+        """Compute `reply_logits` and `states` in one pass."""
         output = self._read(ids_BP, mask_BP, replies, prefix_BMD, True)
         _, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         layer_BCD = output.hidden_states[config.layer(self.num_layers)].float()
@@ -209,7 +210,7 @@ class Agent(nn.Module):
     ) -> Any:
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         replies_BTD = self.embed(replies) if replies.ndim == 2 else replies.to(values_BCD.dtype)
-        # The last reply token predicts nothing, and right padding is seen by nothing that counts.
+        # The last reply token predicts nothing. No position that counts attends to right padding.
         all_BCD = torch.cat([values_BCD, replies_BTD[:, :-1]], 1)
         all_mask_BC = torch.cat([mask_BC, mask_BC.new_ones(replies_BTD[:, :-1].shape[:2])], 1)
         return self.model(
@@ -230,14 +231,14 @@ class Agent(nn.Module):
         prefix_BMD: Tensor | None = None,
         temperature: float = 0.0,
     ) -> Tensor:
-        """Continue the prompts: int64 ids (B, T) of the replies alone, padded after their EOS.
+        """Continue the prompts; returns int64 ids (B, T) of only the replies, padded after EOS.
 
         Args:
             ids_BP: Prompts, left-padded.
             mask_BP: True for tokens.
             max_new_tokens: Longest reply.
-            prefix_BMD: Before the prompts, each row its own.
-            temperature: 0: greedy.
+            prefix_BMD: Prefixes of the prompts, one per row.
+            temperature: Sampling temperature; 0: greedy.
         """
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         options: dict[str, Any] = {"do_sample": temperature > 0}
@@ -255,7 +256,7 @@ class Agent(nn.Module):
         return ids_BT
 
     def decode(self, ids_BT: Tensor) -> list[str]:
-        """Replies as text, special tokens left out."""
+        """Decode replies to text, without special tokens."""
         texts: list[str] = self.tokenizer.batch_decode(ids_BT, skip_special_tokens=True)
         return texts
 

@@ -1,7 +1,7 @@
-"""The hidden state that stands for what an agent thinks.
+"""The hidden state that represents an agent's thought.
 
-Paper: ThoughtComm, 2510.20733: the last token's. Which layer is not in the paper; two thirds of the
-depth is what its authors are quoted with.
+Paper: ThoughtComm, 2510.20733: the last token's state. The paper does not state the layer; its
+authors are quoted with two thirds of the depth.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Pool = Literal["last", "mean"]
 
 @dataclass(frozen=True)
 class StateConfig:
-    """Which hidden state stands for what an agent thinks.
+    """The choice of the hidden state that represents an agent's thought.
 
     Args:
-        depth: Share of the layers below it; 1: the output of the last one.
-        pool: `last` token, the paper's, or the `mean` over prompt and prefix.
+        depth: Share of the layers below the state; 1: the output of the last layer.
+        pool: State of the `last` token, as in the paper, or the `mean` over prompt and prefix.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -36,7 +36,7 @@ class StateConfig:
             raise ValueError(f"state.pool is {self.pool!r}: choose last or mean")
 
     def layer(self, num_layers: int) -> int:
-        """Number of layers below the state, at least 1.
+        """Return the number of layers below the state, at least 1.
 
         >>> StateConfig().layer(28)
         19
@@ -45,7 +45,7 @@ class StateConfig:
 
 
 def pool_states(hidden_BCD: Tensor, mask_BC: Tensor, config: StateConfig) -> Tensor:
-    """One vector a row: the last position's, or the mean over what the mask keeps."""
+    """Pool each row to one vector: the last position, or the mean over unmasked positions."""
     if config.pool == "last":
         return hidden_BCD[:, -1]
     weight_BC1 = mask_BC[:, :, None].to(hidden_BCD)

@@ -1,6 +1,6 @@
-"""Several agents, written to a folder and read again.
+"""A group of agents, saved to a folder and loaded from it.
 
-Agents need not be alike, and some may be one and the same model.
+Agents may differ in size and family, and several may share one model.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ _OWN = "model_"
 
 
 class Agents(nn.Module):
-    """Several agents, of which some may be one and the same model.
+    """A group of agents, some of which may share one model.
 
     Args:
         agents: The agents.
-        names: What they are called; null: agent 0, agent 1, ...
+        names: Their names; null: agent 0, agent 1, ...
 
     Raises:
-        ValueError: with fewer than two agents.
+        ValueError: if there are fewer than two agents.
     """
 
     def __init__(self, agents: Sequence[Agent], names: Sequence[str] | None = None) -> None:
@@ -60,13 +60,13 @@ class Agents(nn.Module):
         return [agent.width for agent in self]
 
     def give_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Give it to every agent that has none."""
+        """Set the tokenizer of every agent that has none."""
         for agent in self:
             if agent.own_tokenizer is None:
                 agent.own_tokenizer = tokenizer
 
     def fingerprints(self) -> list[str]:
-        """Of each agent's weights."""
+        """Hash each agent's weights."""
         known: dict[int, str] = {}
         for agent in self:
             if id(agent) not in known:
@@ -74,9 +74,9 @@ class Agents(nn.Module):
         return [known[id(agent)] for agent in self]
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
-        """Write each different model with its tokenizer, and who has which.
+        """Write each different model with its tokenizer, and the agents' models.
 
-        Models that were loaded from somewhere are named, not copied.
+        Models with a `source` are written by name, not copied.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Agents(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> "Agents":
-        """Read what `save_pretrained` wrote; the agents are frozen.
+        """Load a folder of `save_pretrained`; the agents are frozen.
 
         Raises:
             FileNotFoundError: if there are no agents in the folder.
@@ -124,7 +124,7 @@ class Agents(nn.Module):
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """Hash of all parameters with their names."""
+    """Hash all parameters with their names."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())

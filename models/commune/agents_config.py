@@ -1,4 +1,4 @@
-"""Who takes part in an exchange of thoughts, and the agents built or loaded from that."""
+"""Options of the agents in an exchange of thoughts, and their construction."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,17 +10,17 @@ from triptych.models.commune.agents import Agents
 
 @dataclass
 class AgentsConfig:
-    """Who takes part.
+    """The agents in an exchange.
 
     Args:
-        bases: The agents' models, from sizes or pretrained ones (by folder or hub name). One entry
-            for `num_agents` of them: they share it.
-        num_agents: How many, where `bases` has one entry; null: as many as `bases`.
-        names: What they are called; null: agent 0, agent 1, ...
+        bases: The agents' models, from sizes or pretrained ones (by folder or hub name). A single
+            entry is shared by all `num_agents` agents.
+        num_agents: Number of agents if `bases` has one entry; null: the length of `bases`.
+        names: Their names; null: agent 0, agent 1, ...
         dtype: Precision of the weights of pretrained models; null: that of their files.
 
     Raises:
-        ValueError: with fewer than two agents, or numbers that do not agree.
+        ValueError: if there are fewer than two agents, or numbers do not agree.
     """
 
     bases: list[BaseLMConfig] = field(default_factory=lambda: [BaseLMConfig()])
@@ -60,13 +60,13 @@ def build_agents(
     """Build or load the agents.
 
     Args:
-        config: Who takes part.
-        vocab_size: Of those that are built from sizes, which get their tokenizer later; pretrained
-            ones bring their own.
-        frozen: Of those built from sizes; pretrained ones are.
+        config: The agents.
+        vocab_size: Number of tokens of models built from sizes, which get their tokenizer later.
+            Pretrained models have a tokenizer.
+        frozen: Whether models built from sizes are frozen; pretrained ones always are.
 
     Raises:
-        ValueError: if a model is to be built from sizes and there is no vocabulary.
+        ValueError: if a model must be built from sizes and `vocab_size` is None.
     """
     made: dict[str, Agent] = {}
     agents = []

@@ -1,4 +1,4 @@
-"""A linear map or a multi-layer perceptron whose derivative has a closed form."""
+"""A linear map or a multi-layer perceptron with a closed-form derivative."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -54,14 +54,14 @@ class Perceptron(nn.Module):
         return output
 
     def jacobian_factors(self, inputs_BI: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What the Jacobian is a product of, for at most one hidden layer.
+        """Return the factors of the Jacobian, for at most one hidden layer.
 
         Returns:
             (weight_OI, None, None) for a linear map. (out_OW, slopes_BW, in_WI) with one hidden
             layer: J_b = out diag(slopes_b) in. Differentiable in weights and inputs.
 
         Raises:
-            ValueError: with more hidden layers.
+            ValueError: if there are more hidden layers.
         """
         weights: list[Tensor] = [layer.get_parameter("weight") for layer in self.layers]
         if len(weights) == 1:
@@ -79,9 +79,9 @@ class Perceptron(nn.Module):
         return F.leaky_relu(values, LEAK)
 
     def _slopes(self, values: Tensor) -> Tensor:
-        """The activation's derivative."""
+        """Compute the activation's derivative."""
         if self.activation == "gelu":
             normal_cdf = 0.5 * (1 + torch.erf(values * 0.5**0.5))
-            density = torch.exp(-0.5 * values.square()) * (2 * torch.pi) ** -0.5
+            density: Tensor = torch.exp(-0.5 * values.square()) * (2 * torch.pi) ** -0.5
             return normal_cdf + values * density
         return torch.where(values > 0, 1.0, LEAK).to(values)

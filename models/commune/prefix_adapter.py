@@ -1,14 +1,14 @@
-"""From recovered thoughts to the prefixes that agents read: who gets which, and as what.
+"""Adapters that turn recovered thoughts into the prefixes that agents read.
 
-    latents of everyone
-      -> ThoughtRouting    of each agent the latents that it may have, weighted by agreement
+    latents of all agents
+      -> ThoughtRouting    the latents sent to each agent, weighted by agreement
       -> PrefixAdapter     m vectors in the agent's embedding space, at its embeddings' scale
 
-Paper: ThoughtComm, 2510.20733: Z~_i = concat over alpha of w_alpha Z_alpha of what is relevant to
-agent i; P_i = g(Z~_i), m = 1 in its main experiments. Ours: everything but `strict` with `concat`;
-the prefix's scale. A raw adapter's output is many times as long as a token embedding and drives the
-frozen model into nan; a prefix of exact zeros gives nan gradients in the model's norms, so the gate
-is an exponential, which is never 0.
+Paper: ThoughtComm, 2510.20733: Z~_i = concat over alpha of w_alpha Z_alpha of the latents relevant
+to agent i; P_i = g(Z~_i), m = 1 in its main experiments. Ours: all routing except `strict` with
+`concat`, and the prefix's scale. The output of a raw adapter is many times as long as a token
+embedding and leads to nan in the frozen model. A prefix of exact zeros gives nan gradients in the
+model's norms, so the gate is an exponential, which is never 0.
 """
 
 import json
@@ -33,20 +33,20 @@ CONFIG_FILE, WEIGHTS_FILE = "prefix_adapter.json", "prefix_adapter.safetensors"
 
 @dataclass(frozen=True)
 class PrefixAdapterConfig:
-    """How prefixes are made.
+    """Options of the adapters.
 
     Args:
-        routing: Which latents an agent is sent.
+        routing: The latents sent to each agent.
         num_prefix_tokens: M, the paper's m.
         hidden: Widths of the hidden layers.
         activation: `gelu` or `leaky_relu`.
-        share: One adapter for all agents, told who is who, in place of one for each. Needs agents
-            with embeddings of one width, and the `masked` layout.
-        initial_gate: Scale of a prefix in root mean squares of the agent's token embeddings, at the
-            start; it is learned.
+        share: One adapter for all agents, with the agent's number as an input, instead of one per
+            agent. It needs agents with embeddings of equal width, and the `masked` layout.
+        initial_gate: Initial scale of a prefix, in root mean squares of the agent's token
+            embeddings; it is learned.
 
     Raises:
-        ValueError: on numbers out of range.
+        ValueError: if a number is out of range.
     """
 
     routing: RoutingConfig = field(default_factory=RoutingConfig)
@@ -74,16 +74,16 @@ class PrefixAdapterConfig:
 
 
 class PrefixAdapter(nn.Module):
-    """Makes each agent's prefix of everyone's thoughts.
+    """Turns the latents of all agents into each agent's prefix.
 
     Args:
         relevant_KZ: bool; the recovered structure.
-        widths: Of each agent's embeddings.
+        widths: Width of each agent's embeddings.
         scales: Root mean square element of each agent's embeddings.
-        config: How.
+        config: Options.
 
     Raises:
-        ValueError: if an agent would be sent nothing, or agents of several widths are to share.
+        ValueError: if an agent would get no latent, or agents of different widths share.
     """
 
     scale_K: Tensor
@@ -126,7 +126,7 @@ class PrefixAdapter(nn.Module):
         )
 
     def forward(self, latents_BZ: Tensor, agent: int) -> Tensor:
-        """The agent's prefix, (B, M, D)."""
+        """Compute the agent's prefix, (B, M, D)."""
         routed_BR = self.routing(latents_BZ, agent)
         number = 0 if self.config.share else agent
         if self.config.share:
@@ -153,11 +153,11 @@ class PrefixAdapter(nn.Module):
         """Read a saved adapter, in evaluation mode.
 
         Args:
-            folder: Of `save`.
-            widths: Of the embeddings of the agents that it is to serve; checked if given.
+            folder: A folder written by `save`.
+            widths: Widths of the embeddings of the present agents; checked if given.
 
         Raises:
-            FileNotFoundError: if there is none in the folder.
+            FileNotFoundError: if the folder has no adapter.
             ValueError: if it was made for other agents.
         """
         tensors, description = load_tensors(Path(folder) / WEIGHTS_FILE)

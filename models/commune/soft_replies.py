@@ -1,4 +1,4 @@
-"""Replies that are sampled and keep a gradient: tokens are read again as they were drawn."""
+"""Sampled replies with a gradient: the model reads the sampled tokens as soft one-hot vectors."""
 
 from collections.abc import Callable
 
@@ -20,20 +20,20 @@ def sample_soft_reply(
 ) -> tuple[Tensor, Tensor]:
     """Sample a reply token by token, differentiably.
 
-    Every token costs a pass over all before it: meant for the brief continuations that adapters
-    learn from.
+    Every token costs a pass over all tokens before it. This is meant for the short continuations
+    that adapters are trained on.
 
     Args:
-        agent: Who replies.
+        agent: The replying agent.
         ids_BP: Its prompts, left-padded.
         mask_BP: True for tokens.
-        prefix_BMD: Before the prompts.
+        prefix_BMD: Prefixes of the prompts.
         max_new_tokens: T.
         draw: Maps logits (B, V) to one-hot tokens (B, V) with a gradient.
 
     Returns:
-        Tokens and the logits that they were drawn from, both (B, T, V). Nothing stops at an end
-        token; what follows it is for the caller to mask.
+        Tokens and the logits that they were drawn from, both (B, T, V). Sampling does not stop at
+        an end token; the caller masks the tokens after it.
     """
     embedding_VD = agent.embedding_weight
     tokens: list[Tensor] = []
@@ -41,7 +41,7 @@ def sample_soft_reply(
     empty_B1D = embedding_VD.new_zeros(len(ids_BP), 1, embedding_VD.shape[1])
     read: list[Tensor] = []
     for _ in range(max_new_tokens):
-        # The last position of what is given is only asked for, never read.
+        # `reply_logits` predicts the last position and never reads it.
         given_BtD = torch.cat([*read, empty_B1D], 1)
         logits_BV = agent.reply_logits(ids_BP, mask_BP, given_BtD, prefix_BMD)[:, -1]
         token_BV = draw(logits_BV)

@@ -1,4 +1,4 @@
-"""Per-dimension z-scores of agents' states, with statistics that are saved with the model."""
+"""Per-dimension z-scores of agents' states; the statistics are saved with the model."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class StateStandardizer(nn.Module):
     """Shifts and scales every dimension to zero mean and unit variance.
 
-    Statistics come from `fit`, never from a batch, so that a state means the same in every batch.
+    Statistics come from `fit`, never from a batch, so z-scores do not depend on the batch.
 
     Args:
         num_dimensions: H.
@@ -34,16 +34,16 @@ class StateStandardizer(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Tensor | Iterable[Tensor]) -> None:
-        """Take the mean and the (biased) standard deviation of every dimension.
+        """Set the mean and the (biased) standard deviation of every dimension.
 
-        Sums are kept in float64 around the running mean, so the number of batches does not matter.
-        A dimension that never moves keeps the scale 1 and becomes 0.
+        Sums are in float64 around the running mean, so the number of batches does not matter. A
+        constant dimension has the scale 1 and becomes 0.
 
         Args:
             batches: States (N, H), or batches of them.
 
         Raises:
-            ValueError: if there are no states, they have another width, or are not finite.
+            ValueError: if there are no states, or they have another width or are not finite.
         """
         count = 0
         mean_H = torch.zeros_like(self.mean_H, dtype=torch.float64)
@@ -69,14 +69,14 @@ class StateStandardizer(nn.Module):
         if count == 0:
             raise ValueError("there are no states to take statistics of: give at least one sample")
         scale_H = (squares_H / count).sqrt()
-        # What is left of a constant after rounding is no scale.
+        # The rounding error of a constant dimension is no scale.
         moves_H = scale_H > 1e-12 * (1 + mean_H.abs())
         self.mean_H.copy_(mean_H)
         self.scale_H.copy_(torch.where(moves_H, scale_H, torch.ones_like(scale_H)))
         self.is_fitted.fill_(True)
 
     def forward(self, states_BH: Tensor) -> Tensor:
-        """To z-scores.
+        """Convert states to z-scores.
 
         Raises:
             ValueError: if `fit` was not called.
@@ -85,7 +85,7 @@ class StateStandardizer(nn.Module):
         return (states_BH - self.mean_H) / self.scale_H
 
     def inverse(self, scores_BH: Tensor) -> Tensor:
-        """Back to states."""
+        """Convert z-scores to states."""
         self._check_fitted()
         return scores_BH * self.scale_H + self.mean_H
 

@@ -2,14 +2,15 @@
 
     states of all agents, side by side
       -> StateStandardizer     z-scores from fitted statistics
-      -> encoder               Perceptron; or one for each owner of latents, which reads it alone
+      -> encoder               Perceptron; or one per owner of latents, which reads only its state
       -> BatchNorm, no affine  latents of unit variance
       -> decoder               Perceptron, back to z-scores
 
 Paper: ThoughtComm, 2510.20733: H = f(Z) over the last-token states of all agents; the autoencoder
-estimates f and its inverse. The paper states neither layers nor normalisation. Ours, and why: a
-penalty on the decoder's Jacobian shrinks for free when latents grow, so latents have unit variance;
-states are z-scored, or loud dimensions take the penalty and the reconstruction for themselves.
+estimates f and its inverse. The paper states neither layers nor normalisation; these are ours.
+Latents have unit variance, since larger latents would reduce a penalty on the decoder's Jacobian at
+no cost. States are z-scored, since dimensions of large variance would dominate the penalty and the
+reconstruction.
 """
 
 import json
@@ -39,13 +40,13 @@ class ThoughtCodecConfig:
         state_sizes: Width of each agent's state; they may differ.
         num_latents: Z.
         encoder_hidden: Widths of the encoder's hidden layers; none: linear.
-        decoder_hidden: The same of the decoder.
+        decoder_hidden: Widths of the decoder's hidden layers.
         activation: `leaky_relu` or `gelu`, in both.
-        latent_owners: For each latent the number of the agent whose state alone the encoder reads
-            for it, or -1 for all agents' states. Null: -1 throughout, as in the paper. The masks
-            are ours: without them a latent that is private by its decoder may still carry what
-            the encoder read from another agent.
-        agent_names: Who the agents are, such as their models' names; null: agent 0, agent 1, ...
+        latent_owners: The owner of each latent: the number of the only agent that the encoder reads
+            for it, or -1 for all agents. Null: -1 for all latents, as in the paper. The masks are
+            ours. Without them a latent that is private by its decoder may still contain what the
+            encoder read from another agent.
+        agent_names: Names of the agents, such as their models'; null: agent 0, agent 1, ...
         owner_hidden: Widths of the hidden layers of encoders that read one agent; null: those of
             `encoder_hidden`.
 
@@ -90,15 +91,15 @@ class ThoughtCodecConfig:
 
     @property
     def names(self) -> list[str]:
-        """The agents' names, numbered where none were given."""
+        """The agents' names, by default numbered."""
         return self.agent_names or [f"agent {k}" for k in range(len(self.state_sizes))]
 
 
 class ThoughtEncoder(nn.Module):
-    """States of all agents to latents; a perceptron for each owner, which reads it alone.
+    """Maps the states of all agents to latents, by one perceptron per owner of latents.
 
     Args:
-        config: Of the codec.
+        config: Options of the codec.
     """
 
     order_Z: Tensor
@@ -124,7 +125,7 @@ class ThoughtEncoder(nn.Module):
                 Perceptron(read.stop - read.start, len(own), hidden, config.activation)
             )
             latents += own
-        # parts give their latents one owner after another; this puts each in its place
+        # The parts' outputs are ordered by owner; this restores the order of the latents.
         self.register_buffer("order_Z", torch.tensor(latents).argsort(), persistent=False)
 
     def forward(self, scores_BH: Tensor) -> Tensor:
@@ -136,10 +137,10 @@ class ThoughtEncoder(nn.Module):
 
 
 class ThoughtCodec(nn.Module):
-    """Finds the latent thoughts behind agents' states, and the states that thoughts make.
+    """Maps agents' states to latent thoughts and back.
 
-    Training works on z-scores: `standardize`, `encode_scores`, `decoder`. In training mode latents
-    have unit variance in the batch, otherwise by running statistics (or those of
+    Training uses z-scores: `standardize`, `encode_scores`, `decoder`. Latents are normalised to
+    unit variance, in training mode by the batch, otherwise by running statistics (or those of
     `fit_latent_statistics`).
 
     Args:
@@ -151,7 +152,7 @@ class ThoughtCodec(nn.Module):
         self.config = config
         self.standardizer = StateStandardizer(sum(config.state_sizes))
         self.encoder = ThoughtEncoder(config)
-        # A larger epsilon would let a small encoder have small latents again.
+        # With a larger epsilon, a small encoder could still produce small latents.
         self.latent_norm = nn.BatchNorm1d(config.num_latents, eps=1e-8, affine=False)
         self.decoder = Perceptron(
             config.num_latents,
@@ -166,32 +167,32 @@ class ThoughtCodec(nn.Module):
         return self.config.state_sizes
 
     def may_matter(self) -> Tensor:
-        """Bool (K, Z); False where a latent is read from another agent's state alone."""
+        """Return bool (K, Z); False if the encoder reads the latent only from another agent."""
         num_agents, num_latents = len(self.state_sizes), self.config.num_latents
         owner_Z = torch.tensor(self.config.latent_owners or [EVERYONE] * num_latents)
         agent_K1 = torch.arange(num_agents)[:, None]
         return (owner_Z == EVERYONE) | (owner_Z == agent_K1)
 
     def join(self, states: Sequence[Tensor]) -> Tensor:
-        """Put one (B, H_k) tensor of each agent side by side: (B, H).
+        """Concatenate one (B, H_k) tensor per agent to (B, H).
 
         Raises:
-            ValueError: naming the agent whose state has another width.
+            ValueError: if an agent's state has another width; the message names the agent.
         """
         self._check_agents([state.shape[-1] for state in states])
         return torch.cat(list(states), -1)
 
     def split(self, states_BH: Tensor) -> list[Tensor]:
-        """Each agent's part of (B, H)."""
+        """Split (B, H) into the agents' states."""
         return list(states_BH.split(self.state_sizes, -1))
 
     def fit_statistics(self, batches: Tensor | Iterable[Tensor]) -> None:
-        """Take the states' mean and scale from (N, H), or batches of it; once, before training."""
+        """Fit the states' mean and scale to (N, H), or batches of it; once, before training."""
         self.standardizer.fit(batches)
 
     @torch.no_grad()
     def fit_latent_statistics(self, states_NH: Tensor) -> None:
-        """Replace the running statistics of latents by those of these states."""
+        """Set the running statistics of the latents to those of these states."""
         latents_NZ = self.encoder(self.standardizer(states_NH))
         assert self.latent_norm.running_mean is not None
         assert self.latent_norm.running_var is not None
@@ -199,21 +200,21 @@ class ThoughtCodec(nn.Module):
         self.latent_norm.running_var.copy_(latents_NZ.var(0, correction=0))
 
     def standardize(self, states_BH: Tensor) -> Tensor:
-        """States to z-scores."""
+        """Convert states to z-scores."""
         scores_BH: Tensor = self.standardizer(states_BH)
         return scores_BH
 
     def encode_scores(self, scores_BH: Tensor) -> Tensor:
-        """Z-scores to latents of unit variance, (B, Z)."""
+        """Encode z-scores to latents of unit variance, (B, Z)."""
         latents_BZ: Tensor = self.latent_norm(self.encoder(scores_BH))
         return latents_BZ
 
     def encode(self, states_BH: Tensor) -> Tensor:
-        """States to latents."""
+        """Encode states to latents."""
         return self.encode_scores(self.standardize(states_BH))
 
     def decode(self, latents_BZ: Tensor) -> Tensor:
-        """Latents to states in their own units."""
+        """Decode latents to states in their original units."""
         return self.standardizer.inverse(self.decoder(latents_BZ))
 
     def forward(self, states_BH: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,13 +239,13 @@ class ThoughtCodec(nn.Module):
         """Read a saved codec, in evaluation mode.
 
         Args:
-            folder: Of `save`.
-            state_sizes: Widths of the agents that it is to serve; checked if given.
+            folder: A folder written by `save`.
+            state_sizes: Widths of the present agents' states; checked if given.
             agent_names: Their names, in order; checked if given.
 
         Raises:
-            FileNotFoundError: if there is none in the folder.
-            ValueError: if its two files differ, or it was made for other agents: says which.
+            FileNotFoundError: if the folder has no codec.
+            ValueError: if its two files differ, or it was made for other agents.
         """
         folder = Path(folder)
         tensors, description = load_tensors(folder / WEIGHTS_FILE)
@@ -252,7 +253,7 @@ class ThoughtCodec(nn.Module):
         if description.get("thought_codec") != sizes:
             raise ValueError(
                 f"{CONFIG_FILE} and {WEIGHTS_FILE} in {folder} are not of the same codec: copy "
-                "both again from where they were made"
+                "both again from the original"
             )
         codec = cls(ThoughtCodecConfig(**sizes))
         if state_sizes is not None:

@@ -1,4 +1,4 @@
-"""Which latents each agent is sent, and with what weight."""
+"""The routing of latents to agents, and the weights of the latents."""
 
 # Shapes: B batch, Z latents, R routed numbers, K agents
 
@@ -17,20 +17,21 @@ Layout = Literal["masked", "concat"]
 
 @dataclass(frozen=True)
 class RoutingConfig:
-    """Which latents an agent is sent.
+    """The latents sent to each agent.
 
     Args:
-        mode: `strict`, the paper's: those its own state depends on. `all`: every live one.
-            `shared_only`: of its own, those of two agents or more. `allow_list`: as listed.
-        allow: Of each agent the latents it may have, for `allow_list`.
-        layout: `masked`: all Z places, those of others zero. `concat`, the paper's: only the
-            agent's own, in the order of their agreement.
+        mode: `strict`, as in the paper: latents that the agent's state depends on. `all`: every
+            live latent. `shared_only`: latents that the states of this and another agent depend on.
+            `allow_list`: the latents in `allow`.
+        allow: The latents of each agent, for `allow_list`.
+        layout: `masked`: all Z places, with zeros for latents that are not sent. `concat`, as in
+            the paper: only the latents sent, ordered by agreement.
         weights: w_alpha by agreement: `learned` (from 1) or `fixed` at alpha / K.
-        noise: Standard deviation of noise on what is sent, in those of latents, in training and in
-            use: what is left of private evidence in shared latents drowns in it.
+        noise: Standard deviation of noise on the latents sent, in units of theirs, in training and
+            in use. It hides the rest of private evidence in shared latents.
 
     Raises:
-        ValueError: on settings that do not exist or do not go together.
+        ValueError: on settings that do not exist or contradict each other.
     """
 
     mode: Mode = "strict"
@@ -59,10 +60,10 @@ class RoutingConfig:
 
 
 def routed_latents(relevant_KZ: Tensor, config: RoutingConfig) -> Tensor:
-    """Which latents each agent is sent, bool (K, Z); never a dead one.
+    """Return the latents sent to each agent, bool (K, Z); dead latents are never sent.
 
     Raises:
-        ValueError: if an agent would be sent nothing, or the list does not fit the structure.
+        ValueError: if an agent would get no latent, or the list does not fit the structure.
 
     >>> relevant = torch.tensor([[True, True, False], [False, True, True]])
     >>> routed_latents(relevant, RoutingConfig("shared_only")).int().tolist()
@@ -92,7 +93,7 @@ def routed_latents(relevant_KZ: Tensor, config: RoutingConfig) -> Tensor:
             routed_KZ[agent, latents] = True
     if empty := (~routed_KZ.any(1)).nonzero().flatten().tolist():
         raise ValueError(
-            f"routing.mode {config.mode} leaves agents {empty} without a single thought: lower the "
+            f"routing.mode {config.mode} leaves agents {empty} without any thought: lower the "
             "structure's threshold, choose routing.mode: all, or train the codec with a weaker "
             "penalty"
         )
@@ -102,12 +103,12 @@ def routed_latents(relevant_KZ: Tensor, config: RoutingConfig) -> Tensor:
 class ThoughtRouting(nn.Module):
     """Selects and weighs the latents of an agent.
 
-    What an agent is not sent is selected away, not multiplied by 0, so that no value of it, not
-    even nan, can reach the agent.
+    Latents that are not sent are removed by selection, not multiplied by 0. So none of their
+    values, not even nan, reaches the agent.
 
     Args:
         relevant_KZ: bool; True where agent k's state depends on latent j.
-        config: Which are sent.
+        config: The routing.
 
     Raises:
         ValueError: see `routed_latents`.
@@ -142,7 +143,7 @@ class ThoughtRouting(nn.Module):
         return [len(places) for places in self.places]
 
     def forward(self, latents_BZ: Tensor, agent: int) -> Tensor:
-        """What the agent is sent, (B, R)."""
+        """Return the weighted latents sent to the agent, (B, R)."""
         if self.config.noise:
             latents_BZ = latents_BZ + self.config.noise * torch.randn_like(latents_BZ)
         weight_Z = self.weight_by_agreement[self.agreement_Z]

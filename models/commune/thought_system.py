@@ -1,4 +1,4 @@
-"""Agents with what lets them exchange thoughts: codec, structure, adapter; in one folder."""
+"""Agents with their codec, structure and adapter, saved in one folder."""
 
 import json
 from dataclasses import asdict
@@ -20,14 +20,14 @@ SYSTEM_FILE = "thoughts.json"
 
 
 class ThoughtSystem(nn.Module):
-    """What is trained stage by stage and used as one.
+    """The parts of an exchange of thoughts, which are trained stage by stage and used together.
 
     Args:
         agents: The agents.
-        state: Which hidden state is read.
-        codec: Between their states and thoughts.
+        state: The hidden state that represents an agent's thought.
+        codec: Codec between states and thoughts.
         relevant_KZ: bool; the recovered structure: True where agent k's state depends on latent j.
-        adapter: Makes prefixes of thoughts; None before it is trained.
+        adapter: Turns thoughts into prefixes; None before it is trained.
     """
 
     relevant_KZ: Tensor
@@ -49,15 +49,15 @@ class ThoughtSystem(nn.Module):
 
     @torch.no_grad()
     def think(self, states_BH: Tensor) -> Tensor:
-        """Latents of the agents' states side by side, (B, Z), by the codec's fitted statistics."""
+        """Encode the agents' concatenated states to latents, (B, Z), by fitted statistics."""
         self.codec.eval()
         return self.codec.encode(states_BH)
 
     def prefixes(self, latents_BZ: Tensor) -> list[Tensor]:
-        """Each agent's prefix.
+        """Compute each agent's prefix.
 
         Raises:
-            ValueError: if no adapter was trained yet.
+            ValueError: if no adapter is trained yet.
         """
         if self.adapter is None:
             raise ValueError(
@@ -66,7 +66,7 @@ class ThoughtSystem(nn.Module):
         return [self.adapter(latents_BZ, agent) for agent in range(len(self.agents))]
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
-        """Write everything into a folder."""
+        """Write all parts into a folder."""
         folder = Path(folder)
         self.agents.save_pretrained(folder)
         self.codec.save(folder)
@@ -81,11 +81,11 @@ class ThoughtSystem(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> "ThoughtSystem":
-        """Read what `save_pretrained` wrote.
+        """Load a folder of `save_pretrained`.
 
         Raises:
-            FileNotFoundError: if there is none in the folder.
-            ValueError: if the agents are not those that the codec was trained on.
+            FileNotFoundError: if the folder has no such system.
+            ValueError: if the agents' weights differ from those that the codec was trained on.
         """
         folder = Path(folder)
         path = folder / SYSTEM_FILE

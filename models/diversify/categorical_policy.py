@@ -1,4 +1,4 @@
-"""A policy that is a table: one distribution over K answers for each prompt."""
+"""A tabular policy: one distribution over K answers per prompt."""
 
 # Shapes: B completions, N prompts, K answers; a completion is T = 1 token, the answer's number
 
@@ -13,24 +13,24 @@ from triptych.models.diversify.rollout import Rollout
 
 
 class CategoricalPolicy(Policy):
-    """Independent logits for every prompt and answer: policies small enough to be enumerated.
+    """Independent logits for every prompt and answer, few enough to be enumerated.
 
-    It starts at its reference. For demonstrations and tests, where the optimum of an objective is
-    known in closed form.
+    The policy starts at its reference. It is for demonstrations and tests, where the optimum of an
+    objective is known in closed form.
 
     Args:
         answers: The K texts that it can sample.
-        reference: Probability of each answer under the reference, above 0; one row of K for each
-            prompt. Rows are normalised.
-        prompts: Text of each prompt, as the data's rows have it in `prompt`. With a single one,
-            every row is taken for it.
+        reference: Probability of each answer under the reference, above 0; one row of K per prompt.
+            Rows are normalised.
+        prompts: Text of each prompt, as in `prompt` of the data's rows. A single prompt stands for
+            every row.
 
     Raises:
         ValueError: if the numbers of answers, prompts and probabilities do not fit, or a
             probability is not above 0.
 
     Attributes:
-        logits_NK: What is trained.
+        logits_NK: The trained parameter.
     """
 
     reference_log_prob_NK: Tensor
@@ -50,13 +50,13 @@ class CategoricalPolicy(Policy):
         table_NK = torch.tensor(reference, dtype=torch.float32)
         if not (table_NK > 0).all():
             raise ValueError(
-                "reference has a probability that is not above 0: no sample reaches it"
+                "reference has a probability that is not above 0, which samples cannot reach"
             )
         self.answers = list(answers)
         self.prompts = list(prompts)
         self._row_of = {text: row for row, text in enumerate(self.prompts)}
         if len(self._row_of) != len(self.prompts):
-            raise ValueError("two prompts have the same text: give each its own")
+            raise ValueError("two prompts have the same text: give each a different one")
         log_prob_NK = table_NK.log().log_softmax(-1)
         self.register_buffer("reference_log_prob_NK", log_prob_NK)
         self.logits_NK = nn.Parameter(log_prob_NK.clone())
@@ -68,7 +68,7 @@ class CategoricalPolicy(Policy):
         num_samples: int,
         generator: torch.Generator | None = None,
     ) -> Rollout:
-        """Draw answers; `prompt` of each row says of which distribution."""
+        """Draw answers from the distribution of each row's `prompt`."""
         texts = [str(record.get("prompt", "")) for record in prompts]
         row_N = torch.tensor([self._row(text) for text in texts], device=self.logits_NK.device)
         log_prob_NK = self.logits_NK.log_softmax(-1)[row_N]
@@ -92,11 +92,11 @@ class CategoricalPolicy(Policy):
         )
 
     def token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Of each answer: (B, 1)."""
+        """Return the log-probability of each answer, (B, 1)."""
         return self._gather(self.logits_NK.log_softmax(-1), rollout)
 
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Of each answer under the reference: (B, 1)."""
+        """Return the log-probability of each answer under the reference, (B, 1)."""
         return self._gather(self.reference_log_prob_NK, rollout)
 
     def _gather(self, log_prob_NK: Tensor, rollout: Rollout) -> Tensor:

@@ -1,8 +1,8 @@
-"""A causal language model as a policy: it answers prompts."""
+"""A causal language model as a policy that answers prompts."""
 
 # Shapes: G prompts, B completions, P prompt positions, T completion positions
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from triptych.models.diversify.frozen_reference import copied_fingerprint, frozen_copy
-from triptych.models.diversify.policy import Policy
+from triptych.models.diversify.frozen_reference import frozen_copy
+from triptych.models.diversify.policy_with_reference import PolicyWithReference
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
 from triptych.models.diversify.scoring import completion_log_prob
@@ -20,23 +20,18 @@ from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import value_tables
 
 
-class CausalLMPolicy(Policy):
+class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
     """Samples replies to prompts with a transformers causal LM, and scores them.
 
-    The model always runs in eval mode, in training too: dropout would make what is scored another
-    distribution than what was sampled from.
-
-    The reference is the model with its adapters off where it has adapters (LoRA), and otherwise a
-    frozen copy of all that can change (`frozen_reference`): twice the parameters where all
-    learn, one more value table where the values learn alone. The copy is not part of checkpoints. A
-    resumed run makes it again, from the same `init_from` or the same seed, and its hash in the
-    checkpoint says whether it came out the same, bit for bit.
+    The reference of a model with adapters (LoRA) is the model with its adapters off. Otherwise it
+    is a frozen copy of all that can change (`frozen_reference`): twice the parameters where all
+    learn, one more value table where only the values learn.
 
     Args:
-        model: The language model, with adapters if it is to have them, and with everything frozen
-            that is not to be trained.
+        model: The language model, with its adapters, if any. Parameters that will not be trained
+            are frozen already.
         max_new_tokens: Longest completion, end token included.
-        tokenizer: Its tokenizer; None: `use_tokenizer` gives it before the first sample.
+        tokenizer: Its tokenizer; None: call `use_tokenizer` before the first sample.
         chunk_tokens: Largest number of tokens whose logits exist at once when scoring.
 
     Raises:
@@ -53,22 +48,15 @@ class CausalLMPolicy(Policy):
         for name, number in (("max_new_tokens", max_new_tokens), ("chunk_tokens", chunk_tokens)):
             if number < 1:
                 raise ValueError(f"{name} is {number}: set it to at least 1")
-        super().__init__()
-        self.model = model.eval()
+        super().__init__(model, None if has_adapters(model) else frozen_copy(model))
         self.max_new_tokens = max_new_tokens
         self.chunk_tokens = chunk_tokens
         self.tokenizer: PreTrainedTokenizerBase | None = None
-        # In a tuple: neither its parameters nor its memory layers are found in this module.
-        self._reference: tuple[PreTrainedModel, ...] = ()
-        self._fingerprint = "adapters off"
-        if not has_adapters(model):
-            self._reference = (frozen_copy(model),)
-            self._fingerprint = copied_fingerprint(model, *self._reference)
         if tokenizer is not None:
             self.use_tokenizer(tokenizer)
 
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take the tokenizer of the data, and tell the model its special tokens.
+        """Set the data's tokenizer, and the model's special tokens to match it.
 
         Raises:
             ValueError: if it has no end token, or more tokens than the model.
@@ -99,18 +87,18 @@ class CausalLMPolicy(Policy):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Rollout:
-        """Sample completions of each prompt; no gradient, no training accesses of memory layers.
+        """Sample completions of each prompt; no gradient, no recorded accesses of memory layers.
 
         Args:
             prompts: Rows with `prompt_ids`, a list of token ids, and `prompt`, their text.
-            num_samples: Completions of each prompt, which become one group.
-            generator: Source of randomness; None takes torch's, of the CPU.
-            temperature: Other than 1 for evaluation alone: `log_prob_B` is then that of the
-                tempered distribution, and `token_log_prob` is not.
+            num_samples: Completions per prompt, which form a group.
+            generator: Source of randomness; None: torch's CPU generator.
+            temperature: Use values other than 1 only in evaluation: `log_prob_B` is then that of
+                the tempered distribution, but `token_log_prob` is not.
 
         Raises:
-            ValueError: if a prompt is empty, or leaves no room for a completion in the model's
-                context, or a number is out of range, or there is no tokenizer.
+            ValueError: if a prompt is empty, a prompt and its completion do not fit into the
+                model's context, a number is out of range, or there is no tokenizer.
         """
         if self.tokenizer is None:
             raise ValueError("the policy has no tokenizer: call use_tokenizer first")
@@ -169,7 +157,7 @@ class CausalLMPolicy(Policy):
                 f"prompt {lengths.index(longest)} has {longest} tokens and max_new_tokens is "
                 f"{self.max_new_tokens}, but the model has {room} positions: shorten one of them"
             )
-        device = self.model.get_input_embeddings().weight.device
+        device = self.model.device
         ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]
         length_G = torch.tensor(lengths, device=device)
         mask_GP = torch.arange(longest, device=device) >= longest - length_G[:, None]
@@ -178,24 +166,24 @@ class CausalLMPolicy(Policy):
     # -- scoring ----------------------------------------------------------------------------------
 
     def token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every sampled token, (B, T) in nats, differentiable."""
+        """Compute the log-probability of every sampled token, (B, T) in nats, differentiable."""
         return self._score(self.model, rollout)
 
     @torch.no_grad()
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
-        """The same under the reference policy, without gradient.
+        """Compute `token_log_prob` under the reference policy, without gradient.
 
         Raises:
-            ValueError: if the model has adapters and its value tables learn besides.
+            ValueError: if the model has adapters and its value tables learn too.
         """
         if self._reference:
             return self._score(self._reference[0], rollout)
         if not has_adapters(self.model):
-            raise RuntimeError("the adapters were merged: there is no reference any more")
+            raise RuntimeError("the adapters were merged, so the reference is lost")
         if any(table.anchor is not None for table in value_tables(self.model)):
             raise ValueError(
-                "the value tables of a model with adapters learn (SparseMemoryFinetuning), so that "
-                "the model without adapters is no longer what it was: leave one of them out"
+                "the model has adapters and its value tables learn (SparseMemoryFinetuning), so "
+                "without adapters it is no longer the reference: leave one of them out"
             )
         with adapters_off(self.model):
             return self._score(self.model, rollout)
@@ -210,50 +198,18 @@ class CausalLMPolicy(Policy):
             self.chunk_tokens,
         )
 
-    # -- what a run leaves ------------------------------------------------------------------------
+    # -- export -----------------------------------------------------------------------------------
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        """The weights as `load_memory_lm` reads them: adapters merged."""
+        """Return the weights for `load_memory_lm`, with adapters merged."""
         if has_adapters(self.model):
             return merged_state_dict(self.model)
         state: dict[str, Tensor] = self.model.state_dict()
         return state
 
     def export(self, folder: str | Path) -> None:
-        """Save a plain model and its tokenizer, which `init_from` can load."""
+        """Save a plain model and its tokenizer for `init_from`."""
         with no_progress_bars():
             self.model.save_pretrained(folder, state_dict=self.export_state_dict())
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder)
-
-    # -- the module -------------------------------------------------------------------------------
-
-    def train(self, mode: bool = True) -> "CausalLMPolicy":
-        """Set the flag; the model stays in eval mode."""
-        super().train(mode)
-        self.model.eval()
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CausalLMPolicy":
-        """Move the reference along (`to`, `cuda`, `half`)."""
-        for reference in self._reference:
-            reference._apply(fn, recurse)
-        super()._apply(fn, recurse)
-        return self
-
-    def get_extra_state(self) -> str:
-        """Which reference this policy has; torch keeps it in the `state_dict`."""
-        return self._fingerprint
-
-    def set_extra_state(self, state: str) -> None:
-        """Make sure that a checkpoint's reference is this one.
-
-        Raises:
-            ValueError: if it is another.
-        """
-        if state != self._fingerprint:
-            raise ValueError(
-                "the checkpoint's run had another reference policy than this one: give the model "
-                "the settings in the checkpoint's config.yaml, init_from and seed_everything above "
-                "all"
-            )

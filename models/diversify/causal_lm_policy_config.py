@@ -1,4 +1,4 @@
-"""All options of a language model policy, in one place."""
+"""All options of a language model policy."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +15,19 @@ from triptych.models.remember.trainable import Trainable, choose_trainable
 
 @dataclass
 class CausalLMPolicyConfig:
-    """The model that is optimised, and the part of it that learns.
+    """The optimised model, and the part of it that learns.
 
     Args:
-        init_from: Exported folder of the model to start from; its tokenizer is used too. None
-            builds `base`.
-        base: The transformers model where there is no `init_from`.
-        memory: Memory layers to insert; None: none, or those that the model has.
-        trainable: What learns: `all`, `lora`, `values`, `memory` or `none`. The less it is, the
-            smaller the reference (`triptych.models.diversify.frozen_reference`); with the callback
-            SparseMemoryFinetuning, `values`.
-        lora: The adapters where `trainable` is `lora`; None: the defaults.
+        init_from: Exported folder of the model to start from, with its tokenizer. None builds
+            `base`.
+        base: The transformers model without `init_from`.
+        memory: Memory layers to insert; None: none, or the model's own.
+        trainable: The parameters that learn: `all`, `lora`, `values`, `memory` or `none`. Fewer
+            need a smaller reference (`triptych.models.diversify.frozen_reference`). With the
+            callback SparseMemoryFinetuning, `values`.
+        lora: The adapters if `trainable` is `lora`; None: the defaults.
         max_new_tokens: Longest completion, end token included.
-        chunk_tokens: Largest number of tokens whose logits exist at once when scoring.
+        chunk_tokens: Largest number of tokens with logits in memory at once in scoring.
 
     Raises:
         ValueError: if `init_from` and `base` are both given, or a number is out of range.
@@ -56,16 +56,16 @@ def build_policy(
     vocab_size: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> CausalLMPolicy:
-    """Build or load the model, choose what learns, and make it a policy.
+    """Build or load the model, freeze the other parameters, and wrap it in a policy.
 
     Args:
         config: The policy.
-        vocab_size: Tokens of the tokenizer that will feed it.
-        tokenizer: That tokenizer; None: the one in `init_from`, if it has one.
+        vocab_size: Number of tokens of the tokenizer.
+        tokenizer: The tokenizer; None: the one in `init_from`, if any.
 
     Raises:
         ValueError: if the model has memory already and `memory` is given, the vocabularies do not
-            fit, or the model lacks what is to learn.
+            fit, or the model does not have the parameters to learn.
     """
     model = _model(config, vocab_size)
     choose_trainable(model, config.trainable, config.lora)

@@ -1,4 +1,4 @@
-"""Keys and values of the tokens so far, in memory that is reserved once."""
+"""A cache for keys and values in memory that is allocated once."""
 
 from typing import Any
 
@@ -7,27 +7,27 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-# Shapes: B rows, H heads, T tokens, D head width; C capacity, tokens that there is room for
+# Shapes: B rows, H heads, T tokens, D head width, C capacity in tokens
 
 
 class ReservedLayer(DynamicLayer):
-    """A cache layer whose next token costs its own copy, not one of all tokens before it.
+    """A cache layer that copies only the new token at each step.
 
-    Attention sees the tokens so far as a view into memory for `capacity` of them. The layer of
-    transformers that it is in place of concatenates, which copies everything at every token.
+    Attention gets a view of the tokens so far, in memory for `capacity` tokens. The layer of
+    transformers concatenates, which copies all tokens at every step.
 
     Args:
-        capacity: Most tokens of a row, C.
+        capacity: C, the largest number of tokens of a row.
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self._length = 0
         self._keys_BHCD = self._values_BHCD = torch.empty(0)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve memory for the rows that come first."""
+        """Allocate memory for the first rows."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self._keys_BHCD, self._values_BHCD = self._room(key_states), self._room(value_states)
         self.is_initialized = True
@@ -35,7 +35,7 @@ class ReservedLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Add tokens (B, H, T, D); returns those and all before them."""
+        """Add tokens (B, H, T, D); returns all tokens so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin, end = self._length, self._length + key_states.shape[2]
@@ -46,16 +46,16 @@ class ReservedLayer(DynamicLayer):
         return self._keys_BHCD[:, :, :end], self._values_BHCD[:, :, :end]
 
     def get_seq_length(self) -> int:
-        """Tokens so far."""
+        """Return the number of tokens so far."""
         return self._length
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Give every row `repeats` rows in its place."""
+        """Repeat every row, with the copies next to each other."""
         rows = torch.arange(len(self._keys_BHCD), device=self.device)
         self.batch_select_indices(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the named rows, which may come more than once."""
+        """Keep the given rows, which may repeat."""
         self._keys_BHCD = self._copy(self._keys_BHCD, indices)
         self._values_BHCD = self._copy(self._values_BHCD, indices)
 
@@ -71,9 +71,9 @@ class ReservedLayer(DynamicLayer):
 
 
 def decoding_cache(config: PretrainedConfig, capacity: int) -> Cache:
-    """An empty cache for rows of at most `capacity` tokens.
+    """Build an empty cache for rows of at most `capacity` tokens.
 
-    Families whose layers see a window, or keep a state, get their own from transformers.
+    Families with windowed or recurrent layers get the cache of transformers.
     """
     if not attends_to_everything(config):
         return DynamicCache(config=config)
@@ -81,7 +81,7 @@ def decoding_cache(config: PretrainedConfig, capacity: int) -> Cache:
 
 
 def attends_to_everything(config: PretrainedConfig) -> bool:
-    """Whether every layer's attention reaches all tokens before."""
+    """Return whether every layer attends to all previous tokens."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return all(kind == "full_attention" for kind in kinds)

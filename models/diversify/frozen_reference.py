@@ -1,4 +1,4 @@
-"""The policy as it was when training began, in as little memory as it can be had."""
+"""A frozen copy of the initial policy that shares memory where possible."""
 
 import copy
 import hashlib
@@ -11,14 +11,13 @@ from triptych.models.remember.memory_blocks import value_tables
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Copy what can change, share what is frozen.
+    """Copy a model, sharing its frozen parameters.
 
-    Parameters that are frozen now are the same tensors in the copy, so that it costs the memory of
-    the trainable ones. Value tables are copied although they are frozen: sparse memory finetuning
-    writes to the rows of a frozen table.
+    The copy needs memory only for the trainable parameters and for value tables. Frozen value
+    tables are copied too, since sparse memory finetuning writes to their rows.
 
     Args:
-        model: The model, with everything frozen that will not be trained.
+        model: The model. Parameters that will not be trained are frozen already.
 
     Returns:
         The copy, frozen and in eval mode.
@@ -33,15 +32,14 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
     for table in value_tables(made):
         table.set_gradient("dense")  # keeps no reads
         table.set_anchor(None)
-    made.requires_grad_(False)
-    return made.eval()
+    made.requires_grad_(False).eval()
+    return made
 
 
 def copied_fingerprint(model: nn.Module, reference: nn.Module) -> str:
     """Hash the parameters that a reference does not share with its model.
 
-    The shared ones are in the model's checkpoint; these are not, and have to come out the same when
-    a run is resumed.
+    The model's checkpoint does not contain them, and a resumed run must rebuild the same values.
     """
     shared = {id(parameter) for parameter in model.parameters()}
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The seam between what is trained and how: anything that samples and scores is a `Policy`."""
+"""The interface between policies and their optimization: sampling and scoring."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from triptych.models.diversify.rollout import Rollout, sequence_log_prob
+from triptych.models.diversify.rollout import Rollout
 
 # Shapes: B completions, T completion positions
 
 
 class Policy(nn.Module, ABC):
-    """Samples completions and says how probable they are, under itself and under its reference.
+    """Samples completions and computes their probability under itself and its reference.
 
-    The reference is the policy as it was when training began: frozen, never in `parameters()` that
-    require a gradient. Sampling is at temperature 1 from the exact distribution that
-    `token_log_prob` scores, so on-policy estimators are unbiased.
+    The reference is a frozen copy of the initial policy. It has no parameters that require a
+    gradient. Samples at temperature 1 have exactly the distribution that `token_log_prob` scores,
+    so on-policy estimators are unbiased.
     """
 
     @abstractmethod
@@ -30,29 +30,29 @@ class Policy(nn.Module, ABC):
         """Sample completions of each prompt; no gradient.
 
         Args:
-            prompts: The data's rows, as the policy's family reads them: `prompt_ids` (a list of
-                token ids) and `prompt` (its text). An unconditional policy ignores all but their
-                number.
-            num_samples: Completions of each prompt, which become one group.
-            generator: Source of randomness; None takes torch's.
+            prompts: The data's rows, with `prompt_ids` (a list of token ids) and `prompt` (its
+                text). An unconditional policy uses only their number.
+            num_samples: Completions per prompt, which form a group.
+            generator: Source of randomness; None: torch's.
         """
 
     @abstractmethod
     def token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every sampled token, (B, T) in nats, at least float32, differentiable.
+        """Compute the log-probability of every sampled token.
 
-        Entries where `token_mask_BT` is False are 0.
+        The result is (B, T) in nats, at least float32, differentiable. Entries where
+        `token_mask_BT` is False are 0.
         """
 
     @abstractmethod
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
-        """The same under the reference policy, without gradient."""
+        """Compute `token_log_prob` under the reference policy, without gradient."""
 
     def log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every completion, (B,), differentiable."""
-        return sequence_log_prob(self.token_log_prob(rollout), rollout.token_mask_BT)
+        """Compute the log-probability of every completion, (B,), differentiable."""
+        return self.token_log_prob(rollout).sum(-1)
 
     @torch.no_grad()
     def reference_log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every completion under the reference, (B,)."""
-        return sequence_log_prob(self.reference_token_log_prob(rollout), rollout.token_mask_BT)
+        """Compute the log-probability of every completion under the reference, (B,)."""
+        return self.reference_token_log_prob(rollout).sum(-1)

@@ -1,4 +1,4 @@
-"""What a policy has sampled: completions of prompts, and how probable they are."""
+"""Sampled completions of prompts, with their log-probabilities."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,20 @@ from torch import Tensor
 
 @dataclass
 class Rollout:
-    """B completions. Rows of one prompt are neighbours and share a group number.
+    """B completions. Rows of a prompt are adjacent and share a group number.
 
     Attributes:
-        prompts: The prompt's text, one per completion; empty for unconditional policies.
-        texts: What was sampled, without special tokens: a reply, a SMILES string.
+        prompts: Text of each completion's prompt; empty for unconditional policies.
+        texts: Sampled texts without special tokens: replies or SMILES strings.
         group_B: int64; completions with the same number answer the same prompt.
         prompt_ids_BP: int64, left-padded. P is 0 or 1 (a start token) for unconditional policies.
         prompt_mask_BP: bool; True marks a token, False padding.
-        token_ids_BT: int64, the sampled tokens, right-padded; the end token, where it was sampled,
-            included.
-        token_mask_BT: bool; True marks a sampled token. Log-probabilities of a completion are sums
-            over exactly these.
-        finished_B: bool; True where the end token was sampled, False where the length limit cut.
+        token_ids_BT: int64, the sampled tokens, right-padded; includes the end token, if sampled.
+        token_mask_BT: bool; True marks a sampled token. A completion's log-probability is the sum
+            over these tokens.
+        finished_B: bool; True if the end token was sampled, False if the length limit was reached.
         log_prob_B: Log-probability of the completion under the policy that sampled it, in nats.
-        reference_log_prob_B: The same under the reference policy; None until it was asked for.
+        reference_log_prob_B: The same under the reference policy; None until computed.
         records: The data's row of each completion's prompt (right answers, category, ...).
     """
 
@@ -50,7 +49,7 @@ class Rollout:
         return self.token_mask_BT.sum(-1)
 
     def select(self, rows: Tensor) -> "Rollout":
-        """Rows of this rollout, in the order asked for (int64 indices)."""
+        """Return the given rows (int64 indices), in the given order."""
         where = rows.tolist()
         reference = self.reference_log_prob_B
         return Rollout(
@@ -66,16 +65,3 @@ class Rollout:
             reference_log_prob_B=None if reference is None else reference[rows],
             records=[self.records[i] for i in where] if self.records else [],
         )
-
-
-def sequence_log_prob(token_log_prob_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
-    """Sum the log-probabilities of the sampled tokens of each completion: (B,), in nats.
-
-    The sum, end token included, is the log-probability of the whole completion; a mean over tokens
-    is not one, and MARA's theorem does not hold for it.
-
-    >>> import torch
-    >>> sequence_log_prob(torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[True, True, False]]))
-    tensor([-3.])
-    """
-    return token_log_prob_BT.masked_fill(~token_mask_BT, 0.0).sum(-1)

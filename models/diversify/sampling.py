@@ -1,6 +1,6 @@
 """Ancestral sampling of many completions at once, with the log-probability of every token."""
 
-# Shapes: G prompts, B = G num_samples completions, L completions still in the batch,
+# Shapes: G prompts, B = G num_samples completions, L remaining completions,
 # P prompt positions, T completion positions, C = P + T, V vocabulary
 
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from transformers import PreTrainedModel
 from triptych.models.diversify.decoding_cache import attends_to_everything, decoding_cache
 from triptych.models.linear_nll import at_least_float32, output_weight
 
-#: The batch is made smaller once so few of its rows are still being written.
+#: The batch shrinks once the share of unfinished rows is below this.
 COMPACT_BELOW = 0.75
-#: Asking an accelerator whether all rows have ended stalls it, so it is asked every few tokens.
+#: Checking on an accelerator whether all rows have ended stalls it, so do it every few tokens.
 _TOKENS_BETWEEN_LOOKS = {"cpu": 1}
 _OTHERWISE = 8
 
 
 @dataclass(frozen=True)
 class Completions:
-    """What was sampled; the rows of one prompt are neighbours.
+    """Sampled completions; the rows of a prompt are adjacent.
 
     Attributes:
-        token_ids_BT: int64, right-padded; the end token, where it was sampled, included.
+        token_ids_BT: int64, right-padded; includes the end token, if sampled.
         token_mask_BT: bool; True marks a sampled token.
         token_log_prob_BT: Log-probability of every sampled token in nats, 0 elsewhere.
-        finished_B: bool; True where an end token was sampled.
+        finished_B: bool; True if an end token was sampled.
     """
 
     token_ids_BT: Tensor
@@ -51,34 +51,34 @@ def sample_completions(
     temperature: float = 1.0,
     compact: bool = True,
 ) -> Completions:
-    """Sample `num_samples` completions of every prompt from the model's own distribution.
+    """Sample `num_samples` completions of every prompt from the model's distribution.
 
-    A prompt is read once, whatever the number of its completions. Every token is drawn by the
-    inverse of its cumulative distribution from one uniform number, and all of these are drawn at
-    the start: what row b says depends on the numbers of row b alone, and the generator moves on by
-    as much whenever the completions end. Rows that have ended leave the batch, as soon as a quarter
-    of it has; no sample is another for it, unless a float addition in another order turns the scale
-    (probability about 1e-6 a token). Memory layers are read without a gradient, so nothing of this
-    counts as training accesses.
+    Each prompt is read only once. Every token is drawn by inverting its cumulative distribution at
+    a uniform number, and all these numbers are drawn at the start. So row b depends only on the
+    numbers of row b, and the generator advances by the same amount for any lengths. Finished rows
+    leave the batch when they are a quarter of it. This changes a sample only if another order of
+    float additions tips a draw (probability about 1e-6 per token). Memory layers are read without a
+    gradient, so sampling records no accesses.
 
     Args:
-        model: A causal language model; it is used as it is, so put it in eval mode first.
+        model: A causal language model, in eval mode.
         prompt_ids_GP: int64, left-padded.
         prompt_mask_GP: bool; True marks a token. Every row has at least one, the last.
-        num_samples: Completions of each prompt.
-        max_new_tokens: Longest completion, end token included, T.
+        num_samples: Completions per prompt.
+        max_new_tokens: T, the longest completion, end token included.
         end_ids: Tokens that end a completion; may be empty.
-        pad_id: Token that stands where a completion has ended.
-        generator: Source of randomness; None takes torch's, of the CPU.
-        temperature: Logits are divided by it; log-probabilities are those of what is then sampled.
-        compact: Let rows that have ended leave the batch.
+        pad_id: Token after the end of a completion.
+        generator: Source of randomness; None: torch's CPU generator.
+        temperature: Divisor of the logits; log-probabilities are those of the tempered
+            distribution.
+        compact: Whether finished rows leave the batch.
 
     Raises:
         FloatingPointError: if the model's logits are not finite.
     """
     device = prompt_ids_GP.device
     num_rows = len(prompt_ids_GP) * num_samples
-    # The factor keeps rounding from reaching the last edge of the cumulative distribution.
+    # The factor keeps rounded numbers below the last edge of the cumulative distribution.
     source = torch.device("cpu") if generator is None else generator.device
     uniforms_TB = torch.rand(
         max_new_tokens, num_rows, dtype=torch.float64, generator=generator, device=source
@@ -115,7 +115,7 @@ def sample_completions(
                     decoder.keep(open_L)
         logits_LV = decoder.read_token(ids_L)
 
-    # Where torch keeps the casts that autocast made here, a training pass would find no gradient.
+    # Otherwise a training pass would reuse autocast's cached casts, which have no gradient.
     torch.clear_autocast_cache()
     token_mask_BT = ended_TB.logical_not().T
     length = int(token_mask_BT.any(0).sum())
@@ -132,11 +132,11 @@ def sample_completions(
 
 
 def draw_tokens(logits_LV: Tensor, uniform_L: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Draw a token of each row, and say how probable it was."""
+    """Draw a token for each row; returns ids and log-probabilities."""
     if temperature != 1.0:
         logits_LV = logits_LV / temperature
     probability_LV = logits_LV.softmax(-1)
-    # In float64, so that the tail of a large vocabulary is not lost in the sum.
+    # In float64, so that the sum does not lose the tail of a large vocabulary.
     cumulative_LV = probability_LV.cumsum(-1, dtype=torch.float64)
     mark_L1 = uniform_L[:, None] * cumulative_LV[:, -1:]
     ids_L1 = torch.searchsorted(cumulative_LV, mark_L1, right=True)
@@ -145,20 +145,19 @@ def draw_tokens(logits_LV: Tensor, uniform_L: Tensor, temperature: float) -> tup
 
 
 class _Decoder:
-    """Runs the model token by token, over what it has read so far.
+    """Runs the model token by token with a cache.
 
     Args:
         model: The model.
-        prompt_mask_GP: Where the prompts are.
-        max_new_tokens: Tokens that there has to be room for.
+        prompt_mask_GP: True for tokens of the prompts.
+        max_new_tokens: Largest number of further tokens.
     """
 
     def __init__(self, model: PreTrainedModel, prompt_mask_GP: Tensor, max_new_tokens: int) -> None:
         config = model.config
         self.model = model
         self.weight_VD = output_weight(model)
-        # The masks that the model would make of (B, C) masks are made here, once, where we know
-        # what it wants.
+        # If the mask format is known, masks are built here once, not by the model at every token.
         self.makes_masks = config._attn_implementation == "sdpa" and attends_to_everything(config)
         self.cache = decoding_cache(config, prompt_mask_GP.shape[1] + max_new_tokens)
         room_GT = prompt_mask_GP.new_ones(len(prompt_mask_GP), max_new_tokens)
@@ -167,13 +166,13 @@ class _Decoder:
         self.num_read = prompt_mask_GP.shape[1]
 
     def read_prompts(self, ids_GP: Tensor, num_samples: int) -> Tensor:
-        """Read the prompts once; returns the first logits of all their completions."""
+        """Read the prompts once; returns the first logits of all completions."""
         mask_GP = self.seen_LC[:, : self.num_read]
         mask = mask_GP
         if self.makes_masks:
             causal_PP = mask_GP.new_ones(self.num_read, self.num_read).tril()
             own_PP = torch.eye(self.num_read, dtype=torch.bool, device=mask_GP.device)
-            # A padded position sees itself, so that no row of the softmax is empty.
+            # A padded position attends to itself, so that no row of the softmax is empty.
             mask = ((mask_GP[:, None, :] & causal_PP) | own_PP)[:, None]
         position_GP = (mask_GP.cumsum(1) - 1).clamp(min=0)
         logits_GV = self._logits(ids_GP, mask, position_GP)
@@ -185,7 +184,7 @@ class _Decoder:
         return logits_GV.repeat_interleave(num_samples, 0)
 
     def read_token(self, ids_L: Tensor) -> Tensor:
-        """Read the next token of every row; returns the logits of the one after it."""
+        """Read the next token of every row; returns the logits of the following one."""
         self.num_read += 1
         mask = self.seen_LC[:, : self.num_read]
         if self.makes_masks:
@@ -195,7 +194,7 @@ class _Decoder:
         return logits_LV
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with the named rows alone."""
+        """Keep only the given rows."""
         self.cache.batch_select_indices(rows)
         self.seen_LC = self.seen_LC[rows]
         self.position_L1 = self.position_L1[rows]

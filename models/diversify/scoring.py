@@ -1,7 +1,7 @@
-"""How probable given completions are under a causal language model, token by token."""
+"""Log-probabilities of given completions under a causal language model, token by token."""
 
 # Shapes: B completions, G different prompts, P prompt positions, T completion positions; R rows of
-# one pass, S positions of one pass, N tokens scored at once, D hidden width
+# a pass, S positions of a pass, N tokens scored at once, D hidden width
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +16,17 @@ from triptych.models.linear_nll import at_least_float32, linear_nll, output_weig
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.values.value_table import counting_only
 
-#: A pass takes rows that are at least this long, as a share of its longest.
+#: A pass takes rows of at least this length, as a share of its longest row.
 SHORTEST_IN_PASS = 0.75
-#: Prompts are read once for all of their completions where that spares this share of the tokens.
+#: Prompts are read once for all their completions if this saves at least this share of the tokens.
 WORTH_SHARING = 0.15
 
 
 @dataclass
 class _Scored:
-    """What predicts sampled tokens, and the places of these in (B, T), flattened.
+    """The states that predict sampled tokens, and the tokens' places in the flattened (B, T).
 
-    X is the hidden width, or the vocabulary in families whose logits the model alone can make.
+    X is the hidden width; it is the vocabulary size if only the model can compute its logits.
     """
 
     states_NX: Tensor
@@ -44,13 +44,13 @@ def completion_log_prob(
 ) -> Tensor:
     """Score every sampled token given its prompt and the tokens before it.
 
-    Where completions share prompts, a prompt is read once for all of them, its keys and values
-    serve them all, and so does its gradient. Otherwise prompt and completion are moved together, so
-    that padding is only at the end, where causal attention needs no mask against it. Rows of
-    similar length make a pass. The output layer runs at the positions that predict a sampled token
-    and nowhere else, a chunk at a time, so that logits of all tokens never exist
-    (`linear_nll`; families that rescale their logits are the exception). Padding is no
-    access of a memory layer; what a shared prompt reads is one access, not one a completion.
+    If completions share prompts, each prompt is read once; all its completions use its keys, values
+    and gradient. Otherwise prompt and completion are joined without padding between them, and
+    causal attention needs no mask for the padding at the end. Rows of similar length form a pass.
+    The output layer runs only at positions that predict a sampled token, chunk by chunk, so the
+    logits of all tokens never exist at once (`linear_nll`; families that rescale their logits are
+    the exception). Padding is no access of a memory layer, and each read of a shared prompt is one
+    access.
 
     Args:
         model: A causal language model.
@@ -58,11 +58,11 @@ def completion_log_prob(
         prompt_mask_BP: bool; True marks a token. Every row has at least one.
         token_ids_BT: int64, right-padded.
         token_mask_BT: bool; True marks a sampled token; those of a row come first.
-        chunk_tokens: Largest number of tokens whose logits exist at once.
-        share_prompts: Read a prompt once for all of its completions, where it is worth it.
+        chunk_tokens: Largest number of tokens with logits in memory at once.
+        share_prompts: Whether to read a prompt once for all its completions, if this saves enough.
 
     Returns:
-        Log-probabilities in nats, at least float32, (B, T), 0 where nothing was sampled;
+        Log-probabilities (B, T) in nats, at least float32, 0 where nothing was sampled;
         differentiable in the model's parameters.
     """
     batch = _Batch(prompt_ids_BP, prompt_mask_BP, token_ids_BT, token_mask_BT)
@@ -83,7 +83,7 @@ def completion_log_prob(
 
 
 class _Batch:
-    """Prompts and completions, and where their tokens are."""
+    """Prompts and completions, and the places of their tokens."""
 
     def __init__(
         self,
@@ -101,11 +101,11 @@ class _Batch:
         prompts_GP, self.prompt_of_B = torch.unique(marked_BP, dim=0, return_inverse=True)
         row_B = torch.arange(len(token_ids_BT), device=self.device)
         first_G = torch.full((len(prompts_GP),), len(row_B), device=self.device)
-        #: For each different prompt the first row that has it.
+        #: The first row of each different prompt.
         self.first_row_G = first_G.scatter_reduce(0, self.prompt_of_B, row_B, "amin")
 
     def is_worth_sharing(self, model: PreTrainedModel) -> bool:
-        """Whether to read every prompt once, in a model that takes our masks and its own past."""
+        """Return whether to read each prompt once; the model must support our masks and a cache."""
         config = model.config
         if config._attn_implementation != "sdpa" or not attends_to_everything(config):
             return False
@@ -114,7 +114,7 @@ class _Batch:
         return float(spared / (all_prompts + self.num_tokens_B.sum())) >= WORTH_SHARING
 
     def moved_left(self, rows_R: Tensor, length_R: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """The first tokens of prompt and completion, without the padding before them.
+        """Join prompts and completions without the padding before them, cut to `width`.
 
         Returns:
             Ids and mask, (R, width), the mask True for the first `length_R` tokens of a row.
@@ -123,11 +123,11 @@ class _Batch:
         offset_S = torch.arange(width, device=self.device)
         real_RS = offset_S < length_R[:, None]
         pad_R1 = self.prompt_ids_BP.shape[1] - self.prompt_length_B[rows_R, None]
-        # Padding repeats the first token: it is read by nothing, but has to be a token.
+        # Padding repeats the first token: nothing attends to it, but it must be a valid id.
         return ids_RF.gather(1, pad_R1 + offset_S * real_RS), real_RS
 
     def sampled(self, rows_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sampled tokens of these rows: which row of the pass, which token, place in (B, T)."""
+        """Return row in the pass, position and place in (B, T) of these rows' sampled tokens."""
         row_N, token_N = self.token_mask_BT[rows_R].nonzero(as_tuple=True)
         return row_N, token_N, rows_R[row_N] * self.token_ids_BT.shape[1] + token_N
 
@@ -135,7 +135,7 @@ class _Batch:
 def _read_rows(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
     """Read prompt and completion of every row, in passes of similar length."""
     from_hidden = output_weight(model) is not None
-    # The last token of a completion predicts nothing, so it is not read.
+    # The last token of a completion predicts nothing and is not read.
     length_B = batch.prompt_length_B + batch.num_tokens_B - 1
     scored = []
     for rows_R, longest in _passes(length_B):
@@ -153,7 +153,7 @@ def _read_rows(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
 
 
 def _read_prompts_once(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
-    """Read every prompt, then every completion after its prompt's keys and values."""
+    """Read every prompt, then every completion with the cached keys and values of its prompt."""
     prompt_length_G = batch.prompt_length_B[batch.first_row_G]
     width = int(prompt_length_G.max())
     ids_GS, real_GS = batch.moved_left(batch.first_row_G, prompt_length_G, width)
@@ -197,7 +197,7 @@ def _read_prompts_once(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
 
 
 def _copies(cache: DynamicCache, rows_R: Tensor, model: PreTrainedModel) -> DynamicCache:
-    """Give every row the keys and values of its prompt; gradients add up in the prompt's."""
+    """Give every row the keys and values of its prompt; their gradients add up in the prompt."""
     made = DynamicCache(config=model.config)
     layers: list[Any] = cache.layers
     for number, layer in enumerate(layers):
@@ -207,7 +207,7 @@ def _copies(cache: DynamicCache, rows_R: Tensor, model: PreTrainedModel) -> Dyna
 
 
 def _passes(length_B: Tensor) -> list[tuple[Tensor, int]]:
-    """Group rows of similar length, longest first: (rows, length of the longest) of each pass.
+    """Group rows of similar length into passes, longest first: (rows, length of the longest).
 
     Rows of length 0 are in no pass.
 

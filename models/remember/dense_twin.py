@@ -1,4 +1,4 @@
-"""The dense twin of a memory model: FFNs with as many multiply-adds as its memory."""
+"""The dense twin of a memory model: FFNs with as many multiply-adds as the memory."""
 
 import copy
 
@@ -9,9 +9,9 @@ from triptych.models.remember.memory_config import MemoryConfig
 
 
 def twin_width(memory: MemoryConfig, hidden_size: int, ffn: nn.Module) -> int:
-    """Intermediate width of an FFN that costs what the (resolved) memory layer costs a token.
+    """Compute the FFN width with as many multiply-adds per token as the resolved memory layer.
 
-    With `placement: beside` the FFN's own width is added, since the memory model keeps it.
+    With `placement: beside` the width of the present FFN is added, since the memory model keeps it.
     """
     inner = _inner_width(ffn, hidden_size)
     num_linears = sum(1 for module in ffn.modules() if _shape(module) is not None)
@@ -20,10 +20,10 @@ def twin_width(memory: MemoryConfig, hidden_size: int, ffn: nn.Module) -> int:
 
 
 def resized_ffn(ffn: nn.Module, hidden_size: int, width: int, init_std: float) -> nn.Module:
-    """A copy of an FFN (any of `nn.Linear` or GPT-2's `Conv1D`) with another intermediate width.
+    """Copy an FFN made of `nn.Linear` or GPT-2's `Conv1D`, with another intermediate width.
 
     Raises:
-        ValueError: if the module is not a plain FFN of linear maps in and out of one width.
+        ValueError: if the module is not a plain FFN between the hidden size and one other width.
     """
     inner = _inner_width(ffn, hidden_size)
     twin = copy.deepcopy(ffn)
@@ -40,7 +40,7 @@ def resized_ffn(ffn: nn.Module, hidden_size: int, width: int, init_std: float) -
 
 
 def _shape(module: nn.Module) -> tuple[int, int] | None:
-    """(inputs, outputs) of a linear map, None for other modules."""
+    """Return (inputs, outputs) of a linear map, None for other modules."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):

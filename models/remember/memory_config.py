@@ -1,45 +1,48 @@
-"""All options of the memory in a language model, in one place."""
+"""All options of the memory in a language model."""
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from triptych.models.remember.index.faiss_options import FaissOptions
+from triptych.short_names import full_class_path
 
 PRODUCT_KEYS = "triptych.models.remember.index.product_keys.ProductKeyIndex"
 
 
 @dataclass
 class MemoryConfig:
-    """Where memory layers sit in a causal language model and what they are made of.
+    """Places and structure of the memory layers in a causal language model.
 
     Args:
         layers: Decoder blocks, counted from 0, whose FFN gets a memory. The paper uses block 12
             of 22 for sparse memory finetuning; Memory+ uses three, centred.
         num_keys: N, half keys of each head; the table has N squared slots.
-        num_heads: H, queries a token asks.
-        top_k: K, slots read by a query.
+        num_heads: H, queries per token.
+        top_k: K, slots read per query.
         key_dim: D, width of one head's query; None means half the hidden size (Memory+).
         value_dim: Width of a value, any number; None means the hidden size.
         placement: `replace` puts the memory in the FFN's place, as in the papers, for pretraining
             from scratch. `beside` adds it to the FFN's output behind a scalar gate that starts at
-            zero, so a pretrained model's logits do not change by a bit at insertion.
-        share_values: One value table for all layers (Memory+), or a table for each.
+            zero, so the logits of a pretrained model are the same to the bit after insertion.
+        share_values: One value table for all layers (Memory+), or one table per layer.
         gated: The papers' swilu: out = W2(y * silu(W1 x)).
-        qk_norm: Normalise queries and keys; keeps small models from collapsing onto few slots.
+        qk_norm: Normalise queries and keys. Without it small models collapse onto few slots.
         value_dtype: Precision of the table; None follows the model.
         value_gradient: `dense`, or `selected_rows` for a compact gradient (see `ValueTable`).
-        index: Class path of the `SlotIndex`, within the `models` package.
-        faiss: The search of `FaissSlotIndex`, for that index alone; None: its
-            defaults.
-        relevance_gate: With `placement: beside`, a second gate that each token sets for itself:
-            see `FFNWithMemory`.
-        dense_twin: Build no memory but give the same blocks an FFN of as many multiply-adds a
-            token: the baseline that a memory model is compared with.
+        index: Class path of the `SlotIndex`. A saved model whose index is not part of Triptych is
+            loaded only if its module is trusted (see `load_memory_lm`).
+        index_args: Settings of that index, by the names in its constructor; plain values. For
+            `FaissSlotIndex` those of `FaissOptions`.
+        faiss: Former name of `index_args`, for `FaissSlotIndex` alone; moved there.
+        relevance_gate: With `placement: beside`, a second gate computed from each token; see
+            `FFNWithMemory`.
+        dense_twin: Build no memory, but give the same blocks an FFN with as many multiply-adds per
+            token: the baseline for a memory model.
 
     Raises:
-        ValueError: on settings that cannot work, saying which and what to change.
+        ValueError: on settings that cannot work; the message says what to change.
     """
 
     layers: list[int] = field(default_factory=lambda: [1])
@@ -55,7 +58,8 @@ class MemoryConfig:
     value_dtype: Literal["float32", "bfloat16"] | None = None
     value_gradient: Literal["dense", "selected_rows"] = "dense"
     index: str = PRODUCT_KEYS
-    faiss: FaissOptions | None = None
+    index_args: dict[str, Any] = field(default_factory=dict)
+    faiss: dict[str, Any] | None = None
     relevance_gate: bool = False
     dense_twin: bool = False
 
@@ -80,30 +84,38 @@ class MemoryConfig:
             raise ValueError(
                 f"memory.key_dim={self.key_dim} must be even: a query is split in two halves"
             )
-        if isinstance(self.faiss, dict):  # from a model's config.json
-            self.faiss = FaissOptions(**self.faiss)
-        if self.faiss is not None and self.index == PRODUCT_KEYS:
-            raise ValueError(
-                "memory.faiss is set, but memory.index is product keys: set memory.index to "
-                "triptych.models.remember.index.faiss_index.FaissSlotIndex, or leave memory.faiss "
-                "out"
-            )
+        self.index = full_class_path(self.index)
+        if self.faiss is not None:
+            self._take_faiss(self.faiss)
+        self.index_args = _plain(self.index_args)
         if self.relevance_gate and self.placement != "beside":
             raise ValueError(
                 "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to "
                 "beside, or leave it out"
             )
 
+    def _take_faiss(self, faiss: Any) -> None:
+        if self.index == PRODUCT_KEYS:
+            raise ValueError(
+                "memory.faiss is set, but memory.index is product keys: set memory.index to "
+                "triptych.models.remember.index.faiss_index.FaissSlotIndex, or leave memory.faiss "
+                "out"
+            )
+        if self.index_args:
+            raise ValueError("memory.faiss and memory.index_args are the same: set index_args only")
+        self.index_args = faiss if isinstance(faiss, dict) else asdict(faiss)
+        self.faiss = None
+
     @property
     def num_slots(self) -> int:
-        """Slots of one table."""
+        """Number of slots of one table."""
         return self.num_keys**2
 
     def resolved(self, hidden_size: int, num_blocks: int) -> "MemoryConfig":
-        """Fill in the sizes that depend on the base model, and check them against it.
+        """Fill in the sizes that depend on the base model, and check all sizes against it.
 
         Raises:
-            ValueError: if a block does not exist or the key width comes out odd.
+            ValueError: if a block does not exist or the key width is odd.
         """
         outside = [layer for layer in self.layers if not 0 <= layer < num_blocks]
         if outside:
@@ -121,20 +133,20 @@ class MemoryConfig:
         return MemoryConfig(**settings)
 
     def sizes(self) -> tuple[int, int]:
-        """The resolved (key_dim, value_dim)."""
+        """Return the resolved (key_dim, value_dim)."""
         assert self.key_dim is not None, "call resolved() first"
         assert self.value_dim is not None, "call resolved() first"
         return self.key_dim, self.value_dim
 
     def dtype(self) -> torch.dtype | None:
-        """The table's torch dtype, None for the model's."""
+        """Return the table's torch dtype; None: the model's."""
         return None if self.value_dtype is None else getattr(torch, self.value_dtype)
 
     def multiply_adds(self, hidden_size: int) -> int:
-        """Multiply-adds of one resolved memory layer for one token, forward.
+        """Count the multiply-adds of one resolved memory layer in a token's forward pass.
 
-        Query projection, half scores, weighted gather, gate and output projection. The top-k
-        itself multiplies nothing and is not counted.
+        They are those of query projection, half scores, weighted gather, gate and output
+        projection. The top-k multiplies nothing.
         """
         key_dim, value_dim = self.sizes()
         query = hidden_size * self.num_heads * key_dim
@@ -145,5 +157,17 @@ class MemoryConfig:
         return query + scores + gather + output + hidden_size * int(self.relevance_gate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as stored in a model's config.json."""
+        """Return the settings in plain types, as stored in a model's config.json."""
         return asdict(self)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Convert settings to the values that config.json gives back, such as lists for tuples."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+    except TypeError as error:
+        raise ValueError(
+            f"memory.index_args must be numbers, words, lists and mappings, which a config.json "
+            f"can hold: {error}"
+        ) from error
+    return plain

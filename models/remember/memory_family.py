@@ -1,10 +1,12 @@
-"""For each transformers family, the config and model classes of its memory models.
+"""Config and model classes of memory models, made for each transformers family.
 
-A memory model is an instance of its family's own class: training, `generate` and
-`save_pretrained` are the family's. It adds a `model_type` (`memory-llama`, ...), so that a loader
-which does not know it refuses, where plain AutoModel would drop the memory with only a warning.
+The model class is a subclass of the family's class, and inherits training, `generate` and
+`save_pretrained`. The config class adds a `model_type` (`memory-llama`, ...). Loaders that do not
+know it fail, whereas a plain AutoModel would drop the memory with only a warning.
 """
 
+import os
+from collections.abc import Collection
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -13,13 +15,14 @@ from triptych.models.remember.memory_blocks import add_memory
 from triptych.models.remember.memory_config import MemoryConfig
 
 MODEL_TYPE_PREFIX = "memory-"
+TRUSTED_MODULES = "TRIPTYCH_TRUSTED_MODULES"
 
 _config_classes: dict[Any, Any] = {}
 _model_classes: dict[Any, Any] = {}
 
 
 def memory_config_class(family: Any) -> Any:
-    """The family's config with a `model_type` of its own and the memory's settings."""
+    """Return the family's config class with a new `model_type` and the memory's settings."""
     if family not in _config_classes:
 
         def init(self: Any, memory: dict[str, Any] | None = None, **settings: Any) -> None:
@@ -40,14 +43,16 @@ def memory_config_class(family: Any) -> Any:
 
 
 def memory_model_class(family: Any) -> Any:
-    """The family's causal LM, building its memory layers from its config."""
+    """Return the family's causal LM class that also builds memory layers from its config."""
     if family not in _model_classes:
         config_class = memory_config_class(family.config_class)
 
-        def init(self: Any, config: Any) -> None:
+        def init(self: Any, config: Any, trusted_modules: Collection[str] = ()) -> None:
             family.__init__(self, config)
             if config.memory is not None:
-                add_memory(self, MemoryConfig(**config.memory))
+                memory = MemoryConfig(**config.memory)
+                refuse_foreign_index(memory, trusted_modules)  # the config may come from a file
+                add_memory(self, memory)
 
         namespace = {
             "config_class": config_class,
@@ -62,25 +67,51 @@ def memory_model_class(family: Any) -> Any:
 
 
 def _empty_config(family: Any) -> Any:
-    """Where unpickling starts: the classes are made on demand, so their names import nothing."""
+    """Create the object that unpickling fills; the class cannot be imported by its name."""
     made = memory_config_class(family)
     return made.__new__(made)
 
 
 def _empty_model(family: Any) -> Any:
-    """As `_empty_config`."""
+    """Create the object that unpickling fills; see `_empty_config`."""
     made = memory_model_class(family)
     return made.__new__(made)
 
 
 def memory_model_class_of(model_type: str) -> Any:
-    """The memory class for a `memory-...` model_type read from a file.
+    """Return the memory class for a `memory-...` model_type read from a file.
 
     Raises:
         ValueError: if the family is unknown to the installed transformers.
     """
     family = type(AutoConfig.for_model(model_type.removeprefix(MODEL_TYPE_PREFIX)))
     return memory_model_class(AutoModelForCausalLM._model_mapping[family])
+
+
+def refuse_foreign_index(memory: MemoryConfig, trusted_modules: Collection[str]) -> None:
+    """Refuse an index whose module is neither Triptych's nor trusted, before it is imported.
+
+    A model's folder may come from anybody, and importing a module runs its code.
+
+    Args:
+        memory: Read from a file.
+        trusted_modules: Modules and packages, added to those in the environment variable
+            `TRIPTYCH_TRUSTED_MODULES` (separated by commas).
+
+    Raises:
+        ValueError: if the index is foreign.
+    """
+    module = memory.index.rpartition(".")[0]
+    named = [name.strip() for name in os.environ.get(TRUSTED_MODULES, "").split(",")]
+    for trusted in ("triptych.models", *trusted_modules, *filter(None, named)):
+        if f"{module}.".startswith(f"{trusted}."):
+            return
+    raise ValueError(
+        f"the model's slot index {memory.index} is not part of Triptych, and loading it would run "
+        f"the code of the module {module!r}. If you trust that module, set the environment "
+        f"variable {TRUSTED_MODULES}={module} (several: separated by commas), or call "
+        f"load_memory_lm(..., trusted_modules=[{module!r}])"
+    )
 
 
 def become_memory_model(model: PreTrainedModel, memory: MemoryConfig) -> None:

@@ -1,4 +1,4 @@
-"""The memory layer: queries find slots, a softmax weighs them, a gate lets the sum through."""
+"""The memory layer: queries find slots, a softmax weighs their values, a gate scales the sum."""
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class SwiluGate(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw both projections anew."""
+        """Initialise both projections again."""
         for linear in (self.gate, self.output):
             nn.init.normal_(linear.weight, std=self.gate.in_features**-0.5)
             nn.init.zeros_(linear.bias)
@@ -39,7 +39,7 @@ class SwiluGate(nn.Module):
 
 
 class OutputProjection(nn.Module):
-    """Without the gate, values of another width than the hidden size are only projected.
+    """A plain projection of values to the hidden size, where there is no gate.
 
     Args:
         hidden_size: M.
@@ -53,7 +53,7 @@ class OutputProjection(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, value_BTV: Tensor, hidden_BTM: Tensor) -> Tensor:
-        """Project to (B, T, M); the layer's input is not used."""
+        """Project to (B, T, M); the layer's input is unused."""
         out: Tensor = self.output(value_BTV)
         return out
 
@@ -62,19 +62,19 @@ class MemoryLayer(nn.Module):
     """A sparse key-value layer: out = gate(sum_hk softmax_k(score) * V[slot], x).
 
     Source: 2510.15103, section 3; 2412.09764, section 3.1. The input is the block's normalised
-    hidden state; the residual is the block's.
+    hidden state. The block adds the residual.
 
     Args:
         hidden_size: M.
         top_k: K, slots read by each head.
         index: Finds slots for queries.
-        values: The slots. Not registered as this layer's child: a table may be shared, so the
-            model that owns the layers registers it once, at its root.
+        values: The slots. Layers may share a table, so it is not registered as a child of this
+            layer. The model registers it once, at its root.
         gate: Maps (values read, input) to the output; None passes the values through, which
             needs value_dim == hidden_size.
 
     Raises:
-        ValueError: if the index and the table differ in slots, or the widths do not fit.
+        ValueError: if index and table have different numbers of slots, or the widths do not fit.
 
     Init: query projection xavier-uniform, zero bias (facebookresearch/memory).
     """
@@ -99,16 +99,16 @@ class MemoryLayer(nn.Module):
         super().__init__()
         self.top_k = top_k
         self.index = index
-        self._values = (values,)  # a tuple, so that the shared table is not registered here
+        self._values = (values,)  # in a tuple, so that it is not registered here
         self.gate = gate
         self.query = nn.Linear(hidden_size, index.num_heads * index.query_dim)
-        #: While True, `last_ids` keeps the slots of the last forward pass, for access counts.
+        #: While True, `last_ids` holds the slots of the last forward pass, for access counts.
         self.recording = False
         self.last_ids: Tensor | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the query projection anew."""
+        """Initialise the query projection again."""
         nn.init.xavier_uniform_(self.query.weight)
         nn.init.zeros_(self.query.bias)
 
@@ -128,7 +128,7 @@ class MemoryLayer(nn.Module):
         """
         lead = hidden_BTM.shape[:-1]
         query_BHD = self.query(hidden_BTM).reshape(-1, self.index.num_heads, self.index.query_dim)
-        # Which slots win must not depend on autocast: scores and softmax in the keys' precision.
+        # The choice of slots must not depend on autocast: scores have the keys' precision.
         with torch.autocast(hidden_BTM.device.type, enabled=False):
             ids_BHK, scores_BHK = self.index.lookup(self._to_key_dtype(query_BHD), self.top_k)
             exact = torch.promote_types(scores_BHK.dtype, torch.float32)
@@ -136,16 +136,18 @@ class MemoryLayer(nn.Module):
             value_BV = self.values(ids_BHK.flatten(1), weights_BHK.flatten(1))
         if self.recording:
             self.last_ids = ids_BHK.detach().reshape(*lead, *ids_BHK.shape[1:])
-        value_BTV = value_BV.reshape(*lead, self.values.value_dim).to(hidden_BTM.dtype)
-        return value_BTV if self.gate is None else self.gate(value_BTV, hidden_BTM)
+        out_BTM: Tensor = value_BV.reshape(*lead, self.values.value_dim).to(hidden_BTM.dtype)
+        if self.gate is not None:
+            out_BTM = self.gate(out_BTM, hidden_BTM)
+        return out_BTM
 
     def _to_key_dtype(self, query_BHD: Tensor) -> Tensor:
-        """Queries in the dtype of the index's keys, if it has any."""
+        """Convert queries to the dtype of the index's keys, if it has any."""
         keys = next(self.index.parameters(), None)
         return query_BHD if keys is None else query_BHD.to(keys.dtype)
 
     def extra_repr(self) -> str:
-        """Sizes, for `print(model)`."""
+        """Return the sizes, for `print(model)`."""
         return f"top_k={self.top_k}, value_dim={self.values.value_dim}"
 
 
@@ -155,18 +157,18 @@ class FFNWithMemory(nn.Module):
     At gate zero the sum is the FFN's output to the bit, so a pretrained model is unchanged until
     training opens the gate.
 
-    With `relevance_gate` the memory counts only where it helps: ffn(x) + gate * sigmoid(r . x + b)
-    * memory(x), where r and b are learned and start at zero. Without it a memory speaks on every
-    token, which costs what the pretrained model knew.
+    With `relevance_gate` each token weighs the memory: ffn(x) + gate * sigmoid(r . x + b) *
+    memory(x), where r and b are learned and start at zero. Without it the memory changes every
+    token, which degrades what the pretrained model knew.
 
-    Source: github.com/Alex-888888/memory-layers-consumer-hardware, where a learned gate took the
-    cost of a memory beside frozen FFNs back from 14.7% to 2.3% of WikiText's perplexity.
-    Deviation: their code is not taken; this form of the gate is ours.
+    Source: github.com/Alex-888888/memory-layers-consumer-hardware. There a learned gate reduced the
+    rise of WikiText's perplexity by a memory beside frozen FFNs from 14.7% to 2.3%.
+    Deviation: this form of the gate is ours; none of their code is used.
 
     Args:
-        ffn: The block's own FFN.
+        ffn: The block's FFN.
         memory: The memory added to it.
-        relevance_gate: Let each token weigh the memory.
+        relevance_gate: Whether each token weighs the memory.
     """
 
     def __init__(self, ffn: nn.Module, memory: MemoryLayer, relevance_gate: bool = False) -> None:
@@ -181,7 +183,7 @@ class FFNWithMemory(nn.Module):
             nn.init.zeros_(self.relevance.bias)
 
     def forward(self, hidden_BTM: Tensor) -> Tensor:
-        """Returns (B, T, M)."""
+        """Return the sum of both, (B, T, M)."""
         gate = self.memory_gate
         if self.relevance is not None:
             gate = gate * self.relevance(hidden_BTM).sigmoid()

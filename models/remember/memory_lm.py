@@ -1,6 +1,7 @@
-"""Memory language models: insert memory into a causal LM, build one, load one."""
+"""Memory language models: insert memory into a causal LM, build a model, or load one."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
     """Put memory layers into a causal language model, in place.
 
     Args:
-        model: A transformers causal LM whose blocks hold their FFN as `mlp` (Llama, Qwen, GPT-2,
-            Mistral, Gemma and their kin).
-        memory: What to insert and where.
+        model: A transformers causal LM with FFNs named `mlp` in its blocks (Llama, Qwen, GPT-2,
+            Mistral, Gemma and similar).
+        memory: The memory's settings.
 
     Raises:
-        ValueError: if the model has memory already, has no such blocks, or lacks a named block.
+        ValueError: if the model has memory already, no such blocks, or not all of the given blocks.
 
     Returns:
-        The same model, now of its family's memory class.
+        The same model; its class is now its family's memory class.
     """
     if getattr(model.config, "memory", None) is not None:
         raise ValueError("this model has memory layers already: insert into a plain base model")
@@ -41,17 +42,24 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
 def build_memory_lm(
     base: BaseLMConfig, memory: MemoryConfig | None, vocab_size: int
 ) -> PreTrainedModel:
-    """Build the base model and insert the memory; `memory=None` gives the plain base."""
+    """Build the base model and insert the memory; `memory=None` returns the plain base."""
     model = build_base_lm(base, vocab_size)
     return model if memory is None else insert_memory_layers(model, memory)
 
 
-def load_memory_lm(path: str | Path) -> PreTrainedModel:
+def load_memory_lm(path: str | Path, trusted_modules: Collection[str] = ()) -> PreTrainedModel:
     """Load a saved memory model, or a plain causal LM, from a folder; safetensors only.
+
+    Args:
+        path: The folder.
+        trusted_modules: Modules or packages outside of Triptych that may be imported for the
+            model's slot index. The environment variable `TRIPTYCH_TRUSTED_MODULES` adds to them
+            (names separated by commas).
 
     Raises:
         FileNotFoundError: if the folder has no `config.json`.
-        ValueError: if weights are missing from the files, or left over.
+        ValueError: if weights are missing from the files, or left over, or the slot index is of
+            a module that is not trusted.
     """
     config_file = Path(path) / "config.json"
     if not config_file.is_file():
@@ -59,9 +67,10 @@ def load_memory_lm(path: str | Path) -> PreTrainedModel:
     model_type = json.loads(config_file.read_text())["model_type"]
     has_memory = model_type.startswith(MODEL_TYPE_PREFIX)
     loader: Any = memory_model_class_of(model_type) if has_memory else AutoModelForCausalLM
+    trust = {"trusted_modules": trusted_modules} if has_memory else {}
     with no_progress_bars():
         model, report = loader.from_pretrained(
-            path, output_loading_info=True, local_files_only=True, use_safetensors=True
+            path, output_loading_info=True, local_files_only=True, use_safetensors=True, **trust
         )
     problems = {
         kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]

@@ -1,4 +1,4 @@
-"""Which parameters of a language model learn; all others are frozen."""
+"""The choice of the parameters of a language model that learn; all others are frozen."""
 
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -16,18 +16,18 @@ Trainable = Literal["all", "lora", "values", "memory", "none"]
 def choose_trainable(
     model: PreTrainedModel, trainable: Trainable, lora: LoRAConfig | None = None
 ) -> None:
-    """Freeze what is not to be trained, in place.
+    """Freeze all parameters that will not be trained, in place.
 
     Args:
         model: The model.
-        trainable: `all`; `lora`, adapters that are added here; `values`, the slots of the value
-            tables; `memory`, those and all else that memory layers are made of (queries, keys,
-            norms, gates); `none`.
+        trainable: `all`; `lora`, adapters that this function adds; `values`, the slots of the value
+            tables; `memory`, the slots and all other parts of memory layers (queries, keys, norms,
+            gates); `none`.
         lora: The adapters; None: the defaults of `LoRAConfig`.
 
     Raises:
-        ValueError: if the model has no memory to train, `lora` is given without being asked for, or
-            `trainable` is none of these words.
+        ValueError: if the model has no memory to train, `lora` is given but `trainable` is not
+            `lora`, or `trainable` is unknown.
     """
     if trainable not in get_args(Trainable):
         names = ", ".join(get_args(Trainable))
@@ -43,7 +43,7 @@ def choose_trainable(
             "from one that has (init_from), or train all or lora"
         )
     for table in value_tables(model):
-        table.set_gradient("dense")  # an optimizer knows no other
+        table.set_gradient("dense")  # the only one that optimizers support
     if trainable == "all":
         return
     if trainable == "lora":
@@ -59,13 +59,13 @@ def choose_trainable(
 
 
 def memory_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Every parameter that is there because of the memory: tables, queries, keys, norms, gates."""
+    """Yield all parameters of the memory: tables, queries, keys, norms, gates."""
     for table in value_tables(model):
         yield from table.parameters()
     for module in model.modules():
         if isinstance(module, MemoryLayer):
             yield from module.parameters()
-        elif isinstance(module, FFNWithMemory):  # its memory is met on its own
+        elif isinstance(module, FFNWithMemory):  # `modules()` visits its memory separately
             for name, child in module.named_children():
                 if name not in ("ffn", "memory"):
                     yield from child.parameters()

@@ -1,4 +1,4 @@
-"""What a policy went through in a step: what it said, what it earned, what MARA made of that."""
+"""The record of a training step: completions, their rewards, and MARA's augmentation."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from triptych.models.diversify.rollout import Rollout
+from triptych.objectives.diversify.kl import sequence_log_prob
 from triptych.objectives.diversify.mara import Augmentation
 from triptych.objectives.rewards.base import Scores
 
@@ -14,66 +15,58 @@ from triptych.objectives.rewards.base import Scores
 
 @dataclass
 class Experience:
-    """B completions of one process with all that a loss, a table or a trace asks about them.
+    """B completions of one process with all data that losses, tables and traces need.
 
     Attributes:
         rollout: The completions.
         scores: Their rewards, nan where scoring failed.
         reference_log_prob_BT: Log-probability of every sampled token under the reference, in nats.
-        augmentation: What is to be optimised in place of the rewards. `anchor_B` counts rows over
-            all processes; `first_row` is the number of this one's first.
-        anchor_reward_B: Reward of each row's anchor, nan where it has none.
-        first_row: Where this process's rows begin in the batch of all.
+        augmentation: The rewards to optimise in place of the scored ones; None without MARA. Its
+            `anchor_B` counts over the rows of all processes.
         old_log_prob_BT: Log-probability of every token under the policy that sampled; None until
-            it was scored.
+            it was computed.
+        num_updates: Training steps taken on these completions so far.
     """
 
     rollout: Rollout
     scores: Scores
     reference_log_prob_BT: Tensor
-    augmentation: Augmentation
-    anchor_reward_B: Tensor
-    first_row: int = 0
+    augmentation: Augmentation | None = None
     old_log_prob_BT: Tensor | None = None
+    num_updates: int = 0
 
     @property
     def reward(self) -> Tensor:
-        """Rewards as they were scored."""
+        """Rewards as scored, (B,)."""
         return self.scores.reward_B
 
     @property
+    def augmented_reward(self) -> Tensor:
+        """Rewards to optimise, (B,); without MARA as scored."""
+        return self.reward if self.augmentation is None else self.augmentation.reward_B
+
+    @property
     def reference_log_prob(self) -> Tensor:
-        """Log-probability of every completion under the reference, in nats."""
-        return self.reference_log_prob_BT.masked_fill(~self.rollout.token_mask_BT, 0.0).sum(-1)
+        """Log-probability of every completion under the reference, in nats, (B,)."""
+        return sequence_log_prob(self.reference_log_prob_BT, self.rollout.token_mask_BT)
+
+    @property
+    def target_log_prob(self) -> Tensor:
+        """The reference log-probability that the loss uses, (B,); MARA's algorithm 2 changes it."""
+        if self.augmentation is None:
+            return self.reference_log_prob
+        return self.augmentation.reference_log_prob_B
+
+    @property
+    def above_threshold(self) -> Tensor:
+        """True where MARA augmented the reward: bool (B,)."""
+        if self.augmentation is None:
+            return torch.zeros_like(self.reward, dtype=torch.bool)
+        return self.augmentation.above_B
 
     @property
     def is_anchor(self) -> Tensor:
         """True where a completion is the anchor of its group: bool (B,)."""
-        anchor_B = self.augmentation.anchor_B
-        own_B = torch.arange(len(anchor_B), device=anchor_B.device) + self.first_row
-        return self.augmentation.above_B & (anchor_B == own_B)
-
-
-def unaugmented(reward_B: Tensor, reference_log_prob_B: Tensor) -> Augmentation:
-    """The augmentation of a training without MARA: nothing is above, rewards are what they are."""
-    return Augmentation(
-        reward_B=reward_B,
-        reference_log_prob_B=reference_log_prob_B,
-        anchor_B=torch.full_like(reward_B, -1, dtype=torch.int64),
-        above_B=torch.zeros_like(reward_B, dtype=torch.bool),
-        shift_B=torch.zeros_like(reference_log_prob_B),
-        threshold=float("inf"),
-    )
-
-
-def rows_of(augmentation: Augmentation, first: int, count: int) -> Augmentation:
-    """One process's rows of an augmentation of all; `anchor_B` goes on counting over all."""
-    own = slice(first, first + count)
-    return Augmentation(
-        reward_B=augmentation.reward_B[own],
-        reference_log_prob_B=augmentation.reference_log_prob_B[own],
-        anchor_B=augmentation.anchor_B[own],
-        above_B=augmentation.above_B[own],
-        shift_B=augmentation.shift_B[own],
-        threshold=augmentation.threshold,
-    )
+        if self.augmentation is None:
+            return torch.zeros_like(self.reward, dtype=torch.bool)
+        return self.augmentation.is_anchor

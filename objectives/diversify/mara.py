@@ -1,17 +1,17 @@
-"""Mode-anchored reward augmentation (MARA): good answers are rewarded so that all become as likely.
+"""Mode-anchored reward augmentation (MARA): rewards that make all good answers equally likely.
 
 Source: "KL-Regularized Reinforcement Learning is Designed to Mode Collapse", 2510.20817, equation
 11 and algorithms 1 and 2. Optimising E[R] - beta KL(pi || pi_ref) leads to pi_ref exp(R / beta),
 which among equally good answers keeps the reference's odds, however small beta is. MARA picks an
-anchor z, the likeliest answer under the reference among those at or above a threshold, and rewards
-every such answer i with R_z + beta (log pi_ref(z) - log pi_ref(i)): the optimum is then constant
-above the threshold, at the anchor's level, and as before below it.
+anchor z, the likeliest answer under the reference among those at or above a threshold. Every such
+answer i gets the reward R_z + beta (log pi_ref(z) - log pi_ref(i)). The optimum is then constant
+above the threshold, at the anchor's level, and unchanged below it.
 """
 
 # Shapes: B completions, G groups among which anchors are looked for
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,70 +21,79 @@ Scope = Literal["group", "batch", "batch_and_replay"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What MARA made of a batch.
+    """A batch after augmentation.
 
     Attributes:
-        reward_B: Rewards to optimise; those of rows below the threshold are what they were.
-        reference_log_prob_B: Log-probabilities under the reference that the KL (or DAP's target)
-            has to use, in nats: as given, but under algorithm 2 the anchor's for rows above.
+        reward_B: Rewards to optimise; unchanged for rows below the threshold.
+        reference_log_prob_B: Log-probabilities under the reference for the KL (or DAP's target), in
+            nats: as given, but under algorithm 2 the anchor's for rows above the threshold.
         anchor_B: int64; the row of the anchor of this row's group, -1 where the group has none.
-        above_B: bool; True marks a row at or above the threshold whose group has an anchor.
+        anchor_reward_B: Reward of that anchor, nan where there is none.
+        above_B: bool; True marks a row at or above the threshold in a group with an anchor.
         shift_B: Nats by which the anchor is likelier under the reference, 0 where not above; after
             clipping and division by length, where these are on.
         threshold: The threshold that was used.
+        first_row: Number of the first of these rows among all augmented rows, by which `anchor_B`
+            counts.
     """
 
     reward_B: Tensor
     reference_log_prob_B: Tensor
     anchor_B: Tensor
+    anchor_reward_B: Tensor
     above_B: Tensor
     shift_B: Tensor
     threshold: float
+    first_row: int = 0
 
-    def numbers(self, reward_B: Tensor) -> dict[str, Tensor]:
-        """Numbers to log, 0-dimensional.
+    @property
+    def is_anchor(self) -> Tensor:
+        """True where a row is the anchor of its group: bool (B,)."""
+        own_B = torch.arange(len(self.anchor_B), device=self.anchor_B.device) + self.first_row
+        return self.above_B & (self.anchor_B == own_B)
 
-        Args:
-            reward_B: Rewards before augmentation.
-        """
-        above = self.above_B.sum()
-        moved_B = torch.where(self.above_B, reward_B[self.anchor_B.clamp_min(0)] - reward_B, 0.0)
-        return {
-            "above_share": self.above_B.double().mean(),
-            "threshold": torch.tensor(self.threshold),
-            "shift_nats_mean": self.shift_B.sum() / above.clamp_min(1),
-            "shift_nats_max": self.shift_B.max(),
-            "anchor_reward_difference_mean": moved_B.abs().sum() / above.clamp_min(1),
-        }
+    def rows(self, first: int, count: int) -> "Augmentation":
+        """Return `count` rows from `first` on; `anchor_B` still counts over all rows."""
+        own = slice(first, first + count)
+        return Augmentation(
+            reward_B=self.reward_B[own],
+            reference_log_prob_B=self.reference_log_prob_B[own],
+            anchor_B=self.anchor_B[own],
+            anchor_reward_B=self.anchor_reward_B[own],
+            above_B=self.above_B[own],
+            shift_B=self.shift_B[own],
+            threshold=self.threshold,
+            first_row=self.first_row + first,
+        )
 
 
 @dataclass(frozen=True)
 class Mara:
-    """Settings of the augmentation.
+    """Settings of the augmentation, and its computation.
 
     Args:
-        threshold: tau, on the reward's scale; rows at or above it count as good. Exactly one of
-            this and `percentile` is given.
+        threshold: tau, on the reward's scale; rows at or above it count as good. Give exactly one
+            of `threshold` and `percentile`.
         percentile: tau is this percentile (0 to 100, linear between rewards as in numpy) of the
             rewards of the batch's fresh rows.
-        end_value: Where the threshold or percentile arrives in a linear schedule; null keeps it.
-        schedule_steps: Optimizer steps until it is there.
-        scope: Among which rows the anchor is chosen. `group`: those of the same prompt, since
+        end_value: Last value of a linear schedule of the threshold or percentile; null: constant.
+        schedule_steps: Length of that schedule in optimizer steps.
+        scope: The rows among which the anchor is chosen. `group`: those of the same prompt, since
             log pi_ref(y | x) is comparable for one x only. `batch`: all fresh rows, for
             unconditional policies. `batch_and_replay`: replayed rows may be anchors too.
         algorithm: 1 augments the reward. 2 replaces reward and reference log-probability of the
-            rows above by the anchor's. For the reverse KL they are the same; with the forward KL
-            only 2 leads to equal probabilities (see `target_distribution`).
+            rows above the threshold by the anchor's. For the reverse KL they are the same; with the
+            forward KL only 2 leads to equal probabilities (see `target_distribution`).
         clip: Largest absolute shift log pi_ref(z) - log pi_ref(i) in nats. NOT exact: answers
-            beyond it are still rarer at the optimum. For long texts, where a shift of hundreds of
-            nats would drown the reward.
+            beyond it stay rarer at the optimum. For long texts, where a shift of hundreds of nats
+            would dominate the reward.
         length_normalised: Choose the anchor and shift by log-probability per token. NOT exact.
 
     Raises:
-        ValueError: on settings that cannot work, saying which and what to change.
+        ValueError: on settings that cannot work, with the change to make.
 
-    Deviations: the paper speaks of a batch of answers to one prompt; the other scopes, the
-    schedule, `clip` and `length_normalised` are ours, as is that ties go to the lowest row.
+    Deviations: the paper treats a batch of answers to one prompt. The other scopes, the schedule,
+    `clip` and `length_normalised` are ours, and so is the rule that ties go to the lowest row.
     """
 
     threshold: float | None = None
@@ -92,7 +101,7 @@ class Mara:
     end_value: float | None = None
     schedule_steps: int = 0
     scope: Scope = "group"
-    algorithm: int = 1
+    algorithm: Literal[1, 2] = 1
     clip: float | None = None
     length_normalised: bool = False
 
@@ -110,16 +119,12 @@ class Mara:
                 f"end_value is {self.end_value} and schedule_steps {self.schedule_steps}: a "
                 "schedule needs an end_value and at least 1 step, no schedule needs null and 0"
             )
-        if self.scope not in get_args(Scope):
-            raise ValueError(f"scope is {self.scope!r}: choose {', '.join(get_args(Scope))}")
-        if self.algorithm not in (1, 2):
-            raise ValueError(f"algorithm is {self.algorithm}: choose 1 or 2")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip is {self.clip}: set it above 0 nats, or to null for none")
         if self.length_normalised and self.algorithm == 2:
             raise ValueError(
-                "length_normalised goes with algorithm 1: algorithm 2 hands the KL the "
-                "log-probability of a whole answer, and one per token is none"
+                "length_normalised needs algorithm 1: algorithm 2 replaces log-probabilities of "
+                "whole answers, not means per token"
             )
 
     @property
@@ -141,7 +146,7 @@ class Mara:
         """Augment the rewards of a batch: equation 11.
 
         Where several processes share a batch (`scope` not `group`, or a percentile), pass the rows
-        of all of them and keep one's own.
+        of all processes and keep the own ones by `Augmentation.rows`.
 
         Args:
             reward_B: Rewards as they were scored, without a KL term. Rows whose reward or reference
@@ -149,19 +154,19 @@ class Mara:
             reference_log_prob_B: Log-probability of each whole completion under the reference: the
                 sum over its tokens, end token included, in nats.
             group_B: int64; completions of one prompt share a number.
-            beta: Strength of the KL, 0 or more. At 0 rows above the threshold get the anchor's
-                reward and nothing else.
+            beta: Strength of the KL, at least 0. At 0, rows above the threshold just get the
+                anchor's reward.
             step: Optimizer steps taken, for the schedule.
             num_tokens_B: Tokens of each completion; `length_normalised` needs it.
-            replayed_B: bool; True marks rows of a replay memory. They are augmented like others and
-                do not count for the percentile. None: all are fresh.
+            replayed_B: bool; True marks rows of a replay memory. They are augmented like others
+                but do not count for the percentile. None: all are fresh.
 
         Raises:
             ValueError: if beta is negative or `num_tokens_B` is missing.
         """
         if not beta >= 0:
             raise ValueError(
-                f"beta is {beta}: the KL's strength cannot be negative, set it to 0 up"
+                f"beta is {beta}: a KL's strength cannot be negative, set it to at least 0"
             )
         height_B = reference_log_prob_B
         if self.length_normalised:
@@ -179,9 +184,7 @@ class Mara:
             height_B, candidate_B, group_B if self.scope == "group" else torch.zeros_like(group_B)
         )
         above_B = above_B & (anchor_B >= 0)
-        z_B = anchor_B.clamp_min(
-            0
-        )  # rows without an anchor are not above: what they gather is unused
+        z_B = anchor_B.clamp_min(0)  # rows without an anchor gather a value that is not used
         shift_B = torch.where(above_B, height_B[z_B] - height_B, 0.0)
         if self.clip is not None:
             shift_B = shift_B.clamp(-self.clip, self.clip)
@@ -196,6 +199,7 @@ class Mara:
             reward_B=torch.where(above_B, augmented_B, reward_B),
             reference_log_prob_B=reference_B,
             anchor_B=anchor_B,
+            anchor_reward_B=reward_B[z_B].masked_fill(anchor_B < 0, torch.nan),
             above_B=above_B,
             shift_B=shift_B,
             threshold=threshold,
@@ -215,7 +219,7 @@ class Mara:
 
 
 def _likeliest(height_B: Tensor, candidate_B: Tensor, group_B: Tensor) -> Tensor:
-    """Row of the highest candidate of each row's group, the lowest such row; -1 without one."""
+    """Find the highest candidate of each row's group (of equals the lowest row); -1 without one."""
     groups_G, inverse_B = torch.unique(group_B, return_inverse=True)
     height_B = height_B.masked_fill(~candidate_B, -torch.inf)
     top_G = height_B.new_full(groups_G.shape, -torch.inf)

@@ -1,11 +1,11 @@
-"""The seam of rewards: one number for every completion, whatever may go wrong on the way.
+"""The seam of rewards: one number for every completion, even where scoring fails.
 
-    scores = reward(rollout)          # never raises for what a completion makes a reward do
+    scores = reward(rollout)          # does not raise for a completion that breaks the reward
     scores.reward_B                   # nan where a completion could not be scored
-    scores.errors                     # {row: what went wrong}
+    scores.errors                     # {row: reason}
 
-A reward of one's own is a file with a subclass of `TextReward` (or of `Reward`, where it needs more
-than text), named in a YAML by its `class_path`:
+Your own reward is a file with a subclass of `TextReward` (or of `Reward`, if it needs more than
+text), named in a YAML by its `class_path`:
 
     class ShortReply(TextReward):
         range = (0.0, 1.0)
@@ -17,7 +17,7 @@ than text), named in a YAML by its `class_path`:
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import torch
@@ -30,32 +30,49 @@ from triptych.models.diversify.rollout import Rollout
 
 @dataclass
 class Scores:
-    """What a reward found.
+    """The result of a reward.
 
     Attributes:
         reward_B: One number per completion; nan where this completion could not be scored.
-        components: Parts of it for the log and the tables, by name, each (B,).
-        errors: What went wrong with which completion, by row.
+        components: Parts of the reward for the log and the tables, by name, each (B,).
+        errors: Row -> reason why this completion could not be scored.
+        over_budget: Rows without a score because a budget is spent, whatever the completion.
     """
 
     reward_B: Tensor
     components: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    over_budget: set[int] = field(default_factory=set)
+
+    def rows(self, first: int, count: int) -> "Scores":
+        """Return `count` rows from `first` on, numbered from 0."""
+        own = slice(first, first + count)
+        return Scores(
+            self.reward_B[own],
+            {name: part[own] for name, part in self.components.items()},
+            {row - first: text for row, text in self.errors.items() if 0 <= row - first < count},
+            {row - first for row in self.over_budget if 0 <= row - first < count},
+        )
+
+    def to(self, device: torch.device | str) -> "Scores":
+        """Return the same scores on another device."""
+        components = {name: part.to(device) for name, part in self.components.items()}
+        return replace(self, reward_B=self.reward_B.to(device), components=components)
 
 
 class Reward(ABC):
     """Scores completions. A subclass is one file, picklable, and named by `class_path` in a YAML.
 
-    Call a reward to have it score a rollout. A subclass writes `score`, which sees the whole
-    rollout: texts, prompts, records, token ids, and the log-probabilities under policy and
-    reference. A reward of single completions is a `TextReward` and needs `score_one` alone.
+    Call a reward to score a rollout. A subclass writes `score`, which gets the whole rollout:
+    texts, prompts, records, token ids, and the log-probabilities under policy and reference. A
+    reward of single completions is a `TextReward` and only needs `score_one`.
 
     Attributes:
-        range: Least and largest value it can give; infinite where there is no bound. What lies
-            outside by more than rounding counts as an error of that completion.
-        scope: What a completion's reward depends on: the `completion` alone, or the others of its
-            `group` too. Where `score` raises, each of these is scored again by itself, so that
-            only what cannot be scored is lost.
+        range: Least and largest value; infinite where there is no bound. A value outside by more
+            than rounding counts as an error of that completion.
+        scope: Whether a completion's reward depends on the `completion` alone, or on the others of
+            its `group` too. Where `score` raises, each of these is scored again alone, so that only
+            the failing ones are lost.
     """
 
     range: tuple[float, float] = (-math.inf, math.inf)
@@ -63,17 +80,17 @@ class Reward(ABC):
 
     @property
     def name(self) -> str:
-        """Its class's name, in words joined by underscores."""
+        """The name of the class, in words joined by underscores."""
         words = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(self).__name__)
         return words.lstrip("_")
 
     @classmethod
     def example(cls) -> Self:
-        """Make one with plain settings, for the tests that every reward has to pass."""
+        """Return a reward with plain settings, for the contract tests of all rewards."""
         return cls()
 
     def prepare(self, device: torch.device) -> None:  # noqa: B027 (most need nothing)
-        """Load what scoring needs, once; what is raised here ends the run.
+        """Load resources for scoring, once; an exception from here ends the run.
 
         Args:
             device: Where the completions are.
@@ -81,24 +98,24 @@ class Reward(ABC):
 
     @abstractmethod
     def score(self, rollout: Rollout) -> Scores:
-        """Score every completion; nan and a line in `errors` where that is not possible."""
+        """Score every completion; nan and an entry in `errors` where that is not possible."""
 
-    def begin(self, rollout: Rollout) -> None:  # noqa: B027 (most have nobody to do it)
-        """Start to score, where others do the work: the caller does its own until it asks.
+    def begin(self, rollout: Rollout) -> None:  # noqa: B027 (most score in `__call__` alone)
+        """Start scoring in the background; `__call__` with the same rollout collects the result.
 
         Args:
-            rollout: What the reward will be called with next.
+            rollout: The completions to score.
         """
 
     def __call__(self, rollout: Rollout) -> Scores:
-        """Score every completion; what cannot be scored is nan, with a reason in `errors`.
+        """Score every completion; one that cannot be scored is nan, with a reason in `errors`.
 
         Returns:
             Scores: `reward_B` float32 on the device of the rollout's tokens; every entry finite and
             in `range`, or nan.
 
         Raises:
-            ValueError: if the reward gives another number of values than there are completions.
+            ValueError: if the reward returns another number of values than completions.
         """
         device = rollout.token_ids_BT.device
         self.prepare(device)
@@ -111,11 +128,11 @@ class Reward(ABC):
         return self._checked(scores, device)
 
     def _score_apart(self, rollout: Rollout, error: Exception) -> Scores:
-        """Score each completion, or each group, by itself, after scoring all at once failed."""
+        """Score each completion, or each group, alone, after scoring all at once failed."""
         parts = list(_parts(rollout, self.scope))
         reward_B = torch.full((len(rollout),), math.nan)
         scores = Scores(reward_B)
-        if len(parts) == 1:  # there is nothing smaller to try
+        if len(parts) == 1:  # no smaller part to try
             scores.errors = dict.fromkeys(range(len(rollout)), _message(error))
             return scores
         for rows in parts:
@@ -130,6 +147,7 @@ class Reward(ABC):
                 column = scores.components.setdefault(name, torch.full_like(reward_B, math.nan))
                 column[rows] = values.detach().float().cpu()
             scores.errors |= {int(rows[row]): text for row, text in part.errors.items()}
+            scores.over_budget |= {int(rows[row]) for row in part.over_budget}
         return scores
 
     def _check_length(self, scores: Scores, expected: int) -> None:
@@ -144,6 +162,9 @@ class Reward(ABC):
     def _checked(self, scores: Scores, device: torch.device) -> Scores:
         reward_B = scores.reward_B.detach().to("cpu", torch.float32).clone()
         errors = {int(row): text for row, text in scores.errors.items()}
+        over_budget = {int(row) for row in scores.over_budget}
+        for row in over_budget:
+            errors.setdefault(row, "the budget is spent")
         low, high = self.range
         slack = 1e-5 * max([1.0, *(abs(end) for end in (low, high) if math.isfinite(end))])
         for row, value in enumerate(reward_B.tolist()):
@@ -159,7 +180,7 @@ class Reward(ABC):
         if errors:
             reward_B[sorted(errors)] = math.nan
         components = {k: v.detach().to(device, torch.float32) for k, v in scores.components.items()}
-        return Scores(reward_B.to(device), components, dict(sorted(errors.items())))
+        return Scores(reward_B.to(device), components, dict(sorted(errors.items())), over_budget)
 
 
 class TextReward(Reward):
@@ -172,13 +193,13 @@ class TextReward(Reward):
         """Score one completion.
 
         Args:
-            text: What was sampled.
-            prompt: What it answers.
+            text: The completion.
+            prompt: Its prompt.
             record: The data's row of that prompt; empty where there is none.
         """
 
     def score(self, rollout: Rollout) -> Scores:
-        """Score each completion by itself; one that raises costs itself alone (nan)."""
+        """Score each completion alone; an exception makes only its own completion nan."""
         rewards: list[float] = []
         errors: dict[int, str] = {}
         prompts = rollout.prompts or [""] * len(rollout)
@@ -197,7 +218,7 @@ def _message(error: Exception) -> str:
 
 
 def _parts(rollout: Rollout, scope: str) -> Iterator[Tensor]:
-    """Rows of each completion, or of each group, int64."""
+    """Yield the rows of each completion, or of each group, int64."""
     if scope == "completion":
         yield from torch.arange(len(rollout)).split(1)
         return

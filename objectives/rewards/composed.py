@@ -1,7 +1,7 @@
 """Several rewards as one: their weighted sum, weighted geometric mean, or product.
 
-Each part is a component of the result, by its name, for logs and tables. A completion that one part
-cannot score is not scored at all, and the reason names the part.
+Each part is a component of the result, under its name, for logs and tables. A completion that one
+part cannot score has no reward, and the reason names the part.
 
 Shapes: B completions, R rewards.
 """
@@ -21,7 +21,7 @@ from triptych.objectives.rewards.xml_format import XmlFormat
 
 
 class ComposedReward(Reward):
-    """Rewards whose values are put together completion by completion.
+    """Combines the values of several rewards completion by completion.
 
     Args:
         rewards: The parts.
@@ -45,12 +45,12 @@ class ComposedReward(Reward):
 
     @classmethod
     def example(cls) -> Self:
-        """Two parts."""
+        """Return a reward of two parts."""
         return cls([XmlFormat(), LengthWindow(least=1, most=3, falloff=3)])
 
     @property
     def names(self) -> list[str]:
-        """The parts' names; a second part of one name is called name_2."""
+        """Names of the parts; a second part of the same name is called name_2."""
         names: list[str] = []
         for reward in self.rewards:
             count = 1 + sum(other.name == reward.name for other in self.rewards[: len(names)])
@@ -59,17 +59,18 @@ class ComposedReward(Reward):
 
     @abstractmethod
     def combine(self, reward_BR: Tensor) -> Tensor:
-        """Put the parts' values together, all of them finite: (B,)."""
+        """Combine the values of the parts, all finite: (B,)."""
 
     def prepare(self, device: torch.device) -> None:
-        """Load what the parts need."""
+        """Prepare the parts."""
         for reward in self.rewards:
             reward.prepare(device)
 
     def score(self, rollout: Rollout) -> Scores:
-        """Score by each part, and put the values together."""
+        """Score by each part and combine the values."""
         components: dict[str, Tensor] = {}
         errors: dict[int, str] = {}
+        over_budget: set[int] = set()
         parts = []
         for name, reward in zip(self.names, self.rewards, strict=True):
             scores = reward(rollout)
@@ -78,7 +79,8 @@ class ComposedReward(Reward):
             components |= {f"{name}/{key}": part for key, part in scores.components.items()}
             for row, message in scores.errors.items():
                 errors.setdefault(row, f"{name}: {message}")
-        return Scores(self.combine(torch.stack(parts, dim=-1)), components, errors)
+            over_budget |= scores.over_budget
+        return Scores(self.combine(torch.stack(parts, dim=-1)), components, errors, over_budget)
 
     def _require_positive(self) -> None:
         for name, reward in zip(self.names, self.rewards, strict=True):
@@ -90,7 +92,7 @@ class ComposedReward(Reward):
 
 
 class WeightedSum(ComposedReward):
-    """sum_r w_r R_r. Weights may be negative and need not add up to 1."""
+    """sum_r w_r R_r. Weights may be negative and need not sum to 1."""
 
     def __init__(self, rewards: Sequence[Reward], weights: Sequence[float] | None = None) -> None:
         super().__init__(rewards, weights)
@@ -103,14 +105,14 @@ class WeightedSum(ComposedReward):
         self.range = (sum(low for low, _ in ends), sum(high for _, high in ends))
 
     def combine(self, reward_BR: Tensor) -> Tensor:
-        """The weighted sum."""
+        """Sum with weights."""
         return reward_BR @ reward_BR.new_tensor(self.weights)
 
 
 class WeightedGeometricMean(ComposedReward):
-    """(prod_r R_r^w_r)^(1 / sum_r w_r): 0 as soon as one part with a weight is 0.
+    """(prod_r R_r^w_r)^(1 / sum_r w_r): 0 if any part with a weight is 0.
 
-    What REINVENT and Saturn call the product of their scoring components.
+    REINVENT and Saturn call this the product of their scoring components.
 
     Raises:
         ValueError: if a part can be negative, a weight is, or all weights are 0.
@@ -132,7 +134,7 @@ class WeightedGeometricMean(ComposedReward):
         self.range = (min(low for low, _ in ranges), max(high for _, high in ranges))
 
     def combine(self, reward_BR: Tensor) -> Tensor:
-        """The weighted geometric mean, in logarithms."""
+        """Compute the weighted geometric mean, in logarithms."""
         weights_R = reward_BR.new_tensor(self.weights)
         used_R = weights_R > 0
         log_BR = reward_BR[:, used_R].clamp(min=0).log()
@@ -140,7 +142,7 @@ class WeightedGeometricMean(ComposedReward):
 
 
 class Product(ComposedReward):
-    """prod_r R_r: a reward for quality that counts only where a condition of 0 or 1 holds.
+    """prod_r R_r: for instance a reward for quality times a condition of 0 or 1.
 
     Args:
         rewards: The parts, none of them negative.
@@ -153,9 +155,9 @@ class Product(ComposedReward):
         super().__init__(rewards)
         self._require_positive()
         lows, highs = zip(*(reward.range for reward in self.rewards), strict=True)
-        # 0 times infinity is 0 here: a part that is always 0 makes all of it 0.
+        # 0 times infinity is 0 here: a part that is always 0 makes the product 0.
         self.range = (math.prod(lows), 0.0 if 0.0 in highs else math.prod(highs))
 
     def combine(self, reward_BR: Tensor) -> Tensor:
-        """The product."""
+        """Multiply."""
         return reward_BR.prod(-1)

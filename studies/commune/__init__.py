@@ -1,1 +1,1 @@
-"""Parts of the studies of Commune."""
+"""Parts that the studies of Commune share."""

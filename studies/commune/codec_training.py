@@ -1,4 +1,4 @@
-"""Trains a codec on states held in memory, by Adam with one cycle of the learning rate."""
+"""Training of a codec on states in memory, with Adam and a one-cycle learning rate."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ class CodecObjective:
     """mean ||x - decoder(z)||^2 + weight penalty + decorrelation_weight ||cov(z) - I||_F^2.
 
     Args:
-        penalty: On the decoder's Jacobian.
-        weight: Of the penalty.
-        decorrelation_weight: Of the decorrelation, a sum over elements.
+        penalty: Penalty on the Jacobian of the decoder.
+        weight: Weight of the penalty.
+        decorrelation_weight: Weight of the decorrelation, a sum over elements.
     """
 
     penalty: JacobianPenalty
@@ -28,10 +28,9 @@ class CodecObjective:
     decorrelation_weight: float
 
     def __call__(self, codec: ThoughtCodec, scores_BH: Tensor, ramp: float = 1.0) -> Tensor:
-        """The objective on standardized states; `ramp` scales the penalty's weight."""
+        """Compute the objective on standardized states; `ramp` scales the weight of the penalty."""
         latents_BZ = codec.encode_scores(scores_BH)
-        error = (codec.decoder(latents_BZ) - scores_BH).square().sum(1).mean()
-        loss = error
+        loss: Tensor = (codec.decoder(latents_BZ) - scores_BH).square().sum(1).mean()
         if self.decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
             loss = loss + self.decorrelation_weight * spread
@@ -50,18 +49,18 @@ def train_codec(
     batch_size: int = 256,
     first_scale: float = 1.0,
 ) -> None:
-    """Train in place.
+    """Train a codec in place.
 
     Args:
-        codec: Its standardizer is fitted already.
+        codec: Codec with a fitted standardizer.
         scores_NH: Standardized states.
-        objective: What is minimised in the end.
-        num_steps: Steps of Adam.
-        learning_rate: Its highest.
-        batch_size: Samples a step.
-        first_scale: The penalty's weight rises over the first tenth of the steps, is this many
-            times too high, and comes down to its own until half of them: what it switches off early
-            seldom comes back, so more is decided while latents can still change places.
+        objective: Objective at the end of training.
+        num_steps: Number of Adam steps.
+        learning_rate: Maximum learning rate.
+        batch_size: Samples per step.
+        first_scale: Factor on the weight of the penalty. The weight rises over the first tenth of
+            the steps, and the factor falls to 1 until half of them. Entries that the penalty
+            removes early seldom return, so a high early weight decides while latents still move.
     """
     optimizer = torch.optim.Adam(codec.parameters(), learning_rate, fused=True)
     schedule = OneCycleLR(optimizer, learning_rate, total_steps=num_steps)

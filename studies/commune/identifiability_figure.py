@@ -1,4 +1,4 @@
-"""The figure of the identifiability study: latents one by one, and as blocks."""
+"""The figure of the identifiability study: individual latents, and blocks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ def draw(numbers: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], path: P
     """Draw MCC and routing by number of latents, and the block R^2 of the dense map.
 
     Args:
-        numbers: (problem, way) -> outcomes of `run_fit`, one for each draw of the data.
-        path: Where to write the picture.
+        numbers: Maps (problem, way) to outcomes of `run_fit`, one per draw of the data.
+        path: Picture to write.
     """
     figure = Figure(figsize=(14, 3.8), layout="constrained")
     mcc, routing, with_penalty, without = figure.subplots(1, 4, width_ratios=(1.15, 1.15, 1, 1))
@@ -65,7 +65,7 @@ def _draw_sizes(
 
 
 def len_of(problem: str) -> int:
-    """Latents of a problem, by its name."""
+    """Return the number of latents of a problem, from its name."""
     return int(problem.rsplit(", ", 1)[1].split()[0])
 
 

@@ -1,4 +1,4 @@
-"""One fit of the identifiability study: data of a seed, the best of its restarts, its numbers."""
+"""One fit of the identifiability study: data of a seed, best restart, and metrics."""
 
 import time
 import warnings
@@ -32,7 +32,7 @@ from triptych.studies.commune.linear_codec_fit import (
 
 # Shapes: N samples, H state dimensions of all agents, Z latents
 
-# Without the penalty: decorrelation stays, or not even that.
+# `plain autoencoder` has neither the penalty nor the decorrelation.
 Way = Literal["penalty", "decorrelation alone", "plain autoencoder", "FastICA"]
 NUM_TEST, NUM_JACOBIANS = 4000, 256
 FIRST_SCALE = 3.0  # see `train_codec`
@@ -40,17 +40,17 @@ FIRST_SCALE = 3.0  # see `train_codec`
 
 @dataclass(frozen=True)
 class Problem:
-    """A generator at a size, and how a codec is fitted to it.
+    """A data generator of a given size, and the settings of the codec.
 
     Args:
-        kind: Of `make_thoughts`.
-        group_sizes: Of `make_thoughts`.
-        state_size: Of `make_thoughts`.
-        num_samples: To fit on; as many more as `NUM_TEST` are held out.
-        weight: Of the penalty, a sum over elements or groups.
+        kind: Argument of `make_thoughts`.
+        group_sizes: Argument of `make_thoughts`.
+        state_size: Argument of `make_thoughts`.
+        num_samples: Samples for the fit; `NUM_TEST` further samples are held out.
+        weight: Weight of the penalty, a sum over elements or groups.
         decoder_hidden: Width of the decoder's hidden layer; 0: linear, fitted by linear algebra.
-        num_steps: Of Adam, for other decoders.
-        learning_rate: Of Adam.
+        num_steps: Adam steps of a nonlinear decoder.
+        learning_rate: Learning rate of Adam.
     """
 
     kind: Kind
@@ -64,24 +64,24 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """Latents."""
+        """Number of latents."""
         return sum(self.group_sizes)
 
     @property
     def name(self) -> str:
-        """As in tables."""
+        """Name in tables."""
         return f"{self.kind.replace('_', ' ')}, {self.size} latents"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What one process does.
+    """The work of one process.
 
     Args:
-        problem: What is fitted.
-        way: With the penalty and without it, or FastICA (linear problems alone).
-        seed: Of the data.
-        num_restarts: Fits of which the one with the lowest objective counts.
+        problem: Problem to fit.
+        way: Objective, or FastICA (linear problems only).
+        seed: Seed of the data.
+        num_restarts: Number of fits; the one with the lowest objective counts.
     """
 
     problem: Problem
@@ -90,16 +90,16 @@ class Fit:
     num_restarts: int
 
     def key(self) -> dict[str, Any]:
-        """Everything that the numbers depend on."""
+        """Return all settings that the numbers depend on."""
         return asdict(self)
 
 
 def run_fit(fit: Fit) -> dict[str, Any]:
-    """Fit and measure on held-out samples.
+    """Fit, and measure on held-out samples.
 
     Returns:
         `mcc` and `spearman_mcc`; `routing`: share of right (agent, latent) pairs; `diagonal` and
-        `off_diagonal`: least and largest entry of the block R^2 matrix `block_r2` on and off it;
+        `off_diagonal`: smallest diagonal and largest other entry of the block R^2 `block_r2`;
         `objective` of the chosen restart and `objectives` of all; `seconds` of all restarts.
     """
     problem = fit.problem
@@ -127,7 +127,7 @@ def run_fit(fit: Fit) -> dict[str, Any]:
 
 @torch.no_grad()
 def measure(codec: ThoughtCodec, thoughts: SyntheticThoughts, num_fitted: int) -> dict[str, Any]:
-    """How well a codec recovers latents, on samples after the first `num_fitted`."""
+    """Measure how well a codec recovers latents, on samples after the first `num_fitted`."""
     latents_NZ = codec.eval().encode(thoughts.states_NH)
     is_held_out_N = torch.arange(len(latents_NZ)) >= num_fitted
     true, recovered = thoughts.latents_NZ[is_held_out_N], latents_NZ[is_held_out_N]
@@ -140,7 +140,7 @@ def measure(codec: ThoughtCodec, thoughts: SyntheticThoughts, num_fitted: int) -
     blocks.update(thoughts.latents_NZ, latents_NZ, is_held_out_N)
     block_r2 = blocks.compute()
     off_diagonal = block_r2[~torch.eye(len(block_r2), dtype=torch.bool)]
-    # A linear decoder has one Jacobian.
+    # The Jacobian of a linear decoder is constant.
     num_looked_at = NUM_JACOBIANS if codec.config.decoder_hidden else 1
     magnitude_HZ = element_magnitude(codec.decoder, recovered[:num_looked_at], "rms")
     magnitude_KZ = agent_magnitude(magnitude_HZ, codec.state_sizes, "rms")
@@ -158,8 +158,8 @@ def measure(codec: ThoughtCodec, thoughts: SyntheticThoughts, num_fitted: int) -
 
 
 def objective_of(problem: Problem, way: Way) -> CodecObjective:
-    """The objective of a way to fit."""
-    norm = "group" if problem.decoder_hidden else "l1"
+    """Return the objective of a way."""
+    norm: Literal["group", "l1"] = "group" if problem.decoder_hidden else "l1"
     weight = problem.weight if way == "penalty" else 0.0
     decorrelation_weight = 0.0 if way == "plain autoencoder" else 1.0
     return CodecObjective(JacobianPenalty("sum", norm), weight, decorrelation_weight)
@@ -209,7 +209,7 @@ def _fit_linear(problem: Problem, fit: Fit, states_NH: Tensor) -> list[tuple[flo
         with torch.no_grad():
             candidates.append((float(objective(codec, scores_NH)), codec))
         if fit.way == "FastICA":
-            break  # its own objective is another: the first one counts
+            break  # FastICA minimises another objective, so its first fit counts
     return candidates
 
 
@@ -221,9 +221,9 @@ def _new_codec(problem: Problem, encoder: list[int], decoder: list[int]) -> Thou
 def _fast_ica(white_NZ: Tensor, seed: int) -> Tensor:
     ica = FastICA(whiten=False, max_iter=200, tol=1e-3, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it then has what 200 turns gave
-        # In float64: with many latents float32 gives eigenvalues below 0, and then nothing more.
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the result of 200 turns is used
+        # float64: with many latents float32 gives negative eigenvalues, and FastICA fails.
         ica.fit(white_NZ.double().numpy())
-    rotation_ZZ = torch.from_numpy(ica.components_).float()
-    left, _, right = torch.linalg.svd(rotation_ZZ)
-    return left @ right
+    left_ZZ, _, right_ZZ = torch.linalg.svd(torch.from_numpy(ica.components_).float())
+    rotation_ZZ: Tensor = left_ZZ @ right_ZZ
+    return rotation_ZZ

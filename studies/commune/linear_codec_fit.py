@@ -1,40 +1,41 @@
-"""Fits a linear codec to its whole objective by linear algebra, in place of gradient steps.
+"""Linear algebra that fits a linear codec to its full objective, in place of gradient steps.
 
-With latents uncorrelated and of unit variance (the decorrelation penalty at full weight), a linear
-codec of Z latents is a rotation Q of the whitened states e = F x, and a decoder D. With A = E x e^T
+With uncorrelated latents of unit variance (the decorrelation penalty at full weight), a linear
+codec of Z latents is a rotation Q of the whitened states e = F x and a decoder D. With A = E x e^T
 the objective over the whole data set,
 
     mean ||x - D z||^2 + weight ||D||_1  =  ||A - D Q||_F^2 + weight ||D||_1 + constant,
 
-needs no samples any more. Its two halves have closed-form minima, so that each turn of
+does not depend on the samples. Both alternating steps have closed-form minima:
 
     D = soft threshold of A Q^T at weight / 2         Q = orthogonal factor of D^T A
 
-lowers it. A turn is 4 H Z^2 + O(Z^3) operations, whatever the number of samples; an epoch of
-gradient steps is 12 N H Z. Started at a weight where only the largest entries survive, which avoids
-most poor minima, then at the one asked for.
+Each turn lowers the objective. A turn takes 4 H Z^2 + O(Z^3) operations for any number of samples;
+an epoch of gradient steps takes 12 N H Z. The fit starts with a weight that only the largest
+entries survive, which avoids most poor minima, and continues with the final weight.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softshrink
 
+from triptych.models.commune.perceptron import Perceptron
 from triptych.models.commune.thought_codec import ThoughtCodec
 
 # Shapes: N samples, H state dimensions of all agents, Z latents
 
 
 class WhitenedStates:
-    """What the objective needs to know of the states, shared by all restarts.
+    """Moments of the states that the objective needs, shared by all restarts.
 
     Args:
         scores_NH: Standardized states.
-        num_latents: Z, at most their rank.
+        num_latents: Z, at most the rank of the states.
     """
 
     def __init__(self, scores_NH: Tensor, num_latents: int) -> None:
         covariance_HH = (scores_NH.mT @ scores_NH / len(scores_NH)).double()
-        # The leading Z directions alone: exact where the states have rank Z.
+        # Only the leading Z directions: exact if the states have rank Z.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             basis_HZ, value_Z, _ = torch.svd_lowrank(covariance_HH, q=num_latents, niter=4)
@@ -42,7 +43,7 @@ class WhitenedStates:
         self.filter_ZH = (basis_HZ / value_Z.sqrt()).mT.float()
 
     def whiten(self, scores_NH: Tensor) -> Tensor:
-        """Uncorrelated scores of unit variance, (N, Z)."""
+        """Return uncorrelated scores of unit variance, (N, Z)."""
         return scores_NH @ self.filter_ZH.mT
 
 
@@ -53,15 +54,15 @@ def fit_rotation(
     max_turns: int = 200,
     tolerance: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
-    """Alternate the two minima.
+    """Alternate between the two closed-form minima.
 
     Args:
         mix_HZ: A.
-        weight: Of ||D||_1, a sum over elements; at 0 every rotation is a minimum, and the one that
-            was drawn is returned.
-        seed: Of the first rotation.
-        max_turns: Turns at each weight.
-        tolerance: Relative decrease of the objective at which to stop.
+        weight: Weight of ||D||_1, a sum over elements; at 0 every rotation is a minimum, and the
+            initial one is returned.
+        seed: Seed of the initial rotation.
+        max_turns: Maximum turns at each weight.
+        tolerance: Relative decrease of the objective that ends the turns.
 
     Returns:
         Rotation (Z, Z) and decoder (H, Z).
@@ -72,7 +73,7 @@ def fit_rotation(
     rotation_ZZ = rotation_ZZ.to(mix_HZ)
     if weight == 0:
         return rotation_ZZ, mix_HZ @ rotation_ZZ.mT
-    # Rows have length 1, so that 1 / sqrt(Z) is the size of an element of a mixed-up decoder.
+    # Rows have length 1, so an element of a fully mixed decoder is about 1 / sqrt(Z).
     for shrink in (max(num_latents**-0.5, weight / 2), weight / 2):
         before = float("inf")
         for _ in range(max_turns):
@@ -89,9 +90,9 @@ def fit_rotation(
 
 
 def draw_plain(mix_HZ: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """A minimum of the reconstruction error alone, for latents of unit variance.
+    """Draw a minimum of the reconstruction error alone, for latents of unit variance.
 
-    Every encoder of full rank is one, so the one that is drawn is where training ends too.
+    Every encoder of full rank is a minimum, so training keeps the encoder that was drawn.
 
     Returns:
         Map of whitened states to latents (Z, Z), rows of length 1, and its decoder (H, Z).
@@ -108,11 +109,12 @@ def draw_plain(mix_HZ: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 def set_linear_codec(
     codec: ThoughtCodec, encoder_ZH: Tensor, decoder_HZ: Tensor, states_NH: Tensor
 ) -> None:
-    """Write weights into a codec without hidden layers, and its latents' statistics."""
-    encoder, decoder = codec.encoder.parts[0], codec.decoder
-    encoder.layers[0].weight.copy_(encoder_ZH)
-    encoder.layers[0].bias.zero_()
-    decoder.layers[0].weight.copy_(decoder_HZ)
-    decoder.layers[0].bias.zero_()
+    """Write weights and statistics of the latents into a codec without hidden layers."""
+    for perceptron, weight in ((codec.encoder.parts[0], encoder_ZH), (codec.decoder, decoder_HZ)):
+        assert isinstance(perceptron, Perceptron)
+        linear = perceptron.layers[0]
+        assert isinstance(linear, nn.Linear)
+        linear.weight.copy_(weight)
+        linear.bias.zero_()
     codec.fit_latent_statistics(states_NH)
     codec.eval()

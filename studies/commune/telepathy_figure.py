@@ -1,14 +1,15 @@
-"""The figure of the study of telepathy: accuracies with controls, and what messages give away."""
+"""The figure of the telepathy study: accuracies with controls, and leakage of messages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Numbers = Mapping[str, Sequence[Mapping[str, float]]]
+from triptych.studies.figures import save_figure
+from triptych.studies.results import Numbers
 
-# From what should help least to what should help most.
+# From the least to the most helpful condition, as expected.
 ORDER = (
     *("shuffled", "constant", "zero", "no_prefix", "majority", "single"),
     *("text_1", "text_2", "text_full", "thought"),
@@ -19,10 +20,10 @@ def draw(numbers: Numbers, single_optimum: float, chance: float, path: Path) -> 
     """Draw seeds as dots and their mean as a bar.
 
     Args:
-        numbers: Of each way, of each seed.
+        numbers: Numbers of each way and seed.
         single_optimum: Best possible accuracy of a single agent.
-        chance: Accuracy of a probe that has learned nothing.
-        path: Where to write the picture.
+        chance: Accuracy of an uninformed probe.
+        path: Picture to write.
     """
     height = 1.2 + max(0.3 * len(ORDER), 0.42 * len(numbers))
     figure = Figure(figsize=(11, height), layout="constrained")
@@ -45,10 +46,7 @@ def draw(numbers: Numbers, single_optimum: float, chance: float, path: Path) -> 
     leakage.set(xlabel="held-out accuracy of the probe; dotted: chance", xlim=(0, 1.02))
     leakage.set_ylim(-0.6, len(probes) - 0.4)
     accuracy.legend(frameon=False, fontsize="small", loc="upper left", title="routing, codec")
-    for axis in (accuracy, leakage):
-        axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _dots(axis: Axes, values: Sequence[float], row: float, color: str, step: float) -> None:

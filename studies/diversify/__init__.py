@@ -1,1 +1,1 @@
-"""Parts of the studies of Diversify."""
+"""Parts that the studies of Diversify share."""

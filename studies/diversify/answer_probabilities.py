@@ -1,4 +1,4 @@
-"""How probable given replies are under an exported policy: exactly, not by sampling."""
+"""Exact probabilities of given replies under an exported policy."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from typing import Any
 def reply_probabilities(
     export: Path, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]
 ) -> list[list[float]]:
-    """Probability of each reply to each prompt, as its tokenizer writes it, end token included.
+    """Compute the probability of each reply to each prompt, end token included.
 
     Args:
         export: Folder of the model and its tokenizer.
-        rows: The prompts (`prompt`).
-        replies: What may be said.
+        rows: Rows with a `prompt`.
+        replies: Texts, encoded by the tokenizer of the model.
 
     Returns:
         (N, K) probabilities.
@@ -27,7 +27,7 @@ def reply_probabilities(
     from triptych.models.diversify.scoring import completion_log_prob
     from triptych.models.remember.memory_lm import load_memory_lm
 
-    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(export, local_files_only=True)
     messages = [[{"role": "user", "content": str(row["prompt"])}] for row in rows]
     prompts = encode_prompts(tokenizer, messages)
     answers = encode_replies(tokenizer, replies)

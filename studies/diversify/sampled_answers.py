@@ -1,4 +1,4 @@
-"""What exported policies answer to held-out questions: k samples each, and their numbers."""
+"""Samples and their metrics of exported policies on held-out questions."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ ANY, EAD, EMBEDDED = "different answers at 10", "EAD", "embedding distance"
 
 
 class EachTextOnce:
-    """An embedder that remembers: the same few answers come up in all arms.
+    """An embedder with a cache, since all arms give the same few answers.
 
     Args:
-        embedder: Turns N texts into N vectors; None: all-MiniLM-L6-v2.
+        embedder: Maps N texts to N vectors; None: all-MiniLM-L6-v2.
     """
 
     def __init__(self, embedder: Any = None) -> None:
@@ -25,7 +25,7 @@ class EachTextOnce:
         self._known: dict[str, Any] = {}
 
     def __call__(self, texts: Sequence[str]) -> Any:
-        """Embed N texts: (N, D)."""
+        """Embed N texts as (N, D)."""
         import torch
 
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -35,13 +35,13 @@ class EachTextOnce:
 
 
 class Sampler:
-    """Samples held-out questions of the embedded set and measures what comes.
+    """Samples answers to held-out questions of the embedded set and measures them.
 
     Args:
         sets: Names of the held-out sets.
-        num_prompts: So many prompts of each, the first ones; None: all.
-        embedder: Of the embedding distance; None: all-MiniLM-L6-v2.
-        small: Of the small set of categories.
+        num_prompts: Number of prompts from the start of each set; None: all.
+        embedder: Embedder of the embedding distance; None: all-MiniLM-L6-v2.
+        small: Use the small set of categories.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class Sampler:
         }
 
     def measure(self, export: Path, seed: int, temperature: float = 1.0) -> dict[str, float]:
-        """Numbers of a policy: `<set>: <number>` for each set, and the temperature.
+        """Measure a policy: return `<set>: <number>` for each set, and the temperature.
 
         Args:
             export: Folder of the model and its tokenizer.
-            seed: Of the samples.
-            temperature: Of sampling.
+            seed: Seed of the samples.
+            temperature: Sampling temperature.
         """
         from triptych.metrics.diversify.distinct_answers import DistinctAnswers
         from triptych.metrics.diversify.embedding_diversity import EmbeddingDistance
         from triptych.metrics.diversify.text_diversity import ExpectationAdjustedDistinct
 
         policy = _policy(export)
-        numbers = {}
+        numbers: dict[str, float] = {}
         for name in self.rows:
             answers = DistinctAnswers()
             ead = ExpectationAdjustedDistinct(compat="rlfh-gen-div", overall=False)
@@ -95,7 +95,7 @@ class Sampler:
     def rewards(
         self, export: Path, seed: int, temperatures: Sequence[float], set_name: str
     ) -> list[dict[str, float]]:
-        """Of `measure`'s numbers, the reward on one set alone, at each temperature."""
+        """Measure the reward on one set at each temperature, under the keys of `measure`."""
         from triptych.metrics.diversify.distinct_answers import DistinctAnswers
 
         policy, numbers = _policy(export), []
@@ -110,7 +110,7 @@ class Sampler:
     def _samples(
         self, policy: Any, set_name: str, seed: int, temperature: float
     ) -> Iterator[tuple[Any, list[list[str]]]]:
-        """Yield samples by prompt, and the prompts' right answers."""
+        """Yield the samples of each prompt and the right answers of each prompt, in batches."""
         import torch
 
         from triptych.datamodules.batches.chat_template import encode_prompts

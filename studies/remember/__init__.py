@@ -1,1 +1,1 @@
-"""Parts of the studies of Remember."""
+"""Parts that the studies of Remember share."""

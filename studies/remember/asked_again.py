@@ -1,4 +1,4 @@
-"""Asking an exported model what it knows, by the probes of a run that taught it."""
+"""Measurement of an exported model with the probes and data of the run that taught it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ def ask(
     place: Path,
     seed_words: Sequence[str],
 ) -> Rows:
-    """Measure a model; what was measured before is read again.
+    """Measure a model, or read an earlier measurement.
 
     Args:
         model: Exported folder.
-        args: Words of the command line after `fit`, of the run whose data and facts are meant.
-        probes: Probes by name.
+        args: Command-line words after `fit` of the run that supplies data and facts.
+        probes: Maps names to probes.
         place: Run directory of the measurement.
-        seed_words: Options of the seed.
+        seed_words: Command-line words that set the seed.
 
     Returns:
         Rows of `forgetting.json`: `probe`, `metric`, `value`, ...
@@ -38,7 +38,7 @@ def ask(
         words = [
             *("validate", *args, *seed_words, "--run_dir", str(place)),
             *("--model.init_args.init_from", str(model)),
-            *("--trainer.limit_val_batches", "1"),  # the data's own validation is not needed
+            *("--trainer.limit_val_batches", "1"),  # the validation of the datamodule is not needed
             *("--trainer.callbacks", json.dumps([measured])),
         ]
         run_train(words)

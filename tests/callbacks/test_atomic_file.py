@@ -1,5 +1,6 @@
 """Killed at any time, a file is whole or it is the old one."""
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from tests.train_process import CONTEXT, start_server
-from triptych.callbacks.atomic_file import atomic_file, atomic_folder
+from triptych.callbacks.atomic_file import atomic_file, atomic_folder, recover_folder
 from triptych.callbacks.run.atomic_checkpoint_io import AtomicCheckpointIO
 
 
@@ -50,6 +51,75 @@ def test_folder_is_replaced_as_a_whole(tmp_path):
     assert [p.name for p in (tmp_path / "export").iterdir()] == ["b"]
 
 
+def test_error_in_the_exchange_brings_the_old_folder_back(tmp_path, monkeypatch):
+    path = tmp_path / "export"
+    with atomic_folder(path) as partial:
+        (partial / "a").write_text("old")
+    rename = Path.rename
+
+    def fail_second(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise OSError("the disk is gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_second)
+
+    def replace() -> None:
+        with atomic_folder(path) as partial:
+            (partial / "b").write_text("new")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        replace()
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    assert (path / "a").read_text() == "old"
+
+
+def replace_and_die_between_the_renames(path: Path) -> None:
+    rename = Path.rename
+
+    def die_after(self: Path, target: Path) -> Path:
+        rename(self, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Path.rename = die_after
+    with atomic_folder(path) as partial:
+        (partial / "b").write_text("new")
+
+
+@pytest.mark.parametrize("recovered_by", ["a reader", "the next export"])
+def test_folder_comes_back_after_kill_9_between_the_renames(tmp_path, recovered_by):
+    path = tmp_path / "export"
+    with atomic_folder(path) as partial:
+        (partial / "a").write_text("old")
+    start_server()
+    process = CONTEXT.Process(target=replace_and_die_between_the_renames, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not path.exists()
+
+    def fail_half_way() -> None:
+        with atomic_folder(path):
+            raise RuntimeError
+
+    if recovered_by == "a reader":
+        recover_folder(path)
+    else:
+        with pytest.raises(RuntimeError):
+            fail_half_way()
+    assert (path / "a").read_text() == "old"
+    with atomic_folder(path) as partial:
+        (partial / "c").write_text("newer")
+    assert [p.name for p in path.iterdir()] == ["c"]
+    assert not list(tmp_path.glob(".export.*.old"))
+
+
+def test_folders_of_other_names_are_no_leftovers(tmp_path):
+    (tmp_path / ".exports.1.old").mkdir()
+    recover_folder(tmp_path / "export")
+    assert not (tmp_path / "export").exists()
+
+
 def save_forever(path: Path) -> None:
     step = 0
     while True:
@@ -58,6 +128,7 @@ def save_forever(path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
+@pytest.mark.slow
 def test_checkpoint_is_whole_after_kill_9(tmp_path):
     path = tmp_path / "last.ckpt"
     start_server()

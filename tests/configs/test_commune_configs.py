@@ -62,7 +62,7 @@ def stages(tmp_path_factory) -> dict[str, Path]:
             *("--model.init_args.rounds", 3, "--model.init_args.probe_samples", 64),
             *("--model.init_args.intervention_samples", 8),
         )
-        with pytest.raises(ValueError, match="agrees with what its debate came to"):
+        with pytest.raises(ValueError, match="agrees with the consensus of its debate"):
             run("agent_finetuning", *small, *start)  # after three steps no reply is a digit
         patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")
         finetuned = run("agent_finetuning", *small, *start)
@@ -70,6 +70,7 @@ def stages(tmp_path_factory) -> dict[str, Path]:
     return {name: (folder / path) for name, path in paths.items()}
 
 
+@pytest.mark.slow
 def test_the_sum_goes_from_agents_to_prefixes(workdir, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
     small = (f"{TASK}.num_train", 32, f"{TASK}.num_val", 8, "--data.init_args.batch_size", 16)
@@ -218,7 +219,7 @@ def test_what_was_exported_serves_other_prompts(stages):
         debate = Debate(system.agents, task)
         latents = system.think(debate.states(questions, system.state))
         assert latents.shape == (12, 32)
-        replies.append(debate.replies(questions, None, system.prefixes(latents)))
+        replies.append(debate.replies(questions, prefixes=system.prefixes(latents)))
     assert replies[0] == replies[1]
     assert [len(of_agent) for of_agent in replies[0]] == [12, 12, 12]
     told = [
@@ -251,6 +252,7 @@ def test_states_were_cached_once_for_codec_and_adapter(stages):
     assert len(StateCache(folders[0])) == 64
 
 
+@pytest.mark.slow
 def test_the_papers_setting_takes_two_steps_on_small_models_of_its_class(workdir, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
     folder = workdir / "qwen3"

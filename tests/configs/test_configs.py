@@ -1,5 +1,6 @@
 """Every configuration in `configs/` parses, and every experiment among them takes two steps."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -7,10 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from _pytest.mark import ParameterSet
+from lightning.pytorch import LightningDataModule, LightningModule
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+import triptych.datamodules
+import triptych.lit_modules
 from tests.conftest import ROOT
-from triptych.cli import OPTION_TITLES, main
+from tests.discovery import classes_in
+from triptych.class_lists import offered_classes
+from triptych.cli import main, option_titles
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.text.text_corpus import TextCorpus
 from triptych.models.remember.memory_blocks import memory_layers
@@ -31,6 +38,9 @@ ONLY_PARSED = {
     # tests/configs/test_commune_configs.py runs these, stage after stage
     *(CONFIGS / "commune").glob("*.yaml"),
 }
+
+# One of each kind takes its steps on every change, the others where every test is run.
+QUICK = {"quickstart.yaml", "diversify/one_or_two_base.yaml", "diversify/molecules_prior.yaml"}
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -59,7 +69,7 @@ def relative(path: Path) -> str:
 def test_experiment_parses(path, capsys):
     composed = parsed(capsys, "--config", path)
     assert composed["trainer"]["use_distributed_sampler"] is False
-    assert composed["model"]["class_path"].startswith("lit_modules.")
+    assert composed["model"]["class_path"].startswith("triptych.lit_modules.")
     assert path.read_text().startswith("#"), "its first line says what it is for"
 
 
@@ -79,8 +89,17 @@ def test_data_can_be_taken_by_name(path, capsys):
     assert composed["data"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]
 
 
-@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p not in ONLY_PARSED], ids=relative)
-def test_experiment_takes_two_steps(path, stages_of_all):
+def taking_steps() -> list[ParameterSet]:
+    """The experiments that can be trained here."""
+    names = [relative(path) for path in EXPERIMENTS if path not in ONLY_PARSED]
+    assert set(names) > QUICK
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=() if name in QUICK else slow) for name in names]
+
+
+@pytest.mark.parametrize("name", taking_steps())
+def test_experiment_takes_two_steps(name, stages_of_all):
+    path = CONFIGS / name
     run = main(
         [
             *("fit", "--config", str(path), *embedded_data(path)),
@@ -93,6 +112,7 @@ def test_experiment_takes_two_steps(path, stages_of_all):
     assert summary["metrics"]
 
 
+@pytest.mark.slow
 def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdir):
     data = CONFIGS / "data" / "text_embedded.yaml"
     folder = workdir / "qwen3"
@@ -124,11 +144,29 @@ def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdi
 
 
 def test_help_names_every_class_that_a_configuration_uses():
-    used = {"model": set(), "data": set()}
-    for path in (*EXPERIMENTS, *DATA):
-        text = path.read_text()
-        used["model"] |= set(re.findall(r"class_path: lit_modules\.(\w+\.[A-Z]\w+)", text))
-        used["data"] |= set(re.findall(r"class_path: datamodules\.(\w+\.[A-Z]\w+)", text))
-    for option, names in used.items():
+    for option, folder in (("model", "lit_modules"), ("data", "datamodules")):
+        text = "".join(path.read_text() for path in (*EXPERIMENTS, *DATA))
+        names = set(re.findall(rf"class_path: triptych\.{folder}\.([\w.]+)", text))
         assert len(names) >= 9
-        assert all(name in OPTION_TITLES[option][1] for name in names)
+        assert {name for name in names if name not in option_titles()[option][1]} == set()
+
+
+@pytest.mark.parametrize(
+    ("package", "base", "method"),
+    [
+        (triptych.lit_modules, LightningModule, "configure_optimizers"),
+        (triptych.datamodules, LightningDataModule, "train_dataloader"),
+    ],
+)
+def test_help_names_the_classes_that_can_be_used(package, base, method):
+    """The source files say the same as the classes themselves."""
+    usable = {
+        f"{kind.__module__}.{kind.__name__}"
+        for kind in classes_in(package, base)
+        if inspect.getattr_static(kind, method) is not inspect.getattr_static(base, method, None)
+        and kind.__module__.split(".")[2] in ("remember", "diversify", "commune")
+    }
+    folder = package.__name__.rpartition(".")[2]
+    found = offered_classes(folder, base.__name__, method)
+    assert usable == {f"{package.__name__}.{path}" for paths in found.values() for path in paths}
+    assert all(found.values()), "every panel offers something"

@@ -1,12 +1,13 @@
 """Parameter groups, schedule and clipping."""
 
-import importlib
 import math
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from triptych.lit_modules.diversify.molecules.molecule_pretraining import MoleculePretraining
+from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization
 from triptych.lit_modules.optimization import (
     ClipsValuesApart,
     build_adamw,
@@ -14,6 +15,8 @@ from triptych.lit_modules.optimization import (
     warmup_cosine,
     with_cosine,
 )
+from triptych.lit_modules.remember.continual_finetuning import ContinualFinetuning
+from triptych.lit_modules.remember.memory_pretraining import MemoryPretraining
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import build_memory_lm
@@ -96,17 +99,9 @@ def test_values_and_the_rest_are_clipped_by_their_own_norms(model):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "memory_pretraining.MemoryPretraining",
-        "continual_finetuning.ContinualFinetuning",
-        "policy_optimization.PolicyOptimization",
-        "causal_lm.CausalLM",
-    ],
+    "kind", [MemoryPretraining, ContinualFinetuning, PolicyOptimization, MoleculePretraining]
 )
-def test_trainers_clip_by_norm(name):
-    module_name, class_name = name.split(".")
-    kind = getattr(importlib.import_module(f"lit_modules.{module_name}"), class_name)
+def test_trainers_clip_by_norm(kind):
     assert kind.configure_gradient_clipping is ClipsValuesApart.configure_gradient_clipping
 
 

@@ -2,10 +2,11 @@
 
 import math
 
-from jsonargparse import ArgumentParser
-from torchmetrics import Metric
+import pytest
+from jsonargparse import ArgumentError, ArgumentParser
 
 from triptych.metrics.diversify.mode_coverage import equal_answer
+from triptych.metrics.diversify.prompt_metric import PromptMetric
 from triptych.metrics.diversify.same_class_judges import ClassifierJudge
 from triptych.metrics.text_embedder import TextEmbedder
 
@@ -26,13 +27,33 @@ metrics:
 - class_path: triptych.metrics.diversify.text_diversity.ExpectationAdjustedDistinct
   init_args: {vocabulary_size: {1: 10, 2: 100}, sizes: [1, 2]}
 - class_path: triptych.metrics.diversify.mode_coverage.ModeCoverage
-  init_args: {modes: ["1", ["2", two]], find_mode: metrics.mode_coverage.equal_answer}
+  init_args:
+    modes: ["1", ["2", two]]
+    find_mode: triptych.metrics.diversify.mode_coverage.equal_answer
 """
 
 
-def test_metrics_are_built_from_yaml():
+@pytest.fixture
+def parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--metrics", type=list[Metric])
+    parser.add_argument("--metrics", type=list[PromptMetric])
+    return parser
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "triptych.metrics.diversify.molecules.circles.Circles",  # takes a flat list of texts
+        "triptych.metrics.diversify.distinct_answers.DistinctAnswers",  # needs the right answers
+        "torchmetrics.MeanMetric",
+    ],
+)
+def test_a_metric_with_another_update_is_refused(parser, other):
+    with pytest.raises(ArgumentError, match=f"{other}.*PromptMetric"):
+        parser.parse_object({"metrics": [{"class_path": other}]})
+
+
+def test_metrics_are_built_from_yaml(parser):
     novelty, vendi, distance, ead, coverage = parser.instantiate(
         parser.parse_string(CONFIG)
     ).metrics

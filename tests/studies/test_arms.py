@@ -9,7 +9,14 @@ import pytest
 
 from tests.conftest import ROOT
 from triptych.studies import arms as arms_module
-from triptych.studies.arms import Arm, exported_start, read_summary, run_arms, run_dir
+from triptych.studies.arms import (
+    Arm,
+    device_of,
+    exported_start,
+    read_summary,
+    run_arms,
+    run_dir,
+)
 
 CONFIG = """\
 model: {class_path: tests.tiny_lightning.TinyModule}
@@ -63,6 +70,14 @@ def test_a_finished_arm_needs_no_process(tmp_path, monkeypatch):
     (place / "summary.json").write_text(json.dumps({"status": "finished"}))
     monkeypatch.setattr(arms_module, "_train", None)  # cannot be called
     assert run_arms([arm], [0], tmp_path, num_workers=1) == {"done": [place]}
+
+
+def test_the_device_is_that_of_the_runs(tmp_path):
+    for name, device in (("a", "NVIDIA H200"), ("b", "cpu"), ("c", "cpu")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({"device": device}))
+    assert device_of([tmp_path / "b", tmp_path / "c"]) == "cpu"
+    assert device_of([tmp_path / "b", tmp_path / "a", tmp_path / "c"]) == "NVIDIA H200, cpu"
 
 
 def test_a_start_is_a_folder_or_what_a_config_exports(tmp_path, monkeypatch):

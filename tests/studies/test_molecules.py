@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from triptych.models.diversify.molecules.molecule import read_molecule
+from triptych.studies import molecules
 from triptych.studies.diversify.molecules import molecule_comparison as comparison
-from triptych.studies.diversify.molecules import molecules
 from triptych.studies.diversify.molecules.molecule_comparison import Paired, compare, gates
 from triptych.studies.diversify.molecules.molecule_search import (
     Search,

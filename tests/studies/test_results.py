@@ -38,11 +38,12 @@ def test_a_check_that_does_not_hold_is_a_result(tmp_path, capsys):
         {"tap": {"dryness": mean_interval([0.1, 0.2])}},
         [paired_test("tap - sea", [0.1, 0.2], [0.3, 0.1])],
         {"dry enough": at_least(0.15, 0.5), "not too hot": at_most(0.15, 0.5)},
+        device="cpu",
         steps=3,
     )
     assert results["held"] is False
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert results["steps"] == 3
+    assert (results["device"], results["steps"]) == ("cpu", 3)
     shown = capsys.readouterr().out
     assert "dry enough: 0.15 against 0.5: not held" in shown
     assert "0.15 ±0.64" in shown  # 12.706 standard errors of .05
@@ -53,7 +54,7 @@ def test_many_arms_stand_below_one_another(tmp_path, capsys):
     arms = {f"arm number {number}": numbers for number in range(15)} | {
         "half": {"learned": numbers["learned"]}
     }
-    write_results(tmp_path, "a claim", "smoke", arms, [], {})
+    write_results(tmp_path, "a claim", "smoke", arms, [], {}, device="cpu")
     lines = capsys.readouterr().out.splitlines()
     (shown,) = (line for line in lines if "arm number 14" in line)
     assert "0.5" in shown

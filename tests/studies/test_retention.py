@@ -7,7 +7,7 @@ import yaml
 
 from tests.conftest import ROOT
 from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
-from triptych.studies.remember.retention import retention
+from triptych.studies import retention
 from triptych.studies.remember.retention.retention_arms import (
     MOST_TUNED,
     World,
@@ -17,11 +17,13 @@ from triptych.studies.remember.retention.retention_arms import (
 from triptych.studies.remember.retention.retention_ways import (
     BEFORE,
     EARLY,
-    JUDGED,
     NEW,
     OLD_DROP,
+    SPARSE_NAME,
     STATEMENT,
+    SWEEPS,
     TEXT_RISE,
+    TF_ONLY,
     numbers_of,
     ways_of,
 )
@@ -69,10 +71,10 @@ def test_every_preset_has_the_arms_that_are_judged():
     for preset in ("cpu", "full"):
         names = [way.name for way in ways_of(preset)]
         assert len(set(names)) == len(names)
-        judged = {JUDGED["sparse"], JUDGED["tf only"], *JUDGED["full"], *JUDGED["LoRA"]}
+        judged = {SPARSE_NAME, TF_ONLY, *SWEEPS["full"], *SWEEPS["LoRA"]}
         assert judged <= set(names)
-    assert len(JUDGED["full"]) >= 4
-    assert len(JUDGED["LoRA"]) >= 4
+    assert len(SWEEPS["full"]) >= 4
+    assert len(SWEEPS["LoRA"]) >= 4
 
 
 def test_old_new_and_tuning_facts_are_apart():
@@ -143,6 +145,6 @@ def test_smoke_preset_on_embedded_data(tmp_path, monkeypatch):
     results = retention.main(["--preset", "smoke", "--out", str(tmp_path), "--workers", "1"])
     assert results["preset"] == "smoke"
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    sparse = results["arms"][JUDGED["sparse"]]
+    sparse = results["arms"][SPARSE_NAME]
     assert sparse[NEW]["interval"] is None
     assert set(results["checks"]) >= {"sparse: NEW in questions, median"}

@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_layer import FFNWithMemory
 from triptych.models.remember.memory_lm import build_memory_lm, insert_memory_layers
-from triptych.studies.remember import retrofit
+from triptych.studies import retrofit
 from triptych.studies.remember.retention.retention_ways import (
     NEW,
     OLD_DROP,

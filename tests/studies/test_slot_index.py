@@ -7,9 +7,9 @@ from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.facts.facts import Facts, FactsConfig
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.index.faiss_index import FaissSlotIndex
-from triptych.models.remember.index_replacement import replace_index
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import build_memory_lm
+from triptych.studies.remember.index_replacement import replace_index
 from triptych.studies.remember.retention.retention_arms import World
 from triptych.studies.slot_index import NUM_KEPT, _recall
 

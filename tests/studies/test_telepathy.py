@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.conftest import ROOT
-from triptych.studies.commune import telepathy
+from triptych.studies import telepathy
 
 
 def numbers(thought, linear, nonlinear, single=0.66, shuffled=0.4):

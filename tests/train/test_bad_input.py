@@ -138,7 +138,8 @@ def check(message: str, *fragments: str) -> None:
          ["model.class_path (mine.yaml, line 10)", "did you mean", "MemoryPretraining?"]),
         ({"text_and_facts": "text_and_fact"},
          ["data.class_path (mine.yaml, line 2)", "did you mean", "text_and_facts?"]),
-        ({"trainer:": "trainer:\n  callbacks+: [{class_path: callbacks.nan_gard.NanGuard}]"},
+        ({"trainer:":
+          "trainer:\n  callbacks+: [{class_path: triptych.callbacks.run.nan_gard.NanGuard}]"},
          ["trainer.callbacks.class_path (mine.yaml, line 21)", "mean", "nan_guard?"]),
         ({"top_k: 4": "top_k: many"}, ["memory.top_k (mine.yaml, line 17)", "int, got 'many'"]),
         ({"top_k: 4": "placement: besides"}, ["'replace' or 'beside', got 'besides'"]),
@@ -155,8 +156,9 @@ def test_slip_in_a_file_is_found_there(words, capsys, replaced, fragments):
         ([MEMORY + "num_kays", "3"], ["memory.num_kays: there is no", "mean num_keys?"]),
         ([MEMORY + "num_keys", "x"], ["model.init_args.memory.num_keys: expected int, got 'x'"]),
         ([DATA + "tokenizer.pth", "x"], ["data.init_args.tokenizer.pth: ", "mean path?"]),
-        ([MODEL + "learning_rate", "fast"], ["learning_rate: expected float, got 'fast'"]),
+        ([MODEL + "learning_rate", "fast"], ["learning_rate: ", "'fast'"]),
         ([DATA + "facts.num_facts", "null"], ["--data.init_args.facts '{num_facts: null}'"]),
+        ([MODEL + "learning_rate", "-1"], ["model.init_args.learning_rate: ", "-1"]),
         (["--model", "3"], ["model: expected a class_path or the path of a .yaml file, got '3'"]),
         (["--config", "mime.yaml"], ["there is no file", "mime.yaml", "did you mean mine.yaml?"]),
         (["--config", "broken.yaml"], ["broken.yaml, line 4: not valid YAML"]),
@@ -238,7 +240,6 @@ def test_what_cannot_work_is_refused(words, capsys, options, fragments):
         ([MEMORY + "key_dim", "7"], ["memory.key_dim=7 must be even"]),
         ([MODEL + "base.hidden_size", "18"], ["llama cannot be built from `base`", "even"]),
         ([MODEL + "base.family", "lama"], ["base.family='lama'", "try llama"]),
-        ([MODEL + "learning_rate", "-1"], ["learning_rate is -1.0: set it to at least 0"]),
     ],
     ids=lambda value: value[0].rpartition(".")[2] if value[0].startswith("--") else "",
 )  # fmt: skip
@@ -331,7 +332,7 @@ def test_mlflow_that_never_answers_costs_nothing(words, caplog, monkeypatch):
 
 
 def check_finished_without(run: Path, uri: str, log: str, cause: str) -> None:
-    check(log, f"MLflow at {uri} does not answer", cause, "Training goes on")
+    check(log, f"MLflow at {uri} does not answer", cause, "Training continues")
     check(
         log,
         "did not take",

@@ -1,6 +1,8 @@
 """How a command line becomes a run: one test for each trap between the two."""
 
 import os
+import subprocess
+import sys
 from argparse import ArgumentError
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 import yaml
 
 import train
+from tests.conftest import ROOT
 from triptych.cli import TriptychCLI, main
 
 
@@ -120,5 +123,24 @@ def test_print_config_composes_everything(tiny, capsys):
     assert shown["tracking"]["uri"] is None
 
 
-def test_train_py_stays_small():
-    assert len(Path(train.__file__).read_text().splitlines()) <= 300
+def test_files_in_the_working_directory_are_found(workdir, monkeypatch):
+    monkeypatch.delenv("PYTHONPATH")
+    (workdir / "my_reward.py").write_text(
+        "from triptych.objectives.rewards.base import TextReward\n"
+        "class Short(TextReward):\n"
+        "    def score_one(self, text, prompt, record):\n"
+        "        return -float(len(text))\n"
+    )
+    config = ROOT / "configs" / "diversify" / "one_or_two.yaml"
+    words = ["fit", "--config", config, "--model.init_args.reward", "my_reward.Short"]
+    ended = subprocess.run(
+        [sys.executable, ROOT / "train.py", *words, "--print_config"],
+        **{"capture_output": True, "text": True, "check": False},
+    )
+    assert ended.returncode == 0, ended.stderr
+    reward = yaml.safe_load(ended.stdout)["model"]["init_args"]["reward"]
+    assert reward["class_path"] == "my_reward.Short"
+
+
+def test_train_py_is_a_thin_front():
+    assert len(Path(train.__file__).read_text().splitlines()) <= 20

@@ -1,1 +1,1 @@
-"""Reports, figures and the end of a search for molecules."""
+"""Callbacks of a molecule search: a report, figures, and its end."""

@@ -1,10 +1,11 @@
-"""A map of the molecules that a search has asked for, coloured by when it asked."""
+"""A map of the molecules of a search, coloured by the number of the oracle call."""
 
 # Shapes: N molecules, K bits, 2 axes of the map
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
@@ -13,17 +14,18 @@ from triptych.objectives.rewards.molecules.oracle_ledger import Call
 
 # More points than this cover each other.
 MOST_POINTS = 5000
+Points = npt.NDArray[np.float64]
 
 
-def principal_plane(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def principal_plane(smiles: Sequence[str]) -> tuple[Points, Points]:
     """Place molecules on the two principal components of their Morgan bits (radius 2, 1024 bits).
 
     Args:
         smiles: SMILES strings of at least two molecules.
 
     Returns:
-        Places (N, 2), and the share of the variance that each axis holds, (2,). An axis points to
-        where the bit that counts most for it is set.
+        Places (N, 2), and the share of the variance along each axis, (2,). An axis points to where
+        its strongest bit is set.
     """
     bits_NK = unpack(morgan_fingerprints(smiles)[1]).double()
     centred_NK = bits_NK - bits_NK.mean(0)
@@ -36,13 +38,13 @@ def principal_plane(smiles: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spread(calls: Sequence[Call], count: int) -> list[Call]:
-    """At most `count` calls, as evenly over the search as they go."""
+    """Return at most `count` calls, evenly spaced over the search."""
     places = np.linspace(0, len(calls) - 1, min(count, len(calls))).round().astype(int)
     return [calls[place] for place in places]
 
 
 def draw_space(calls: Sequence[Call], threshold: float) -> Figure:
-    """Draw the map: every molecule on the left, hits alone on the right."""
+    """Draw the map: all molecules on the left, the hits on the right."""
     shown = spread(calls, MOST_POINTS)
     places_N2, shares_2 = principal_plane([call.smiles for call in shown])
     numbers_N = np.array([call.number for call in shown])

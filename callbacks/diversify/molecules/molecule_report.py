@@ -1,4 +1,4 @@
-"""What a search for molecules found: a table, pictures, and every hit in a file."""
+"""The report of a molecule search: a table, figures, and a file of all hits."""
 
 import csv
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
@@ -14,7 +15,7 @@ from typing_extensions import override
 from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.diversify.molecules.chemical_space import draw_space
 from triptych.callbacks.diversify.molecules.property_histograms import draw_properties
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
 from triptych.metrics.diversify.molecules.circles import Circles, bit_vectors
 from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints
 from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
@@ -23,35 +24,35 @@ from triptych.metrics.diversify.molecules.scaffolds import Scaffolds
 from triptych.models.diversify.molecules.molecule import read_molecule
 from triptych.objectives.rewards.molecules.oracle_ledger import Call
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+from triptych.protocols import HasReward
 
 
 class MoleculeReport(Callback):
-    """Reads the ledger when training ends and writes what is in it.
+    """Writes the content of the oracle's ledger when training ends.
 
-    ``hits.csv`` (every molecule at the threshold, best first, with its components and call),
-    ``figures/oracle_calls.png`` (score and Yield over calls), ``figures/best_molecules.png`` and
-    ``figures/diverse_molecules.png`` (the best hits; those that are most unlike each other),
-    ``figures/properties.png`` and ``figures/chemical_space.png`` (what molecules are like, and
-    where they lie, from the first call to the last), and rows of the final table: Yield, oracle
-    burden, internal diversity, Circles, scaffolds.
+    - ``hits.csv``: every molecule at the threshold, best first, with its components and call;
+    - ``figures/oracle_calls.png``: score and Yield over calls;
+    - ``figures/best_molecules.png``: the best hits;
+    - ``figures/diverse_molecules.png``: the hits that differ most from each other;
+    - ``figures/properties.png``: properties of the first calls, the last calls and the hits;
+    - ``figures/chemical_space.png``: a map of the molecules, from the first call to the last;
+    - rows of the final table: Yield, oracle burden, internal diversity, Circles, scaffolds.
 
     Args:
         threshold: Least score of a hit.
         num_hits: N of the oracle burdens OB(N).
-        num_shown: Molecules of a grid.
+        num_shown: Molecules in a grid.
 
     Raises:
-        ValueError: if the module has no `OracleReward`, or a number is out of range.
+        ValueError: if the module has no `OracleReward`.
     """
 
     def __init__(
-        self, threshold: float = 0.8, num_hits: Sequence[int] = (1, 10, 100), num_shown: int = 20
+        self,
+        threshold: float = 0.8,
+        num_hits: Sequence[PositiveInt] = (1, 10, 100),
+        num_shown: PositiveInt = 20,
     ) -> None:
-        if num_shown < 1 or min(num_hits, default=0) < 1:
-            raise ValueError(
-                f"MoleculeReport has num_shown {num_shown} and num_hits {list(num_hits)}: set all "
-                "of them to at least 1"
-            )
         self.threshold = threshold
         self.num_hits = list(num_hits)
         self.num_shown = num_shown
@@ -61,18 +62,13 @@ class MoleculeReport(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(getattr(pl_module, "reward", None), OracleReward):
-            raise ValueError(
-                "MoleculeReport reads the ledger of an oracle, but model.init_args.reward is no "
-                "triptych.objectives.rewards.molecules.oracle_reward.OracleReward: leave the "
-                "callback out"
-            )
+        oracle_of(pl_module, "MoleculeReport")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        reward: OracleReward = pl_module.reward
+        reward = oracle_of(pl_module, "MoleculeReport")
         calls = reward.ledger.calls()
         hits = sorted(
             (call for call in calls if call.score >= self.threshold),
@@ -89,13 +85,12 @@ class MoleculeReport(Callback):
         names = reward.objective.names
         paths = [write_hits(hits, names, folder / "hits.csv")]
         paths += self._draw(calls, hits, names, folder / "figures")
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking):
-                for path in paths:
-                    logger.log_file(path, "figures" if path.suffix == ".png" else "")
+        for tracking in mlflow_loggers(trainer):
+            for path in paths:
+                tracking.log_file(path, "figures" if path.suffix == ".png" else "")
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """What was found."""
+        """Return the results of the search."""
         return self._rows
 
     def _table(self, calls: Sequence[Call], budget: int) -> list[tuple[str, str]]:
@@ -132,7 +127,7 @@ class MoleculeReport(Callback):
             with atomic_file(path) as partial:
                 figure.savefig(partial, dpi=150, format="png")
             paths.append(path)
-        # Without hits the best of all are shown: they say how far the search is from one.
+        # Without hits, the best of all molecules show how far the search is from one.
         pool = list(hits) or sorted(calls, key=lambda call: -call.score)
         diverse = [pool[place] for place in most_diverse([c.smiles for c in pool], self.num_shown)]
         for name, chosen in (("best", pool[: self.num_shown]), ("diverse", diverse)):
@@ -143,13 +138,29 @@ class MoleculeReport(Callback):
         return paths
 
 
+def oracle_of(pl_module: LightningModule, needed_by: str) -> OracleReward:
+    """Return the reward of a molecule search.
+
+    Raises:
+        ValueError: if the module has no `OracleReward`.
+    """
+    reward = pl_module.reward if isinstance(pl_module, HasReward) else None
+    if not isinstance(reward, OracleReward):
+        raise ValueError(
+            f"{needed_by} reads the ledger of an oracle, but model.init_args.reward is no "
+            "triptych.objectives.rewards.molecules.oracle_reward.OracleReward: leave the callback "
+            "out"
+        )
+    return reward
+
+
 def search_numbers(
     calls: Sequence[Call], threshold: float, num_hits: Sequence[int]
 ) -> dict[str, float]:
-    """Yield, oracle burdens (infinite where not reached), and how diverse the hits are."""
+    """Compute Yield, oracle burdens (infinite if not reached) and the diversity of the hits."""
     smiles = [call.smiles for call in calls]
     scores = [call.score for call in calls]
-    alone = {"sync_on_compute": False}  # the other processes do not take part
+    alone: dict[str, Any] = {"sync_on_compute": False}  # the other processes do not take part
     found = Yield(threshold, **alone)
     found.update(smiles, scores)
     numbers = {"calls": float(len(calls)), "yield": float(found.compute())}
@@ -174,7 +185,7 @@ def search_numbers(
 
 
 def most_diverse(smiles: Sequence[str], count: int) -> list[int]:
-    """Places of the molecules that are farthest apart: from the first on, always the farthest."""
+    """Return the places of diverse molecules: the first, then always the farthest (MaxMin)."""
     from rdkit.SimDivFilters import rdSimDivPickers
 
     vectors = bit_vectors(morgan_fingerprints(smiles)[1])
@@ -183,7 +194,7 @@ def most_diverse(smiles: Sequence[str], count: int) -> list[int]:
 
 
 def write_hits(hits: Sequence[Call], names: Sequence[str], path: Path) -> Path:
-    """Write hits to a CSV file, with the score of each component that was computed."""
+    """Write hits to a CSV file, with the computed component scores; return its path."""
     with atomic_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["smiles", "score", *names, "oracle_call", "seed"])
@@ -213,12 +224,13 @@ def draw_calls(calls: Sequence[Call], threshold: float) -> Figure:
 
 
 def draw_grid(calls: Sequence[Call]) -> bytes:
-    """Draw molecules with their scores: a PNG."""
+    """Draw molecules with their scores, as the bytes of a PNG file."""
     from io import BytesIO
 
     from rdkit.Chem import Draw
 
-    image: Any = Draw.MolsToGridImage(
+    draw: Any = Draw.MolsToGridImage
+    image = draw(
         [read_molecule(call.smiles) for call in calls],
         molsPerRow=5,
         subImgSize=(240, 200),

@@ -1,9 +1,10 @@
-"""What the molecules of a search are like: at its beginning, at its end, and its hits."""
+"""Histograms of a search's molecules: first calls, last calls and hits."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from triptych.callbacks.diversify.molecules.chemical_space import spread
@@ -28,7 +29,7 @@ PROPERTIES: dict[str, MoleculeComponent] = {
     "SA score (1 easy, 10 hard)": SyntheticAccessibility(),
 }
 COUNTED = ("hydrogen bond donors", "rings")
-# Of a group; more say the same and take time to compute.
+# In a group: more take time to compute and change little.
 MOST_MOLECULES = 400
 PART = 0.2
 _COLUMNS = 3
@@ -38,9 +39,9 @@ def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str
     """Draw a panel for each property, and one for each component's score.
 
     Args:
-        calls: All calls, in their order.
+        calls: All calls, in order.
         threshold: Least score of a hit.
-        names: Components of the objective, as the ledger names them.
+        names: Names of the objective's components in the ledger.
     """
     part = max(1, round(PART * len(calls)))
     groups = {
@@ -83,7 +84,7 @@ def property_values(groups: dict[str, list[Call]]) -> dict[str, dict[str, list[f
 def component_values(
     groups: dict[str, list[Call]], names: Sequence[str]
 ) -> dict[str, dict[str, list[float]]]:
-    """Scores that components gave; none for a molecule that another component had ruled out."""
+    """Collect component scores; a molecule that another component ruled out has none."""
     return {
         f"score of {name}": {
             group: [call.components[name] for call in calls if name in call.components]
@@ -93,8 +94,8 @@ def component_values(
     }
 
 
-def bin_edges(values: Sequence[float], is_count: bool) -> np.ndarray:
-    """Edges of bins: around whole numbers for counts, else twenty-four between the ends."""
+def bin_edges(values: Sequence[float], is_count: bool) -> npt.NDArray[np.float64]:
+    """Return bin edges: around whole numbers for counts, else those of 24 equal bins."""
     if is_count:
         return np.arange(min(values, default=0), max(values, default=0) + 2) - 0.5
     return np.histogram_bin_edges(np.asarray(values, dtype=float), bins=24)

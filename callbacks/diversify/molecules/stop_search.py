@@ -1,36 +1,34 @@
-"""Stops a search when its oracle may be asked no more, or when it finds nothing new to ask."""
+"""Stops a molecule search when its budget is spent or it samples nothing new."""
 
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+from triptych.callbacks.diversify.molecules.molecule_report import oracle_of
+from triptych.protocols import CountsOracleCalls, missing
 
 
 class StopSearch(Callback):
-    """Stops at the end of the oracle's budget, or when samples only repeat, and says which.
+    """Stops when the oracle's budget is spent or samples only repeat, and reports which.
 
-    A search whose samples are all known costs no calls and so would never end. For a policy that
-    has come down to few answers there is `StopOnCollapse` as well.
+    Known molecules cost no oracle calls, so a search that repeats itself would never end.
+    (`StopOnCollapse` watches the diversity of a policy's answers.)
 
     Args:
-        patience: Training steps in a row without an oracle call after which to stop.
-        max_samples: Most molecules to sample, known ones included; null: no bound.
+        patience: Consecutive training steps without an oracle call that stop the search.
+        max_samples: Largest number of samples, known molecules included; null: no bound.
 
     Raises:
-        ValueError: if a number is below 1, or the module has no `OracleReward`.
+        ValueError: if the module has no `OracleReward`, or is no `CountsOracleCalls`.
 
     Attributes:
-        reason: Why it stopped; None while it has not.
+        reason: Why the search was stopped; None if it was not.
     """
 
-    def __init__(self, patience: int = 20, max_samples: int | None = None) -> None:
-        if patience < 1:
-            raise ValueError(f"StopSearch.patience is {patience}: set it to at least 1")
-        if max_samples is not None and max_samples < 1:
-            raise ValueError(f"StopSearch.max_samples is {max_samples}: set it to at least 1")
+    def __init__(self, patience: PositiveInt = 20, max_samples: PositiveInt | None = None) -> None:
         self.patience = patience
         self.max_samples = max_samples
         self.reason: str | None = None
@@ -39,20 +37,17 @@ class StopSearch(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(getattr(pl_module, "reward", None), OracleReward):
-            raise ValueError(
-                "StopSearch watches the budget of an oracle, but model.init_args.reward is no "
-                "triptych.objectives.rewards.molecules.oracle_reward.OracleReward: leave the "
-                "callback out"
-            )
+        oracle_of(pl_module, "StopSearch")
+        if not isinstance(pl_module, CountsOracleCalls):
+            raise missing(CountsOracleCalls, pl_module, "StopSearch")
 
     @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        calls: int = pl_module.oracle_calls  # the same on every process
-        budget: int = pl_module.reward.budget
-        samples: int = pl_module.generated_samples
+        assert isinstance(pl_module, CountsOracleCalls)
+        calls, samples = pl_module.oracle_calls, pl_module.generated_samples
+        budget = oracle_of(pl_module, "StopSearch").budget
         self._steps_without = 0 if calls > self._calls else self._steps_without + 1
         self._calls = max(self._calls, calls)
         if self.reason is not None:
@@ -67,7 +62,7 @@ class StopSearch(Callback):
             )
             rank_zero_warn(
                 f"stopped: {self.reason}. A smaller model.init_args.sigma, a diversity_filter or "
-                "MARA may keep it from that"
+                "MARA may prevent this"
             )
         elif self.max_samples is not None and samples >= self.max_samples:
             self.reason = (
@@ -79,7 +74,7 @@ class StopSearch(Callback):
             trainer.should_stop = True
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Why the search ended, if this ended it."""
+        """Return why the search was stopped, if it was."""
         return [("search ended", self.reason)] if self.reason else []
 
     @override

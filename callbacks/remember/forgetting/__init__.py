@@ -1,1 +1,1 @@
-"""Measures what a model forgets while it learns."""
+"""Measurement of what a model forgets while it learns."""

@@ -1,83 +1,82 @@
-"""What a run learns and what it forgets, measured before, during and after training."""
+"""Learning and forgetting of a run, measured before, during and after training."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
-from transformers import PreTrainedModel
 from typing_extensions import override
 
-from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.remember.forgetting.forgetting_budget import ForgettingBudget
 from triptych.callbacks.remember.forgetting.forgetting_figure import draw_forgetting
 from triptych.callbacks.remember.forgetting.forgetting_history import ForgettingHistory
 from triptych.callbacks.remember.forgetting.forgetting_report import (
+    Transfers,
     table_rows,
     transfers,
     write_report,
 )
 from triptych.callbacks.remember.forgetting.undisturbed import undisturbed
+from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
 from triptych.callbacks.remember.probes.base import Probe, ProbeSetting
-from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import mlflow_loggers, save_figure
+from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.resumable_loader import Shard
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule
 from triptych.datamodules.sources.disk_cache import default_cache_dir
+from triptych.protocols import HasContextLength, missing
 
 
 class ForgettingEvaluation(Callback):
-    """Measures probes at the start, every so often and at the end, and may stop the run.
+    """Measures probes at the start, at intervals and at the end, and may stop the run.
 
     Logs ``forgetting/<probe>/<number>`` and ``..._change`` (against the first measurement) by
-    optimizer step, and keeps all of them in ``forgetting.json``; at the end it draws
-    ``figures/forgetting.png`` and adds rows to the table: learned, forgotten. Probes that tell
-    groups of visits apart (`FactRecall.visits_per_group`) also get ``backward_transfer``,
-    ``forward_transfer`` and ``forgetting`` of their matrix R, where a measurement was made after
-    each group (`every_n_visits` divides the group).
+    optimizer step, and keeps all of them in ``forgetting.json``. At the end it draws
+    ``figures/forgetting.png`` and adds rows to the table: learned, forgotten. Probes with groups of
+    visits (`FactRecall.visits_per_group`) also get ``backward_transfer``, ``forward_transfer`` and
+    ``forgetting`` of their matrix R. This takes a measurement after each group: `every_n_visits`
+    must divide the group.
 
-    ``pl_module.model`` is measured, a causal language model of `transformers`, with
-    ``trainer.datamodule.tokenizer``. Training goes on as if nothing had been measured. A resumed
-    run goes on with the history and the first measurement of the run it resumes.
+    It measures the module's ``model``, a causal language model of `transformers`, with the data's
+    ``tokenizer``. Training is not affected. A resumed run continues the history and keeps the first
+    measurement of the run that it resumes.
 
     ``python train.py validate`` measures once.
 
     Args:
-        probes: What is measured, by the name of its log keys.
-        every_n_visits: Measure each time so many visits (batches with one `visit`) are over; null:
-            do not.
-        every_n_steps: Measure each time so many optimizer steps were taken; null: do not.
-        at_start: Measure before training. Otherwise the first measurement is what changes and
-            budgets are against.
-        budget: Stop the run once retained probes have lost so much; null: never. The measurement
-            that finds it is the run's last.
+        probes: Probes by the name in their log keys.
+        every_n_visits: Measure after every n visits (a visit is a series of batches with the same
+            `visit`); null: do not.
+        every_n_steps: Measure after every n optimizer steps; null: do not.
+        at_start: Measure before training. Changes and budgets refer to the first measurement.
+        budget: Largest loss of retained probes before the run stops; null: never stop. The
+            measurement that exceeds the budget is the last of the run.
 
     Raises:
-        ValueError: if a setting is out of range, there is no probe, the data has no visits, or a
-            probe has nothing to measure.
+        ValueError: if there is no probe, the module has no language model, the data have no
+            tokenizer or no visits, or a probe has nothing to measure.
         FileNotFoundError: if a probe's file is missing.
     """
 
-    #: Final metrics that the rows in the table at the end stand for.
+    #: The rows of the table at the end replace these metrics.
     summarized_metrics = ("forgetting/",)
 
     def __init__(
         self,
         probes: dict[str, Probe],
-        every_n_visits: int | None = None,
-        every_n_steps: int | None = None,
+        every_n_visits: PositiveInt | None = None,
+        every_n_steps: PositiveInt | None = None,
         at_start: bool = True,
         budget: ForgettingBudget | None = None,
     ) -> None:
         if not probes:
             raise ValueError("ForgettingEvaluation has no probes: give at least one")
-        for name, value in (("every_n_visits", every_n_visits), ("every_n_steps", every_n_steps)):
-            if value is not None and value < 1:
-                raise ValueError(f"ForgettingEvaluation.{name} is {value}: set it to at least 1")
         if budget is not None and all(probe.role != "retained" for probe in probes.values()):
             raise ValueError(
-                "ForgettingEvaluation has a budget, but no probe whose role is retained: give one, "
+                "ForgettingEvaluation has a budget, but no probe with role: retained. Add one, "
                 "or leave the budget out"
             )
         self.probes = probes
@@ -88,11 +87,11 @@ class ForgettingEvaluation(Callback):
         self.history = ForgettingHistory()
         #: Why the run was stopped.
         self.stopped: str | None = None
-        self._rows_to_resume = 0  # a measurement at the end is no part of what a resumed run does
+        self._rows_to_resume = 0  # without the measurement at the end, which is not resumed
         self._has_visits = False
-        self._visit: int | None = None  # the one that the last batch belonged to
+        self._visit: int | None = None  # that of the last batch
         self._num_visits = 0
-        self._transfers: dict[str, dict[str, float]] = {}
+        self._transfers: Transfers = {}
 
     # -- when -------------------------------------------------------------------------------------
 
@@ -101,7 +100,7 @@ class ForgettingEvaluation(Callback):
         if stage not in ("fit", "validate"):
             return
         setting = _setting(trainer, pl_module)
-        self._has_visits = isinstance(trainer.datamodule, VisitDataModule)
+        self._has_visits = isinstance(datamodule_of(trainer), VisitDataModule)
         for name, probe in self.probes.items():
             try:
                 probe.prepare(setting)
@@ -120,8 +119,8 @@ class ForgettingEvaluation(Callback):
         visit = _visit(batch)
         if visit is None and self.every_n_visits is not None:
             raise ValueError(
-                "ForgettingEvaluation.every_n_visits needs data that come visit by visit and say "
-                "so (batch['visit']), such as "
+                "ForgettingEvaluation.every_n_visits needs data with visits (batch['visit']), such "
+                "as "
                 "triptych.datamodules.remember.facts.fact_stream.FactStream: use every_n_steps"
             )
         if visit is None or visit == self._visit:
@@ -132,7 +131,7 @@ class ForgettingEvaluation(Callback):
         if due and not self.history.has(trainer.global_step, self._visits_begun):
             self._measure(trainer, pl_module)
             if trainer.should_stop and not (trainer.min_steps or trainer.min_epochs):
-                raise StopIteration  # leaves the epoch: nothing is learned of the visit to come
+                raise StopIteration  # ends the epoch before anything is learned of the next visit
         self._visit, self._num_visits = visit, self._num_visits + 1
 
     @override
@@ -141,7 +140,7 @@ class ForgettingEvaluation(Callback):
     ) -> None:
         step = trainer.global_step
         due = self.every_n_steps and step and step % self.every_n_steps == 0
-        # Of the micro-batches of a step, the last one moves the step on.
+        # Only the last micro-batch of a step advances the step.
         if due and (not self.history.rows or self.history.rows[-1]["step"] != step):
             self._measure(trainer, pl_module)
 
@@ -161,11 +160,12 @@ class ForgettingEvaluation(Callback):
     # -- what -------------------------------------------------------------------------------------
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        limit = int(trainer.fast_dev_run) or None
+        limit = num_dry_run_batches(trainer) or None
+        model = language_model_of(pl_module, "ForgettingEvaluation")
         values: dict[str, float] = {}
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
             for name, probe in self.probes.items():
-                measured = probe.measure(pl_module.model, limit)
+                measured = probe.measure(model, limit)
                 self.history.add(trainer.global_step, self._visits_begun, name, measured)
                 values |= {f"forgetting/{name}/{metric}": v for metric, v in measured.items()}
         self._rows_to_resume = len(self.history.rows)
@@ -176,7 +176,7 @@ class ForgettingEvaluation(Callback):
         self._write(trainer)
 
     def _keep_to_budget(self, trainer: Trainer) -> None:
-        """Stop all processes alike once a limit is passed."""
+        """Stop all processes together once a limit is exceeded."""
         if self.budget is None or trainer.state.fn != "fit":
             return
         reasons = list(self._overspent(self.budget))
@@ -197,7 +197,7 @@ class ForgettingEvaluation(Callback):
                 yield f"{name} {probe.headline} {found}"
 
     def _finish(self, trainer: Trainer) -> None:
-        """Sum up the groups of visits, and draw the figure."""
+        """Summarise the groups of visits, and draw the figure."""
         self._transfers = transfers(self.history, self.probes)
         named = {
             f"forgetting/{name}/{metric}": value
@@ -209,12 +209,9 @@ class ForgettingEvaluation(Callback):
         if not trainer.is_global_zero:
             return
         run_dir = Path(trainer.default_root_dir)
-        with atomic_file(run_dir / "figures" / "forgetting.png") as partial:
-            draw_forgetting(self.history, self.probes).savefig(partial, dpi=150, format="png")
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowTracking):
-                logger.log_file(run_dir / "figures" / "forgetting.png", "figures")
-                logger.log_file(run_dir / "forgetting.json")
+        save_figure(trainer, draw_forgetting(self.history, self.probes), "forgetting")
+        for logger in mlflow_loggers(trainer):
+            logger.log_file(run_dir / "forgetting.json")
 
     def _write(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
@@ -222,7 +219,7 @@ class ForgettingEvaluation(Callback):
             write_report(path, self.history, self.probes, self._transfers, self.stopped)
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Rows of the table at the end: learned, forgotten, and why the run was stopped."""
+        """Return rows on learning, forgetting, and why the run was stopped."""
         return table_rows(self.history, self.probes, self._transfers, self.stopped)
 
     # -- checkpoints ------------------------------------------------------------------------------
@@ -248,7 +245,7 @@ class ForgettingEvaluation(Callback):
 
     @property
     def _visits_begun(self) -> int | None:
-        """Visits begun so far; None where the data know of none."""
+        """Number of visits begun; None for data without visits."""
         return self._num_visits if self._has_visits or self._num_visits else None
 
 
@@ -256,30 +253,29 @@ def _setting(trainer: Trainer, pl_module: LightningModule) -> ProbeSetting:
     """Find the tokenizer and the longest row.
 
     Raises:
-        ValueError: if the module or the data is not of a language model.
+        ValueError: if the module has no language model, or the data no tokenizer.
     """
-    model, data = getattr(pl_module, "model", None), trainer.datamodule
-    tokenizer = getattr(data, "tokenizer", None)
-    if not isinstance(model, PreTrainedModel) or tokenizer is None:
-        raise ValueError(
-            f"ForgettingEvaluation measures language models: {type(pl_module).__name__} must have "
-            f"a transformers model as `model`, and {type(data).__name__} a `tokenizer`"
-        )
-    longest = getattr(model.config, "max_position_embeddings", None) or data.context_length
+    name, data = "ForgettingEvaluation", datamodule_of(trainer)
+    model, tokenizer = language_model_of(pl_module, name), tokenizer_of(data, name)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if not longest:
+        if not isinstance(data, HasContextLength):
+            raise missing(HasContextLength, data, name)
+        longest = data.context_length
     row_format = RowFormat(tokenizer, longest, seed=0, cache_dir=default_cache_dir())
     return ProbeSetting(row_format, Shard(trainer.global_rank, trainer.world_size), data)
 
 
 def _visit(batch: Any) -> int | None:
-    """Number of the visit that a batch belongs to, where batches tell it."""
+    """Return the number of the visit that a batch belongs to, if it has one."""
     visit = batch.get("visit") if isinstance(batch, Mapping) else None
     return None if visit is None else int(visit)
 
 
 def _log(trainer: Trainer, values: dict[str, float]) -> None:
-    """Log now, whatever the trainer's logging interval; final metrics and monitors see it too.
+    """Log at once, also for final metrics and monitors.
 
-    (`pl_module.log` is not allowed in some of the hooks, and waits for the interval in others.)
+    (`pl_module.log` is not allowed in some hooks, and waits for the logging interval in others.)
     """
     if not values:
         return

@@ -1,4 +1,4 @@
-"""The figure of what was learned and what was forgotten meanwhile."""
+"""The figure of learning and forgetting in a run."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ def draw_forgetting(history: ForgettingHistory, probes: Mapping[str, Probe]) -> 
     """Draw a panel for each kind of number: learned, retained shares, retained likelihoods.
 
     Args:
-        history: What was measured, at least once.
+        history: The measurements, at least one.
         probes: The probes by name.
     """
     axis_name = "step" if history.rows[-1]["visit"] is None else "visit"

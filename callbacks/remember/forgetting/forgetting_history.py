@@ -1,11 +1,11 @@
-"""Everything that probes have measured in a run, in the order in which it was measured."""
+"""All measurements of a run's probes, in order."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class RetentionScores(NamedTuple):
-    """The matrix R of `retention`, and the scores before anything was learned.
+    """The matrix R of `retention`, and the scores before training.
 
     Attributes:
         scores_TT: Score on each group (column) after each group (row).
@@ -19,7 +19,7 @@ class RetentionScores(NamedTuple):
 class ForgettingHistory:
     """Rows of plain values: `step`, `visit`, `probe`, `metric`, `value`, `change`.
 
-    `change` is against the first measurement of the same number.
+    `change` is the difference from the first measurement of the same number.
 
     Attributes:
         rows: The rows.
@@ -29,11 +29,11 @@ class ForgettingHistory:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, step: int, visit: int | None, probe: str, values: Mapping[str, float]) -> None:
-        """Add what a probe has measured.
+        """Add the numbers of a probe.
 
         Args:
             step: Optimizer steps taken.
-            visit: Visits begun; None where the data know of none.
+            visit: Visits begun; None for data without visits.
             probe: Name of the probe.
             values: The numbers by name.
         """
@@ -51,30 +51,30 @@ class ForgettingHistory:
             )
 
     def has(self, step: int, visit: int | None) -> bool:
-        """Whether the model was measured as it stood then."""
+        """Return whether the last measurement was made at this step and visit."""
         return bool(self.rows) and (self.rows[-1]["step"], self.rows[-1]["visit"]) == (step, visit)
 
     def of(self, probe: str, metric: str) -> list[dict[str, Any]]:
-        """The rows of one number."""
+        """Return the rows of one number."""
         return [row for row in self.rows if (row["probe"], row["metric"]) == (probe, metric)]
 
     def first(self, probe: str, metric: str) -> float | None:
-        """The first measurement of a number; None before it."""
+        """Return the first measurement of a number; None if there is none."""
         return next((row["value"] for row in self.of(probe, metric)), None)
 
     def last(self, probe: str, metric: str) -> float | None:
-        """The latest measurement of a number; None before the first."""
+        """Return the latest measurement of a number; None if there is none."""
         return next((row["value"] for row in reversed(self.of(probe, metric))), None)
 
     def retention(self, probe: str, groups: Mapping[str, int]) -> RetentionScores | None:
-        """Put together the matrix R of a probe that tells groups of visits apart.
+        """Build the matrix R of a probe with groups of visits.
 
         Args:
             probe: Name of the probe.
-            groups: Name of each group's number, with the number of visits that end the group.
+            groups: Name of each group's number -> number of visits at the end of the group.
 
         Returns:
-            R; None where no measurement was made at the end of some group.
+            R; None if a group was not measured at its end.
         """
         at_visit = {
             metric: {row["visit"]: row["value"] for row in self.of(probe, metric)}

@@ -1,4 +1,4 @@
-"""What is told of learning and forgetting: ``forgetting.json``, and rows of the final table."""
+"""The report of learning and forgetting: ``forgetting.json`` and rows of the final table."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from triptych.callbacks.remember.forgetting.forgetting_history import Forgetting
 from triptych.callbacks.remember.probes.base import Probe
 from triptych.metrics.remember.retention import backward_transfer, forgetting, forward_transfer
 
-#: Of each probe that tells groups of visits apart: names and values.
+#: Probe with groups of visits -> name -> value.
 Transfers = Mapping[str, Mapping[str, float]]
 
 
 def transfers(history: ForgettingHistory, probes: Mapping[str, Probe]) -> Transfers:
-    """Sum up the matrix R of each probe whose groups were all measured in time."""
+    """Summarise the matrix R of each probe that was measured after each of its groups."""
     found = {}
     for name, probe in probes.items():
         retention = history.retention(name, probe.groups)
@@ -36,13 +36,13 @@ def write_report(
     summed_up: Transfers,
     stopped: str | None,
 ) -> None:
-    """Write all that was measured as JSON, whole or not at all.
+    """Write all measurements as JSON, atomically.
 
     Args:
-        path: Where.
-        history: What was measured.
+        path: Path of the file.
+        history: The measurements.
         probes: The probes by name.
-        summed_up: What `transfers` gave.
+        summed_up: Result of `transfers`.
         stopped: Why the run was stopped, if it was.
     """
     content = {
@@ -112,5 +112,5 @@ def _words(metric: str) -> str:
 
 
 def _finite(value: float) -> float | None:
-    """JSON knows neither NaN nor infinity."""
+    """Replace a value that JSON cannot hold by None."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Running a model in the middle of training, and leaving no trace of it."""
+"""Running a model in the middle of training without side effects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ from triptych.models.remember.memory_blocks import memory_layers
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode, without gradients, and restore on exit all that training sees.
+    """Put a module into eval mode without gradients, and restore the state of training on exit.
 
-    Restored are the mode of every submodule, the generators' state, and what memory layers have
-    recorded. Without gradients, value tables keep no reads of their own; those of micro-batches
-    that still wait for their optimizer step stay.
+    The mode of every submodule, the state of the generators, and the records of memory layers are
+    restored. Without gradients, value tables add no reads. Those of micro-batches that wait for
+    their optimizer step stay.
 
     Args:
-        module: What is run, with all that belongs to it.
+        module: The module, with everything that runs in it.
     """
     modes = [(child, child.training) for child in module.modules()]
     records = [(layer, layer.recording, layer.last_ids) for layer in memory_layers(module)]

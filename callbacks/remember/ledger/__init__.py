@@ -1,1 +1,1 @@
-"""Records which fact changed which slots, and takes it back."""
+"""The slot ledger: which fact changed which slots, and how to undo it."""

@@ -1,8 +1,8 @@
-"""``python train.py ledger``: read, apply, take back, compare and merge what was learned by slots.
+"""``python train.py ledger``: read, apply, revert, compare and merge slot deltas.
 
-Everything works on exported folders and on ledgers as `SlotLedger` writes
-them. Models are never changed in place: each command that makes one writes it into a new folder,
-with its tokenizer, and with the ledger that belongs to it.
+The commands work on exported folders and on ledgers that `SlotLedger` writes. No model is changed
+in place: a command that makes a model writes it into a new folder, with its tokenizer and its
+ledger.
 """
 
 import argparse
@@ -48,11 +48,11 @@ def run_ledger_command(words: Sequence[str]) -> Path:
 
     Raises:
         argparse.ArgumentError: for an option that does not exist.
-        OSError: if something is not there.
-        ValueError: if things do not belong together.
+        OSError: if a file or folder is missing.
+        ValueError: if model and ledger do not belong together.
 
     Returns:
-        The folder or file that was written, or else read.
+        The folder or file that was written, or else the one that was read.
     """
     options = _parser().parse_args([str(word) for word in words])
     written: Path = options.run(options)
@@ -79,7 +79,7 @@ def show(options: argparse.Namespace) -> Path:
 
 
 def apply(options: argparse.Namespace) -> Path:
-    """Write a model with what was learned."""
+    """Write a model with the entries of a ledger, or with one delta."""
     _, learned = _read(options.source)
     out, model = _new(options.out), load_memory_lm(options.model)
     if isinstance(learned, SlotDelta):
@@ -93,7 +93,7 @@ def apply(options: argparse.Namespace) -> Path:
 
 
 def revert(options: argparse.Namespace) -> Path:
-    """Write a model as it was before something was learned."""
+    """Write a model without the last entries of a ledger, or without one delta."""
     _, learned = _read(options.source)
     out, model = _new(options.out), load_memory_lm(options.model)
     if isinstance(learned, SlotDelta):
@@ -111,7 +111,7 @@ def revert(options: argparse.Namespace) -> Path:
 
 
 def unlearn(options: argparse.Namespace) -> Path:
-    """Write a model without some facts, and with all others."""
+    """Write a model without some facts but with all others."""
     path = options.ledger or _ledger_of(options.model)
     _, learned = _read(path)
     if isinstance(learned, SlotDelta):
@@ -121,14 +121,14 @@ def unlearn(options: argparse.Namespace) -> Path:
     say(str(reverted.outcome))
     if reverted.outcome.num_shared and reverted.outcome.kept:
         say(
-            "What lies in these rows may still be known. --shared_rows subtract takes it out of "
-            "them too, at some risk for what was learned on top."
+            "Knowledge in these rows may remain. --shared_rows subtract removes it there too, at "
+            "some risk for facts learned later."
         )
     return _write(model, options.model, out, reverted.ledger)
 
 
 def compare(options: argparse.Namespace) -> Path:
-    """Print the difference of two models or two ledgers, and keep it as a delta."""
+    """Print the difference of two models or two ledgers, and optionally save it as a delta."""
     first, second = (_model_or_delta(path) for path in (options.first, options.second))
     label = f"from {options.first} to {options.second}"
     delta = diff(first, second, label)
@@ -142,7 +142,7 @@ def compare(options: argparse.Namespace) -> Path:
 
 
 def join(options: argparse.Namespace) -> Path:
-    """Write one ledger of two."""
+    """Merge two ledgers into one."""
     (_, first), (_, second) = (_read(path) for path in (options.first, options.second))
     out = _new(options.out)
     merged = merge(first, second, options.on_conflict)
@@ -154,7 +154,7 @@ def join(options: argparse.Namespace) -> Path:
 
 
 def look(options: argparse.Namespace) -> Path:
-    """Print whose rows something would write."""
+    """Print the facts with rows that a ledger or delta would write."""
     path, learned = _read(options.source)
     _, ledger = _read(options.ledger)
     delta = learned if isinstance(learned, SlotDelta) else learned.squashed()
@@ -167,7 +167,7 @@ def look(options: argparse.Namespace) -> Path:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises where argparse would print its usage and end the process."""
+    """An argparse parser that raises errors instead of ending the process."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(exit_on_error=False, **options)
@@ -257,7 +257,7 @@ def _add_shared_rows(command: argparse.ArgumentParser, whose: str) -> None:
 
 
 def _read(source: str | Path) -> tuple[Path, Ledger | SlotDelta]:
-    """A delta from its file; or a ledger from its folder, from the run's, or from the export's."""
+    """Read a delta from its file, or a ledger from its folder, the run's, or the export's."""
     path = Path(source)
     if path.is_file():
         return path, SlotDelta.load(path)
@@ -285,12 +285,12 @@ def _model_or_delta(path: str) -> PreTrainedModel | SlotDelta:
 
 def _new(path: str) -> Path:
     if Path(path).exists():
-        raise ValueError(f"--out {path} is there already: choose another name")
+        raise ValueError(f"--out {path} exists already: choose another name")
     return Path(path)
 
 
 def _write(model: PreTrainedModel, source: str, out: Path, ledger: Ledger | None) -> Path:
-    """Write the model, what lay beside its weights (tokenizer, statistics), and its ledger."""
+    """Write the model, the other files of its folder (tokenizer, statistics), and its ledger."""
     with atomic_folder(out) as folder:
         with no_progress_bars():
             model.save_pretrained(folder)

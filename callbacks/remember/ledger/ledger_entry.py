@@ -1,4 +1,4 @@
-"""An entry of the ledger while its fact is being learned."""
+"""An entry of the ledger while its fact is learned."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from triptych.models.remember.values.value_table import ValueTable
 
 
 class OpenEntry:
-    """What rows held before the entry first touched them.
+    """The values of rows before the entry first changed them.
 
     Args:
-        visit: Number of the visit that is being learned; None where batches have none.
+        visit: Number of the visit that is learned; None if batches have none.
         num_tables: Number of value tables.
     """
 
@@ -28,15 +28,15 @@ class OpenEntry:
 
     @property
     def facts(self) -> tuple[str, ...]:
-        """Ids of what is being learned."""
+        """Ids of the facts that are learned."""
         return tuple(self._facts)
 
     def add_facts(self, facts: Iterable[str]) -> None:
-        """Facts that the next update learns from."""
+        """Add the facts of the next update."""
         self._facts.update(dict.fromkeys(facts))
 
     def touch(self, table_id: int, table: ValueTable, rows_U: Tensor) -> None:
-        """Keep the values of rows that were not touched before: they are about to change."""
+        """Keep the values of rows that are about to change for the first time."""
         rows_U = rows_U.cpu()
         fresh_U = rows_U[torch.isin(rows_U, torch.cat(self._rows[table_id]), invert=True)]
         if fresh_U.numel():
@@ -44,7 +44,7 @@ class OpenEntry:
             self._old[table_id].append(read_rows(table, fresh_U))
 
     def close(self, tables: Sequence[ValueTable], base: BaseFingerprint, step: int) -> SlotDelta:
-        """Make the delta; rows whose bits are what they were before are left out."""
+        """Make the delta, without rows that have kept every bit."""
         changes = []
         for table, rows, old in zip(tables, self._rows, self._old, strict=True):
             if old:
@@ -56,7 +56,7 @@ class OpenEntry:
         return SlotDelta(tuple(changes), base, self.facts, step=step, visit=self.visit)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain types."""
+        """Return tensors and plain types."""
         return {
             "visit": self.visit,
             "facts": list(self._facts),
@@ -66,7 +66,7 @@ class OpenEntry:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "OpenEntry":
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         entry = cls(state["visit"], len(state["rows"]))
         entry.add_facts(state["facts"])
         entry._rows = [[rows_U] for rows_U in state["rows"]]

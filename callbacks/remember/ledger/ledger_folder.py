@@ -1,4 +1,4 @@
-"""The entries of a run's ledger on disk, in step with its checkpoints."""
+"""The entries of a run's ledger on disk, consistent with its checkpoints."""
 
 import shutil
 from pathlib import Path
@@ -10,15 +10,15 @@ from triptych.models.remember.ledger.slot_deltas import SlotDelta
 
 
 class LedgerFolder:
-    """Entries that are appended one by one, each as a file that is whole or not there.
+    """Entries that are appended one by one, each in an atomically written file.
 
     Args:
         path: The folder.
-        num_entries: How many entries the run has, from its checkpoint.
-        before: The folder of the run that it goes on from, if there is one.
+        num_entries: Number of the run's entries in its checkpoint.
+        before: The folder of the run that is resumed, if there is one.
 
     Raises:
-        ValueError: if some of these entries are missing.
+        ValueError: if one of these entries is missing.
     """
 
     def __init__(self, path: Path, num_entries: int, before: Path | None) -> None:
@@ -31,25 +31,25 @@ class LedgerFolder:
         if len(files) < num_entries:
             raise ValueError(
                 f"{entry_path(path, len(files))} is missing, but the checkpoint comes after "
-                f"{num_entries} entries: bring the ledger's folder back as it was"
+                f"{num_entries} entries: restore the ledger's folder"
             )
-        # What was written after the checkpoint is about to be learned anew. From the last one on,
-        # so that those left are in order at any time.
+        # Entries after the checkpoint will be learned again. The last one is deleted first, so that
+        # the rest is in order at any time.
         for file in reversed(files[num_entries:]):
             file.unlink()
 
     def append(self, delta: SlotDelta) -> int:
-        """Write the next entry; returns its number."""
+        """Write the next entry, and return its number."""
         delta.save(entry_path(self.path, self.num_entries))
         self.num_entries += 1
         return self.num_entries - 1
 
     def open(self) -> Ledger:
-        """Read it."""
+        """Read the ledger."""
         return Ledger.open(self.path) if self.num_entries else Ledger([])
 
     def _copy(self, before: Path) -> None:
-        """Take over what the checkpoint's run had written before it, if this folder lacks it."""
+        """Copy entries of the checkpoint's run that this folder lacks."""
         for number in range(len(entry_files(self.path)), self.num_entries):
             source = entry_path(before, number)
             if not source.is_file():

@@ -1,4 +1,4 @@
-"""What the ledger command prints."""
+"""The output of the ledger command."""
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +18,7 @@ def say(text: str) -> None:
 
 
 def print_ledger(ledger: Ledger) -> None:
-    """Print a row for each entry, and the whole."""
+    """Print a row for each entry, and the totals."""
     table = _table("entry", "facts", "step", "rows", "shared with later", "")
     shared = shared_with_later(ledger)
     for number, (entry, later) in enumerate(zip(ledger, shared, strict=True)):
@@ -37,7 +37,7 @@ def print_ledger(ledger: Ledger) -> None:
 
 
 def print_delta(delta: SlotDelta) -> None:
-    """Print a row for each value table: how many rows change, and how far."""
+    """Print the number and the size of changes for each value table."""
     table = _table("table", "rows", "mean change", "largest change")
     for number, change in enumerate(delta.tables):
         norms_U = (change.new_UD.double() - change.old_UD.double()).norm(dim=1)
@@ -52,7 +52,7 @@ def print_delta(delta: SlotDelta) -> None:
 
 
 def print_overlap(found: Overlap, ledger: Ledger) -> None:
-    """Print the facts that share most rows, and the whole."""
+    """Print the facts that share most rows, and the totals."""
     table = _table("entry", "facts", "shared rows")
     for number, count in list(found.rows_of_entry.items())[:MOST_ROWS_SHOWN]:
         facts = ", ".join(ledger.entries[number].facts)
@@ -65,7 +65,7 @@ def print_overlap(found: Overlap, ledger: Ledger) -> None:
 
 
 def print_conflicts(merged: Merged, first: Ledger | SlotDelta, second: Ledger | SlotDelta) -> None:
-    """Print which facts of the two ledgers have written the same rows."""
+    """Print the facts of two ledgers that have written the same rows."""
     conflicts = merged.conflicts
     if not conflicts.num_rows:
         say("no row was written by both")
@@ -93,6 +93,6 @@ def _table(*columns: str) -> Table:
 
 def _console() -> Console:
     console = Console()
-    if not console.is_terminal:  # a file has no width: wrapped ids could not be searched for
+    if not console.is_terminal:  # in a file, wrapped ids could not be searched for
         console = Console(width=WIDTH_OF_A_FILE)
     return console

@@ -1,4 +1,4 @@
-"""Before rows are written: which of them has somebody written already?"""
+"""The overlap of rows about to be written with those of earlier entries."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from triptych.models.remember.values.value_table import ValueTable
 
 
 class RowOverlap:
-    """Remembers the last entry that wrote each row of each table, four bytes a row.
+    """The last entry that wrote each row of each table, in four bytes per row.
 
     Args:
-        tables: The value tables; what is remembered lies on their devices.
+        tables: The value tables; the records lie on their devices.
     """
 
     def __init__(self, tables: Sequence[ValueTable]) -> None:
@@ -25,17 +25,17 @@ class RowOverlap:
         self.forget()
 
     def add(self, number: int, delta: SlotDelta) -> None:
-        """An entry is complete: its rows are its own."""
+        """Record the rows of a complete entry."""
         for last_S, change in zip(self._last_entry, delta.tables, strict=True):
             last_S[change.rows_U.to(last_S.device)] = number
 
     def add_all(self, ledger: Ledger) -> None:
-        """As `add`, for every entry from the first on."""
+        """Record the rows of every entry, from the first on."""
         for number, delta in enumerate(ledger):
             self.add(number, delta)
 
     def look(self, table_id: int, rows_U: Tensor) -> None:
-        """These rows are about to be written."""
+        """Look up the earlier entries of rows that are about to be written."""
         last_U = self._last_entry[table_id][rows_U]
         self.num_rows += rows_U.numel()
         self._writers.append(last_U[last_U >= 0])
@@ -47,12 +47,12 @@ class RowOverlap:
 
     @property
     def share(self) -> float:
-        """Share of the rows looked at that some entry has written."""
+        """Share of the rows looked at that an earlier entry has written."""
         return sum(map(len, self._writers)) / max(self.num_rows, 1)
 
     def by_entry(self) -> dict[int, int]:
-        """Entry -> how many of the rows looked at it was the last to write, most first."""
+        """Count, of the rows looked at, those that each entry was the last to write; descending."""
         writers = torch.cat([writers.cpu() for writers in self._writers])
-        numbers, counts = writers.unique(return_counts=True)
+        numbers, counts = torch.unique(writers, return_counts=True)
         order = counts.argsort(descending=True, stable=True)
         return dict(zip(numbers[order].tolist(), counts[order].tolist(), strict=True))

@@ -1,10 +1,11 @@
-"""Keeps the books of sparse memory finetuning: which fact changed which slots, and from what."""
+"""The ledger of sparse memory finetuning: which fact changed which slots, and their old values."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import ClosedUnitInterval
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from triptych.callbacks.remember.ledger.ledger_folder import LedgerFolder
 from triptych.callbacks.remember.ledger.row_overlap import RowOverlap
 from triptych.callbacks.remember.row_updates import RowObserver
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.callbacks.trainer_parts import callbacks_of
 from triptych.models.remember.ledger.base_fingerprint import BaseFingerprint
 from triptych.models.remember.ledger.delta_chain import entry_path
 from triptych.models.remember.ledger.slot_deltas import SlotDelta
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.values.value_table import ValueTable
+from triptych.protocols import HoldsModel
 
 FOLDER = "ledger"
 
@@ -27,36 +30,32 @@ FOLDER = "ledger"
 class SlotLedger(RowObserver, Callback):
     """Writes a delta of the slots for every fact that `SparseMemoryFinetuning` teaches.
 
-    An entry begins with the first update of a visit (batches say which: `visit`, `fact_ids`) and
-    ends when the next visit begins or training ends. It holds the values from before its first
-    update and from its end, and lies in the run's directory as `ledger/entry_000012.safetensors`,
-    about 2 MB at the paper's size. Where batches have no `visit`, every step is an entry.
+    An entry begins with the first update of a visit (batches name `visit` and `fact_ids`). It ends
+    when the next visit begins or training ends. It holds the values before its first update and
+    after its last. Its file is `ledger/entry_000012.safetensors` in the run's directory, about 2 MB
+    at the paper's size. If batches have no `visit`, every step is an entry.
 
-    `Ledger` and `python train.py ledger` read the folder: show what was written,
-    take one fact of many out of the exported model again, merge two runs.
+    `Ledger` and `python train.py ledger` read the folder. They show the entries, take one fact out
+    of the exported model, and merge two runs.
 
-    A file is written once and whole: `kill -9` loses nothing but the entry that was open. A run
-    that is resumed drops the entries after its checkpoint, whose updates it makes again, and ends
-    with the same files as one that was never interrupted.
+    Files are written atomically: `kill -9` loses only the open entry. A resumed run drops the
+    entries after its checkpoint and repeats their updates. It ends with the same files as an
+    uninterrupted run.
 
     Args:
-        warn_on_overlap: Share of the rows of a fact's first step, from 0 to 1, from which a warning
-            says which earlier facts they belong to; null: no warning.
+        warn_on_overlap: Share of the rows of a fact's first step, from 0 to 1. If earlier facts
+            have written at least this share, a warning names them; null: no warning.
 
     Raises:
         ValueError: if there is no `SparseMemoryFinetuning` to watch, or if a resumed run cannot
-            find the entries from before its checkpoint.
+            find the entries before its checkpoint.
 
-    Logs `ledger/overlap_share`, before each update: share of the rows about to be written that
-    earlier entries have written (also those of earlier visits to the same fact), and
-    `ledger/rows_per_entry`, when an entry ends.
+    Logs `ledger/overlap_share` before each update: share of the rows about to be written that
+    earlier entries have written, earlier visits to the same fact included. Logs
+    `ledger/rows_per_entry` when an entry ends.
     """
 
-    def __init__(self, warn_on_overlap: float | None = None) -> None:
-        if warn_on_overlap is not None and not 0 <= warn_on_overlap <= 1:
-            raise ValueError(
-                f"warn_on_overlap is {warn_on_overlap}: give a share from 0 to 1, or null"
-            )
+    def __init__(self, warn_on_overlap: ClosedUnitInterval | None = None) -> None:
         self.warn_on_overlap = warn_on_overlap
         self._books: LedgerFolder | None = None  # on rank 0, while it trains
         self._model: nn.Module | None = None
@@ -76,20 +75,20 @@ class SlotLedger(RowObserver, Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        watched = [c for c in trainer.callbacks if isinstance(c, SparseMemoryFinetuning)]
+        watched = [c for c in callbacks_of(trainer) if isinstance(c, SparseMemoryFinetuning)]
         if not watched:
             raise ValueError(
                 "SlotLedger has nothing to watch: add "
                 "triptych.callbacks.remember.sparse_memory_finetuning.SparseMemoryFinetuning to "
-                "trainer.callbacks, "
-                "or leave the ledger out"
+                "trainer.callbacks, or leave the ledger out"
             )
         for callback in watched:
             if self not in callback.observers:
                 callback.observers.append(self)
-        # What is exported is the module's model: deltas go by its names.
-        self._tables, model = value_tables(pl_module), getattr(pl_module, "model", None)
-        exported = isinstance(model, nn.Module) and value_tables(model) == self._tables
+        # Deltas use the parameter names of the module's model, which is exported.
+        self._tables = value_tables(pl_module)
+        model = pl_module.model if isinstance(pl_module, HoldsModel) else None
+        exported = model is not None and value_tables(model) == self._tables
         self._model = model if exported else pl_module
         self._base, self._num_entries, self._open = None, 0, None
         self._facts.clear()
@@ -103,12 +102,13 @@ class SlotLedger(RowObserver, Callback):
                 self._begin(trainer)
             except (OSError, ValueError) as error:
                 problem = f"SlotLedger: {error}"
-        if problem := trainer.strategy.broadcast(problem):  # no rank waits for one that has left
+        if problem := trainer.strategy.broadcast(problem):  # all ranks stop together
             raise ValueError(problem)
 
     def _begin(self, trainer: Trainer) -> None:
         """Bring the folder to the state of the checkpoint, or begin a new one."""
         if self._base is None:
+            assert self._model is not None
             self._base = BaseFingerprint.of(self._model)
         before = Path(trainer.ckpt_path).parent.parent / FOLDER if trainer.ckpt_path else None
         path = Path(trainer.default_root_dir) / FOLDER
@@ -127,8 +127,7 @@ class SlotLedger(RowObserver, Callback):
         visit = batch.get("visit") if isinstance(batch, dict) else None
         self._visit = None if visit is None else int(visit)
         if self._open is not None and self._open.visit != self._visit:
-            entry = self._close(trainer)
-            pl_module.log("ledger/rows_per_entry", float(entry.num_rows), rank_zero_only=True)
+            self._close_and_log(trainer, pl_module)
         self._facts.update(dict.fromkeys(_facts_of(batch)))
 
     @override
@@ -152,34 +151,41 @@ class SlotLedger(RowObserver, Callback):
         if self._overlap.num_rows:
             pl_module.log("ledger/overlap_share", self._overlap.share, rank_zero_only=True)
             if self._is_first_update:
-                self._warn()
+                self._warn(self._books, self._open)
             self._is_first_update = False
             self._overlap.forget()
         if self._open is not None and self._visit is None:
-            entry = self._close(trainer)
-            pl_module.log("ledger/rows_per_entry", float(entry.num_rows), rank_zero_only=True)
+            self._close_and_log(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._open is not None:
             self._close(trainer)
 
+    def _close_and_log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        entry = self._close(trainer)
+        pl_module.log("ledger/rows_per_entry", float(entry.num_rows), rank_zero_only=True)
+
     def _close(self, trainer: Trainer) -> SlotDelta:
+        assert self._books is not None
+        assert self._open is not None
+        assert self._base is not None
         entry = self._open.close(self._tables, self._base, trainer.global_step)
         self._overlap.add(self._books.append(entry), entry)
         self._num_entries, self._open = self._books.num_entries, None
         return entry
 
-    def _warn(self) -> None:
+    def _warn(self, books: LedgerFolder, entry: OpenEntry | None) -> None:
         share = self._overlap.share
+        facts = () if entry is None else entry.facts
         if self.warn_on_overlap is None or not share or share < self.warn_on_overlap:
             return
         most = [
-            f"{SlotDelta.load(entry_path(self._books.path, number)).name} ({count} rows)"
+            f"{SlotDelta.load(entry_path(books.path, number)).name} ({count} rows)"
             for number, count in list(self._overlap.by_entry().items())[:3]
         ]
         rank_zero_warn(
-            f"{', '.join(self._open.facts) or f'step {self._last_step}'} writes "
+            f"{', '.join(facts) or f'step {self._last_step}'} writes "
             f"{self._overlap.num_rows} rows, {share:.0%} of which earlier facts have written: "
             f"{', '.join(most)}, ..."
         )
@@ -208,7 +214,7 @@ class SlotLedger(RowObserver, Callback):
 
 
 def _facts_of(batch: Any) -> list[str]:
-    """Ids of what a batch teaches, on all ranks; else the numbers of its rows' groups."""
+    """Return the ids of a batch's facts, on all ranks, or else its groups' numbers."""
     if not isinstance(batch, dict):
         return []
     if "fact_ids" in batch:

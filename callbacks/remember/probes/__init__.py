@@ -1,1 +1,1 @@
-"""What a model is asked before, during and after it learns: one probe a file."""
+"""Probes: what a language model knows, measured on fixed rows."""

@@ -1,19 +1,20 @@
-"""How likely the worked answers to questions are, as in GSM8K."""
+"""The likelihood of worked answers to questions, as in GSM8K."""
 
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
     Probe,
     ProbeSetting,
-    Role,
     on_device,
 )
 from triptych.callbacks.remember.probes.closed_book import question_prompt
 from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.batches.prompted_documents import (
     Continuation,
-    OnLongRow,
     encode_continuations,
 )
 from triptych.datamodules.remember.probe_rows import draw_rows, read_answered
@@ -24,25 +25,20 @@ from triptych.metrics.language_modeling import TokenNLL
 class AnswerNLL(Probe):
     """The negative log-likelihood of answers given their questions, over the answers' own tokens.
 
-    Numbers: `nll_nats_per_token`, `bits_per_byte`. The end of the text is not among the tokens.
+    Numbers: `nll_nats_per_token`, `bits_per_byte`. The end of the text is not counted.
 
     Args:
         source: Rows with `question` and `answer`: GSM8K's test set by default; "embedded" for
             questions on the embedded facts.
-        prompt: What the model is given, with {question} where the question goes. The answer
-            follows after a space.
-        role: "retained" where forgetting is measured, "learned" where learning is.
-        num_rows: Use at most so many rows, drawn by `seed`; null: all.
-        seed: Draws the rows, apart from the seed of training.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-        on_long_row: What becomes of a row longer than the model's context: "error", "cut" (the
-            beginning of its question is taken away) or "skip".
-        tokens_per_batch: Most tokens that go through the model at once, padding included.
+        prompt: The model's prompt, with {question} in place of the question. The answer follows
+            after a space.
+        num_rows: Largest number of rows used, drawn by `seed`; null: all.
+        **kwargs: Arguments of `Probe`.
 
     Raises:
-        ValueError: if a setting is out of range.
+        ValueError: if the prompt has no place for the question.
 
-    Source: 2510.15103, section 5: NLL on GSM8K; its prompt is not stated there.
+    Source: 2510.15103, section 5: NLL on GSM8K. The paper does not state the prompt.
     """
 
     headline = "nll_nats_per_token"
@@ -52,14 +48,10 @@ class AnswerNLL(Probe):
         self,
         source: RecordSource = RecordSource("probes/gsm8k_test.jsonl.gz"),  # noqa: B008 (frozen)
         prompt: str = "Question: {question} Answer:",
-        role: Role = "retained",
-        num_rows: int | None = 200,
-        seed: int = 0,
-        data_dir: str | None = None,
-        on_long_row: OnLongRow = "error",
-        tokens_per_batch: int = 4096,
+        num_rows: PositiveInt | None = 200,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(role, num_rows, seed, data_dir, on_long_row, tokens_per_batch)
+        super().__init__(num_rows=num_rows, **kwargs)
         self.source = source
         self.prompt = question_prompt(prompt)
 

@@ -1,10 +1,11 @@
-"""What every probe has in common: its rows, tokenised once, and how a model is run over them."""
+"""The base of all probes: rows that are tokenised once, and the scoring of documents."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jsonargparse.typing import PositiveInt
 from torchmetrics import Metric
 from transformers import PreTrainedModel
 
@@ -21,12 +22,12 @@ Role = Literal["retained", "learned"]
 
 @dataclass(frozen=True)
 class ProbeSetting:
-    """Where a probe is used.
+    """The run in which a probe is used.
 
     Args:
         row_format: The run's tokenizer, and the longest row that the model reads.
         shard: This process's part of the rows.
-        datamodule: What the run trains on.
+        datamodule: The run's training data.
     """
 
     row_format: RowFormat
@@ -35,13 +36,13 @@ class ProbeSetting:
 
 
 class DocumentScore(NamedTuple):
-    """What the model gave one document.
+    """The model's score of a document.
 
     Attributes:
         nll_nats: Negative log-likelihood of its labelled tokens together.
-        num_tokens: How many these are.
+        num_tokens: Number of these tokens.
         num_bytes: UTF-8 bytes that they stand for.
-        is_greedy: Whether greedy decoding would write them; None if nobody asked.
+        is_greedy: Whether greedy decoding would write them; None if this was not computed.
     """
 
     nll_nats: float
@@ -51,36 +52,32 @@ class DocumentScore(NamedTuple):
 
 
 class Probe(ABC):
-    """A test of a language model: rows, what is done with them, and the numbers it comes to.
+    """A test of a language model on fixed rows.
 
-    `prepare` reads and tokenises the rows, once; `measure` runs a model over them, as often as one
-    likes. Rows are shared out among processes, and the numbers are those of all rows together.
-    `ForgettingEvaluation` sees to it that the model is in eval mode
-    and nothing is recorded.
+    `prepare` reads and tokenises the rows once; `measure` runs a model over them any number of
+    times. Rows are split among processes, and the numbers are those of all rows together.
+    `ForgettingEvaluation` puts the model into eval mode and disables its records.
 
-    A subclass names its main number, in `headline`, and says which way is better. Budgets and the
-    table at the end go by it.
+    A subclass names its main number in `headline` and says whether more is better. Budgets and the
+    table at the end use that number. It passes the arguments below on as `**kwargs`.
 
     Args:
-        role: "retained" where forgetting is measured, "learned" where learning is.
-        num_rows: Use at most so many rows, drawn by `seed`; null: all.
-        seed: Draws the rows, apart from the seed of training.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-        on_long_row: What becomes of a row longer than the model's context: "error", "cut" (the
-            beginning of its prompt is taken away) or "skip".
-        tokens_per_batch: Most tokens that go through the model at once, padding included.
-
-    Raises:
-        ValueError: if a setting is out of range.
+        role: "retained" if the probe measures forgetting, "learned" if it measures learning.
+        num_rows: Largest number of rows used, drawn by `seed`; null: all.
+        seed: Draws the rows, independently of the seed of training.
+        data_dir: Folder of relative paths; null: the environment's TRIPTYCH_DATA, or ./data.
+        on_long_row: Treatment of a row longer than the model's context: "error", "cut" (removes the
+            beginning of its prompt) or "skip".
+        tokens_per_batch: Largest number of tokens in a batch, padding included.
 
     Attributes:
         headline: Name of the main number among those that `measure` returns.
-        higher_is_better: Whether more of it is better; if so, it is a share in [0, 1].
+        higher_is_better: Whether a higher value is better; if so, it is a share in [0, 1].
         shown: The numbers that the table at the end shows, the main one first.
-        num_rows_used: Rows that are there, of all processes; known after `prepare`.
+        num_rows_used: Rows used on all processes together; known after `prepare`.
         num_rows_left_out: Rows left out because they were too long.
-        groups: Names of the numbers that are each the score of a group of visits, in their order,
-            with the number of visits after which the group has been learned; empty for most.
+        groups: Name of each number that scores a group of visits -> number of visits after which
+            the group has been learned; empty for most probes.
     """
 
     headline: str
@@ -88,18 +85,13 @@ class Probe(ABC):
 
     def __init__(
         self,
-        role: Role,
-        num_rows: int | None,
-        seed: int,
-        data_dir: str | None,
-        on_long_row: OnLongRow,
-        tokens_per_batch: int,
+        role: Role = "retained",
+        num_rows: PositiveInt | None = None,
+        seed: int = 0,
+        data_dir: str | None = None,
+        on_long_row: OnLongRow = "error",
+        tokens_per_batch: PositiveInt = 4096,
     ) -> None:
-        if role not in ("retained", "learned"):
-            raise ValueError(f"the probe's role is {role!r}: set it to retained or learned")
-        for name, value in (("num_rows", num_rows), ("tokens_per_batch", tokens_per_batch)):
-            if value is not None and value < 1:
-                raise ValueError(f"the probe's {name} is {value}: set it to at least 1")
         self.role = role
         self.num_rows = num_rows
         self.seed = seed
@@ -130,7 +122,7 @@ class Probe(ABC):
 
         Args:
             model: The model, in eval mode, without gradients.
-            limit_batches: Stop after so many batches of each process; None: at the end.
+            limit_batches: Largest number of batches on each process; None: all.
 
         Returns:
             The numbers by name, equal on all processes.
@@ -138,13 +130,13 @@ class Probe(ABC):
 
 
 class DocumentScorer:
-    """Documents in batches of similar length, ready to be scored again and again.
+    """Documents in batches of similar length, to be scored any number of times.
 
     Args:
-        documents: What is scored: their labelled tokens.
+        documents: The documents; their labelled tokens are scored.
         item_of: Item of each document; documents of one item stay on one process.
-        setting: Where it is done.
-        tokens_per_batch: Most tokens in a batch, padding included.
+        setting: The run in which they are scored.
+        tokens_per_batch: Largest number of tokens in a batch, padding included.
     """
 
     def __init__(
@@ -166,11 +158,11 @@ class DocumentScorer:
 
         Args:
             model: The model.
-            limit_batches: Stop after so many batches.
-            greedy: Whether to say which documents greedy decoding would write.
+            limit_batches: Largest number of batches; None: all.
+            greedy: Whether to find the documents that greedy decoding would write.
 
         Returns:
-            The scores by the documents' indices.
+            The scores by document index.
         """
         scores: dict[int, DocumentScore] = {}
         for planned in self._batches[:limit_batches]:
@@ -204,12 +196,12 @@ class DocumentScorer:
 
 
 def on_device(metric: Metric, model: PreTrainedModel) -> Any:
-    """Put a fresh metric where the processes can add it up."""
+    """Move a new metric to the model's device, where processes can reduce it."""
     device: torch.device = model.device
     return metric.to(device)
 
 
 def with_context(setting: ProbeSetting, context_length: int) -> ProbeSetting:
-    """Shorten the longest row, where the model reads longer ones."""
+    """Limit the longest row to a context length."""
     shorter = min(context_length, setting.row_format.context_length)
     return replace(setting, row_format=replace(setting.row_format, context_length=shorter))

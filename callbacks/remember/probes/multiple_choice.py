@@ -1,18 +1,19 @@
-"""Multiple choice: which of several endings is the likeliest, as in HellaSwag."""
+"""Multiple choice: the most likely of several endings, as in HellaSwag."""
 
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
     Probe,
     ProbeSetting,
-    Role,
     on_device,
 )
 from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.batches.prompted_documents import (
     Continuation,
-    OnLongRow,
     encode_continuations,
 )
 from triptych.datamodules.remember import probe_rows
@@ -22,27 +23,19 @@ from triptych.metrics.remember import multiple_choice
 
 
 class MultipleChoice(Probe):
-    """Scores every ending after its context, each joined by a space.
+    """Scores every ending after its context, joined by a space.
 
     Numbers: `accuracy`, `length_normalized_accuracy` (by bytes), `right_nll_nats_per_token`; see
     `triptych.metrics.remember.multiple_choice`.
 
     Args:
-        source: Rows with `ctx`, `endings` (a list) and `label` (place of the right one, from 0):
+        source: Rows with `ctx`, `endings` (a list) and `label` (index of the right one, from 0):
             HellaSwag by default; "embedded" for statements of the embedded facts.
-        role: "retained" where forgetting is measured, "learned" where learning is.
-        num_rows: Ask at most so many questions, drawn by `seed`; null: all.
-        seed: Draws the questions, apart from the seed of training.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-        on_long_row: What becomes of a row longer than the model's context: "error", "cut" (the
-            beginning of its context is taken away) or "skip".
-        tokens_per_batch: Most tokens that go through the model at once, padding included.
+        num_rows: Largest number of questions asked, drawn by `seed`; null: all.
+        **kwargs: Arguments of `Probe`.
 
-    Raises:
-        ValueError: if a setting is out of range.
-
-    Source: HellaSwag, 1905.07830; scored as by the LM Evaluation Harness. Deviation: the activity's
-    name is not put before the context, whose bracketed marks are taken as they are.
+    Source: HellaSwag, 1905.07830; scored as in the LM Evaluation Harness. Deviation: the name of
+    the activity does not precede the context, and the context keeps its bracketed marks.
     """
 
     headline = "accuracy"
@@ -50,14 +43,10 @@ class MultipleChoice(Probe):
     def __init__(
         self,
         source: RecordSource = RecordSource("probes/hellaswag_val_2k.jsonl.gz"),  # noqa: B008 (frozen)
-        role: Role = "retained",
-        num_rows: int | None = 500,
-        seed: int = 0,
-        data_dir: str | None = None,
-        on_long_row: OnLongRow = "error",
-        tokens_per_batch: int = 4096,
+        num_rows: PositiveInt | None = 500,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(role, num_rows, seed, data_dir, on_long_row, tokens_per_batch)
+        super().__init__(num_rows=num_rows, **kwargs)
         self.source = source
 
     def prepare(self, setting: ProbeSetting) -> None:
@@ -84,7 +73,7 @@ class MultipleChoice(Probe):
         )
 
     def measure(self, model: PreTrainedModel, limit_batches: int | None = None) -> dict[str, float]:
-        """Choose; see the base class."""
+        """Score the endings; see the base class."""
         scores = self._scorer.score(model, limit_batches)
         rows = []
         for item, documents in self._documents_of.items():

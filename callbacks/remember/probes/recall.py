@@ -1,10 +1,11 @@
-"""Closed-book recall: the model is asked, and must answer from its weights alone."""
+"""Closed-book recall: the model answers questions from its weights alone."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
@@ -12,15 +13,10 @@ from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
     Probe,
     ProbeSetting,
-    Role,
     on_device,
 )
 from triptych.datamodules.batches.length_batches import LengthBatch, left_padded, length_batches
-from triptych.datamodules.batches.prompted_documents import (
-    OnLongRow,
-    encode_continuations,
-    prompt_length,
-)
+from triptych.datamodules.batches.prompted_documents import encode_continuations, prompt_length
 from triptych.datamodules.remember.facts.asked_facts import AskedFact
 from triptych.datamodules.remember.probe_rows import draw_rows
 from triptych.metrics.language_modeling import TokenNLL
@@ -32,70 +28,54 @@ Scoring = Literal["generate", "teacher_forced"]
 
 
 class Recall(Probe):
-    """Asks facts, and scores the answers against every accepted one.
+    """Asks for facts, and scores the answers against every accepted answer.
 
-    With `teacher_forced`, an answer is right where each token of an accepted answer, and the end
-    after it, is the likeliest given the ones before. That is exact match of greedy decoding in the
-    space of tokens, at the cost of one forward pass over the accepted answers instead of one for
-    each token written. In the space of texts, `generate` accepts more (other case, punctuation,
-    articles, other tokens of the same text), so that `teacher_forced` never gives more, and only it
-    gives an F1.
+    With `teacher_forced`, an answer is right if each token of an accepted answer, and the end after
+    it, is the most likely one given those before. This is exact match of greedy decoding in tokens.
+    It costs one forward pass over the accepted answers instead of one per generated token.
+    `generate` compares texts and accepts more (case, punctuation, articles, other tokens of the
+    same text). So its exact match is never below that of `teacher_forced`, and it also gives an F1.
 
-    A question must be answered and then ended. In a statement the answer is followed by whatever
-    follows it there, so its own tokens alone count: with `generate`, as many tokens are written as
-    the taught answer has.
+    A question must be answered and then ended. In a statement more text follows, so only the
+    answer's own tokens count: `generate` writes as many tokens as the taught answer has.
 
     Numbers: `exact_match`; with `generate`, `f1`; with `teacher_forced`,
-    `answer_nll_nats_per_token` of the answer that is taught.
+    `answer_nll_nats_per_token` of the taught answer.
 
     Args:
-        scoring: How answers are scored.
-        max_new_tokens: Longest answer to a question that is generated.
-        role: As `Probe`, and so are the others.
-        num_rows: As `Probe`.
-        seed: As `Probe`.
-        data_dir: As `Probe`.
-        on_long_row: As `Probe`.
-        tokens_per_batch: As `Probe`.
+        scoring: "generate" writes answers and scores their text (exact match and F1).
+            "teacher_forced" checks whether greedy decoding would write an accepted answer (exact
+            match in tokens), at a much lower cost.
+        max_new_tokens: Longest generated answer to a question.
+        **kwargs: Arguments of `Probe`.
     """
 
     headline = "exact_match"
 
     def __init__(
         self,
-        scoring: Scoring,
-        max_new_tokens: int,
-        role: Role,
-        num_rows: int | None,
-        seed: int,
-        data_dir: str | None,
-        on_long_row: OnLongRow,
-        tokens_per_batch: int,
+        scoring: Scoring = "teacher_forced",
+        max_new_tokens: PositiveInt = 16,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(role, num_rows, seed, data_dir, on_long_row, tokens_per_batch)
-        if scoring not in ("generate", "teacher_forced"):
-            raise ValueError(
-                f"the probe's scoring is {scoring!r}: set it to generate or teacher_forced"
-            )
-        if max_new_tokens < 1:
-            raise ValueError(f"the probe's max_new_tokens is {max_new_tokens}: set it to 1 or more")
+        super().__init__(**kwargs)
         self.scoring = scoring
         self.max_new_tokens = max_new_tokens
         self._asked: list[AskedFact] = []
 
     @abstractmethod
     def ask(self, setting: ProbeSetting) -> list[AskedFact]:
-        """Read what is asked."""
+        """Read the questions or statements."""
 
     def sets(self, asked: Sequence[AskedFact]) -> dict[str, list[int]]:
-        """Name the sets of facts whose recall is told apart, by indices into `asked`.
+        """Name the sets of facts with separate recall, by indices into `asked`.
 
-        The number of the set "early_" is called "early_exact_match". The set "" holds all.
+        The number of the set "early_" is called "early_exact_match". The set "" holds all facts.
         """
         return {"": list(range(len(asked)))}
 
     def prepare(self, setting: ProbeSetting) -> None:
-        """Read and tokenise what is asked; see the base class."""
+        """Read and tokenise the questions or statements; see the base class."""
         asked = draw_rows(self.ask(setting), self.num_rows, self.seed)
         generates = self.scoring == "generate"
         encoded = encode_continuations(
@@ -124,7 +104,7 @@ class Recall(Probe):
             )
 
     def measure(self, model: PreTrainedModel, limit_batches: int | None = None) -> dict[str, float]:
-        """Ask; see the base class."""
+        """Ask for the facts and score the answers; see the base class."""
         if self.scoring == "generate":
             return self._measure_generated(model, limit_batches)
         return self._measure_teacher_forced(model, limit_batches)
@@ -156,7 +136,7 @@ class Recall(Probe):
             first_document.setdefault(fact, document)
         taught = [self._documents[first_document[fact]] for fact in range(len(self._asked))]
         self._prompts = [document.ids[: prompt_length(document)] for document in taught]
-        # Of a statement, exactly as many tokens are written as the answer has.
+        # In a statement, the model writes as many tokens as the answer has.
         num_written = [
             self.max_new_tokens if fact.continuations[0].ends else len(document) - len(prompt)
             for fact, document, prompt in zip(self._asked, taught, self._prompts, strict=True)

@@ -1,12 +1,14 @@
-"""How well running text is predicted: what a model forgets first and shows last."""
+"""The likelihood of running text."""
 
+from typing import Any
+
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
     Probe,
     ProbeSetting,
-    Role,
     on_device,
     with_context,
 )
@@ -21,23 +23,19 @@ from triptych.metrics.language_modeling import TokenNLL
 class TextPerplexity(Probe):
     """The negative log-likelihood of texts, cut into windows of the context's length.
 
-    Windows overlap by the one token that the first prediction of the next is made from, so that
-    every token but the first is predicted once. The end of each text is among them.
+    Adjacent windows overlap by one token, which precedes the first prediction of the next window.
+    So every token but the first is predicted once, and the end of each text too.
 
     Numbers: `nll_nats_per_token`, `bits_per_byte`, `perplexity`.
 
     Args:
         source: Rows with `text`; the embedded articles' validation split by default.
-        context_length: Longest window in tokens, as far as the model reads.
-        num_windows: Use at most so many windows, drawn by `seed`; null: all.
-        role: "retained" where forgetting is measured, "learned" where learning is.
-        num_rows: Use at most so many texts, drawn by `seed`; null: all.
-        seed: Draws texts and windows, apart from the seed of training.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-        tokens_per_batch: Most tokens that go through the model at once, padding included.
+        context_length: Longest window in tokens, limited by the model's context.
+        num_windows: Largest number of windows used, drawn by `seed`; null: all.
+        **kwargs: Arguments of `Probe`.
 
     Raises:
-        ValueError: if a setting is out of range.
+        ValueError: if `context_length` is below 2.
     """
 
     headline = "nll_nats_per_token"
@@ -47,18 +45,12 @@ class TextPerplexity(Probe):
         self,
         source: RecordSource = RecordSource(),  # noqa: B008 (frozen)
         context_length: int = 256,
-        num_windows: int | None = 256,
-        role: Role = "retained",
-        num_rows: int | None = None,
-        seed: int = 0,
-        data_dir: str | None = None,
-        tokens_per_batch: int = 4096,
+        num_windows: PositiveInt | None = 256,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(role, num_rows, seed, data_dir, "error", tokens_per_batch)
+        super().__init__(on_long_row="error", **kwargs)
         if context_length < 2:
             raise ValueError(f"the probe's context_length is {context_length}: set it to 2 or more")
-        if num_windows is not None and num_windows < 1:
-            raise ValueError(f"the probe's num_windows is {num_windows}: set it to at least 1")
         self.source = source
         self.context_length = context_length
         self.num_windows = num_windows

@@ -1,18 +1,18 @@
-"""Policy optimisation of molecules under an oracle budget: REINVENT's, with MARA or without."""
+"""REINVENT's policy optimisation of molecules under an oracle budget, with MARA or without."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
 from triptych.models.diversify.rollout import Rollout
-from triptych.objectives.diversify.experience import Experience, rows_of
+from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.molecules.diversity_filters import DiversityFilter
 from triptych.objectives.diversify.molecules.experience_replay import ExperienceReplay
@@ -25,53 +25,51 @@ from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
 
 _FOR_REPLAY = 2**31 + 1
 _LEDGER = "oracle.sqlite"
-# How the oracle ends what it says of molecules that came too late.
-_SPENT = "oracle calls is spent"
 
 
 class MoleculeOptimization(PolicyOptimization):
-    """Improves a prior on molecules with a reward that may be asked so many times.
+    """Optimises a molecule prior under a limited oracle budget.
 
     A step samples molecules, scores those that the ledger does not know, lowers the rewards of
-    kinds that were found often (`diversity_filter`), lets remembered molecules join (`replay`),
-    augments all rewards (`mara`), and takes a step on REINVENT's loss,
-    (log pi_prior + sigma R - log pi)^2. That is the reverse KL with beta = 1 / sigma: its optimum
-    is pi_prior exp(sigma R), unnormalised.
+    kinds that were found often (`diversity_filter`), adds remembered molecules (`replay`), augments
+    all rewards (`mara`), and takes a step on REINVENT's loss, (log pi_prior + sigma R - log pi)^2.
+    That is the reverse KL with beta = 1 / sigma: its optimum is pi_prior exp(sigma R),
+    unnormalised.
 
     Args:
-        reward: What is maximised, usually an
-            `triptych.objectives.rewards.molecules.oracle_reward.OracleReward`. Its ledger is
-            `oracle.sqlite` in the run's directory where it names none; a run that goes on in
-            another directory takes the calls along.
+        reward: The reward to maximise, usually an
+            `triptych.objectives.rewards.molecules.oracle_reward.OracleReward`. Without a `ledger`
+            it writes `oracle.sqlite` in the run's directory; a run resumed in another directory
+            copies the calls to its own.
         init_from: Exported prior, or an experiment's config, which is then run first.
         vocab_size: Not used; the prior brings its vocabulary.
         mara: Mode-anchored reward augmentation, `scope: batch` or `batch_and_replay`; null: none.
-        sigma: What REINVENT calls sigma, in nats per unit of reward; beta = 1 / sigma.
+        sigma: REINVENT's sigma, in nats per unit of reward; beta = 1 / sigma.
         loss: The policy loss by its class_path; null: DAP. Others get the reverse KL in the
             reward.
         num_samples: Molecules of a step.
         updates_per_rollout: Optimizer steps on the molecules of a step.
         replay: Memory of the best molecules; null: none. For DAP and one process.
-        diversity_filter: Buckets of molecules whose reward falls as they fill, or a bonus for those
-            unlike what was found (`random_distillation`); null: none.
-        max_new_tokens: Longest molecule, end token included.
-        learning_rate: Of Adam.
+        diversity_filter: Buckets of similar molecules, where the reward falls as they fill, or a
+            bonus for molecules unlike earlier ones (`random_distillation`); null: none.
+        max_new_tokens: Longest molecule in tokens, end token included.
+        learning_rate: Learning rate of Adam.
         schedule: As in `PolicyOptimization`.
         warmup_steps: Steps of linear warm-up.
 
     Attributes:
-        replayed: What joined the last step from the memory.
+        replayed: Molecules from the memory in the last step.
         generated_samples: Molecules sampled since the start, on all processes.
-        oracle_calls: Number of the last call whose score this run has seen; the budget, once a
-            molecule came too late. A run that goes on after a kill counts again what its ledger
-            already knows, and so ends where it would have ended.
+        oracle_calls: Number of the last call of which this run has seen the score; equal to the
+            budget once a molecule was left unscored. A run that resumes after a kill counts the
+            calls of its ledger again, so it ends at the same step as an uninterrupted one.
 
     Raises:
         ValueError: on settings that contradict each other or are out of range.
 
-    Source: REINVENT 2.0 (Blaschke et al. 2020); 2510.20817, section 5. MARA's anchor is among the
-    rewards after the filter, and among replayed molecules too with `batch_and_replay`; the paper
-    does not say (ours).
+    Source: REINVENT 2.0 (Blaschke et al. 2020); 2510.20817, section 5. MARA's anchor is chosen by
+    the rewards after the filter, and from replayed molecules too with `batch_and_replay`. The paper
+    leaves both open (ours).
     """
 
     def __init__(
@@ -80,26 +78,23 @@ class MoleculeOptimization(PolicyOptimization):
         init_from: str,
         vocab_size: int | None = None,
         mara: Mara | None = None,
-        sigma: float = 64.0,
+        sigma: PositiveFloat = 64.0,
         loss: PolicyLoss | None = None,
-        num_samples: int = 64,
-        updates_per_rollout: int = 1,
+        num_samples: PositiveInt = 64,
+        updates_per_rollout: PositiveInt = 1,
         replay: ExperienceReplay | None = None,
         diversity_filter: DiversityFilter | RandomDistillation | None = None,
-        max_new_tokens: int = 100,
-        learning_rate: float = 1e-3,
+        max_new_tokens: PositiveInt = 100,
+        learning_rate: NonNegativeFloat = 1e-3,
         schedule: Schedule = "constant",
-        warmup_steps: int = 0,
+        warmup_steps: NonNegativeInt = 0,
     ) -> None:
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"model.init_args.sigma is {sigma}: set it above 0")
         loss = loss or Dap()
         if replay is not None and not isinstance(loss, Dap):
             raise ValueError(
-                "model.init_args.replay is set, but the loss is no "
+                "model.init_args.replay is set, but the loss is not "
                 "triptych.objectives.diversify.policy_loss.Dap: the others hold only for fresh "
-                "samples. Set replay to "
-                "null, or leave the loss out"
+                "samples. Set replay to null, or leave the loss out"
             )
         if mara is not None and mara.scope == "batch_and_replay" and replay is None:
             raise ValueError(
@@ -130,21 +125,21 @@ class MoleculeOptimization(PolicyOptimization):
 
     @property
     def model(self) -> nn.Module:
-        """The network, which is exported."""
+        """The network, for exports."""
         assert isinstance(self.policy, SmilesPolicy | CausalLMPolicy)
         return self.policy.model
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        """The weights of `model`."""
+        """Return the weights of `model`."""
         assert isinstance(self.policy, SmilesPolicy | CausalLMPolicy)
         return self.policy.export_state_dict()
 
     # -- a training step --------------------------------------------------------------------------
 
     def training_step(self, batch: Prompts, batch_idx: int) -> Tensor:
-        """Sample, score, filter, replay, augment; then an update on the outcome."""
+        """Sample, score, filter, replay, augment; then take an update on the result."""
         log_prob_BT = None
-        if self._update == 0:
+        if self.experience is None or self._is_used_up(self.experience):
             step = self.trainer.fit_loop.total_batch_idx
             rollout = self.sample(batch, step)
             if self._world_size == 1:
@@ -155,7 +150,6 @@ class MoleculeOptimization(PolicyOptimization):
             self.experience, self.replayed = self._augment_both(filtered, self._draw(step))
             if self.replay is not None:
                 self.replay.add(scored.rollout, scored.reward)
-        assert self.experience is not None
         loss = self._loss_of(self.experience, log_prob_BT)
         if self.replayed is not None:
             replayed = self._loss_of(self.replayed)
@@ -163,7 +157,7 @@ class MoleculeOptimization(PolicyOptimization):
         return self._step_loss(loss)
 
     def sample(self, prompts: Prompts, step: int) -> Rollout:
-        """Molecules from the start token on; what is drawn follows from seed, step and rank."""
+        """Sample molecules from the start token; the draw follows from seed, step and rank."""
         assert isinstance(self.policy, SmilesPolicy | CausalLMPolicy)
         assert self.policy.tokenizer is not None  # the prior brings it
         start = {"prompt_ids": [self.policy.tokenizer.bos_token_id], "prompt": ""}
@@ -171,53 +165,34 @@ class MoleculeOptimization(PolicyOptimization):
         self.generated_samples += len(rollout) * self._world_size
         return rollout
 
-    @torch.no_grad()
-    def score(self, rollout: Rollout) -> Experience:
-        """Score molecules on the first process, whose ledger it is; the others are told."""
+    def scores_of(self, rollout: Rollout) -> Scores:
+        """Score molecules on the first process, which owns the ledger, and count the calls."""
         if self._world_size == 1:
-            scored = super().score(rollout)
-            self._count_calls(scored.scores)
+            scores = self.reward(rollout)
+            self._count_calls(scores)
         else:
-            scored = self._score_on_first(rollout)
-        # That the budget ends within a step is no failure of a molecule.
-        errors = {
-            row: text for row, text in scored.scores.errors.items() if not text.endswith(_SPENT)
-        }
-        return replace(scored, scores=replace(scored.scores, errors=errors))
+            scores = self._scores_from_first(rollout)
+        # A budget that ends within a step is not a failure of a molecule.
+        rest = {row: text for row, text in scores.errors.items() if row not in scores.over_budget}
+        return replace(scores, errors=rest)
 
-    def _score_on_first(self, rollout: Rollout) -> Experience:
+    def _scores_from_first(self, rollout: Rollout) -> Scores:
         texts: list[Any] = [None] * self._world_size
         torch.distributed.all_gather_object(texts, list(rollout.texts))
-        told: list[Any] = [None]
+        shared: list[Any] = [None]
         if self.trainer.is_global_zero:
-            scores = self.reward(_only_texts([text for part in texts for text in part]))
-            components = {name: part.tolist() for name, part in scores.components.items()}
-            told = [(scores.reward_B.tolist(), components, scores.errors)]
-        torch.distributed.broadcast_object_list(told, src=0)
-        rewards, components, errors = told[0]
-        everyone = {name: torch.tensor(part) for name, part in components.items()}
-        self._count_calls(Scores(torch.tensor(rewards), everyone, errors))
+            shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+        torch.distributed.broadcast_object_list(shared, src=0)
+        everyone: Scores = shared[0]
+        self._count_calls(everyone)
         first = sum(len(part) for part in texts[: self.trainer.global_rank])
-        own = slice(first, first + len(rollout))
-        scores = Scores(
-            torch.tensor(rewards[own], device=self.device),
-            {
-                name: torch.tensor(part[own], device=self.device)
-                for name, part in components.items()
-            },
-            {row - first: text for row, text in errors.items() if own.start <= row < own.stop},
-        )
-        given, self.reward = self.reward, _Given(scores)
-        try:
-            return super().score(rollout)
-        finally:
-            self.reward = given
+        return everyone.rows(first, len(rollout)).to(self.device)
 
     def _count_calls(self, scores: Scores) -> None:
-        """Note how far the oracle was called, from the scores of all processes."""
+        """Update `oracle_calls` from the scores of all processes."""
         if not isinstance(self.reward, OracleReward):
             return
-        if any(text.endswith(_SPENT) for text in scores.errors.values()):
+        if scores.over_budget:
             self.oracle_calls = self.reward.budget
         numbers_B = scores.components.get("oracle_call")
         if numbers_B is not None and len(numbers_B):
@@ -225,18 +200,17 @@ class MoleculeOptimization(PolicyOptimization):
             self.oracle_calls = max(self.oracle_calls, last)
 
     def _filter(self, scored: Experience) -> Experience:
-        """Lower the rewards of kinds that were found often; the log keeps what they were."""
+        """Lower the rewards of molecules in full buckets; the log keeps the scored rewards."""
         if self.diversity_filter is None:
             return scored
         reward_B = self.diversity_filter.penalised(scored.rollout.texts, scored.reward)
         components = scored.scores.components | {"before_filter": scored.reward}
-        scores = Scores(reward_B, components, scored.scores.errors)
-        augmentation = replace(scored.augmentation, reward_B=reward_B)
-        return replace(scored, scores=scores, augmentation=augmentation)
+        scores = replace(scored.scores, reward_B=reward_B, components=components)
+        return replace(scored, scores=scores)
 
     @torch.no_grad()
     def _draw(self, step: int) -> Experience | None:
-        """Molecules of the memory, with their rewards as the filter sees them now."""
+        """Draw molecules from the memory, with rewards as the filter rates them now."""
         if self.replay is None:
             return None
         drawn = self.replay.draw(
@@ -249,17 +223,13 @@ class MoleculeOptimization(PolicyOptimization):
             pairs = zip(rollout.texts, reward_R.tolist(), strict=True)
             factors = [self.diversity_filter.factor(text, reward) for text, reward in pairs]
             reward_R = reward_R * torch.tensor(factors, device=self.device)
-        given, self.reward = self.reward, _Given(Scores(reward_R))
-        try:
-            return super().score(rollout)
-        finally:
-            self.reward = given
+        return Experience(rollout, Scores(reward_R), self.policy.reference_token_log_prob(rollout))
 
     @torch.no_grad()
     def _augment_both(
         self, fresh: Experience, replayed: Experience | None
     ) -> tuple[Experience, Experience | None]:
-        """Equation 11 over fresh and replayed molecules together."""
+        """Apply equation 11 to fresh and replayed molecules together."""
         if self.mara is None or replayed is None:
             return self.augment(fresh), replayed
         parts, count = (fresh, replayed), len(fresh.rollout)
@@ -273,12 +243,10 @@ class MoleculeOptimization(PolicyOptimization):
             num_tokens_B=torch.cat([part.rollout.num_tokens for part in parts]),
             replayed_B=torch.arange(len(reward_B), device=self.device) >= count,
         )
-        made = []
-        for part, first in zip(parts, (0, count), strict=True):
-            own = rows_of(augmentation, first, len(part.rollout))
-            anchors_B = reward_B[own.anchor_B.clamp_min(0)].masked_fill(own.anchor_B < 0, torch.nan)
-            made.append(replace(part, augmentation=own, anchor_reward_B=anchors_B, first_row=first))
-        return made[0], made[1]
+        return (
+            replace(fresh, augmentation=augmentation.rows(0, count)),
+            replace(replayed, augmentation=augmentation.rows(count, len(replayed.rollout))),
+        )
 
     def _loss_of(self, experience: Experience, log_prob_BT: Tensor | None = None) -> LossSum:
         if log_prob_BT is None:
@@ -288,7 +256,9 @@ class MoleculeOptimization(PolicyOptimization):
             if experience is self.experience:
                 self.experience_log.note(experience, type(self.reward).__name__)
                 self._log_search(experience)
-        return self.loss(self.penalised(experience, log_prob_BT))
+        loss = self.loss(self.loss_inputs(experience, log_prob_BT))
+        experience.num_updates += 1
+        return loss
 
     def _log_search(self, experience: Experience) -> None:
         calls_B = experience.scores.components.get("oracle_call")
@@ -304,13 +274,13 @@ class MoleculeOptimization(PolicyOptimization):
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Give the oracle its ledger.
+        """Set the path of the oracle's ledger.
 
         Raises:
-            ValueError: if several processes are to replay or filter.
+            ValueError: if there are several processes and a replay or filter.
         """
         super().setup(stage)
-        self.trainer.limit_val_batches = 0  # looking at the policy would cost oracle calls
+        self.trainer.limit_val_batches = 0  # a validation would cost oracle calls
         if self._world_size > 1:
             for name in ("replay", "diversity_filter"):
                 if getattr(self, name) is not None:
@@ -324,18 +294,18 @@ class MoleculeOptimization(PolicyOptimization):
             self.reward.ledger_path = str(folder / _LEDGER)
 
     def on_fit_start(self) -> None:
-        """Write the run's seed beside its calls."""
+        """Pass the run's seed to the ledger."""
         super().on_fit_start()
         if isinstance(self.reward, OracleReward) and self.reward.seed is None:
             self.reward.seed = self._seed
 
     def teardown(self, stage: str) -> None:
-        """End the scoring processes."""
+        """Stop the scoring processes."""
         if isinstance(self.reward, OracleReward):
             self.reward.close()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep memory, buckets and counts."""
+        """Save memory, buckets and counts."""
         super().on_save_checkpoint(checkpoint)
         memories = {"replay": self.replay, "diversity_filter": self.diversity_filter}
         checkpoint["molecule_optimization"] = {
@@ -346,10 +316,10 @@ class MoleculeOptimization(PolicyOptimization):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with them.
+        """Restore memory, buckets and counts.
 
         Raises:
-            ValueError: if the checkpoint's run had a memory that this one has not, or the reverse.
+            ValueError: if only one of this run and the checkpoint's has a replay or filter.
         """
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["molecule_optimization"]
@@ -368,7 +338,7 @@ class MoleculeOptimization(PolicyOptimization):
             self._take_calls_along(Path(state["folder"]))
 
     def _take_calls_along(self, folder: Path) -> None:
-        """Begin with the calls of the run that is gone on with, if this one has another folder."""
+        """Copy the ledger of the resumed run, if this run has another folder."""
         assert isinstance(self.reward, OracleReward)
         assert self.reward.ledger_path is not None
         if Path(self.reward.ledger_path).is_file():
@@ -386,19 +356,8 @@ class MoleculeOptimization(PolicyOptimization):
         )
 
 
-class _Given(Reward):
-    """Rewards that are known already."""
-
-    def __init__(self, scores: Scores) -> None:
-        self.scores = scores
-
-    def score(self, rollout: Rollout) -> Scores:
-        """Return them."""
-        return self.scores
-
-
 def _only_texts(texts: list[str]) -> Rollout:
-    """A rollout for a reward that asks for texts alone."""
+    """Make a rollout for a reward that reads texts only."""
     column = torch.zeros(len(texts), 1, dtype=torch.int64)
     return Rollout(
         prompts=[""] * len(texts),

@@ -1,12 +1,13 @@
-"""Training of a prior on molecules: a recurrent network, or any small transformers decoder."""
+"""Training of a molecule prior: a recurrent network, or any small transformers decoder."""
 
 import math
 import time
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -22,8 +23,9 @@ from triptych.lit_modules.optimization import (
     stepped,
     warmup_cosine,
 )
-from triptych.lit_modules.trainer_parts import data_of, is_dry_run, sum_over_ranks
+from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.language_modeling import TokenNLL
+from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.molecules.smiles_rnn import (
     SmilesRNN,
@@ -40,29 +42,29 @@ from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL, next_token_nll
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
-# Samples of a validation are drawn so many at a time.
+# Largest batch of samples in validation.
 _AT_ONCE = 1000
-# Samples where the trainer only tries out whether all runs (`fast_dev_run`).
+# Number of samples in a trial run (`fast_dev_run`).
 _OF_A_DRY_RUN = 20
 
 
-class CausalLM(ClipsValuesApart, LightningModule):
-    """Trains a language model of SMILES on molecules, one a row, from their start token on.
+class MoleculePretraining(ClipsValuesApart, LightningModule):
+    """Trains a language model of SMILES on molecules, one per row, with a start token.
 
-    The loss is the mean negative log-likelihood over the tokens of the whole step, all ranks
-    together. Every validation samples molecules, always with the same noise, and logs their
-    validity, uniqueness, novelty and internal diversity. The export is what policies start from
-    (`init_from`), and this module too: fine-tuning.
+    The loss is the mean negative log-likelihood over the tokens of the whole step on all ranks.
+    Every validation samples molecules with the same seed, and logs their validity, uniqueness,
+    novelty and internal diversity. Policies start from the export (`init_from`), and so does this
+    module for fine-tuning.
 
     Args:
         vocab_size: Tokens of the tokenizer; linked from the data.
         rnn: The recurrent network; null: `base`, or a GRU of one layer of 256.
         base: A transformers decoder in its place.
         init_from: Exported folder of a prior (or an experiment's config, which is then run first)
-            whose weights to start from; the data then have to use its tokenizer.
+            with the initial weights; the data then have to use its tokenizer.
         learning_rate: Peak learning rate.
         schedule: `one_cycle`: up for `warmup_share` of the steps and down to nothing, on cosines;
-            `cosine`: linear warm-up, then down to a tenth; `constant` after a linear warm-up.
+            `cosine`: linear warm-up, then down to a tenth; `constant`: after a linear warm-up.
         warmup_share: Share of the steps in which the learning rate rises.
         weight_decay: Decay of the matrices.
         betas: Adam's.
@@ -82,34 +84,20 @@ class CausalLM(ClipsValuesApart, LightningModule):
         rnn: SmilesRNNConfig | None = None,
         base: BaseLMConfig | None = None,
         init_from: str | None = None,
-        learning_rate: float = 3e-3,
+        learning_rate: NonNegativeFloat = 3e-3,
         schedule: Schedule = "one_cycle",
         warmup_share: float = 0.1,
-        weight_decay: float = 0.0,
+        weight_decay: NonNegativeFloat = 0.0,
         betas: tuple[float, float] = (0.9, 0.99),
-        num_samples: int = 1000,
-        num_final_samples: int | None = None,
-        max_new_tokens: int = 100,
-        num_rows: int = 32,
+        num_samples: PositiveInt = 1000,
+        num_final_samples: PositiveInt | None = None,
+        max_new_tokens: PositiveInt = 100,
+        num_rows: NonNegativeInt = 32,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("learning_rate", learning_rate, 0),
-            ("weight_decay", weight_decay, 0),
-            ("num_samples", num_samples, 1),
-            ("num_final_samples", num_final_samples, 1),
-            ("max_new_tokens", max_new_tokens, 1),
-            ("num_rows", num_rows, 0),
-        ):
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"model.init_args.{name} is {value}: set it to at least {least}")
         if not 0 <= warmup_share < 1:
             raise ValueError(
                 f"model.init_args.warmup_share is {warmup_share}: set it to at least 0 and below 1"
-            )
-        if schedule not in get_args(Schedule):
-            raise ValueError(
-                f"model.init_args.schedule is {schedule!r}: choose {', '.join(get_args(Schedule))}"
             )
         self.init_from = init_from
         self.model = _build(vocab_size, rnn, base, init_from)
@@ -124,7 +112,7 @@ class CausalLM(ClipsValuesApart, LightningModule):
         self.num_rows = num_rows
         self.validation_nll = TokenNLL()
         self.molecules: SampledMolecules | None = None
-        #: What was sampled in the last validation, as rows of a table.
+        #: Samples of the last validation, as rows of a table.
         self.sample_rows: list[dict[str, Any]] = []
         self.trained_tokens = 0
         self._tokens_since, self._since = 0, time.perf_counter()
@@ -132,18 +120,18 @@ class CausalLM(ClipsValuesApart, LightningModule):
     # -- training ---------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch: mean NLL over the tokens of all ranks."""
+        """Compute the mean NLL over the tokens of all ranks."""
         nll = self.next_token_nll(batch)
         world_size = self.trainer.world_size
-        num_tokens = sum_over_ranks(self, nll.num_tokens).clamp(min=1)
-        mean = sum_over_ranks(self, nll.sum_nats.detach()) / num_tokens
+        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
+        mean = sum_over_ranks(self.trainer, nll.sum_nats.detach()) / num_tokens
         self.log("train/nll_nats_per_token", mean, prog_bar=True)
         self._log_throughput(int(num_tokens))
-        # DDP averages gradients over ranks, so the sum is scaled up to cancel that.
+        # DDP averages gradients over ranks; the factor undoes that.
         return nll.sum_nats * world_size / num_tokens
 
     def next_token_nll(self, batch: Batch) -> NextTokenNLL:
-        """NLL of every labelled token."""
+        """Compute the NLL of every labelled token."""
         if isinstance(self.model, PreTrainedModel):
             return batch_nll(self.model, batch)
         return next_token_nll(self.model(batch["input_ids"]), batch["labels"])
@@ -162,7 +150,7 @@ class CausalLM(ClipsValuesApart, LightningModule):
     # -- validation -------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Begin a validation."""
+        """Start a validation."""
         self.validation_nll.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -189,12 +177,12 @@ class CausalLM(ClipsValuesApart, LightningModule):
             room = self.num_rows - len(self.sample_rows)
             self.sample_rows += self.molecules.rows(rollout, room)
         for name, value in (numbers | self.molecules.compute()).items():
-            # Equal on every rank already; saying so again spares a warning of Lightning.
+            # The value is equal on all ranks; sync_dist=True only silences Lightning's warning.
             self.log(f"val/{name}", float(value), sync_dist=True, prog_bar=name == "validity")
         self._restart_clock()
 
     def _sample_counts(self) -> list[int]:
-        """How many molecules this rank samples, in parts."""
+        """Return the batch sizes of this rank's samples."""
         last = 0 < self.trainer.max_steps <= self.trainer.global_step
         total = self.num_final_samples if last and self.num_final_samples else self.num_samples
         if is_dry_run(self):
@@ -204,11 +192,11 @@ class CausalLM(ClipsValuesApart, LightningModule):
 
     @torch.no_grad()
     def sample(self, count: int, number: int = 0) -> Rollout:
-        """Sample molecules; what is drawn follows from the rank and `number` alone.
+        """Sample molecules; the result depends on the weights, the rank and `number` alone.
 
         Args:
-            count: How many.
-            number: Which part of a validation's samples.
+            count: Number of molecules.
+            number: Number of the batch within a validation.
         """
         words = np.random.SeedSequence([self.trainer.global_rank, number]).generate_state(2)
         generator = torch.Generator(device=self.device)
@@ -252,14 +240,14 @@ class CausalLM(ClipsValuesApart, LightningModule):
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Give the model the data's vocabulary.
+        """Set the model's vocabulary to that of the data.
 
         Raises:
-            ValueError: if it was made for another one, or the strategy shards the model.
+            ValueError: if the model has another vocabulary, or the strategy shards the model.
         """
         if isinstance(self.trainer.strategy, FSDPStrategy):
             raise ValueError(
-                "CausalLM samples from whole models, but FSDP shards them: use DDP "
+                "MoleculePretraining samples from whole models, but FSDP shards them: use DDP "
                 "(configs/hardware/ddp.yaml)"
             )
         tokenizer = data_of(self).tokenizer
@@ -280,15 +268,15 @@ class CausalLM(ClipsValuesApart, LightningModule):
         self._restart_clock()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was counted."""
+        """Save the number of trained tokens."""
         checkpoint["trained_tokens"] = self.trained_tokens
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of trained tokens."""
         self.trained_tokens = checkpoint["trained_tokens"]
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """How much was read, and with how many parameters."""
+        """Return summary rows: parameters and trained tokens."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return [
             ("parameters", f"{parameters:,}"),
@@ -296,10 +284,10 @@ class CausalLM(ClipsValuesApart, LightningModule):
         ]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW and its schedule.
+        """Return AdamW with its schedule.
 
         Raises:
-            ValueError: if a schedule has no end.
+            ValueError: if the run has no end, which the schedule needs.
         """
         rates = (self.learning_rate, self.learning_rate, self.weight_decay, 0.0)
         optimizer = AdamW(parameter_groups(self.model, *rates), betas=self.betas, fused=True)
@@ -340,10 +328,17 @@ def _build(
         )
     if len(given) == 2:
         raise ValueError("both model.init_args.rnn and base are set: leave one of them out")
-    if init_from is None:
-        if base is not None:
-            return build_memory_lm(base, None, vocab_size).train()
-        return SmilesRNN(rnn or SmilesRNNConfig(), vocab_size)
-    if is_smiles_rnn(init_from):
-        return load_smiles_rnn(init_from).train()
-    return load_memory_lm(Path(init_from)).train()
+    model: SmilesRNN | PreTrainedModel
+    if init_from is not None and is_smiles_rnn(init_from):
+        model = load_smiles_rnn(init_from)
+    elif init_from is not None:
+        model = load_memory_lm(Path(init_from))
+    elif base is not None:
+        model = build_memory_lm(base, None, vocab_size)
+    else:
+        model = SmilesRNN(rnn or SmilesRNNConfig(), vocab_size)
+    return model.train()
+
+
+#: Former name of the class; configurations of older runs say `lit_modules.causal_lm.CausalLM`.
+CausalLM = MoleculePretraining

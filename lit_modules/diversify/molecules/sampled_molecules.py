@@ -1,4 +1,4 @@
-"""What a validation says about the molecules that a prior writes."""
+"""Metrics of the molecules that a prior samples in validation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,12 @@ from triptych.models.diversify.rollout import Rollout
 class SampledMolecules:
     """Validity, uniqueness, novelty and internal diversity (MOSES) of samples, over all ranks.
 
-    Uniqueness is among the valid ones, novelty among the different ones: no training molecule.
+    Uniqueness is the share of distinct among valid molecules. Novelty is the share of distinct
+    molecules that are not in the training data.
 
     Args:
         reference: Canonical SMILES of the training molecules.
-        device: Where the metrics' states are, which all ranks can exchange.
+        device: Device of the metrics' states, on which ranks can reduce.
     """
 
     def __init__(self, reference: Sequence[str], device: torch.device) -> None:
@@ -34,12 +35,12 @@ class SampledMolecules:
             metric.to(device)
 
     def reset(self) -> None:
-        """Begin a validation."""
+        """Start a validation."""
         for metric in self.metrics.values():
             metric.reset()
 
     def add(self, rollout: Rollout) -> None:
-        """Count samples; one that was cut off before its end is no molecule, whatever it spells."""
+        """Count samples; one without an end token is invalid, whatever its text."""
         texts = [
             text if finished else ""
             for text, finished in zip(rollout.texts, rollout.finished_B.tolist(), strict=True)
@@ -48,12 +49,12 @@ class SampledMolecules:
             metric.update(texts)
 
     def compute(self) -> dict[str, float]:
-        """The four numbers; one that has no value (nothing was valid) is left out."""
+        """Return the four metrics, without those that are undefined because nothing is valid."""
         values = {name: float(metric.compute()) for name, metric in self.metrics.items()}
         return {name: value for name, value in values.items() if value == value}
 
     def rows(self, rollout: Rollout, count: int) -> list[dict[str, Any]]:
-        """Rows of a table of samples."""
+        """Return rows for the table of samples."""
         made = []
         for row in range(min(count, len(rollout))):
             canonical = canonical_smiles(rollout.texts[row]) if rollout.finished_B[row] else None

@@ -1,23 +1,23 @@
-"""Molecules as SMILES strings: read quietly, written canonically, reduced to their scaffold."""
+"""Molecules as SMILES strings: parsing, canonical form, scaffolds."""
 
 from typing import Any
 
-# RDKit ships no complete types: a molecule is Any.
+# RDKit's types are incomplete, so a molecule is Any.
 Mol = Any
-# RDKit walks along a molecule by recursion, which some ten thousand atoms in a row end with the
-# whole process; and the time it takes grows with their square.
+# RDKit traverses a molecule recursively: a chain of some ten thousand atoms crashes the process,
+# and the time grows with the square of the length.
 MOST_CHARACTERS = 2000
 
 
 def read_molecule(smiles: str) -> Mol | None:
-    """Read a SMILES string with RDKit, sanitised; its complaints stay off the terminal.
+    """Parse and sanitise a SMILES string with RDKit, without RDKit's log messages.
 
     Args:
-        smiles: A SMILES string, as a model may have written it.
+        smiles: A SMILES string, possibly invalid.
 
     Returns:
-        The molecule; None where the string is no molecule, one without atoms, or enormous: longer
-        than `MOST_CHARACTERS`.
+        The molecule; None if the string is no molecule, has no atoms, or is longer than
+        `MOST_CHARACTERS`.
 
     >>> read_molecule("C1CC") is None, read_molecule("") is None, read_molecule("CCO").GetNumAtoms()
     (True, True, 3)
@@ -36,10 +36,10 @@ def canonical_smiles(smiles: str, keep_stereo: bool = True) -> str | None:
 
     Args:
         smiles: A SMILES string.
-        keep_stereo: Whether marks of stereochemistry stay.
+        keep_stereo: Whether to keep stereochemistry.
 
     Returns:
-        The canonical string; None where `smiles` is no molecule.
+        The canonical string; None if `smiles` is no molecule.
 
     >>> canonical_smiles("OCC"), canonical_smiles("C[C@H](N)O", keep_stereo=False)
     ('CCO', 'CC(N)O')
@@ -59,8 +59,8 @@ def write_molecule(molecule: Mol, keep_stereo: bool = True) -> str:
 def murcko_scaffold(molecule: Mol) -> str:
     """Reduce a molecule to its Bemis-Murcko scaffold, as canonical SMILES without stereochemistry.
 
-    Rings, what links them, and atoms held by a double bond to either (RDKit's variant). A molecule
-    without a ring has the empty scaffold.
+    The scaffold consists of rings, their linkers, and atoms double-bonded to either (RDKit's
+    variant). A molecule without rings has the empty scaffold.
 
     >>> murcko_scaffold(read_molecule("CCc1ccccc1")), murcko_scaffold(read_molecule("CCO"))
     ('c1ccccc1', '')

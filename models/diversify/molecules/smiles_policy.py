@@ -1,9 +1,9 @@
-"""A recurrent network as a policy: it writes SMILES strings, asked for nothing in particular."""
+"""A recurrent network as an unconditional policy of SMILES strings."""
 
 # Shapes: B completions, T completion positions
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,17 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
-from triptych.models.diversify.frozen_reference import copied_fingerprint
 from triptych.models.diversify.molecules.smiles_rnn import SmilesRNN, is_smiles_rnn, load_smiles_rnn
 from triptych.models.diversify.molecules.smiles_sampling import sample_smiles
 from triptych.models.diversify.policy import Policy
+from triptych.models.diversify.policy_with_reference import PolicyWithReference
 from triptych.models.diversify.rollout import Rollout
 
 
-class SmilesPolicy(Policy):
+class SmilesPolicy(PolicyWithReference[SmilesRNN]):
     """Samples molecules with a recurrent network, and scores them.
 
-    The network runs in eval mode always, in training too: dropout would make what is scored another
-    distribution than what was sampled from. The reference is a frozen copy of the network as it was
-    given. It is in no checkpoint: a resumed run makes it again, and its hash in the checkpoint says
-    whether it came out the same.
+    The reference is a frozen copy of the network.
 
     Args:
         model: The network.
@@ -41,21 +38,17 @@ class SmilesPolicy(Policy):
     def __init__(
         self, model: SmilesRNN, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int = 100
     ) -> None:
-        super().__init__()
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {max_new_tokens}: set it to at least 1")
-        self.model = model.eval()
+        super().__init__(model, copy.deepcopy(model).requires_grad_(False).eval())
         self.max_new_tokens = max_new_tokens
         self.use_tokenizer(tokenizer)
-        # In a tuple: its parameters are not this module's.
-        self._reference = (copy.deepcopy(model).requires_grad_(False).eval(),)
-        self._fingerprint = copied_fingerprint(model, *self._reference)
 
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take a tokenizer of the network's own vocabulary.
+        """Set a tokenizer with the network's vocabulary.
 
         Raises:
-            ValueError: if it has another one; the difference is named.
+            ValueError: if it has another vocabulary; the message gives the difference.
         """
         self.model.use_vocabulary(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
         self.tokenizer = tokenizer
@@ -69,14 +62,14 @@ class SmilesPolicy(Policy):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Rollout:
-        """Sample molecules: `num_samples` for each of the prompts, whose number alone counts.
+        """Sample `num_samples` molecules for each prompt; only the number of prompts counts.
 
         Args:
-            prompts: As many rows as there are to be groups.
-            num_samples: Completions of each group.
-            generator: Source of randomness; None takes torch's, of the CPU.
-            temperature: Other than 1 for evaluation alone: `log_prob_B` is then that of the
-                tempered distribution, and `token_log_prob` is not.
+            prompts: One row per group.
+            num_samples: Completions per group.
+            generator: Source of randomness; None: torch's CPU generator.
+            temperature: Use values other than 1 only in evaluation: `log_prob_B` is then that of
+                the tempered distribution, but `token_log_prob` is not.
 
         Raises:
             ValueError: if a number is out of range.
@@ -101,65 +94,36 @@ class SmilesPolicy(Policy):
     # -- scoring ----------------------------------------------------------------------------------
 
     def token_log_prob(self, rollout: Rollout) -> Tensor:
-        """Log-probability of every sampled token, (B, T) in nats, differentiable."""
+        """Compute the log-probability of every sampled token, (B, T) in nats, differentiable."""
         return self._score(self.model, rollout)
 
     @torch.no_grad()
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
-        """The same under the reference policy, without gradient."""
+        """Compute `token_log_prob` under the reference policy, without gradient."""
         return self._score(self._reference[0], rollout)
 
     @staticmethod
     def _score(model: SmilesRNN, rollout: Rollout) -> Tensor:
         read_BT = torch.cat([rollout.prompt_ids_BP[:, -1:], rollout.token_ids_BT[:, :-1]], 1)
         lengths_B, order_B = rollout.num_tokens.sort(descending=True, stable=True)
-        log_prob_BTV = model(read_BT[order_B], lengths_B).float().log_softmax(-1)
+        log_prob_BTV: Tensor = model(read_BT[order_B], lengths_B).float().log_softmax(-1)
         tokens_BT1 = rollout.token_ids_BT[order_B][..., None]
         found_BT = log_prob_BTV.gather(2, tokens_BT1)[..., 0][order_B.argsort()]
         return found_BT.masked_fill(~rollout.token_mask_BT, 0.0)
 
-    # -- the module -------------------------------------------------------------------------------
+    # -- export -----------------------------------------------------------------------------------
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        """The weights as `load_smiles_rnn` reads them."""
+        """Return the weights that `load_smiles_rnn` reads."""
         state: dict[str, Tensor] = self.model.state_dict()
         return state
 
-    def train(self, mode: bool = True) -> "SmilesPolicy":
-        """Set the flag; the network stays in eval mode."""
-        super().train(mode)
-        self.model.eval()
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SmilesPolicy":
-        """Move the reference along (`to`, `cuda`)."""
-        for reference in self._reference:
-            reference._apply(fn, recurse)
-        super()._apply(fn, recurse)
-        return self
-
-    def get_extra_state(self) -> str:
-        """Which reference this policy has; torch keeps it in the `state_dict`."""
-        return self._fingerprint
-
-    def set_extra_state(self, state: str) -> None:
-        """Make sure that a checkpoint's reference is this one.
-
-        Raises:
-            ValueError: if it is another.
-        """
-        if state != self._fingerprint:
-            raise ValueError(
-                "the checkpoint's run had another prior than this one: give the model the "
-                "init_from in the checkpoint's config.yaml"
-            )
-
 
 def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Policy:
-    """Make a policy of an exported prior: the recurrent network, or a transformers decoder.
+    """Load a policy from an exported prior: a recurrent network or a transformers decoder.
 
     Args:
-        folder: What `CausalLM` exported: model and tokenizer.
+        folder: Folder exported by `MoleculePretraining`, with model and tokenizer.
         max_new_tokens: Longest completion, end token included.
 
     Raises:
@@ -170,7 +134,8 @@ def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Polic
     if not (path / "tokenizer.json").is_file():
         raise FileNotFoundError(
             f"{path} has no tokenizer.json: give the folder export of a prior that "
-            "triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM trained"
+            "triptych.lit_modules.diversify.molecules.molecule_pretraining.MoleculePretraining "
+            "trained"
         )
     tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     if is_smiles_rnn(path):

@@ -1,7 +1,7 @@
-"""A recurrent language model of SMILES tokens: GRU or LSTM, as REINVENT's priors are.
+"""A recurrent language model of SMILES tokens, GRU or LSTM, like REINVENT's priors.
 
 folder/smiles_rnn.json      settings and vocabulary
-folder/model.safetensors    weights; nothing in a folder is run when it is read
+folder/model.safetensors    weights; loading a folder runs no code from it
 """
 
 # Shapes: B rows, T positions, L layers, E embedding width, H state width, V vocabulary
@@ -33,7 +33,7 @@ class SmilesRNNConfig:
         num_layers: L.
         embedding_size: E.
         hidden_size: H.
-        dropout: Share of the states between layers (and before the output) that training drops.
+        dropout: Dropout rate between layers and before the output.
 
     Raises:
         ValueError: if a number is out of range.
@@ -61,7 +61,7 @@ class SmilesRNN(nn.Module):
     Args:
         config: The network.
         vocab_size: V.
-        vocabulary: The tokens in the order of their ids; None: `use_vocabulary` gives them.
+        vocabulary: The tokens in the order of their ids; None: set later by `use_vocabulary`.
 
     Raises:
         ValueError: if `vocab_size` is below 2, or the vocabulary has another size.
@@ -85,10 +85,10 @@ class SmilesRNN(nn.Module):
             self.use_vocabulary(vocabulary)
 
     def use_vocabulary(self, vocabulary: Sequence[str]) -> None:
-        """Take the tokens that the ids stand for, or make sure that they are the known ones.
+        """Set the tokens of the ids, or check them against the known ones.
 
         Raises:
-            ValueError: if the model was trained with others, or there are more or fewer.
+            ValueError: if the model was trained with other tokens, or their number differs.
         """
         given = list(vocabulary)
         if self.vocabulary is not None:
@@ -100,15 +100,15 @@ class SmilesRNN(nn.Module):
     # -- all positions at once --------------------------------------------------------------------
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """Logits of the token after each position.
+        """Compute the logits of the token after each position.
 
         Args:
-            ids_BT: int64; padding may stand at the end, where nothing before sees it.
-            lengths_B: Tokens of each row, none more than the row before. Logits after them mean
-                nothing then, and a GRU on a CPU does not compute them. None: all positions count.
+            ids_BT: int64, right-padded.
+            lengths_B: Number of tokens of each row, descending. Logits after these positions are
+                undefined, and a GRU on a CPU does not compute them. None: all positions count.
 
         Returns:
-            (B, T, V).
+            Logits (B, T, V).
 
         Raises:
             ValueError: if a row is longer than the one before.
@@ -146,12 +146,12 @@ class SmilesRNN(nn.Module):
         return states_TBH
 
     def _table(self) -> Tensor:
-        """What each token adds to the gates of the first layer: (V, G)."""
+        """Compute each token's input to the gates of the first layer, (V, G)."""
         weight_ih, bias_ih = self._weights(0)[:2]
         return torch.addmm(bias_ih, self.embedding.weight, weight_ih.t())
 
     def _weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of input and state: weight, bias, weight, bias."""
+        """Return weight and bias of the input, then weight and bias of the state."""
         names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
         weight_ih, bias_ih, weight_hh, bias_hh = (
             getattr(self.rnn, f"{name}_l{layer}") for name in names
@@ -161,7 +161,7 @@ class SmilesRNN(nn.Module):
     # -- token by token ---------------------------------------------------------------------------
 
     def first_state(self, num_rows: int) -> State:
-        """The state before any token."""
+        """Return the state before any token."""
         config = self.config
         zeros = self.embedding.weight.new_zeros(config.num_layers, num_rows, config.hidden_size)
         return (zeros,) if config.cell == "gru" else (zeros, zeros.clone())
@@ -170,7 +170,7 @@ class SmilesRNN(nn.Module):
         """Read one token of each row.
 
         Returns:
-            Logits of the next, (B, V), and the state after it.
+            Logits of the next token, (B, V), and the new state.
         """
         if self.config.cell == "gru":
             (previous_LBH,) = state
@@ -192,7 +192,7 @@ class SmilesRNN(nn.Module):
         """Write settings, vocabulary and weights.
 
         Raises:
-            ValueError: if the vocabulary is not known yet.
+            ValueError: if the vocabulary is not set.
         """
         if self.vocabulary is None:
             raise ValueError("the model has no vocabulary yet: call use_vocabulary before saving")
@@ -207,10 +207,10 @@ class SmilesRNN(nn.Module):
 
 
 def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
-    """Make sure that a model's tokens and those of the data are the same, in the same order.
+    """Check that a model and the data have the same tokens in the same order.
 
     Raises:
-        ValueError: if they are not; the message names the difference.
+        ValueError: if they differ; the message gives the difference.
     """
     if list(own) == list(given):
         return
@@ -231,13 +231,13 @@ def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
 
 
 def is_smiles_rnn(folder: str | Path) -> bool:
-    """Whether a folder holds what `SmilesRNN.save_pretrained` wrote."""
+    """Return whether a folder was written by `SmilesRNN.save_pretrained`."""
     path = Path(folder) / "smiles_rnn.json"
     return path.is_file() and json.loads(path.read_text()).get("model_type") == MODEL_TYPE
 
 
 def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
-    """Read what `SmilesRNN.save_pretrained` wrote.
+    """Load a folder of `SmilesRNN.save_pretrained`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -251,7 +251,8 @@ def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
     if found != MODEL_TYPE:
         raise ValueError(
             f"{path} holds a model of type {found}, not {MODEL_TYPE}: give the folder of a prior "
-            "that triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM exported"
+            "that triptych.lit_modules.diversify.molecules.molecule_pretraining."
+            "MoleculePretraining exported"
         )
     vocabulary = content.pop("vocabulary")
     model = SmilesRNN(SmilesRNNConfig(**content), len(vocabulary), vocabulary)

@@ -1,6 +1,6 @@
-"""Ancestral sampling of SMILES from a recurrent network, state by state."""
+"""Ancestral sampling of SMILES from a recurrent network."""
 
-# Shapes: B completions, L completions still in the batch, T completion positions
+# Shapes: B completions, L remaining completions, T completion positions
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from triptych.models.diversify.molecules.smiles_rnn import SmilesRNN
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import COMPACT_BELOW, draw_tokens
 
-# Asking an accelerator whether all rows have ended stalls it, so it is asked every few tokens.
+# Checking on an accelerator whether all rows have ended stalls it, so do it every few tokens.
 _TOKENS_BETWEEN_LOOKS = {"cpu": 1}
 _OTHERWISE = 8
 
@@ -24,25 +24,26 @@ def sample_smiles(
     generator: torch.Generator | None = None,
     temperature: float = 1.0,
 ) -> Rollout:
-    """Sample molecules from the start token on; all are one group.
+    """Sample molecules from the start token; all form one group.
 
-    All random numbers are drawn at the start, so that what row b says depends on those of row b
-    alone. Rows that have ended leave the batch as soon as a quarter of it has.
+    All random numbers are drawn at the start, so row b depends only on the numbers of row b.
+    Finished rows leave the batch when they are a quarter of it.
 
     Args:
         model: The network, in eval mode, with its vocabulary.
-        tokenizer: For the ids of its start, end and padding tokens.
+        tokenizer: Its tokenizer, with start, end and padding tokens.
         num_rows: B.
         max_new_tokens: Longest completion, end token included.
-        generator: Source of randomness; None takes torch's, of the CPU.
-        temperature: Logits are divided by it; log-probabilities are those of what is then sampled.
+        generator: Source of randomness; None: torch's CPU generator.
+        temperature: Divisor of the logits; log-probabilities are those of the tempered
+            distribution.
 
     Raises:
         FloatingPointError: if the network's probabilities are not finite.
     """
     device = model.output.weight.device
     source = torch.device("cpu") if generator is None else generator.device
-    # The factor keeps rounding from reaching the last edge of the cumulative distribution.
+    # The factor keeps rounded numbers below the last edge of the cumulative distribution.
     uniforms_TB = torch.rand(
         max_new_tokens, num_rows, dtype=torch.float64, generator=generator, device=source
     ).to(device) * (1 - 2**-50)
@@ -74,7 +75,7 @@ def sample_smiles(
 def _write(
     model: SmilesRNN, tokenizer: PreTrainedTokenizerBase, uniforms_TB: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, their log-probabilities, and True where one was sampled, each (T, B)."""
+    """Sample token ids, with log-probabilities and a mask of sampled tokens, each (T, B)."""
     longest, num_rows = uniforms_TB.shape
     device, end, pad = uniforms_TB.device, tokenizer.eos_token_id, tokenizer.pad_token_id
     ids_TB = torch.full((longest, num_rows), pad, device=device)

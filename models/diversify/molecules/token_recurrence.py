@@ -1,14 +1,13 @@
-"""A gated recurrent unit over token ids, for CPUs: the backward pass is written out.
+"""A gated recurrent unit over token ids, for CPUs, with an explicit backward pass.
 
     r = sigmoid(x_r + U_r h + c_r)     z = sigmoid(x_z + U_z h + c_z)
     n = tanh(x_n + r (U_n h + c_n))    h' = (1 - z) n + z h
 
-as in Cho et al. (2014), in the arrangement of `torch.nn.GRU`, whose parameters fit. What the input
-adds (x) comes from outside: of a vocabulary of some thirty tokens it is a row of a small table, not
-a matrix product a token. The weight gradient is one product over all steps. Under autocast
-(`precision: bf16-mixed`) the products are rounded to bfloat16, which processors with such
-instructions take in half the time; states, gates and sums stay as they are. Rows that have ended
-are left out of every later step.
+as in Cho et al. (2014), with the parameters of `torch.nn.GRU`. The caller computes the input part
+x: for a vocabulary of some thirty tokens it is a row of a small table, not a matrix product.
+The weight gradient is one product over all steps. Under autocast (`precision: bf16-mixed`) the
+products are rounded to bfloat16, which takes half the time on processors with such instructions;
+states, gates and sums keep their precision. Finished rows are left out of all later steps.
 """
 
 # Shapes: T steps, B rows, H state width, G = 3 H gates (reset, update, candidate)
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# g s (1 - s) and g (1 - n^2), of gradients and what the functions gave.
+# g s (1 - s) and g (1 - n^2), of gradients g and outputs s, n.
 _SIGMOID = torch.ops.aten.sigmoid_backward.grad_input
 _TANH = torch.ops.aten.tanh_backward.grad_input
 
@@ -34,19 +33,19 @@ def gru_states(
     """Run the recurrence over all steps.
 
     Args:
-        inputs_TBG: What the input adds to each gate, its bias included.
-        weight_GH: U, of the state.
-        bias_G: c, of the state.
+        inputs_TBG: x, the input part of each gate, with its bias.
+        weight_GH: U, the weight of the state.
+        bias_G: c, the bias of the state.
         state_BH: The first state.
-        num_open_T: How many rows, from the first on, take each step: never more than before. None:
-            all take every step.
+        num_open_T: Number of rows, from the first on, that take each step; it never grows. None:
+            all rows take every step.
 
     Returns:
-        The state after each step, (T, B, H), 0 after steps that a row does not take; differentiable
+        The state after each step, (T, B, H), 0 for steps that a row does not take; differentiable
         in all four tensors.
 
     Raises:
-        ValueError: if the numbers of rows grow, or are not one for each step.
+        ValueError: if the number of rows grows, or there is not one number per step.
     """
     steps, rows, _ = inputs_TBG.shape
     taken = [rows] * steps if num_open_T is None else list(num_open_T)
@@ -55,7 +54,9 @@ def gru_states(
             f"num_open_T is {taken} for {steps} steps of {rows} rows: give one number a step, "
             "none larger than the one before"
         )
-    states: Tensor = _Recurrence.apply(inputs_TBG, weight_GH, bias_G, state_BH, taken)
+    states: Tensor = _Recurrence.apply(  # type: ignore[no-untyped-call]
+        inputs_TBG, weight_GH, bias_G, state_BH, taken
+    )
     return states
 
 
@@ -70,13 +71,13 @@ def gru_step(inputs_BG: Tensor, weight_GH: Tensor, bias_G: Tensor, state_BH: Ten
 
 
 def _of_products(weight: Tensor) -> torch.dtype:
-    """What products are computed in: the weight's own type, or autocast's."""
+    """Return the dtype of products: the weight's, or autocast's."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 class _Recurrence(torch.autograd.Function):
-    """All steps; everything is written in place, since allocating took as long as computing."""
+    """All steps, computed in place, since allocation took as long as the arithmetic."""
 
     @staticmethod
     def forward(
@@ -119,7 +120,7 @@ class _Recurrence(torch.autograd.Function):
         weight = weight_GH.to(ctx.dtype)
         into_inputs_TBG = torch.empty_like(gates_TBG)
         into_added_TBG = torch.empty_like(added_TBG)
-        # Rows join as t falls, with nothing to pass on yet.
+        # Rows join as t decreases, with zero gradient.
         all_grad_BH = torch.zeros_like(states[0])
         all_kept_BH, all_room_BH = torch.empty_like(all_grad_BH), torch.empty_like(all_grad_BH)
         for t in reversed(range(steps)):

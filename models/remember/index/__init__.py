@@ -1,1 +1,1 @@
-"""How slots are chosen: product keys, faiss."""
+"""The choice of slots: product keys, faiss."""

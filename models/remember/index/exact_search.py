@@ -1,4 +1,4 @@
-"""The best keys of each query by comparing every key: the reference, and small tables' search."""
+"""Exhaustive search for the best keys: the reference, and the search of small tables."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from triptych.models.remember.index.row_topk import row_topk
 
 # Shapes: B queries, D key width, K kept, S slots
-# Scores that are held at once. Few queries at a time would read all keys again and again.
+# Scores in memory at once. Chunks of few queries would read all keys too often.
 _CHUNK_ELEMENTS_CPU = 1 << 22
 _CHUNK_ELEMENTS_GPU = 1 << 28
 _LEAST_QUERIES = 64

@@ -1,4 +1,4 @@
-"""Candidates from faiss: keys compressed to codes by k-means, one faiss index for each head."""
+"""Candidates from faiss: keys compressed to codes by k-means, one faiss index per head."""
 
 import warnings
 from typing import Any, Literal, TypeAlias
@@ -13,18 +13,18 @@ from triptych.models.remember.index.faiss_options import FaissOptions
 
 Backend: TypeAlias = Literal["faiss-cpu", "faiss-gpu", "torch"]
 
-# What faiss's GPU kernels are compiled for.
+# The numbers of sub-vectors that faiss's GPU kernels support.
 _GPU_SUBVECTORS = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 48, 56, 64, 96)
-# Coarse k-means: what it gains from more iterations and points is not worth their time.
+# Coarse k-means: more iterations and points gain little for their time.
 _LISTS_ITERATIONS = 10
 _LISTS_POINTS = 64
-# Orders in which codes are scanned, by measurement: four queries at a time, or list by list.
+# The fastest scan orders, as measured: four queries at a time, or list by list.
 _FLAT_QUERY_BLOCKS = 0x44
 _LISTS_IMPLEMENTATION = 11
 
 
 def import_faiss() -> Any | None:
-    """The faiss module, None where it is not installed."""
+    """Return the faiss module, None if it is not installed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # SWIG's, on some Pythons
@@ -35,7 +35,7 @@ def import_faiss() -> Any | None:
 
 
 def choose_backend(options: FaissOptions, device: torch.device) -> Backend:
-    """What searches keys that are on this device.
+    """Choose the search for keys on this device.
 
     Raises:
         ValueError: if the options ask for faiss and it is not installed.
@@ -44,7 +44,7 @@ def choose_backend(options: FaissOptions, device: torch.device) -> Backend:
     if faiss is None:
         if options.backend == "faiss":
             raise ValueError(
-                "memory.faiss.backend is faiss, which is not installed: install faiss-cpu or "
+                "memory.index_args.backend is faiss, which is not installed: install faiss-cpu or "
                 "faiss-gpu, or set it to auto"
             )
         return "torch"
@@ -54,7 +54,7 @@ def choose_backend(options: FaissOptions, device: torch.device) -> Backend:
 
 
 def factory_name(options: FaissOptions, key_dim: int, num_slots: int, on_gpu: bool) -> str:
-    """What `faiss.index_factory` builds.
+    """Return the description for `faiss.index_factory`.
 
     >>> factory_name(FaissOptions(), 64, 65536, on_gpu=False)
     'PQ32x4fs'
@@ -69,23 +69,23 @@ def factory_name(options: FaissOptions, key_dim: int, num_slots: int, on_gpu: bo
         fitting = [m for m in _GPU_SUBVECTORS if m <= max(wanted, 1) and key_dim % m == 0]
         return f"IVF{max(1, num_lists)},PQ{fitting[-1]}x8np"
     num_subvectors = options.subvectors(key_dim)
-    # "np": without polysemous training, which would take most of the time for nothing here.
+    # "np": no polysemous training, which takes most of the time and has no use here.
     codes = f"PQ{num_subvectors}" + ("x4fs" if options.num_centroids == 16 else "x8np")
     if num_lists == 0:
         return codes
-    residuals = "r" if options.num_centroids == 16 else ""  # IVF with 8 bits always takes them
+    residuals = "r" if options.num_centroids == 16 else ""  # 8-bit IVF always has them
     return f"IVF{num_lists},{codes}{residuals}"
 
 
 class FaissCodes:
     """The codes of the active slots' keys.
 
-    Training is deterministic: the same keys and options give the same codebooks. Codes are
-    appended; a removed slot's code stays as a dead position until `encode` is called again.
+    Training is deterministic: the same keys and options give the same codebooks. New codes are
+    appended. The code of a removed slot stays as a dead position until the next `encode`.
 
     Args:
         keys_HSD: Keys on any device, in any float dtype.
-        active_S: bool, True for slots that can be found; at least as many as centroids.
+        active_S: bool, True for active slots; there are at least as many as centroids.
         options: The settings.
         gpu: CUDA device to search on; None for the CPU.
     """
@@ -94,7 +94,7 @@ class FaissCodes:
         self, keys_HSD: Tensor, active_S: Tensor, options: FaissOptions, gpu: int | None
     ) -> None:
         faiss = import_faiss()
-        assert faiss is not None, "the caller looks for faiss first"
+        assert faiss is not None, "the caller checks for faiss first"
         self._faiss = faiss
         num_heads, self._num_slots, key_dim = keys_HSD.shape
         num_active = int(active_S.sum())
@@ -107,16 +107,17 @@ class FaissCodes:
             index.train(_array(keys_HSD[head, active_S]))
             if gpu is not None:
                 cloner = faiss.GpuClonerOptions()
-                cloner.useFloat16 = True  # look-up tables of many sub-vectors fit only so
+                # Otherwise the look-up tables of many sub-vectors do not fit.
+                cloner.useFloat16 = True
                 index = faiss.index_cpu_to_gpu(self._resources, gpu, index, cloner)
             self._indices.append(index)
         self.encode(keys_HSD, active_S)
 
     def encode(self, keys_HSD: Tensor, active_S: Tensor) -> None:
-        """Encode the active slots' keys anew with the codebooks there are."""
+        """Encode the active slots' keys again with the present codebooks."""
         for index in self._indices:
             index.reset()
-        # One entry more than positions: faiss's -1 for "nothing found" falls on it.
+        # The additional last entry is for faiss's -1, which means "nothing found".
         self._slot_of_P1 = np.full(1, -1, dtype=np.int64)
         self._position_of_S = np.full(self._num_slots, -1, dtype=np.int64)
         self.num_dead = 0
@@ -124,11 +125,11 @@ class FaissCodes:
 
     @property
     def num_positions(self) -> int:
-        """Keys that were encoded, the dead among them."""
+        """Number of encoded keys, including the dead ones."""
         return len(self._slot_of_P1) - 1
 
     def add(self, keys_HSD: Tensor, ids: Tensor) -> None:
-        """Encode the keys of further slots."""
+        """Encode the keys of additional slots."""
         slots = ids.cpu().numpy()
         for head, index in enumerate(self._indices):
             index.add(_array(keys_HSD[head, ids.to(keys_HSD.device)]))
@@ -136,7 +137,7 @@ class FaissCodes:
         self._slot_of_P1 = np.concatenate([self._slot_of_P1[:-1], slots, [-1]])
 
     def remove(self, ids: Tensor) -> None:
-        """Never return these slots again."""
+        """Stop returning these slots."""
         slots = ids.cpu().numpy()
         self._slot_of_P1[self._position_of_S[slots]] = -1
         self._position_of_S[slots] = -1
@@ -146,7 +147,7 @@ class FaissCodes:
         """Find the slots whose codes score highest.
 
         Returns:
-            ids_BC: int64, best code first; -1 where nothing was found.
+            ids_BC: int64, best code first; -1 if nothing was found.
         """
         self._faiss.omp_set_num_threads(torch.get_num_threads())
         count = min(num_candidates, self.num_positions)
@@ -154,7 +155,7 @@ class FaissCodes:
         return torch.from_numpy(self._slot_of_P1[positions_BC]).to(query_BD.device)
 
     def changed_share(self, keys_HSD: Tensor) -> float:
-        """Share of the active slots' codes that are no longer the codes of their keys."""
+        """Compute the share of active slots with a code that no longer matches their key."""
         slots = np.flatnonzero(self._position_of_S >= 0)
         ids = torch.from_numpy(slots).to(keys_HSD.device)
         num_changed = 0
@@ -172,14 +173,14 @@ class FaissCodes:
 
 
 def _set_up(index: Any, options: FaissOptions) -> None:
-    """Quick and quiet k-means; scans in the order that is fastest here."""
+    """Set up fast, quiet k-means and the fastest scan order."""
     clusterings = [index.pq.cp]
     if hasattr(index, "nlist"):
         index.nprobe = options.probes(index.nlist)
         index.cp.niter, index.cp.max_points_per_centroid = _LISTS_ITERATIONS, _LISTS_POINTS
         clusterings.append(index.cp)
     for clustering in clusterings:
-        clustering.min_points_per_centroid = 1  # below it, faiss only prints a warning
+        clustering.min_points_per_centroid = 1  # faiss would print a warning
     if hasattr(index, "qbs"):
         index.qbs = _FLAT_QUERY_BLOCKS
         if hasattr(index, "nlist"):
@@ -187,7 +188,7 @@ def _set_up(index: Any, options: FaissOptions) -> None:
 
 
 def _decoded(index: Any) -> np.ndarray[Any, Any]:
-    """What the codes stand for, in the order in which their keys were added."""
+    """Decode the codes, in the order in which their keys were added."""
     if hasattr(index, "make_direct_map"):
         index.make_direct_map()
     decoded_PD: np.ndarray[Any, Any] = index.reconstruct_n(0, index.ntotal)
@@ -195,5 +196,5 @@ def _decoded(index: Any) -> np.ndarray[Any, Any]:
 
 
 def _array(vectors: Tensor) -> np.ndarray[Any, Any]:
-    """As faiss takes them: float32, contiguous, on the CPU."""
+    """Convert to faiss's input format: float32, contiguous, on the CPU."""
     return np.ascontiguousarray(vectors.detach().float().cpu().numpy())

@@ -1,16 +1,16 @@
-"""A slot index of independent full keys, searched through their codes: the blog post's reading.
+"""A slot index of independent full keys, searched through compressed codes.
 
-Every slot has a key of its own for each head. Sub-vectors of the keys are compressed to the ids of
-k-means centroids; a search ranks codes by look-up tables, takes the best as candidates and ranks
-those again by the exact dot products of query and full keys.
+Every slot has an independent key for each head. Sub-vectors of the keys are compressed to ids of
+k-means centroids. A search ranks the codes by look-up tables, takes the best as candidates, and
+ranks these by exact dot products of queries and full keys.
 
 Source: the paper watch of 3 November 2025 on 2510.15103, "How inference works"; faiss (product
-quantisation, inverted lists). Deviation: candidates are the best codes one by one, not every key
-of the best combinations of centroids; and codebooks of 16 centroids by default, not of 256. The
-papers' own product keys, exact and trainable, are `ProductKeyIndex`.
+quantisation, inverted lists). Deviation: candidates are the best single codes, not every key of the
+best combinations of centroids; codebooks have 16 centroids by default, not 256. The papers' exact
+and trainable product keys are `ProductKeyIndex`.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,33 +21,33 @@ from triptych.models.remember.index.faiss_options import FaissOptions
 from triptych.models.remember.index.key_scores import key_scores
 from triptych.models.remember.index.product_keys import ProductKeyIndex, normalised_halves
 from triptych.models.remember.index.row_topk import row_topk
-from triptych.models.remember.index.slot_index import SlotIndex
+from triptych.models.remember.index.slot_index import SlotIndex, with_index_args
 from triptych.models.remember.memory_config import MemoryConfig
 
 # Shapes: A slots added, B queries, H heads, D query width, K kept, C candidates, S slots
-# Dead codes, of slots removed since the last encoding, that are carried along at most.
+# Codes are encoded again above this share of dead ones, of slots removed since the last encoding.
 _LARGEST_DEAD_SHARE = 1 / 8
 
 
 class FaissSlotIndex(SlotIndex):
-    """N independent keys for each head; slots can be added and removed.
+    """S independent keys for each head; slots can be added and removed.
 
-    `search` is approximate where faiss does it and exact otherwise (see `FaissOptions`); `score`
-    is the exact dot product in either case. Codebooks are not saved: they are trained at the first
-    search, the same ones from the same keys. After slots were added or removed, or keys changed,
-    call `refresh()` before saving, for a loaded index to find the very same candidates.
+    `search` is approximate with faiss and otherwise exact (see `FaissOptions`). `score` is always
+    the exact dot product. Codebooks are not saved. The first search trains them, and equal keys
+    give equal codebooks. If slots were added or removed, or keys changed, call `refresh()` before
+    saving: otherwise a loaded index may find other candidates.
 
     Args:
-        num_slots: S, as many as the value table has.
-        num_heads: H; each head has its own keys.
+        num_slots: S, as in the value table.
+        num_heads: H; each head has separate keys.
         query_dim: D; even with `qk_norm`.
-        qk_norm: As in `ProductKeyIndex`: each half of a query is normalised at every look-up, each
-            half of a key once, when it is put in.
-        options: The search.
+        qk_norm: As in `ProductKeyIndex`. Each half of a query is normalised at every look-up, each
+            half of a key only once, when it is set.
+        options: Settings of the search.
 
     Raises:
-        ValueError: if a size is not positive, the width does not fit the sub-vectors, or more
-            slots are to be active than there are.
+        ValueError: if a size is not positive, the width does not fit the sub-vectors, or
+            `num_active` exceeds the number of slots.
 
     Init: keys ~ U(+-1/sqrt(D)), as product keys.
     """
@@ -74,17 +74,17 @@ class FaissSlotIndex(SlotIndex):
         num_active = self.options.num_active
         if num_active is not None and num_active > num_slots:
             raise ValueError(
-                f"memory.faiss.num_active={num_active} is more than the {num_slots} slots there "
-                f"are; raise memory.num_keys (slots = num_keys squared)"
+                f"memory.index_args.num_active={num_active} is more than the {num_slots} slots; "
+                f"raise memory.num_keys (slots = num_keys squared)"
             )
         keys_HSD = torch.empty(num_heads, num_slots, query_dim)
-        #: keys_HSD as queries are compared with them: a parameter if they are trained.
+        #: keys_HSD after normalisation; a parameter if they are trained.
         self.keys: Tensor
         if self.options.train_keys:
             self.keys = nn.Parameter(keys_HSD)
         else:
             self.register_buffer("keys", keys_HSD)
-        #: active_S, bool: True for slots that can be found.
+        #: active_S, bool: True for active slots, which a search can find.
         self.active: Tensor
         self.register_buffer("active", torch.ones(num_slots, dtype=torch.bool))
         self.query_gain = nn.Parameter(torch.empty(num_heads)) if qk_norm else None
@@ -92,19 +92,18 @@ class FaissSlotIndex(SlotIndex):
         self.reset_parameters()
 
     @classmethod
-    def from_config(cls, memory: MemoryConfig) -> "FaissSlotIndex":
-        """See `SlotIndex.from_config`."""
+    def from_config(cls, memory: MemoryConfig) -> Self:
+        """Build the index; see `SlotIndex.from_config`."""
         key_dim, _ = memory.sizes()
         sizes = (memory.num_slots, memory.num_heads, key_dim)
-        return cls(*sizes, qk_norm=memory.qk_norm, options=memory.faiss)
+        options = FaissOptions(**with_index_args(FaissOptions, memory, {}))
+        return cls(*sizes, qk_norm=memory.qk_norm, options=options)
 
     @classmethod
-    def from_product_keys(
-        cls, index: ProductKeyIndex, options: FaissOptions | None = None
-    ) -> "FaissSlotIndex":
-        """Spell out the full keys of product keys: slot i * N + j gets [K1_i; K2_j].
+    def from_product_keys(cls, index: ProductKeyIndex, options: FaissOptions | None = None) -> Self:
+        """Convert product keys to full keys: slot i * N + j gets [K1_i; K2_j].
 
-        Scores are equal to rounding, qk-norm included; the keys take N times their memory.
+        Scores are equal up to rounding, also with qk-norm. The keys take N times the memory.
         """
         made = cls(index.num_slots, index.num_heads, index.query_dim, index.qk_norm, options)
         made.to(index.keys).train(index.training)
@@ -117,7 +116,7 @@ class FaissSlotIndex(SlotIndex):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the keys anew; as many slots as at the start are active."""
+        """Initialise the keys and the active slots again."""
         bound = self.query_dim**-0.5
         nn.init.uniform_(self.keys, -bound, bound)
         if self.query_gain is not None:
@@ -132,7 +131,7 @@ class FaissSlotIndex(SlotIndex):
     # -- look-up ----------------------------------------------------------------------------------
 
     def search(self, query_BHD: Tensor, num_kept: int) -> Tensor:
-        """See `SlotIndex.search`.
+        """Find the best slots; see `SlotIndex.search`.
 
         Raises:
             ValueError: if fewer than `num_kept` slots are active.
@@ -154,14 +153,14 @@ class FaissSlotIndex(SlotIndex):
         return torch.stack(found, dim=1)
 
     def score(self, query_BHD: Tensor, ids_BHK: Tensor) -> Tensor:
-        """See `SlotIndex.score`: dot products, whatever finds the slots."""
+        """Compute exact dot products; see `SlotIndex.score`."""
         return key_scores(self._normalised(query_BHD), self.keys, ids_BHK)
 
     def _exact(self, head: int, query_BD: Tensor, num_kept: int) -> Tensor:
         return exact_topk(query_BD, self.keys[head], self.active, num_kept)
 
     def _reranked(self, codes: FaissCodes, head: int, query_BD: Tensor, num_kept: int) -> Tensor:
-        """Rank the candidates by their exact scores; search exactly where they are too few."""
+        """Rank the candidates by exact scores; search exactly for queries with too few of them."""
         num_candidates = self.options.candidates(num_kept, codes.num_positions)
         ids_BC = codes.search(head, query_BD, num_candidates)
         keys_1SD, ids_B1C = self.keys[head].unsqueeze(0), ids_BC.clamp(min=0).unsqueeze(1)
@@ -174,7 +173,7 @@ class FaissSlotIndex(SlotIndex):
         return ids_BK
 
     def _normalised(self, query_BHD: Tensor) -> Tensor:
-        """Queries as they are compared with the keys."""
+        """Convert queries to the keys' dtype and normalise them."""
         query_BHD = query_BHD.to(self.keys.dtype)
         if self.query_gain is None:
             return query_BHD
@@ -182,32 +181,32 @@ class FaissSlotIndex(SlotIndex):
         return normalised_halves(halves_BH2E, self.query_gain).flatten(-2)
 
     def _as_compared(self, keys: Tensor) -> Tensor:
-        """Keys (..., D) as queries are compared with them."""
+        """Normalise keys (..., D) if qk-norm is on."""
         if self.query_gain is None:
             return keys
         return normalised_halves(keys.unflatten(-1, (2, self.query_dim // 2))).flatten(-2)
 
-    # -- slots that come and go -------------------------------------------------------------------
+    # -- adding and removing slots ----------------------------------------------------------------
 
     @property
     def num_active(self) -> int:
-        """Slots that can be found."""
+        """Number of active slots."""
         return int(self.active.sum())
 
     @torch.no_grad()
     def add(self, keys_AHD: Tensor) -> Tensor:
-        """Make further slots active, with these keys; slots that were removed are taken first.
+        """Activate free slots with these keys, lowest ids first.
 
-        The index owns no values: what a row of the table held before, it still holds.
+        The index owns no values, so the rows of the value table do not change.
 
         Args:
             keys_AHD: A key for each new slot and head.
 
         Raises:
-            ValueError: if there are not so many free slots, or the shape is another.
+            ValueError: if there are too few free slots, or the shape does not fit.
 
         Returns:
-            ids_A: int64, the slots taken, ascending.
+            ids_A: int64, the activated slots, ascending.
         """
         expected = (self.num_heads, self.query_dim)
         if keys_AHD.ndim != 3 or keys_AHD.shape[1:] != expected:
@@ -220,7 +219,7 @@ class FaissSlotIndex(SlotIndex):
             raise ValueError(
                 f"cannot add {len(keys_AHD)} slots: {len(free)} of the value table's "
                 f"{self.num_slots} are free. Remove some first, or build the model with more "
-                f"(memory.num_keys squared, of which memory.faiss.num_active start active)"
+                f"(memory.num_keys squared, of which memory.index_args.num_active start active)"
             )
         ids_A = free[: len(keys_AHD)]
         keys_HAD = self._as_compared(keys_AHD.to(self.keys)).transpose(0, 1)
@@ -232,13 +231,13 @@ class FaissSlotIndex(SlotIndex):
 
     @torch.no_grad()
     def remove(self, ids: Tensor) -> None:
-        """Never find these slots again, until `add` takes them.
+        """Deactivate slots; a later `add` can use them again.
 
         Args:
-            ids: int64, distinct slots that are active.
+            ids: int64, distinct active slots.
 
         Raises:
-            ValueError: if one of them is not.
+            ValueError: if a slot is inactive or given twice.
         """
         ids = ids.to(self.active.device)
         outside = ids[(ids < 0) | (ids >= self.num_slots)]
@@ -246,7 +245,7 @@ class FaissSlotIndex(SlotIndex):
         if len(inactive):
             raise ValueError(f"slots {inactive.tolist()[:8]} are not active: nothing to remove")
         if len(ids.unique()) < len(ids):
-            raise ValueError("a slot is named twice among those to remove: name each once")
+            raise ValueError("a slot to remove is given twice: give each slot once")
         self.active[ids] = False
         if self._codes is not None:
             self._codes.remove(ids)
@@ -256,18 +255,18 @@ class FaissSlotIndex(SlotIndex):
     # -- codes ------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Train the codebooks on the keys as they are now, and encode the keys by them."""
+        """Train the codebooks on the present keys, and encode these."""
         self._codes = None
         self._encoded()
 
     @torch.no_grad()
     def staleness(self) -> float:
-        """Share of keys that would get another code than they have: 0 while keys are fixed."""
+        """Compute the share of keys with an outdated code: 0 while keys are fixed."""
         return 0.0 if self._codes is None else self._codes.changed_share(self.keys)
 
     @torch.no_grad()
     def recall_at_k(self, query_BHD: Tensor, num_kept: int = 32) -> float:
-        """Share of each query's true best K slots that `search` finds."""
+        """Compute the share of each query's true best K slots that `search` finds."""
         found_BHK = self.search(query_BHD, num_kept)
         query_BHD = self._normalised(query_BHD)
         num_found = 0
@@ -279,11 +278,11 @@ class FaissSlotIndex(SlotIndex):
 
     @property
     def backend(self) -> Backend:
-        """What searches the keys where they are now (see `choose_backend`)."""
+        """The search for the keys' present device (see `choose_backend`)."""
         return choose_backend(self.options, self.keys.device)
 
     def _encoded(self) -> FaissCodes | None:
-        """The codes, trained if there are none yet; None where the search is exact."""
+        """Return the codes, trained at the first call; None if the search is exact."""
         backend = self.backend
         num_centroids = 256 if backend == "faiss-gpu" else self.options.num_centroids
         if backend == "torch" or self.num_active < max(self.options.exact_below, num_centroids):
@@ -293,24 +292,25 @@ class FaissSlotIndex(SlotIndex):
             self._codes = FaissCodes(self.keys, self.active, self.options, gpu)
         return self._codes
 
-    # -- what becomes of the faiss objects --------------------------------------------------------
+    # -- life of the faiss objects ----------------------------------------------------------------
 
-    def _apply(self, *args: Any, **kwargs: Any) -> "FaissSlotIndex":
-        self._codes = None  # another device or dtype
-        return super()._apply(*args, **kwargs)
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._codes = None  # device or dtype may change
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._codes = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickles and copies go without the faiss objects and train the same ones again."""
+        """Leave the faiss objects out of pickles and copies, which train equal ones."""
         return self.__dict__ | {"_codes": None}
 
     def extra_repr(self) -> str:
-        """Sizes and backend, for `print(model)`."""
+        """Return sizes and backend, for `print(model)`."""
         num_active = "unknown" if self.active.is_meta else self.num_active
-        # What was used last; trained at the first search.
+        # Trained at the first search.
         codes = "" if self._codes is None else f", codes={self._codes.name!r}"
         return (
             f"{super().extra_repr()}, num_active={num_active}, qk_norm={self.qk_norm}, "

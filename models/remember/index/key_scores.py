@@ -15,10 +15,10 @@ from triptych.models.remember.values.weighted_gather import (
 
 
 def key_scores(query_BHD: Tensor, keys_HSD: Tensor, ids_BHK: Tensor) -> Tensor:
-    """Score the named keys: scores[b, h, k] = query[b, h] . keys[h, ids[b, h, k]].
+    """Score the given keys: scores[b, h, k] = query[b, h] . keys[h, ids[b, h, k]].
 
     Differentiable in queries and keys. Gathering the keys into a (B, H, K, D) tensor would cost
-    several times more, here and again in the backward.
+    several times more, in the forward and in the backward pass.
 
     Args:
         query_BHD: Queries, in the dtype of the keys.
@@ -29,12 +29,12 @@ def key_scores(query_BHD: Tensor, keys_HSD: Tensor, ids_BHK: Tensor) -> Tensor:
     >>> key_scores(torch.tensor([[[2.0, 3.0]]]), keys, torch.tensor([[[2, 0]]])).tolist()
     [[[5.0, 2.0]]]
     """
-    scores: Tensor = _KeyScores.apply(query_BHD, keys_HSD, ids_BHK)
+    scores: Tensor = _KeyScores.apply(query_BHD, keys_HSD, ids_BHK)  # type: ignore[no-untyped-call]
     return scores
 
 
 class _KeyScores(torch.autograd.Function):
-    """A weighted gather whose weights are what is asked for: its transposes are known already."""
+    """The gradient of a weighted gather in its weights; the other transposes give the backward."""
 
     @staticmethod
     def forward(ctx: Any, query_BHD: Tensor, keys_HSD: Tensor, ids_BHK: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""Exact top-k over a product of two sets of half keys, with a backward that touches only winners.
+"""Exact top-k over a product of two sets of half keys; its backward reads only the winners.
 
 A slot (i, j) scores a_i + b_j, so the K best of N x N slots lie among the K best rows and the K
-best columns; and once both halves are sorted, the pair at ranks (i, j) is beaten by the
-(i+1)(j+1) - 1 pairs at or above it, so only pairs with (i+1)(j+1) <= K can win: 119 of them at
-K = 32, not 1,024.
+best columns. With both halves sorted, (i+1)(j+1) - 1 pairs score at least as high as the pair at
+ranks (i, j). So only pairs with (i+1)(j+1) <= K can win: 119 of them at K = 32, not 1,024.
 
 Source: Lample et al. 2019 (1907.05242), section 3.2; Berges et al. 2024 (2412.09764), section 3.1.
 Deviation: the papers rank all K * K pairs; the result is the same.
@@ -21,15 +20,15 @@ from triptych.models.remember.values.weighted_gather import dense_transposed_gat
 
 # Shapes: B queries, H heads, E half width, N half keys, K kept, C candidate pairs,
 # P queries of all heads (and halves), M half keys that a backward needs
-# Half scores of one chunk should stay in the cache; a fresh large allocation costs more than
-# the arithmetic on it.
+# Half scores of a chunk should stay in the cache: a large new allocation costs more than the
+# arithmetic.
 _CHUNK_ELEMENTS_CPU = 1 << 21
 _CHUNK_ELEMENTS_GPU = 1 << 28
 
 
 @lru_cache(maxsize=64)
 def candidate_ranks(num_kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Rank pairs (i, j), zero-based, with (i+1)(j+1) <= num_kept.
+    """List the pairs of ranks (i, j), zero-based, with (i+1)(j+1) <= num_kept.
 
     >>> len(candidate_ranks(32)[0])
     119
@@ -41,7 +40,7 @@ def candidate_ranks(num_kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def num_candidates(num_kept: int) -> int:
-    """Pairs that can win: C."""
+    """Return C, the number of pairs that can win."""
     return len(candidate_ranks(num_kept)[0])
 
 
@@ -54,7 +53,7 @@ def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tu
         num_kept: K, at most N.
 
     Raises:
-        ValueError: if K is larger than N; exactness would be lost.
+        ValueError: if K is larger than N, where the result would not be exact.
 
     Returns:
         ids_BHK: int64 in [0, N*N), slot (i, j) = i * N + j, best first.
@@ -71,7 +70,9 @@ def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tu
             f"top_k={num_kept} is larger than the {num_keys} half keys: the exact top-k is not "
             f"defined then. Lower top_k or raise num_keys (slots = num_keys squared)."
         )
-    result: tuple[Tensor, Tensor] = _ProductKeyTopK.apply(query_BH2E, keys_H2NE, num_kept)
+    result: tuple[Tensor, Tensor] = _ProductKeyTopK.apply(  # type: ignore[no-untyped-call]
+        query_BH2E, keys_H2NE, num_kept
+    )
     return result
 
 
@@ -97,8 +98,8 @@ class _ProductKeyTopK(torch.autograd.Function):
         half_ranks_BH2K = half_ranks_2HBK.permute(2, 1, 0, 3).contiguous()
         _, num_heads, _, half_dim = query_BH2E.shape
         num_keys, num_kept = keys_H2NE.shape[2], half_ids_BH2K.shape[3]
-        # A winner's gradient goes to its row and its column; many winners share few rows: those
-        # of the best ranks, since a pair wins only if the pairs above it win.
+        # A winner's gradient goes to its row and its column. Many winners share a few rows, those
+        # of the best ranks, since a pair wins only if all pairs above it win.
         grad_BH2K = torch.zeros_like(half_ranks_BH2K, dtype=grad_BHK.dtype)
         grad_BH2K.scatter_add_(3, half_ranks_BH2K, grad_BHK.unsqueeze(2).expand_as(grad_BH2K))
         counts_P = half_ranks_BH2K.amax(3).flatten() + 1
@@ -124,7 +125,7 @@ class _ProductKeyTopK(torch.autograd.Function):
 def _search(
     query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Search chunk by chunk; also return the half ids and the ranks that the backward needs."""
+    """Search chunk by chunk; also return the half ids and ranks for the backward pass."""
     num_queries, num_heads = query_BH2E.shape[:2]
     num_keys = keys_H2NE.shape[2]
     best = query_BH2E.new_empty(2, num_heads, num_queries, num_kept)
@@ -145,17 +146,18 @@ def _search(
 
 
 def chunks(num_queries: int, elements_a_query: int, device: torch.device) -> list[slice]:
-    """Cut the queries so that what is computed for a chunk of them stays small."""
+    """Cut the queries into chunks with a limited number of elements."""
     budget = _CHUNK_ELEMENTS_CPU if device.type == "cpu" else _CHUNK_ELEMENTS_GPU
     step = max(1, budget // elements_a_query)
     return [slice(start, start + step) for start in range(0, num_queries, step)]
 
 
 def half_scores(query_BH2E: Tensor, keys_H2NE: Tensor) -> Tensor:
-    """Score every half key. Returns halves_H2BN: a_i in the first half, b_j in the second."""
+    """Score every half key; returns halves_H2BN: a_i in the first half, b_j in the second."""
     query_GBE = query_BH2E.flatten(1, 2).transpose(0, 1)
     halves_GBN = torch.bmm(query_GBE, keys_H2NE.flatten(0, 1).transpose(1, 2))
-    return halves_GBN.unflatten(0, keys_H2NE.shape[:2])
+    halves_H2BN: Tensor = halves_GBN.unflatten(0, keys_H2NE.shape[:2])
+    return halves_H2BN
 
 
 class Pairs(NamedTuple):
@@ -171,12 +173,12 @@ def best_pairs(best_2HBK: Tensor, columns_2HBK: Tensor, num_keys: int) -> Pairs:
 
     Args:
         best_2HBK: Scores of the best half keys, descending.
-        columns_2HBK: Which half keys these are.
+        columns_2HBK: Ids of these half keys.
         num_keys: N.
     """
     _, num_heads, num_queries, num_kept = best_2HBK.shape
     ranks_2C = torch.tensor(candidate_ranks(num_kept), device=best_2HBK.device)
-    best_2PK = best_2HBK.flatten(1, 2)  # in two dimensions, as `index_select` is fast there
+    best_2PK = best_2HBK.flatten(1, 2)  # two dimensions, where `index_select` is fast
     pairs_PC = best_2PK[0].index_select(1, ranks_2C[0])
     pairs_PC += best_2PK[1].index_select(1, ranks_2C[1])
     scores_PK, winners_PK = row_topk(pairs_PC, num_kept)

@@ -1,10 +1,10 @@
-"""Top-k along the last dimension, fast on a CPU too.
+"""Top-k along the last dimension that is fast on a CPU too.
 
-`torch.topk` selects with one scalar comparison at a time on a CPU. NumPy sorts integers with the
-processor's vector instructions, five times faster at 256 columns: so scores and their columns are
-packed into one integer each, sorted, and unpacked. Wider rows are first narrowed to the groups of
-columns with the highest maxima, which hold all winners. All of it runs block by block in the
-cache, with a thread for each of torch's, so that threads meet once and not after every step.
+On a CPU `torch.topk` compares one scalar at a time. NumPy sorts integers with vector instructions,
+five times faster at 256 columns. So each score and its column are packed into one integer, sorted,
+and unpacked. Wider rows are first narrowed to the groups of columns with the highest maxima, which
+hold all winners. The work is done block by block in the cache, with as many threads as torch has,
+so that threads synchronise only once.
 """
 
 import os
@@ -21,12 +21,12 @@ from torch import Tensor
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-# Rows up to this width are sorted by one branch-free network; wider ones cost several times more
-# for each element.
+# NumPy sorts rows up to this width by a branch-free network; wider rows cost several times more per
+# element.
 _SORTED_WIDTH = 256
-# Fewer elements are left to `torch.topk`: a few queries while generating.
+# `torch.topk` handles fewer elements, such as a few queries in generation.
 _LEAST_ELEMENTS = 1 << 15
-# Elements of a block: its integers stay in the cache.
+# Elements of a block, small enough for the cache.
 _BLOCK_ELEMENTS = 1 << 18
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 
@@ -39,8 +39,8 @@ def row_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
         num_kept: K, at most N.
 
     Returns:
-        best: (..., K), descending, to the bit. columns: int64, likewise; which of equal scores
-        comes first depends on the device and on how many there are.
+        best: (..., K), the exact scores, descending. columns: int64 (..., K). The order of equal
+        scores depends on the device and on the number of elements.
 
     >>> row_topk(torch.tensor([1.0, 3.0, 2.0]), 2)[1].tolist()
     [1, 2]
@@ -67,8 +67,8 @@ def _topk(scores_RN: Array, num_kept: int) -> tuple[Array, Array]:
     width = max(_SORTED_WIDTH, 2 * num_kept)
     if num_columns <= width:
         return _sorted_topk(scores_RN, num_kept)
-    # Column c belongs to group c mod G. Were a winner outside the K groups with the highest
-    # maxima, each of them would hold a score at least as high.
+    # Column c belongs to group c mod G. If a winner were outside the K groups with the highest
+    # maxima, each of these groups would hold a score at least as high.
     num_members = -(-num_columns // width)
     num_groups = -(-num_columns // num_members)
     missing = num_members * num_groups - num_columns
@@ -83,12 +83,12 @@ def _topk(scores_RN: Array, num_kept: int) -> tuple[Array, Array]:
 
 
 def _sorted_topk(scores_RN: Array, num_kept: int) -> tuple[Array, Array]:
-    """Sort each row's (score, column) pairs, packed so that integer order is best first."""
+    """Sort each row's (score, column) pairs, packed into integers whose order is best first."""
     if np.isnan(scores_RN.max(initial=-np.inf)):
         # The sign of a NaN is arbitrary; a positive one is above infinity in the order below.
         scores_RN = np.where(np.isnan(scores_RN), np.float32(np.nan), scores_RN)
     bits_RN = scores_RN.view(np.int32)
-    # Floats order like their bits, negative ones the other way round.
+    # Floats have the order of their bits, negative ones the reverse order.
     order_RN = bits_RN >> 31
     order_RN &= _MAGNITUDE
     order_RN ^= bits_RN
@@ -104,15 +104,15 @@ def _sorted_topk(scores_RN: Array, num_kept: int) -> tuple[Array, Array]:
 
 
 def _take(values_RN: Array, columns_RC: Array) -> Array:
-    """Values of each row at its columns; faster than `np.take_along_axis`."""
+    """Take each row's values at its columns; faster than `np.take_along_axis`."""
     starts_R1 = np.arange(len(values_RN))[:, None] * values_RN.shape[1]
-    # Columns are in range; "wrap" only spares a copy that guards against errors.
+    # Columns are in range; "wrap" only avoids the copy of NumPy's bounds check.
     taken: Array = values_RN.ravel().take(columns_RC + starts_R1, mode="wrap")
     return taken
 
 
 def _for_each_block(fill: Callable[[slice], None], num_rows: int, num_columns: int) -> None:
-    """Call for each block of rows, on as many threads as torch uses."""
+    """Call `fill` for each block of rows, on as many threads as torch uses."""
     step = max(1, _BLOCK_ELEMENTS // num_columns)
     blocks = [slice(start, start + step) for start in range(0, num_rows, step)]
     num_threads = min(torch.get_num_threads(), len(blocks))
@@ -125,5 +125,5 @@ def _for_each_block(fill: Callable[[slice], None], num_rows: int, num_columns: i
 
 @lru_cache(maxsize=1)
 def _workers(process_id: int, num_threads: int) -> ThreadPoolExecutor:
-    """Threads for the blocks; a forked process has none of its parent's and gets its own."""
+    """Create the threads for the blocks; a forked process needs new ones."""
     return ThreadPoolExecutor(num_threads, thread_name_prefix="row_topk")

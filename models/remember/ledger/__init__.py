@@ -1,1 +1,1 @@
-"""Changes of slots as files that can be applied, merged and taken back."""
+"""Changes of slots as files that can be applied, merged and reverted."""

@@ -1,4 +1,4 @@
-"""What a change of some slots was made on: a fingerprint of the model around them."""
+"""Fingerprints of the model that a change of slots was made on."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ class RowValues(NamedTuple):
 
 @dataclass(frozen=True)
 class BaseFingerprint:
-    """Names the model that deltas start from.
+    """Identifies the model that deltas start from.
 
     Attributes:
-        around: Hash of everything but the values of the slots: all other parameters and persistent
-            buffers with their names, and the tables' sizes and dtypes. It decides which slot a
-            text reads, so that rows mean nothing in a model where it differs. Sparse memory
-            finetuning never changes it.
-        values: Hash of all the tables' values when the run began.
+        around: Hash of everything except the values of the slots: all other parameters and
+            persistent buffers with their names, and the tables' sizes and dtypes. These determine
+            the slots that a text reads, so rows have no meaning in a model with another hash.
+            Sparse memory finetuning never changes it.
+        values: Hash of all tables' values at the start of the run.
     """
 
     around: str
@@ -39,7 +39,7 @@ class BaseFingerprint:
 
     @classmethod
     def of(cls, model: nn.Module) -> "BaseFingerprint":
-        """Hash a model in chunks, on whichever device it is; gigabytes take seconds.
+        """Hash a model in chunks, on any device; gigabytes take seconds.
 
         Raises:
             ValueError: if the model has no value table.
@@ -51,7 +51,7 @@ class BaseFingerprint:
 
         Args:
             model: The model.
-            what: What does not fit, for the message: "the delta entry_000012.safetensors".
+            what: Subject of the error message, such as "the delta entry_000012.safetensors".
 
         Raises:
             ValueError: if it is another model.
@@ -66,7 +66,7 @@ class BaseFingerprint:
 
 
 def around_fingerprint(model: nn.Module) -> str:
-    """Hash everything in a model but the values of its slots; see `BaseFingerprint.around`."""
+    """Hash everything in a model except the values of its slots; see `BaseFingerprint.around`."""
     tables = _tables(model)
     digest = hashlib.sha256()
     weights = {id(table.weight) for table in tables}
@@ -86,14 +86,14 @@ def around_fingerprint(model: nn.Module) -> str:
 
 
 def values_fingerprint(model: nn.Module, put_back: Sequence[RowValues] | None = None) -> str:
-    """Hash the values of all tables as they would be with some rows put back.
+    """Hash the values of all tables, with the values of some rows replaced.
 
-    A model whose tables hash as their base's once the rows of some deltas are put back differs
-    from the base in those rows alone.
+    With the old values of some deltas' rows put back, the hash is that of the base if and only if
+    the model differs from the base in no other row.
 
     Args:
-        model: The model, which stays as it is.
-        put_back: For each table, values to hash in the place of the present ones.
+        model: The model; it does not change.
+        put_back: For each table, values to hash instead of the present ones.
     """
     digest = hashlib.sha256()
     for number, table in enumerate(_tables(model)):

@@ -1,4 +1,4 @@
-"""Deltas one after another, each beginning where those before it ended: files and algebra."""
+"""Chains of deltas, each starting from the result of those before it: files and algebra."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -15,7 +15,7 @@ ENTRY_FILE = re.compile(r"entry_(\d{6,})\.safetensors")
 
 
 def entry_path(folder: str | Path, number: int) -> Path:
-    """File of an entry.
+    """Return the path of an entry's file.
 
     >>> entry_path("ledger", 12).name
     'entry_000012.safetensors'
@@ -24,10 +24,10 @@ def entry_path(folder: str | Path, number: int) -> Path:
 
 
 def entry_files(folder: str | Path) -> list[Path]:
-    """Files of all entries in a folder, in order; none if there is no folder.
+    """Return the files of all entries in a folder, in order; none if there is no folder.
 
     Raises:
-        ValueError: naming the first one that is missing among them.
+        ValueError: if an entry is missing; the message gives the first one.
     """
     found = {}
     for path in Path(folder).glob("entry_*.safetensors"):
@@ -36,8 +36,8 @@ def entry_files(folder: str | Path) -> list[Path]:
     for number in range(len(found)):
         if number not in found:
             raise ValueError(
-                f"{entry_path(folder, number)} is missing: the entries after it mean nothing "
-                "without it. Copy the whole folder from where it was made"
+                f"{entry_path(folder, number)} is missing, and later entries depend on it: copy "
+                "the whole folder again from the original"
             )
     return [found[number] for number in range(len(found))]
 
@@ -45,16 +45,16 @@ def entry_files(folder: str | Path) -> list[Path]:
 def deltas_held(
     chain: Sequence[SlotDelta], net: SlotDelta, present: Sequence[Tensor]
 ) -> tuple[int, int]:
-    """How many deltas of a chain, from the first on, have been applied.
+    """Count the deltas of a chain, from the first on, that have been applied.
 
     Args:
         chain: The deltas, in order.
         net: The whole chain as one delta.
-        present: For each table, what the rows of `net` hold.
+        present: For each table, the present values of the rows of `net`.
 
     Returns:
-        The largest number of deltas that fits, and 0; or 0, and how many rows differ from the
-        state of the chain that comes closest.
+        The largest number of deltas that fits, and 0. If none fits: 0, and the number of rows that
+        differ from the closest state of the chain.
     """
     wrong = [
         ~same_bits(change.new_UD, now_UD)
@@ -62,7 +62,7 @@ def deltas_held(
     ]
     num_wrong = sum(int(is_wrong_U.sum()) for is_wrong_U in wrong)
     num_held, fewest = len(chain), num_wrong
-    while num_wrong and num_held:  # undo one after another on paper, until all rows fit
+    while num_wrong and num_held:  # undo the deltas one by one until all rows fit
         num_held -= 1
         for number, change in enumerate(chain[num_held].tables):
             at_U = torch.searchsorted(net.tables[number].rows_U, change.rows_U)
@@ -76,13 +76,13 @@ def deltas_held(
 def chain_without(
     chain: Sequence[SlotDelta], numbers: Collection[int], shared_rows: SharedRows
 ) -> list[SlotDelta]:
-    """Take deltas out of a chain, so that the rest is a chain again.
+    """Remove deltas from a chain, so that the rest is a chain again.
 
     Args:
         chain: The deltas, in order.
-        numbers: Which of them to take out.
-        shared_rows: What to do with rows that later deltas have written: `subtract` the delta's
-            difference from these, or `keep` the rows as what is left of the delta.
+        numbers: Numbers of the deltas to remove.
+        shared_rows: Treatment of rows that later deltas wrote: `subtract` the delta's difference
+            from these, or `keep` the rows as the remainder of the delta.
     """
     later: list[SlotDelta] = []
     for number, delta in reversed(list(enumerate(chain))):
@@ -96,19 +96,19 @@ def chain_without(
 
 
 def rebased(delta: SlotDelta, by: SlotDelta, elsewhere: Elsewhere = "shift") -> SlotDelta:
-    """A delta as it would be had another come before it; see `RowChange.rebased`."""
+    """Rebase a delta onto another one; see `RowChange.rebased`."""
     pairs = zip(delta.tables, by.tables, strict=True)
     return replace(delta, tables=tuple(own.rebased(other, elsewhere) for own, other in pairs))
 
 
 def rows_of_any(changes: Iterable[RowChange]) -> Tensor:
-    """Rows that any of the changes has written, ascending."""
+    """Return all rows that the changes wrote, ascending."""
     rows = [change.rows_U for change in changes]
     return torch.cat(rows).unique() if rows else torch.empty(0, dtype=torch.int64)
 
 
 def _shared_with(entry: SlotDelta, later: Sequence[SlotDelta]) -> SlotDelta | None:
-    """The rows of an entry that later ones have written too, as what is left of it."""
+    """Return the remainder of an entry: its rows that later entries wrote too."""
     tables = tuple(
         change.among(rows_of_any(other.tables[number] for other in later))
         for number, change in enumerate(entry.tables)

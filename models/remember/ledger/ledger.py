@@ -1,4 +1,4 @@
-"""Which fact changed which slots: a chain of deltas, from which any fact can be taken out again."""
+"""The record of the slots that each fact changed: a chain of deltas; any fact can be removed."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,16 +31,16 @@ from triptych.models.remember.ledger.slot_deltas import (
 )
 from triptych.models.remember.memory_blocks import value_tables
 
-# Shapes: D value width, E entries, U rows, W rows written, one after the other
+# Shapes: D value width, E entries, U rows, W rows written, concatenated over entries
 
 
 @dataclass(frozen=True, eq=False)
 class Reverted:
-    """What taking entries out of a model has done.
+    """The result of removing entries from a model.
 
     Attributes:
-        ledger: The books after it: what the model now holds.
-        outcome: The rows of the entries taken out.
+        ledger: The ledger of the changed model.
+        outcome: The rows of the removed entries.
     """
 
     ledger: "Ledger"
@@ -48,9 +48,9 @@ class Reverted:
 
 
 class Ledger:
-    """Deltas in the order in which they were learned, each beginning where those before it ended.
+    """Deltas in the order of learning, each starting from the result of those before it.
 
-    A ledger never changes; what would change it gives another one.
+    A ledger is immutable: operations return new ones.
 
     Args:
         entries: The deltas, in order.
@@ -72,7 +72,7 @@ class Ledger:
 
         Raises:
             FileNotFoundError: if there is no such folder.
-            ValueError: naming the file that is missing, cut short or damaged.
+            ValueError: if a file is missing, cut short or damaged; the message gives its name.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -93,7 +93,7 @@ class Ledger:
         for number, entry in enumerate(self.entries):
             entry.save(entry_path(folder, number))
 
-    # -- questions --------------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -103,18 +103,18 @@ class Ledger:
 
     @property
     def base(self) -> BaseFingerprint:
-        """The model that the first entry began with.
+        """The model that the first entry started from.
 
         Raises:
             ValueError: if there is no entry.
         """
         if not self.entries:
-            raise ValueError("the ledger is empty: nothing was learned")
+            raise ValueError("the ledger is empty: the run learned nothing")
         return self.entries[0].base
 
     @property
     def facts(self) -> list[str]:
-        """Ids of all facts that are in the model, in the order of their first entry."""
+        """Ids of all facts in the model, in the order of their first entry."""
         return list(
             dict.fromkeys(
                 fact for entry in self.entries if not entry.reverted for fact in entry.facts
@@ -122,18 +122,18 @@ class Ledger:
         )
 
     def entries_of(self, fact: str) -> list[int]:
-        """Numbers of the entries of a fact: one for each visit to it."""
+        """Return the numbers of a fact's entries, one for each visit."""
         return [number for number, entry in enumerate(self.entries) if fact in entry.facts]
 
     def rows_of(self, fact: str) -> tuple[Tensor, ...]:
-        """For each table, the rows that a fact has changed, ascending."""
+        """Return the rows that a fact changed in each table, ascending."""
         self._require_facts({fact})
         own = [self.entries[number] for number in self.entries_of(fact)]
         tables = zip(*(entry.tables for entry in own), strict=True)
         return tuple(torch.cat([change.rows_U for change in table]).unique() for table in tables)
 
     def facts_of(self, row: int, table: int = 0) -> list[str]:
-        """Ids of the facts that have changed a row, in the order of writing."""
+        """Return the ids of the facts that changed a row, in the order of writing."""
         if not self.entries:
             return []
         rows_W, entry_W = self.writes[table]
@@ -141,7 +141,7 @@ class Ledger:
         return list(dict.fromkeys(fact for n in numbers for fact in self.entries[n].facts))
 
     def squashed(self) -> SlotDelta:
-        """All entries as one delta: what the ledger as a whole makes of the base."""
+        """Compose all entries to one delta."""
         tables = zip(*(entry.tables for entry in self.entries), strict=True)
         return SlotDelta(
             tuple(composed(table) for table in tables),
@@ -152,7 +152,7 @@ class Ledger:
 
     @cached_property
     def writes(self) -> list[tuple[Tensor, Tensor]]:
-        """For each table, all rows written, in order, and the numbers of the entries that did."""
+        """For each table, all rows written, in order, and the numbers of their entries."""
         writes = []
         for table in zip(*(entry.tables for entry in self.entries), strict=True):
             lengths_E = torch.tensor([len(change) for change in table])
@@ -163,7 +163,7 @@ class Ledger:
     # -- models -----------------------------------------------------------------------------------
 
     def held_by(self, model: nn.Module) -> int:
-        """How many of the entries, from the first on, a model holds.
+        """Count the entries, from the first on, that a model holds.
 
         Raises:
             ValueError: if the model is not the ledger's base with the first entries applied.
@@ -186,14 +186,14 @@ class Ledger:
         return num_held
 
     def move(self, model: nn.Module, to: int | None = None) -> None:
-        """Bring a model to the state after the first entries, forwards or backwards, to the bit.
+        """Set a model to the state after the first entries, forwards or backwards, to the bit.
 
         Args:
             model: The base, or the base with the first entries applied.
-            to: How many entries it shall hold; 0 gives the base, None holds all.
+            to: Number of entries that it holds afterwards; 0 gives the base, None applies all.
 
         Raises:
-            ValueError: if the model is another one, or there are not so many entries.
+            ValueError: if the model is another one, or the ledger has fewer entries.
         """
         to = len(self) if to is None else to
         if not 0 <= to <= len(self):
@@ -210,19 +210,19 @@ class Ledger:
     def revert_fact(
         self, model: nn.Module, fact: str, shared_rows: SharedRows = "keep"
     ) -> Reverted:
-        """Take one fact out of a model and keep the rest; see `revert_entries`."""
+        """Remove one fact from a model and keep the rest; see `revert_entries`."""
         return self.revert_facts(model, [fact], shared_rows)
 
     def revert_facts(
         self, model: nn.Module, facts: Collection[str], shared_rows: SharedRows = "keep"
     ) -> Reverted:
-        """Take facts out of a model, with all visits to them, and keep the rest.
+        """Remove facts from a model, with all visits to them, and keep the rest.
 
         See `revert_entries`.
 
         Raises:
-            ValueError: as there, and if the ledger has no such fact, or one was taught together
-                with others that shall stay.
+            ValueError: as there; also if the ledger has no such fact, or a fact was taught together
+                with others that are kept.
         """
         wanted = set(facts)
         self._require_facts(wanted)
@@ -232,8 +232,8 @@ class Ledger:
                 if others := [fact for fact in entry.facts if fact not in wanted]:
                     raise ValueError(
                         f"{', '.join(sorted(together))} was taught together with "
-                        f"{', '.join(others)}, and their changes cannot be told apart: take them "
-                        "all out, or teach one fact at a time (facts_per_batch: 1)"
+                        f"{', '.join(others)}, and their changes cannot be separated: remove all "
+                        "of them, or teach one fact at a time (facts_per_batch: 1)"
                     )
                 numbers.append(number)
         return self.revert_entries(model, numbers, shared_rows)
@@ -241,27 +241,25 @@ class Ledger:
     def revert_entries(
         self, model: nn.Module, numbers: Collection[int], shared_rows: SharedRows = "keep"
     ) -> Reverted:
-        """Take entries out of a model and keep the rest.
+        """Remove entries from a model and keep the rest.
 
-        Rows that nobody has written since get their values from before the entry back, to the bit.
-        Rows that later entries have written as well cannot be undone without touching what these
-        have learned:
+        Rows without later writes get their values from before the entry back, to the bit. Rows that
+        later entries wrote too cannot be restored without changing what these have learned:
 
-        - `keep` leaves them alone: no row moves that a later fact has written. This is the safer
-          one for the later facts, and the default; but where most rows are shared, what was learned
-          may still be known.
-        - `subtract` takes the entry's difference (new - old) out of them, in float32 and rounded
-          once. Nothing of the entry remains. Later facts were learned on top of it, though: most
-          keep, and now and then one goes with it.
+        - `keep` does not change these rows. This is safer for the later facts, and the default. If
+          most rows are shared, the model may still know the removed fact.
+        - `subtract` subtracts the entry's difference (new - old) from these rows, in float32 and
+          rounded once. Nothing of the entry remains. Later facts were learned on top of it: most
+          survive, but sometimes one is lost.
 
-        Either way the books remain a chain, so that taking out everything, one after another and
-        in any order, ends with the base to the bit. With `keep`, what is left of an entry stays in
-        the ledger, marked `reverted`, and goes as soon as nothing learned later has a hold on it.
+        In both cases the ledger remains a chain, so removing everything, one by one and in any
+        order, gives the base to the bit. With `keep`, the remainder of an entry stays in the
+        ledger, marked `reverted`, until no later entry shares its rows.
 
         Args:
             model: A model that holds the entries; its tables are changed.
             numbers: Numbers of the entries.
-            shared_rows: What to do with rows that later entries have written.
+            shared_rows: Treatment of rows that later entries wrote.
 
         Raises:
             ValueError: if the model is not one of this ledger's, or does not hold an entry.
@@ -285,7 +283,7 @@ class Ledger:
         return Reverted(left, outcome)
 
     def without(self, numbers: Collection[int], shared_rows: SharedRows = "keep") -> "Ledger":
-        """The books as they would be without some entries; see `revert_entries`."""
+        """Return the ledger without some entries; see `revert_entries`."""
         return Ledger(chain_without(self.entries, numbers, shared_rows))
 
     def _require_facts(self, facts: set[str]) -> None:
@@ -297,7 +295,7 @@ class Ledger:
             )
 
     def _values_in(self, left: "Ledger", table: int, rows_U: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows, and what they hold once only the entries in `left` remain of this ledger."""
+        """Return rows and their values if only the entries in `left` were applied."""
         change = composed([entry.tables[table].among(rows_U) for entry in self])
         values_UD = change.old_UD.clone()
         if left.entries:
@@ -306,7 +304,7 @@ class Ledger:
         return change.rows_U, values_UD
 
     def _rows_written_since(self, numbers: Collection[int], table: int) -> Tensor:
-        """Rows of the entries that entries after them have written, and that stay in the model."""
+        """Return the rows of the entries that later, remaining entries wrote too."""
         rows_W, entry_W = self.writes[table]
         stays_E = torch.tensor(
             [not entry.reverted and n not in numbers for n, entry in enumerate(self.entries)]

@@ -1,4 +1,4 @@
-"""Two ledgers from one base become one."""
+"""Merging two ledgers of the same base."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,14 +18,14 @@ OnConflict = Literal["refuse", "sum", "first", "last"]
 
 @dataclass(frozen=True)
 class Conflicts:
-    """Rows that two ledgers have both written.
+    """Rows that two ledgers both wrote.
 
     Attributes:
         rows: For each table, these rows, ascending.
-        of_first: Entry number in the first ledger -> how many of the rows it has written; only
-            where there are any, most first.
-        of_second: The same of the second.
-        facts_in_both: Ids of facts that both have learned.
+        of_first: Entry number in the first ledger -> number of these rows that it wrote, if any;
+            largest number first.
+        of_second: The same for the second ledger.
+        facts_in_both: Ids of facts in both ledgers.
     """
 
     rows: tuple[Tensor, ...]
@@ -35,20 +35,20 @@ class Conflicts:
 
     @property
     def num_rows(self) -> int:
-        """Rows written by both, over all tables."""
+        """Number of rows written by both, over all tables."""
         return sum(rows_U.numel() for rows_U in self.rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Merged:
-    """One ledger of two, and where they met."""
+    """A merged ledger, and the conflicts of its sources."""
 
     ledger: Ledger
     conflicts: Conflicts
 
 
 def find_conflicts(first: Ledger, second: Ledger) -> Conflicts:
-    """See which rows two ledgers have both written.
+    """Find the rows that two ledgers both wrote.
 
     Raises:
         ValueError: if they have different bases, or one of them is empty.
@@ -59,8 +59,8 @@ def find_conflicts(first: Ledger, second: Ledger) -> Conflicts:
         at_U, is_shared_U = find_rows(b.rows_U, a.rows_U)
         if not bool(same_bits(a.old_UD[is_shared_U], b.old_UD[at_U[is_shared_U]]).all()):
             raise ValueError(
-                "the two begin with different values of the rows that both have written: a delta "
-                "from the middle of a ledger can only be merged together with those before it"
+                "the two start from different values of rows that both wrote: a delta from the "
+                "middle of a ledger can only be merged together with those before it"
             )
         rows.append(a.rows_U[is_shared_U])
     return Conflicts(
@@ -74,11 +74,11 @@ def find_conflicts(first: Ledger, second: Ledger) -> Conflicts:
 def merge(
     first: Ledger | SlotDelta, second: Ledger | SlotDelta, on_conflict: OnConflict = "refuse"
 ) -> Merged:
-    """Join what was learned from the same base in two runs.
+    """Merge what two runs learned from the same base.
 
-    The merged ledger holds the entries of the first and then those of the second, so that every
-    fact can still be taken out of it. Rows written by one of the two alone have its values, to the
-    bit. For rows written by both:
+    The merged ledger holds the entries of the first and then those of the second, so every fact can
+    still be removed. Rows written by only one of the two have its values, to the bit. For rows
+    written by both:
 
     - `refuse` raises;
     - `sum` adds the differences of both, in float32 and rounded once;
@@ -87,7 +87,7 @@ def merge(
     Args:
         first: A ledger, or a delta as a ledger with one entry.
         second: Another, with the same base.
-        on_conflict: What to do with rows written by both.
+        on_conflict: Treatment of rows written by both.
 
     Raises:
         ValueError: if there are such rows and `on_conflict` is `refuse`, or the bases differ.
@@ -98,11 +98,10 @@ def merge(
         return Merged(Ledger([*first, *second]), conflicts)
     if on_conflict == "refuse":
         raise ValueError(
-            f"both ledgers have written {conflicts.num_rows} of the same rows: "
+            f"both ledgers wrote {conflicts.num_rows} of the same rows: "
             f"{_facts(first, conflicts.of_first)} of the first and "
-            f"{_facts(second, conflicts.of_second)} of the second. Choose what these rows shall "
-            "hold (on_conflict): the sum of both differences (sum), or the values of one (first, "
-            "last)"
+            f"{_facts(second, conflicts.of_second)} of the second. Choose the values of these rows "
+            "(on_conflict): the sum of both differences (sum), or the values of one (first, last)"
         )
     if on_conflict == "first":
         moved = [_without_rows(entry, conflicts.rows) for entry in second]

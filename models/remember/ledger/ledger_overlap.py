@@ -1,4 +1,4 @@
-"""Before something is learned: whose rows would it write?"""
+"""The entries of a ledger that share rows with a new fact, before it is learned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import Tensor
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.slot_deltas import SlotDelta
 
-# Shapes: E entries, U rows, W rows written, one after the other
+# Shapes: E entries, U rows, W rows written, concatenated over entries
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How some rows are shared with the entries of a ledger.
+    """The overlap of some rows with the entries of a ledger.
 
     Attributes:
-        num_rows: Rows that were asked about.
-        num_shared: Those of them that some entry has written.
-        rows_of_entry: Entry number -> how many of the rows it has written; only where there are
-            any, most first.
+        num_rows: Number of the rows.
+        num_shared: Number of the rows that an entry wrote.
+        rows_of_entry: Entry number -> number of the rows that it wrote, if any; largest number
+            first.
     """
 
     num_rows: int
@@ -29,16 +29,16 @@ class Overlap:
 
     @property
     def share(self) -> float:
-        """Share of the rows that some entry has written."""
+        """Share of the rows that an entry wrote."""
         return self.num_shared / max(self.num_rows, 1)
 
 
 def overlap(rows: SlotDelta | Sequence[Tensor], ledger: Ledger) -> Overlap:
-    """See which entries of a ledger have written rows that are about to be written.
+    """Find the entries of a ledger that wrote some of the given rows.
 
     Args:
-        rows: A delta, for its rows; or for each table distinct rows.
-        ledger: What was learned before.
+        rows: A delta, for its rows; or distinct rows for each table.
+        ledger: The ledger of what was learned before.
     """
     if isinstance(rows, SlotDelta):
         rows = [change.rows_U for change in rows.tables]
@@ -57,10 +57,10 @@ def overlap(rows: SlotDelta | Sequence[Tensor], ledger: Ledger) -> Overlap:
 
 
 def shared_with_later(ledger: Ledger) -> list[int]:
-    """For each entry, how many of its rows entries after it have written as well."""
+    """Count, for each entry, its rows that later entries wrote too."""
     counts_E = torch.zeros(len(ledger), dtype=torch.int64)
     for rows_W, entry_W in ledger.writes:
-        order_W = rows_W.argsort(stable=True)  # writes of a row one after another, last one last
+        order_W = rows_W.argsort(stable=True)  # groups the writes of a row, in order
         is_overwritten_W = rows_W[order_W][:-1] == rows_W[order_W][1:]
         counts_E += entry_W[order_W][:-1][is_overwritten_W].bincount(minlength=len(ledger))
     return counts_E.tolist()

@@ -1,6 +1,6 @@
-"""Rows of a value table before and after: the algebra of small changes to a big table.
+"""Rows of a value table before and after: the algebra of small changes to a large table.
 
-Rows are compared by their bits, so that -0.0 is not 0.0 and a NaN equals itself.
+Rows are compared by their bits: -0.0 differs from 0.0, and a NaN equals itself.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True, eq=False)
 class RowChange:
-    """What some rows of one table held before and after.
+    """Values of some rows of one table before and after a change.
 
     Args:
         rows_U: int64, ascending and distinct.
@@ -48,14 +48,14 @@ class RowChange:
 
     @classmethod
     def between(cls, rows_U: Tensor, old_UD: Tensor, new_UD: Tensor) -> "RowChange":
-        """Sort distinct rows, and leave out those whose bits are the same before and after."""
+        """Sort distinct rows, and drop those with the same bits before and after."""
         order = rows_U.argsort()
         order = order[~same_bits(old_UD[order], new_UD[order])]
         return cls(rows_U[order], old_UD[order], new_UD[order])
 
     @classmethod
     def none(cls, value_dim: int, dtype: torch.dtype) -> "RowChange":
-        """No row at all."""
+        """Return a change of no rows."""
         empty_UD = torch.empty(0, value_dim, dtype=dtype)
         return cls(torch.empty(0, dtype=torch.int64), empty_UD, empty_UD)
 
@@ -63,24 +63,23 @@ class RowChange:
         return self.rows_U.numel()
 
     def inverse(self) -> "RowChange":
-        """From after to before."""
+        """Return the change from after to before."""
         return RowChange(self.rows_U, self.new_UD, self.old_UD)
 
     def only(self, keep_U: Tensor) -> "RowChange":
-        """The rows where `keep_U` is True."""
+        """Keep the rows where `keep_U` is True."""
         return RowChange(self.rows_U[keep_U], self.old_UD[keep_U], self.new_UD[keep_U])
 
     def among(self, rows_V: Tensor) -> "RowChange":
-        """Those of the rows that are in `rows_V` as well."""
+        """Keep the rows that are also in `rows_V`."""
         return self.only(torch.isin(self.rows_U, rows_V))
 
     def rebased(self, by: "RowChange", elsewhere: Elsewhere = "shift") -> "RowChange":
-        """This change as it would be had `by` come before it.
+        """Return this change as if `by` had been applied before it.
 
-        On rows that both write, a value that is `by`'s old one to the bit becomes `by`'s new one
-        to the bit. Any other value is shifted by `by`'s difference, or stays. Equal bits become
-        equal bits, so that a chain of changes, each beginning where the one before it ended,
-        remains a chain.
+        On rows that both write, a value equal to `by`'s old value to the bit becomes `by`'s new
+        value. Any other value is shifted by `by`'s difference, or stays. Equal bits become equal
+        bits, so a chain of changes remains a chain.
         """
         at_U, is_shared_U = find_rows(by.rows_U, self.rows_U)
         if not bool(is_shared_U.any()):
@@ -99,14 +98,14 @@ def moved(
     to_UD: Tensor,
     elsewhere: Elsewhere = "shift",
 ) -> tuple[Tensor, Tensor]:
-    """Take rows from one value to another.
+    """Move rows from one value to another.
 
     Args:
-        present_UD: What the rows hold.
-        from_UD: What they should hold.
-        to_UD: Where to take them.
-        elsewhere: Rows that hold something else are shifted by the difference `to - from`,
-            computed in float32 and rounded once, or stay as they are.
+        present_UD: Present values of the rows.
+        from_UD: Their expected values.
+        to_UD: Their new values.
+        elsewhere: Rows with other than the expected values are shifted by the difference
+            `to - from`, computed in float32 and rounded once, or stay the same.
 
     Returns:
         The new values, and True where a row held exactly `from` and now holds exactly `to`.
@@ -133,7 +132,7 @@ def same_bits(a_UD: Tensor, b_UD: Tensor) -> Tensor:
 
 
 def find_rows(ascending_W: Tensor, rows_U: Tensor) -> tuple[Tensor, Tensor]:
-    """Look rows up among ascending rows: places, and True where a row is there.
+    """Look up rows among ascending rows; returns their places, and True for rows found.
 
     >>> find_rows(torch.tensor([2, 5, 9]), torch.tensor([5, 6]))[1]
     tensor([ True, False])
@@ -146,7 +145,7 @@ def find_rows(ascending_W: Tensor, rows_U: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def composed(changes: Sequence[RowChange]) -> RowChange:
-    """One change for a chain: each row from its first old value to its last new value."""
+    """Compose a chain to one change: each row from its first old to its last new value."""
     rows_W = torch.cat([change.rows_U for change in changes])
     order_W = rows_W.argsort(stable=True)
     rows_W = rows_W[order_W]
@@ -162,16 +161,16 @@ def composed(changes: Sequence[RowChange]) -> RowChange:
 
 
 def difference(a: RowChange, b: RowChange) -> RowChange:
-    """The change that takes a table with `a` to the one with `b`, both made on equal values.
+    """Return the change from a table with `a` to the one with `b`, both made on equal values.
 
     Raises:
-        ValueError: if a row that both write held different values before.
+        ValueError: if a row that both write had different values before.
     """
     at_U, is_shared_U = find_rows(b.rows_U, a.rows_U)
     if not bool(same_bits(a.old_UD[is_shared_U], b.old_UD[at_U[is_shared_U]]).all()):
         raise ValueError(
             "the two changes were made on different values of the rows that both write: compare "
-            "changes that begin with the same model"
+            "changes that start from the same model"
         )
     rows_U = torch.cat([a.rows_U, b.rows_U]).unique()
     from_UD, to_UD = (a.old_UD.new_empty(rows_U.numel(), a.old_UD.shape[1]) for _ in range(2))

@@ -1,4 +1,4 @@
-"""A change of some slots as a file of its own: applied to a model, and taken back.
+"""A change of some slots in a file, which can be applied to a model and reverted.
 
 A fact taught by sparse memory finetuning is a few hundred rows of the value tables: about 2 MB at
 the paper's size (500 rows, 1,024 wide, bfloat16, before and after).
@@ -34,12 +34,12 @@ SharedRows = Literal["subtract", "keep"]
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of the rows of a delta.
+    """The result of moving the rows of a delta.
 
     Attributes:
-        exact: For each table, rows that now hold the wanted values to the bit.
-        shared: For each table, rows that somebody else had written since.
-        kept: Whether these were left as they are, instead of being shifted by the difference.
+        exact: For each table, rows that now hold the intended values to the bit.
+        shared: For each table, rows that other deltas wrote in the meantime.
+        kept: Whether the shared rows stayed the same, instead of a shift by the difference.
     """
 
     exact: tuple[Tensor, ...]
@@ -48,12 +48,12 @@ class Outcome:
 
     @property
     def num_exact(self) -> int:
-        """Rows set to the bit, over all tables."""
+        """Number of rows set to the bit, over all tables."""
         return sum(rows.numel() for rows in self.exact)
 
     @property
     def num_shared(self) -> int:
-        """Rows somebody else had written since, over all tables."""
+        """Number of rows that other deltas wrote in the meantime, over all tables."""
         return sum(rows.numel() for rows in self.shared)
 
     def __str__(self) -> str:
@@ -70,13 +70,13 @@ class SlotDelta:
 
     Args:
         tables: A change for each of `value_tables(model)`, in their order.
-        base: The model that the chain of deltas began with.
-        facts: Ids of what was learned.
-        label: Anything a reader should know.
-        step: Optimizer steps that had been taken when the change was complete.
+        base: The model that the chain of deltas started from.
+        facts: Ids of the learned facts.
+        label: A note for readers.
+        step: Number of optimizer steps at the end of the change.
         visit: Number of the visit to these facts in their stream.
-        reverted: True for what is left of a delta that was taken back: the rows that others had
-            written since.
+        reverted: True for the remainder of a reverted delta: its rows that others wrote in the
+            meantime.
     """
 
     tables: tuple[RowChange, ...]
@@ -89,23 +89,23 @@ class SlotDelta:
 
     @property
     def num_rows(self) -> int:
-        """Rows changed, over all tables."""
+        """Number of changed rows, over all tables."""
         return sum(len(table) for table in self.tables)
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Name for messages."""
         facts = ", ".join(self.facts[:3]) + (", ..." if len(self.facts) > 3 else "")
         return f"the delta of {facts or self.label or f'step {self.step}'}"
 
     def inverse(self) -> "SlotDelta":
-        """From after to before."""
+        """Return the delta from after to before."""
         return replace(self, tables=tuple(table.inverse() for table in self.tables))
 
     # -- files ------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file that is either whole or not there."""
+        """Write a safetensors file atomically."""
         tensors: dict[str, Tensor] = {}
         for number, table in enumerate(self.tables):
             tensors[f"table_{number}.rows"] = table.rows_U
@@ -118,11 +118,11 @@ class SlotDelta:
 
     @classmethod
     def load(cls, path: str | Path) -> "SlotDelta":
-        """Read what `save` wrote, and check it.
+        """Read a file of `save` and verify it.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: naming the file, if it is cut short, damaged or something else.
+            ValueError: if the file is cut short, damaged or of another kind.
         """
         tensors, description = load_tensors(path)
         if description.pop("format", None) != FORMAT:
@@ -143,11 +143,11 @@ class SlotDelta:
     def apply(self, model: nn.Module) -> Outcome:
         """Write the new values into a model.
 
-        The rows must hold the old values, or the model be the base itself: a delta from the middle
-        of a chain then adds its difference to rows that earlier deltas of the chain had written.
+        The rows must hold the old values, or the model must be the base. On the base, a delta from
+        the middle of a chain adds its difference to the rows that earlier deltas wrote.
 
         Raises:
-            ValueError: if the model is another one, or others have written these rows.
+            ValueError: if the model is another one, or others wrote these rows.
         """
         self.base.require_around(model, self.name)
         present = self._present(model)
@@ -165,14 +165,15 @@ class SlotDelta:
         return self._move(model, present, "shift")
 
     def revert(self, model: nn.Module, shared_rows: SharedRows = "keep") -> Outcome:
-        """Take the change back out of a model.
+        """Revert the change in a model.
 
-        Rows that hold the new values get the old ones back to the bit. `Ledger.revert` takes a
-        fact out of many and keeps the books; here only this delta is known.
+        Rows that hold the new values get the old ones back to the bit. To remove a fact from a
+        ledger of many, use `Ledger.revert_fact`.
 
         Args:
             model: A model that holds the change.
-            shared_rows: What to do with rows that somebody else wrote since; see `Ledger.revert`.
+            shared_rows: Treatment of rows that others wrote in the meantime; see
+                `Ledger.revert_entries`.
 
         Raises:
             ValueError: if the model is another one, or does not hold the change.
@@ -191,7 +192,7 @@ class SlotDelta:
         return self.inverse()._move(model, present, elsewhere)
 
     def _present(self, model: nn.Module) -> list[Tensor]:
-        """What the rows hold now, on the CPU."""
+        """Return the present values of the rows, on the CPU."""
         pairs = zip(value_tables(model), self.tables, strict=True)
         return [read_rows(table, change.rows_U) for table, change in pairs]
 
@@ -206,12 +207,12 @@ class SlotDelta:
 
 
 def diff(a: nn.Module | SlotDelta, b: nn.Module | SlotDelta, label: str = "") -> SlotDelta:
-    """The delta that takes `a` to `b`, to the bit.
+    """Return the delta from `a` to `b`, exact to the bit.
 
     Args:
-        a: A model, or a delta that stands for its base with it applied.
-        b: The same of another.
-        label: Kept in the delta.
+        a: A model, or a delta, which represents its base with the delta applied.
+        b: Another model, or another delta.
+        label: Label of the result.
 
     Raises:
         ValueError: if more than the values of slots differ, or the deltas have different bases.
@@ -229,28 +230,28 @@ def diff(a: nn.Module | SlotDelta, b: nn.Module | SlotDelta, label: str = "") ->
 
 
 def require_same_base(a: BaseFingerprint, b: BaseFingerprint) -> None:
-    """Refuse what began with different models.
+    """Refuse two different bases.
 
     Raises:
-        ValueError: if it did.
+        ValueError: if the bases differ.
     """
     if a == b:
         return
     what = "parameters around the value tables" if a.around != b.around else "values"
     raise ValueError(
-        f"these were made on different bases, whose {what} differ: only what began with the same "
+        f"these were made on different bases ({what} differ): only runs that started from the same "
         "model (the same init_from) can be compared or merged"
     )
 
 
 def read_rows(table: ValueTable, rows_U: Tensor) -> Tensor:
-    """What rows of a table hold, copied to the CPU."""
+    """Copy rows of a table to the CPU."""
     return table.weight.detach()[rows_U.to(table.weight.device)].cpu()
 
 
 @torch.no_grad()
 def write_rows(table: ValueTable, rows_U: Tensor, values_UD: Tensor) -> None:
-    """Set rows of a table, on whichever device it is."""
+    """Set rows of a table on any device."""
     device = table.weight.device
     table.weight.data[rows_U.to(device)] = values_UD.to(device)
 

@@ -1,12 +1,12 @@
-"""Optimizers for a few rows of a large table: state and step count belong to each row.
+"""Optimizers for a few rows of a large table, with state and step count per row.
 
-A dense optimizer moves rows whose gradient is zero, by decay and by momentum left from earlier
-steps, and keeps state for all of them. These touch exactly the rows they are given: every other row
-of the table stays as it is to the bit, and state exists only for rows that were ever given.
+A dense optimizer also moves rows with zero gradient, by decay and earlier momentum, and keeps state
+for all rows. These optimizers update only the given rows. All other rows stay the same to the bit,
+and only rows that were updated at least once have state.
 
-Each row moves as a parameter of its own would under the torch optimizer of the same name that is
-stepped only when the row is given: its own step count corrects its bias, and neither its moments
-nor its values decay in between.
+Each row moves like a separate parameter under the torch optimizer of the same name, stepped only
+when the row is given. The bias correction uses the row's step count. Between updates neither its
+moments nor its values decay.
 """
 
 from abc import ABC, abstractmethod
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from triptych.models.remember.values.row_positions import RowPositions
 
-# Shapes: S slots, D value width, U rows given, R rows ever given, C rows there is room for
+# Shapes: S slots, D value width, U given rows, R rows with state, C capacity in rows
 
 RowOptimizerName = Literal["sgd", "adagrad", "adamw"]
 STEPS = "steps"
@@ -27,18 +27,18 @@ _GROWTH = 1.5
 class RowOptimizer(ABC):
     """Updates given rows of one table in place.
 
-    State lies in compact tensors that grow with the rows ever given. It is float32 (float64 for a
-    float64 table), and so is the arithmetic; a bfloat16 table is rounded once, at the end, so that
-    a step below about 1/256 of a value is lost there, as with any optimizer on such a parameter.
+    State is held in compact tensors that grow with the number of rows updated so far. State and
+    arithmetic are float32 (float64 for a float64 table). A bfloat16 table is rounded once, at the
+    end. As with any optimizer on such a parameter, a step below about 1/256 of a value is lost.
 
     Args:
-        learning_rate: Step size; may be changed between steps.
+        learning_rate: Step size; may change between steps.
 
     Raises:
         ValueError: if a number is out of range.
     """
 
-    #: Names of the state a row keeps, each as wide as the row. Empty: no state, no step count.
+    #: Names of a row's state, each as wide as the row. Empty: no state, no step count.
     state_names: tuple[str, ...] = ()
 
     def __init__(self, learning_rate: float) -> None:
@@ -51,18 +51,18 @@ class RowOptimizer(ABC):
     def _updated(
         self, weight_UD: Tensor, grad_UD: Tensor, state: dict[str, Tensor], steps_U1: Tensor
     ) -> Tensor:
-        """The rows after this step.
+        """Compute the rows after this step.
 
         Args:
-            weight_UD: The rows; may be changed in place, and so may `state`.
+            weight_UD: The rows; may be changed in place, like `state`.
             grad_UD: Their gradients.
             state: The rows' state, (U, D) each.
-            steps_U1: How many steps each row has taken with this one, in the state's dtype.
+            steps_U1: Number of steps of each row, including this one, in the state's dtype.
         """
 
     @torch.no_grad()
     def step(self, weight_SD: Tensor, rows_U: Tensor, grad_UD: Tensor) -> None:
-        """Update these rows, and no other, in place.
+        """Update only these rows, in place.
 
         Args:
             weight_SD: The table.
@@ -95,22 +95,22 @@ class RowOptimizer(ABC):
 
     @property
     def rows(self) -> Tensor:
-        """Every row that has state, int64 (R,)."""
+        """All rows that have state, int64 (R,)."""
         return self._positions.rows
 
     def num_bytes(self) -> int:
-        """Memory that the state holds."""
+        """Return the memory used by the state, in bytes."""
         held = sum(tensor.numel() * tensor.element_size() for tensor in self._state.values())
         return held + self._positions.num_bytes()
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on: the optimizer's name and compact tensors."""
+        """Return the optimizer's name and compact state tensors, for `load_state_dict`."""
         filled = {name: tensor[: len(self._positions)] for name, tensor in self._state.items()}
         state = {name: tensor.clone() for name, tensor in filled.items()}
         return {"name": type(self).__name__, "rows": self._positions.rows, "state": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Restore the state that `state_dict` returned.
 
         Raises:
             ValueError: if it is the state of another optimizer.
@@ -120,14 +120,14 @@ class RowOptimizer(ABC):
         if state_dict["name"] != type(self).__name__ or (state and set(state) != expected):
             raise ValueError(
                 f"this is the state of {state_dict['name']} with {sorted(state)}, but the "
-                f"optimizer is {type(self).__name__} with {sorted(expected)}: go on with the "
-                "optimizer and the momentum that the run was started with"
+                f"optimizer is {type(self).__name__} with {sorted(expected)}: resume "
+                "with the optimizer and the momentum of the original run"
             )
         self._positions.load(state_dict["rows"])
         self._state = {name: tensor.clone() for name, tensor in state.items()}
 
     def _make_room(self, like_UD: Tensor) -> None:
-        """Let the state hold every known row, with some to spare once it has to grow."""
+        """Grow the state, with spare room, if it is too small for the known rows."""
         needed = len(self._positions)
         for name in (*self.state_names, STEPS):
             empty = like_UD.new_zeros(0, dtype=torch.int64) if name == STEPS else like_UD[:0]
@@ -145,7 +145,7 @@ class RowSGD(RowOptimizer):
 
     Args:
         learning_rate: Step size.
-        momentum: Without it, a row keeps no state.
+        momentum: Momentum factor; without momentum, rows have no state.
         weight_decay: Times the value, added to the gradient.
 
     Source: 2510.15103, section 5, which uses SGD without momentum.
@@ -203,7 +203,7 @@ class RowAdamW(RowOptimizer):
         learning_rate: Step size.
         betas: Decay of the first and the second moment.
         eps: Added to the root of the second moment.
-        weight_decay: Share of the value that a step of rate 1 takes away.
+        weight_decay: Share of the value removed by a step with learning rate 1.
     """
 
     state_names = ("first_moment", "second_moment")
@@ -245,10 +245,10 @@ def build_row_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.0,
 ) -> RowOptimizer:
-    """Make the optimizer that a setting names; `betas` are AdamW's and `momentum` SGD's.
+    """Build an optimizer by name; `betas` are for AdamW and `momentum` is for SGD.
 
     Raises:
-        ValueError: if there is none of that name, or a number is out of range.
+        ValueError: if the name is unknown, or a number is out of range.
     """
     if name == "sgd":
         return RowSGD(learning_rate, momentum, weight_decay)

@@ -1,15 +1,15 @@
-"""Numbers the few rows of a large table that were ever used, without a pass over the table."""
+"""Compact numbers for the few used rows of a large table, without a pass over the table."""
 
 import torch
 from torch import Tensor
 
-# Shapes: U rows asked for, R rows known
+# Shapes: U rows of a query, R known rows
 
 
 class RowPositions:
-    """Gives each row of a table a position, 0, 1, ... in the order they first appear.
+    """Assigns positions 0, 1, ... to rows of a table, in the order of their first appearance.
 
-    Looking up costs O(U log R), meeting new rows O(R); memory grows with R, never with the table.
+    A look-up costs O(U log R), new rows cost O(R). Memory grows with R, not with the table.
 
     >>> positions = RowPositions()
     >>> positions.add(torch.tensor([70, 5])).tolist(), positions.add(torch.tensor([5, 9])).tolist()
@@ -27,18 +27,18 @@ class RowPositions:
 
     @property
     def rows(self) -> Tensor:
-        """Every row ever added, int64 (R,), in the order of their positions."""
+        """All known rows, int64 (R,), in the order of their positions."""
         rows_R = torch.empty_like(self._sorted_R)
         rows_R[self._position_R] = self._sorted_R
         return rows_R
 
     @property
     def sorted_rows(self) -> Tensor:
-        """Every row ever added, int64 (R,), ascending."""
+        """All known rows, int64 (R,), ascending."""
         return self._sorted_R
 
     def add(self, rows_U: Tensor) -> Tensor:
-        """Find the positions of rows, giving new ones to those that are not known yet.
+        """Find the positions of rows, and assign positions to new rows.
 
         Args:
             rows_U: int64, distinct, in any order.
@@ -53,11 +53,11 @@ class RowPositions:
         return self._position_R[torch.searchsorted(self._sorted_R, rows_U)]
 
     def load(self, rows_R: Tensor) -> None:
-        """Start from what `rows` returned before."""
+        """Restore the state from `rows`."""
         self._sorted_R, self._position_R = rows_R.sort()
 
     def num_bytes(self) -> int:
-        """Memory held."""
+        """Return the memory used, in bytes."""
         return 2 * self._sorted_R.numel() * self._sorted_R.element_size()
 
     def _knows(self, rows_U: Tensor) -> Tensor:

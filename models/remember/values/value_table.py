@@ -1,4 +1,4 @@
-"""The slots themselves: a table of value vectors, read by a weighted gather."""
+"""The slots: a table of value vectors, read by a weighted gather."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from triptych.models.remember.values.huge_pages import prefer_huge_pages
 from triptych.models.remember.values.weighted_gather import (
     dense_transposed_gather,
     transposed_gather,
@@ -15,21 +14,21 @@ from triptych.models.remember.values.weighted_gather import (
     weighted_gather,
 )
 
-# Shapes: B tokens, K slots read by a token (all heads), D value width, S slots, U rows
+# Shapes: B tokens, K slots read per token (all heads), D value width, S slots, U rows
 
 
 class RowGradient(NamedTuple):
-    """A compact gradient of the table: what each named row would move by."""
+    """A compact gradient of the table: some rows and their gradients."""
 
     rows_U: Tensor
     grad_UD: Tensor
 
 
 class SlotReads(NamedTuple):
-    """What one backward pass leaves behind: enough to form the gradient of any set of rows.
+    """The reads of one backward pass, which give the gradient of any set of rows.
 
-    `ids_BK` holds every access of a forward pass that had a backward, in the order of its tokens:
-    what sparse memory finetuning counts.
+    `ids_BK` holds all accesses of the forward pass in the order of its tokens. Sparse memory
+    finetuning counts these.
     """
 
     ids_BK: Tensor
@@ -38,19 +37,19 @@ class SlotReads(NamedTuple):
 
 
 class ValueTable(nn.Module):
-    """S value vectors, shared by every memory layer that is given this table.
+    """S value vectors, shared by all memory layers that get this table.
 
-    This is the seam where kernels and sharding sit: layers only call `forward`, optimizers only
+    Kernels or sharding can be changed here alone: layers only call `forward`, and optimizers only
     read `weight.grad` (dense) or `row_gradient` (selected rows).
 
     Args:
         num_slots: S.
         value_dim: D, any width.
         gradient: `dense` gives `weight.grad` of the table's full size, for any optimizer.
-            `selected_rows` forms no dense gradient: each backward keeps its reads, and
-            `row_gradient` turns all reads since the last `clear_reads` into one compact
-            gradient, of the rows asked for or of every row read. Use it when the rows to learn
-            are known only after the last micro-batch, as in sparse memory finetuning.
+            `selected_rows` forms no dense gradient. Each backward pass keeps its reads, and
+            `row_gradient` forms one compact gradient from all reads since the last `clear_reads`,
+            of given rows or of all rows read. Use it if the rows to learn are known only after the
+            last micro-batch, as in sparse memory finetuning.
         dtype: float32 or bfloat16. A bfloat16 table halves the bytes read; its gradients are
             still summed in float32.
 
@@ -58,7 +57,7 @@ class ValueTable(nn.Module):
         ValueError: if a size is not positive or the gradient mode is unknown.
 
     Init: N(0, D^-1/2) (facebookresearch/memory, `HashingMemory`).
-    Deviation: the table is passed to layers by their constructor, not held in a class global.
+    Deviation: layers get the table by their constructor, not from a class variable.
     """
 
     def __init__(
@@ -77,19 +76,18 @@ class ValueTable(nn.Module):
         self.num_slots = num_slots
         self.value_dim = value_dim
         self.weight = nn.Parameter(torch.empty(num_slots, value_dim, dtype=dtype))
-        prefer_huge_pages(self.weight.data)  # rows are read at random
         self.reads: list[SlotReads] = []
-        self._anchor: tuple[Tensor | None] = (None,)  # a tuple: it is never registered here
+        self._anchor: tuple[Tensor | None] = (None,)  # in a tuple, so that it is not registered
         self.counted_mask_B: Tensor | None = None  # see `counting_only`
         self.set_gradient(gradient)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the values anew."""
+        """Initialise the values again."""
         nn.init.normal_(self.weight, std=self.value_dim**-0.5)
 
     def set_gradient(self, gradient: Literal["dense", "selected_rows"]) -> None:
-        """Choose how the backward reports the table's gradient; drops reads not yet used."""
+        """Set the form of the table's gradient; drops the present reads."""
         if gradient not in ("dense", "selected_rows"):
             raise ValueError(f"gradient must be 'dense' or 'selected_rows', got {gradient!r}")
         self.gradient = gradient
@@ -97,20 +95,20 @@ class ValueTable(nn.Module):
 
     @property
     def anchor(self) -> Tensor | None:
-        """The scalar that stands for the table in autograd, if there is one."""
+        """The scalar that represents the table in autograd, if set."""
         return self._anchor[0]
 
     def set_anchor(self, anchor: Tensor | None) -> None:
-        """Record reads although `weight` is frozen, in `selected_rows` mode.
+        """Record reads in `selected_rows` mode although `weight` is frozen.
 
-        The reads of a table are recorded by its backward, and that runs only if something requires
-        a gradient. Where the weight itself does, a data-parallel reducer and every optimizer see
-        all of it. With the weight frozen, this scalar takes its place.
+        The backward pass records reads, and it runs only if an input requires a gradient. If the
+        weight did, a data-parallel reducer and every optimizer would process the whole table. So
+        the weight is frozen, and this scalar requires the gradient instead.
 
         Args:
             anchor: Scalar that requires grad, the same for all tables of a model. It is not
-                registered as a parameter here. Its gradient is 0; or NaN where the gradient of what
-                was read is not finite, so that a gradient scaler notices. None: no anchor.
+                registered as a parameter here. Its gradient is 0, or NaN if the gradient of the
+                output is not finite, so that a gradient scaler notices. None: no anchor.
 
         Raises:
             ValueError: if it is not a scalar.
@@ -130,15 +128,17 @@ class ValueTable(nn.Module):
             y_BD in the table's dtype.
         """
         anchor = self.anchor if self.gradient == "selected_rows" else None
-        y_BD: Tensor = _Gather.apply(self.weight, ids_BK, weights_BK, anchor, self)
+        y_BD: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            self.weight, ids_BK, weights_BK, anchor, self
+        )
         return y_BD
 
     def row_gradient(self, rows: Tensor | None = None) -> RowGradient:
         """Form the gradient of the reads kept since the last `clear_reads`.
 
         Args:
-            rows: int64, distinct; only these rows get a gradient (zero where none of them was
-                read). None: every row that was read.
+            rows: int64, distinct; only these rows get a gradient (zero for rows that were not
+                read). None: all rows read.
 
         Raises:
             RuntimeError: if the table is not in `selected_rows` mode.
@@ -165,7 +165,7 @@ class ValueTable(nn.Module):
         return RowGradient(rows, full)
 
     def _uses_of(self, rows: Tensor | None) -> list[Tensor] | None:
-        """For each backward pass, which of its flattened reads are of these rows; None: all."""
+        """Find the flattened reads of these rows in each backward pass; None: all."""
         if rows is None:
             return None
         wanted_S = torch.zeros(self.num_slots, dtype=torch.bool, device=rows.device)
@@ -173,11 +173,11 @@ class ValueTable(nn.Module):
         return [wanted_S[reads.ids_BK.flatten()].nonzero().squeeze(1) for reads in self.reads]
 
     def clear_reads(self) -> None:
-        """Forget the reads: call after each optimizer step."""
+        """Drop the reads; call this after each optimizer step."""
         self.reads = []
 
     def extra_repr(self) -> str:
-        """Sizes, for `print(model)`."""
+        """Return the sizes, for `print(model)`."""
         return (
             f"num_slots={self.num_slots}, value_dim={self.value_dim}, "
             f"gradient={self.gradient!r}, dtype={self.weight.dtype}"
@@ -196,7 +196,7 @@ class _Gather(torch.autograd.Function):
         anchor: Tensor | None,
         table: ValueTable,
     ) -> Tensor:
-        # Kept only if a backward will read it: rows may change between forward and backward.
+        # Saved only if needed, since rows may change between forward and backward.
         needed = values_SD if ctx.needs_input_grad[2] else None
         ctx.save_for_backward(needed, ids_BK, weights_BK)
         ctx.table, ctx.counted_mask_B = table, table.counted_mask_B
@@ -224,14 +224,14 @@ class _Gather(torch.autograd.Function):
 
 @contextmanager
 def counting_only(tables: Sequence[ValueTable], keep_mask_B: Tensor) -> Iterator[None]:
-    """In passes within, the tables keep the reads of some tokens alone: padding is no access.
+    """Exclude padding from the recorded reads of passes inside this context.
 
-    For whoever pads a batch where nobody else can see it. Nothing else changes; the gradient does
-    not either, since nothing depends on what padding read.
+    Callers that pad a batch internally need this. Outputs and gradients do not change, since
+    nothing depends on the reads of padding.
 
     Args:
         tables: The tables.
-        keep_mask_B: bool, one entry for every token of the pass; True marks one that counts.
+        keep_mask_B: bool, one entry per token of the pass; True marks tokens that count.
     """
     before = [table.counted_mask_B for table in tables]
     for table in tables:
@@ -250,12 +250,12 @@ def _only(reads: SlotReads, keep_mask_B: Tensor | None) -> SlotReads:
 
 
 def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
-    """The gradient of the whole table, zero where nothing was read."""
+    """Compute the gradient of the whole table, zero for rows that were not read."""
     exact = torch.promote_types(values_SD.dtype, torch.float32)
     uses = (*_flatten([reads]), reads.grad_BD.to(exact))
     if values_SD.dtype == exact:
         return dense_transposed_gather(*uses, values_SD.shape[0])
-    # Sums in the wider dtype for the rows that were read alone.
+    # Only the rows read are summed in the wider dtype.
     rows_U, sums_UD = transposed_gather(*uses)
     grad_SD = torch.zeros_like(values_SD)
     grad_SD[rows_U] = sums_UD.to(values_SD.dtype)
@@ -265,11 +265,11 @@ def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
 def _flatten(
     all_reads: list[SlotReads], uses: list[Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Lay the reads of several backward passes end to end: (row, token, weight) of each.
+    """Concatenate the reads of several backward passes: rows, tokens and weights.
 
     Args:
         all_reads: The backward passes.
-        uses: Which flattened reads of each pass to take, ascending; None takes all.
+        uses: Indices of the flattened reads to take from each pass, ascending; None: all.
     """
     ids, bags, weights, num_bags = [], [], [], 0
     for number, reads in enumerate(all_reads):

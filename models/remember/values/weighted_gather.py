@@ -1,12 +1,12 @@
-"""The memory-bound core: y[b] = sum_k w[b, k] * V[ids[b, k]], forward and its two transposes.
+"""The memory-bound core: y[b] = sum_k w[b, k] * V[ids[b, k]], and its two transposes.
 
-Each table row is read once per use and no (B, K, D) tensor is ever formed:
+Each table row is read once per use, and no (B, K, D) tensor is formed:
 
-- forward: one `embedding_bag`, B * K rows read;
-- gradient of w: a sampled matrix product (only the B * K entries of G V^T that exist);
+- forward: one `embedding_bag`, which reads B * K rows;
+- gradient of w: a sampled matrix product, which computes only B * K entries of G V^T;
 - gradient of V: the same gather transposed. Uses are sorted by row, then each row gathers
-  the output gradients of the tokens that read it. No atomics, so the result is deterministic,
-  and it is as small as the set of rows that were read.
+  the output gradients of the tokens that read it. There are no atomics, so the result is
+  deterministic, and it is as small as the set of rows read.
 """
 
 import warnings
@@ -15,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Shapes: B bags (tokens), K reads a bag, D width, S slots, M reads in all, U distinct rows read
+# Shapes: B bags (tokens), K reads per bag, D width, S slots, M all reads, U distinct rows read
 
 _SAMPLED_PRODUCT_DTYPES = (torch.float32, torch.float64)
 _LARGEST_INT32 = 2**31 - 1
-# A table larger than the cache is better read in its own order than at random, if so many reads
-# fall on each slot.
+# With at least this many reads per slot, a table larger than the cache is better read in its own
+# order than at random.
 _CACHED_BYTES = 32 << 20
 _READS_A_SLOT = 0.25
 
 
 def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Tensor:
-    """Sum the named rows with the given weights, without gradient.
+    """Sum the given rows with the given weights, without gradient.
 
     Args:
         values_SD: The table, float32, float64, bfloat16 or float16.
@@ -45,7 +45,7 @@ def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Te
 
 
 def ragged_gather(values_SD: Tensor, ids_M: Tensor, weights_M: Tensor, starts_B1: Tensor) -> Tensor:
-    """As `weighted_gather`, for bags of different sizes.
+    """Compute `weighted_gather` for bags of different sizes.
 
     Args:
         starts_B1: int64; bag b holds the reads from starts[b] to starts[b + 1].
@@ -61,7 +61,7 @@ def ragged_gather(values_SD: Tensor, ids_M: Tensor, weights_M: Tensor, starts_B1
 
 
 def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tensor:
-    """Gradient of the weights: dot products of each output gradient with the rows it read.
+    """Compute the gradient of the weights: dot products of output gradients and rows read.
 
     Returns:
         grad_BK in the table's dtype.
@@ -83,14 +83,14 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
         return dots_M.view(num_bags, num_reads)
     bags_M = torch.arange(num_bags, device=ids_BK.device).repeat_interleave(num_reads)
     starts_B = _starts(ids_BK)[:-1]
-    dots_M = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+    grad_M: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad_BD.contiguous(), values_SD, flat_M, starts_B, bags_M, 0
     )
-    return dots_M.view(num_bags, num_reads)
+    return grad_M.view(num_bags, num_reads)
 
 
 def _sampled_product(starts: Tensor, columns_M: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Dot products of left's rows with the rows of right that a CSR pattern pairs with them."""
+    """Compute the dot products of the pairs of rows (left, right) in a CSR pattern."""
     pattern = _csr(starts, columns_M, left.new_zeros(columns_M.numel()), right.shape[0])
     dots_M: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
     return dots_M
@@ -99,12 +99,12 @@ def _sampled_product(starts: Tensor, columns_M: Tensor, left: Tensor, right: Ten
 def transposed_gather(
     rows_M: Tensor, bags_M: Tensor, weights_M: Tensor, grad_BD: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the table, compact: for each row that was read, sum_m weights[m] * grad[bag[m]].
+    """Compute the table's compact gradient: for each row read, sum_m weights[m] * grad[bag[m]].
 
     Args:
         rows_M: int64, the row of each read.
-        bags_M: int64 in [0, B), the output that read it.
-        weights_M: Its weight.
+        bags_M: int64 in [0, B), the bag of each read.
+        weights_M: The weight of each read.
         grad_BD: Output gradients.
 
     Returns:
@@ -126,7 +126,7 @@ def transposed_gather(
 def dense_transposed_gather(
     rows_M: Tensor, bags_M: Tensor, weights_M: Tensor, grad_BD: Tensor, num_rows: int
 ) -> Tensor:
-    """As `transposed_gather`, for every row of the table: zeros where nothing was read.
+    """Compute `transposed_gather` for every row of the table, zero for rows that were not read.
 
     Returns:
         sums_SD: in grad's dtype; S is `num_rows`.
@@ -139,14 +139,14 @@ def dense_transposed_gather(
 
 
 def _sort(rows_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort reads by row: narrow integers are faster; stable, so that sums repeat to the bit."""
+    """Sort reads by row, in narrow integers for speed; stable, so that sums repeat to the bit."""
     narrow = rows_M.int() if int(rows_M.max()) <= _LARGEST_INT32 else rows_M
     sorted_M, order_M = torch.sort(narrow, stable=True)
     return sorted_M, order_M
 
 
 def _starts(ids_BK: Tensor) -> Tensor:
-    """Where each bag starts, and where the last one ends."""
+    """Return the start of each bag, and the end of the last."""
     num_bags, num_reads = ids_BK.shape
     return torch.arange(num_bags + 1, device=ids_BK.device) * num_reads
 
@@ -160,7 +160,7 @@ def _has_sampled_product(dense: Tensor, num_reads: int) -> bool:
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, num_columns: int) -> Tensor:
-    """Build a CSR matrix; torch announces once that its CSR layout is in beta, which we know."""
+    """Build a CSR matrix without torch's warning that the layout is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
         return torch.sparse_csr_tensor(

@@ -1,6 +1,6 @@
-"""The reward of molecules: an oracle with a budget, whose every call is written down.
+"""The reward of molecules: an oracle with a budget and a ledger of its calls.
 
-SMILES -> canonical -> ledger: known?  yes -> its score, for nothing
+SMILES -> canonical -> ledger: known?  yes -> its score, without a call
                                        no  -> reserve a call -> scoring pool -> ledger
 
 With `num_workers` the pool scores while the policy computes log-probabilities.
@@ -26,19 +26,21 @@ from triptych.objectives.rewards.molecules.scoring_pool import ScoringPool
 class OracleReward(Reward):
     """Scores each different molecule once, until the budget is spent.
 
-    A string that is no molecule is worth 0 and costs nothing. A molecule that its components cannot
-    score, crash on or hang on costs a call and is worth 0. Once `is_spent`, molecules that are not
-    in the ledger have no reward (nan): training should stop.
+    A string that is no valid molecule has reward 0 and costs no call. A molecule on which a
+    component fails, crashes or hangs costs a call and has reward 0. Once `is_spent`, molecules that
+    are not in the ledger have no reward (nan, with their rows in `Scores.over_budget`): training
+    should stop.
 
     Args:
-        objective: How molecules are scored.
-        budget: Most oracle calls, which is most different molecules.
-        ledger: SQLite file of the calls; null: in memory. A run that goes on with the same file
-            goes on with the same books, and so does another run of the same objective.
-        num_workers: Processes that score; 0 scores in this one, without a time limit.
-        time_limit_s: Seconds a molecule may take.
-        keep_stereo: Whether molecules that differ in stereochemistry alone are different.
-        seed: Of the run, written beside each call; null: a search writes its own, others 0.
+        objective: Scores a molecule.
+        budget: Maximum number of oracle calls, that is of different molecules.
+        ledger: SQLite file of the calls; null: in memory. A resumed run continues with the calls in
+            the file, and so does another run of the same objective.
+        num_workers: Processes that score; 0 scores in this process, without a time limit.
+        time_limit_s: Seconds per molecule.
+        keep_stereo: Whether molecules that differ only in stereochemistry count as different.
+        seed: Seed of the run, written to the ledger with each call; null: a search writes its own
+            seed, other runs write 0.
 
     Raises:
         ValueError: If the budget is below 1 or a setting is out of range; when scoring begins, if
@@ -71,7 +73,7 @@ class OracleReward(Reward):
 
     @classmethod
     def example(cls) -> Self:
-        """Drug-likeness with a few calls."""
+        """Return a drug-likeness reward with ten calls."""
         return cls(MoleculeObjective([DrugLikeness()]), budget=10)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class OracleReward(Reward):
 
     @property
     def ledger(self) -> OracleLedger:
-        """The books, opened when first asked for."""
+        """The ledger, opened at first use."""
         if self._ledger is None:
             description = {"keep_stereo": self.keep_stereo, **self.objective.describe()}
             path = None if self.ledger_path is None else Path(self.ledger_path)
@@ -88,12 +90,12 @@ class OracleReward(Reward):
 
     @property
     def num_calls(self) -> int:
-        """Calls made, by earlier runs with this ledger too."""
+        """Calls made, including those of earlier runs with this ledger."""
         return len(self.ledger)
 
     @property
     def is_spent(self) -> bool:
-        """Whether the budget is spent: no new molecule will be scored."""
+        """Whether the budget is spent, so that no new molecule will be scored."""
         return self.num_calls >= self.budget
 
     def prepare(self, device: torch.device) -> None:
@@ -101,7 +103,7 @@ class OracleReward(Reward):
         _ = self.ledger
 
     def begin(self, rollout: Rollout) -> None:
-        """Have the workers begin, if there are any; the ledger hears of it when scores are due."""
+        """Start the workers, if there are any; results reach the ledger in `score`."""
         if self.pool.num_workers:
             self.prepare(rollout.token_ids_BT.device)
             self._begun = self._begin(rollout)
@@ -111,7 +113,7 @@ class OracleReward(Reward):
 
         Returns:
             Rewards; in `components`, each component (nan where it was not computed) and
-            `oracle_call`, the number of the call that scored the molecule, 0 for what is none.
+            `oracle_call`, the number of the call that scored the molecule, 0 for invalid strings.
         """
         begun, self._begun = self._begun, None
         if begun is None or begun.rollout is not rollout:
@@ -125,6 +127,7 @@ class OracleReward(Reward):
         names = [*self.objective.names, "oracle_call"]
         components = {name: torch.full((len(rollout),), math.nan) for name in names}
         errors: dict[int, str] = {}
+        over_budget: set[int] = set()
         for row, text in enumerate(canonical):
             if text is None:
                 components["oracle_call"][row] = 0
@@ -133,17 +136,18 @@ class OracleReward(Reward):
             else:
                 reward_B[row] = math.nan
                 errors[row] = f"the budget of {self.budget} oracle calls is spent"
-        return Scores(reward_B, components, errors)
+                over_budget.add(row)
+        return Scores(reward_B, components, errors, over_budget)
 
     def close(self) -> None:
-        """End the workers and close the ledger; both start anew when needed."""
+        """Stop the workers and close the ledger; both restart at the next use."""
         self.pool.close()
         if self._ledger is not None and self._ledger.path is not None:
             self._ledger.close()
             self._ledger = None
 
     def _begin(self, rollout: Rollout) -> "_Begun":
-        """Look molecules up, and make the calls that the budget allows."""
+        """Look up known molecules and start the calls that the budget allows."""
         canonical = [canonical_smiles(text, self.keep_stereo) for text in rollout.texts]
         different = list(dict.fromkeys(text for text in canonical if text is not None))
         known = self.ledger.look_up(different)
@@ -166,11 +170,11 @@ class _Begun:
     """Molecules that are being scored.
 
     Attributes:
-        rollout: Who asked.
-        canonical: Canonical SMILES of each completion; None for what is no molecule.
-        known: Calls made before.
-        called: Molecules whose calls are reserved.
-        results: Index into `called` and score, as they come.
+        rollout: The completions.
+        canonical: Canonical SMILES of each completion; None for invalid strings.
+        known: Earlier calls.
+        called: Molecules with a reserved call.
+        results: Index into `called` and score, in the order of completion.
     """
 
     rollout: Rollout

@@ -1,4 +1,4 @@
-"""MARA's searches against REINVENT's, seed by seed, in every way in which one may look better."""
+"""Paired comparison of two search methods by several metrics."""
 
 import math
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ YIELD, AT_CALLS, AT_SAMPLES = "Yield", "Yield at equal calls", "Yield at equal s
 BURDEN, CALLS = "calls until hit 100", "oracle calls spent"
 INT_DIV, CIRCLES = "IntDiv1 at equal N", "Circles at equal N"
 NUM_HITS = 100
-# Fixed before anything was run, on the pilot's cell.
+# Fixed before the runs, for the cell of the pilot.
 ALPHA, MOST_BURDEN, LEAST_INT_DIV, LEAST_CIRCLES = 0.05, 0.15, -0.03, -0.20
 
 
 @dataclass(frozen=True)
 class Paired:
-    """One number of both, seed by seed.
+    """One metric of both methods, paired by seed.
 
     Args:
-        first: MARA's.
-        second: The rival's.
+        first: Values of MARA.
+        second: Values of the rival.
     """
 
     first: Sequence[float]
@@ -41,18 +41,18 @@ class Paired:
 
     @property
     def differences(self) -> np.ndarray:
-        """Of each seed: first - second."""
+        """Differences first - second, one per seed."""
         return np.subtract(self.first, self.second)
 
     @property
     def p(self) -> float:
-        """One-sided paired t-test of first > second; 1 where there is nothing to test."""
+        """One-sided p of a paired t-test of first > second; 1 where the test is undefined."""
         if len(self.first) < 2 or np.allclose(self.differences, self.differences[0]):
             return 1.0
         return float(stats.ttest_rel(self.first, self.second, alternative="greater").pvalue)
 
     def bound(self, side: int) -> float:
-        """The one-sided 95% bound of the mean difference, above (1) or below (-1).
+        """Compute the one-sided 95% bound of the mean difference, upper (1) or lower (-1).
 
         >>> round(Paired([2.0, 3.0, 4.0], [1.0, 1.0, 1.0]).bound(1), 3)  # 2 + 2.920 / sqrt(3)
         3.686
@@ -64,12 +64,12 @@ class Paired:
         return float(each.mean() + side * quantile * each.std(ddof=1) / math.sqrt(len(each)))
 
     def share(self, side: int) -> float:
-        """The bound as a share of the second's mean; 0 where that is 0."""
+        """Return the bound as a share of the mean of `second`; 0 if that mean is 0."""
         mean = float(np.mean(self.second))
         return self.bound(side) / mean if mean else 0.0
 
     def entry(self) -> dict[str, Any]:
-        """As `results.json` has it."""
+        """Return the entry of `results.json`."""
         return {
             "mara": mean_interval(self.first),
             "rival": mean_interval(self.second),
@@ -82,16 +82,16 @@ Comparison = dict[str, Paired]
 
 
 def compare(mara: Sequence[Search], rival: Sequence[Search], seeds: Sequence[int]) -> Comparison:
-    """All numbers of both.
+    """Compute all metrics of two methods.
 
     Args:
-        mara: A search of each seed.
-        rival: Of the same seeds, in the same order.
-        seeds: They also draw the hits whose diversity is compared.
+        mara: One search per seed.
+        rival: Searches with the same seeds in the same order.
+        seeds: Seeds, which also select the hits for the diversity metrics.
 
     Returns:
-        By name. A seed in which one of the two never had 100 hits has no part in `BURDEN`; where
-        that is so in all of them, there is none.
+        Maps names to paired values. `BURDEN` leaves out seeds in which a method has fewer than 100
+        hits, and is absent if none remain.
     """
     pairs = list(zip(mara, rival, strict=True))
     burdens = [(a.burden(NUM_HITS), b.burden(NUM_HITS)) for a, b in pairs]
@@ -114,7 +114,7 @@ def compare(mara: Sequence[Search], rival: Sequence[Search], seeds: Sequence[int
 
 
 def gates(numbers: Comparison, num_seeds: int) -> dict[str, Check]:
-    """What was promised of the gated cell, against what came out."""
+    """Compare the gated cell with the bounds that were fixed beforehand."""
     burden = numbers.get(BURDEN)
     checks = {
         f"{YIELD}, MARA - REINVENT: one-sided p": at_most(numbers[YIELD].p, ALPHA),
@@ -132,7 +132,7 @@ def gates(numbers: Comparison, num_seeds: int) -> dict[str, Check]:
 
 
 def show(comparisons: dict[str, Comparison]) -> None:
-    """Print them all."""
+    """Print all comparisons as tables."""
     console = Console()
     for title, numbers in comparisons.items():
         table = Table("", "MARA", "rival", "difference [95%]", "p, MARA greater", title=title)

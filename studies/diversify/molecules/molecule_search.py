@@ -1,4 +1,4 @@
-"""One search for molecules as its run left it, and numbers of two that are fair to both."""
+"""The record of one search for molecules, and fair comparisons of two searches."""
 
 import csv
 import sqlite3
@@ -12,11 +12,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Search:
-    """What a search asked and what it found.
+    """The oracle calls and hits of a search.
 
     Args:
-        smiles: The molecule of each oracle call, in their order.
-        is_hit: Whether its score reaches the threshold.
+        smiles: Molecule of each oracle call, in order.
+        is_hit: True for a molecule that reaches the threshold.
         calls: Oracle calls made after each training step.
         samples: Molecules sampled after each training step, known ones included.
     """
@@ -28,40 +28,40 @@ class Search:
 
     @property
     def num_calls(self) -> int:
-        """Oracle calls that were made."""
+        """Number of oracle calls."""
         return len(self.smiles)
 
     @property
     def num_samples(self) -> int:
-        """Molecules that were sampled."""
+        """Number of sampled molecules."""
         return int(self.samples[-1])
 
     @property
     def hits(self) -> list[str]:
-        """Different molecules that reach the threshold, in the order of discovery."""
+        """Distinct molecules that reach the threshold, in the order of discovery."""
         return [text for text, is_hit in zip(self.smiles, self.is_hit, strict=True) if is_hit]
 
     def found(self, num_calls: int | None = None) -> int:
-        """Yield: hits within the first calls; None: within all."""
+        """Count hits within the first `num_calls` calls (the Yield); None: within all."""
         return int(self.is_hit[:num_calls].sum())
 
     def found_in_samples(self, num_samples: int) -> int:
-        """Hits among the first samples, as far as whole steps go."""
+        """Count hits among the first samples, rounded down to whole training steps."""
         steps = int(np.searchsorted(self.samples, num_samples, side="right"))
         return self.found(int(self.calls[steps - 1])) if steps else 0
 
     def burden(self, num_hits: int) -> int | None:
-        """Oracle calls until so many hits; None where there never were."""
+        """Return the number of oracle calls until `num_hits` hits; None if never reached."""
         places = np.flatnonzero(self.is_hit)
         return int(places[num_hits - 1]) + 1 if len(places) >= num_hits else None
 
 
 def read_search(run: Path, threshold: float) -> Search:
-    """Read a run's ledger and its metrics.
+    """Read the oracle ledger and the metrics of a run.
 
     Args:
-        run: Its directory.
-        threshold: Least score of a hit.
+        run: Run directory.
+        threshold: Minimum score of a hit.
     """
     with closing(sqlite3.connect(run / "oracle.sqlite")) as ledger:
         rows = ledger.execute(
@@ -78,13 +78,13 @@ def read_search(run: Path, threshold: float) -> Search:
 
 
 def equal_calls(first: Search, second: Search) -> tuple[int, int]:
-    """Yields of both within the calls that both made."""
+    """Return the Yields within the number of calls that both searches made."""
     calls = min(first.num_calls, second.num_calls)
     return first.found(calls), second.found(calls)
 
 
 def equal_samples(first: Search, second: Search) -> tuple[int, int]:
-    """Yields of both within the samples that both drew."""
+    """Return the Yields within the number of samples that both searches drew."""
     samples = min(first.num_samples, second.num_samples)
     return first.found_in_samples(samples), second.found_in_samples(samples)
 
@@ -92,12 +92,12 @@ def equal_samples(first: Search, second: Search) -> tuple[int, int]:
 def equal_number(
     first: Sequence[str], second: Sequence[str], seed: int
 ) -> tuple[list[str], list[str]]:
-    """As many hits of both, drawn at random and in their order: diversity grows with the number.
+    """Draw the same number of hits from both searches at random, since diversity grows with it.
 
     Args:
-        first: Hits of one search.
-        second: Hits of another.
-        seed: Of the draws.
+        first: Hits of one search, whose order is kept.
+        second: Hits of another search.
+        seed: Seed of the draws.
     """
     count = min(len(first), len(second))
     random = np.random.default_rng(seed)
@@ -106,7 +106,7 @@ def equal_number(
 
 
 def diversity(hits: Sequence[str]) -> tuple[float, float]:
-    """IntDiv1 (MOSES) and #Circles (Leader, in the order given, distance 0.75); 0 of none."""
+    """Compute IntDiv1 (MOSES) and #Circles (Leader in given order, distance 0.75); 0 if empty."""
     from triptych.metrics.diversify.molecules.circles import Circles
     from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
 

@@ -1,14 +1,13 @@
-"""What is looked for in the study of molecules, and by which components it is scored."""
+"""The tasks of the molecule study and their scoring components."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from triptych.studies.arms import probe
+from triptych.studies.arms import Settings, probe
 
-Settings = dict[str, Any]
 _COMPONENTS = "triptych.objectives.rewards.molecules"
-# Six fused rings of drugs, as SMARTS: about a twentieth of ZINC holds one of them.
+# Six fused rings of drugs as SMARTS; about 5% of ZINC contain one of them.
 RINGS = {
     "indole": "c1ccc2nccc2c1",
     "benzimidazole": "c1ccc2ncnc2c1",
@@ -28,15 +27,15 @@ class Task:
     """One objective.
 
     Args:
-        components: What is scored, as YAML has it; their geometric mean is the score.
-        threshold: Least score of a hit, and MARA's tau.
+        components: Settings of the components; their geometric mean is the score.
+        threshold: Minimum score of a hit, and the tau of MARA.
     """
 
     components: tuple[Settings, ...]
     threshold: float
 
     def reward(self, budget: int) -> Settings:
-        """The oracle, as YAML has it."""
+        """Return the settings of the oracle."""
         objective = probe(f"{_COMPONENTS}.objective.MoleculeObjective")
         objective["init_args"]["components"] = [dict(each) for each in self.components]
         return probe(
@@ -45,9 +44,9 @@ class Task:
 
 
 def tasks() -> Mapping[str, Task]:
-    """The tasks by name: the first is the gated one.
+    """Return the tasks by name; the first one has the bounds.
 
-    Of ZINC's molecules, some 6% are hits of the first, none of the second, 3% of the others.
+    About 6% of the ZINC molecules are hits of the first task, none of the second, 3% of the others.
     """
     from triptych.datamodules.embedded.molecules import drugs
 
@@ -79,7 +78,7 @@ def tasks() -> Mapping[str, Task]:
                 _part(
                     "python_component.PythonComponent",
                     function="triptych.studies.diversify.molecules.molecule_tasks:pocket_energy",
-                    # MARA's sister paper docks on this scale (2505.08774).
+                    # Scale of the docking scores in 2505.08774.
                     transform=_transform("ReverseSigmoid", low=-16.0, high=0.0, k=0.15),
                 ),
             ),
@@ -89,10 +88,10 @@ def tasks() -> Mapping[str, Task]:
 
 
 def pocket_energy(molecule: Any) -> float:
-    """A docking energy's likeness, in kcal/mol: a pocket with room for so much of each.
+    """Compute a surrogate of a docking energy in kcal/mol, without a protein.
 
-    It falls with size, aromatic rings, acceptors and an amide, as docking energies do, and rises
-    again beyond 30 heavy atoms and 6 rotatable bonds. Nothing of a protein is in it.
+    It falls with size, aromatic rings, acceptors and an amide, as docking energies do. It rises
+    beyond 30 heavy atoms and 6 rotatable bonds.
 
     >>> from triptych.models.diversify.molecules.molecule import read_molecule
     >>> round(pocket_energy(read_molecule("c1ccccc1")), 2)  # -4 - 6 x 0.12 - 1.2
@@ -104,7 +103,8 @@ def pocket_energy(molecule: Any) -> float:
     size, bends = molecule.GetNumHeavyAtoms(), count.CalcNumRotatableBonds(molecule)
     gain = 4 + 0.12 * min(size, 30) + 1.2 * min(count.CalcNumAromaticRings(molecule), 3)
     gain += 0.6 * min(count.CalcNumHBA(molecule), 5) + (count.CalcNumAmideBonds(molecule) > 0)
-    return -gain + 0.3 * max(0, size - 30) + 0.25 * max(0, bends - 6)
+    energy: float = -gain + 0.3 * max(0, size - 30) + 0.25 * max(0, bends - 6)
+    return energy
 
 
 def _part(name: str, **settings: Any) -> Settings:
@@ -120,6 +120,6 @@ def _step(low: float, high: float) -> Settings:
 
 
 def _window(low: float, high: float, width: float) -> Settings:
-    """1/2 at both ends, 1/(1 + 10^-3) in the middle where the width is that of the window."""
+    """Return a window: 1/2 at both ends, 1/(1 + 10^-3) in the middle if `width` is its width."""
     steepness = {"divisor": width, "falling": 6.0, "rising": 6.0}
     return _transform("DoubleSigmoid", low=low, high=high, **steepness)

@@ -1,1 +1,1 @@
-"""Parts of the study on tables of probabilities."""
+"""Parts of the study of tabular policies."""

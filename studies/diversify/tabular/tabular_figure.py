@@ -1,4 +1,4 @@
-"""The figure of the tabular study: the switch, fifteen to one, and what sampled runs keep."""
+"""The figure of the tabular study: the switch, fifteen to one, and entropies of sampled runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 from triptych.objectives.diversify.kl import Divergence
 from triptych.objectives.diversify.target_distribution import entropy_bits, target
 from triptych.studies.diversify.tabular.tabular_runs import Arm, Task
+from triptych.studies.figures import save_figure
 
 Exact = Mapping[tuple[str, str, Arm, float], tuple[Tensor, Tensor]]
 Sampled = Mapping[tuple[str, Arm, float], Tensor]
@@ -31,26 +32,24 @@ def draw(tasks: Mapping[str, Task], sampled: Sampled, exact: Exact, path: Path) 
     """Draw closed forms as lines or bars, exact runs as dots, sampled runs as points.
 
     Args:
-        tasks: By name; `two modes` and `fifteen to one` are drawn.
+        tasks: Maps names to tasks; `two modes` and `fifteen to one` are drawn.
         sampled: Probabilities (S, K) by layout, arm and beta.
         exact: Reached and closed-form log-probabilities by task, objective, arm and beta.
-        path: Where to write the picture.
+        path: Picture to write.
     """
     figure = Figure(figsize=(15, 4.4), layout="constrained")
     switch, imbalance, entropies = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
     _draw_switch(switch, tasks["two modes"], exact)
     _draw_imbalance(imbalance, exact)
     _draw_entropies(entropies, sampled)
-    for axis in (switch, imbalance, entropies):
-        axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _draw_switch(axis: Axes, task: Task, exact: Exact) -> None:
     runs = [key for key in exact if key[:2] == ("two modes", "k1 in reward")]
     betas = np.linspace(0.045, 0.3, 200)
-    for arm, style in (("none", "-"), ("algorithm 1", "--")):
+    styles: dict[Arm, str] = {"none": "-", "algorithm 1": "--"}
+    for arm, style in styles.items():
         mara, reward_K, reference_K = task.mara(arm), task.rewards(), task.reference_log_prob()
         curve = np.array(
             [target("reverse", reward_K, reference_K, b, mara)[:2].exp().tolist() for b in betas]
@@ -105,7 +104,7 @@ def _draw_imbalance(axis: Axes, exact: Exact) -> None:
 
 
 def _rare_share(log_prob_K: Tensor) -> float:
-    """Probability of answer 1 among answers 0 and 1."""
+    """Return the probability of answer 1 among answers 0 and 1."""
     return float(log_prob_K[:2].softmax(-1)[1])
 
 

@@ -1,4 +1,4 @@
-"""Trainings of tabular policies with the house's losses: exact gradients, or samples over seeds."""
+"""Training of tabular policies with the losses of Triptych: exact gradients or samples."""
 
 # Shapes: S seeds, K answers, N samples a seed and step, R exact runs, B rows
 
@@ -19,12 +19,12 @@ Arm = Literal["none", "algorithm 1", "algorithm 2"]
 
 @dataclass(frozen=True)
 class Task:
-    """Rewards of K answers, and how probable the reference finds them.
+    """Rewards of K answers and their probabilities under the reference.
 
     Args:
         reward_K: Rewards.
-        reference_K: Probabilities.
-        threshold: From which reward an answer is good, for MARA.
+        reference_K: Probabilities under the reference.
+        threshold: Minimum reward of a good answer, for MARA.
     """
 
     reward_K: tuple[float, ...]
@@ -32,15 +32,15 @@ class Task:
     threshold: float
 
     def rewards(self) -> Tensor:
-        """Rewards, (K,), float64."""
+        """Return the rewards, (K,), float64."""
         return torch.tensor(self.reward_K, dtype=torch.float64)
 
     def reference_log_prob(self) -> Tensor:
-        """Log-probabilities under the reference, (K,), float64."""
+        """Return the log-probabilities under the reference, (K,), float64."""
         return torch.tensor(self.reference_K, dtype=torch.float64).log().log_softmax(-1)
 
     def mara(self, arm: Arm) -> Mara | None:
-        """The augmentation of an arm."""
+        """Return the augmentation of an arm."""
         if arm == "none":
             return None
         return Mara(threshold=self.threshold, algorithm=1 if arm == "algorithm 1" else 2)
@@ -48,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Layout:
-    """A loss and where its KL goes."""
+    """A loss with its KL penalty; `divergence` is the direction that this penalty minimises."""
 
     name: str
     loss: PolicyLoss
@@ -59,21 +59,22 @@ class Layout:
 def train_exactly(
     task: Task, layout: Layout, runs: Sequence[tuple[Arm, float]], steps: int
 ) -> list[Tensor]:
-    """Follow the exact expectation of the loss's gradient from the reference on.
+    """Train with the exact expected gradient of the loss, starting from the reference.
 
-    Every answer is one row, weighted by its probability: reward and penalty for `Reinforce`, which
-    is linear in them; by the root of it both sides of `Dap`'s squared difference. The gradient is
-    the losses'; each step divides it by the objective's curvature, since plain steps are as slow as
-    beta is small, and under the forward KL, whose curvature changes on the way, is at most 1 nat.
+    Every answer is one row, weighted by its probability. `Reinforce` is linear in reward and
+    penalty, so these are weighted. For `Dap` both sides of the squared difference are weighted by
+    the square root. Each step divides the gradient by the curvature of the objective, because plain
+    steps slow down with small beta. Under the forward KL the curvature changes, so a step is
+    limited to 1 nat.
 
     Args:
         task: Rewards and reference.
-        layout: With `Reinforce` or `Dap` as its loss.
-        runs: Arm and beta of each run; all go on side by side, one group each.
-        steps: Steps.
+        layout: Layout with `Reinforce` or `Dap` as its loss.
+        runs: Arm and beta of each run; all runs train in parallel, one group each.
+        steps: Number of steps.
 
     Returns:
-        Of each run its log-probabilities (K,).
+        Log-probabilities (K,) of each run.
     """
     num_answers, num_runs = len(task.reward_K), len(runs)
     group_K = torch.zeros(num_answers, dtype=torch.int64)
@@ -100,7 +101,7 @@ def train_exactly(
         log_prob_B1 = log_prob_RK.reshape(-1, 1)
         weight_B = log_prob_B1[:, 0].detach().exp()
         if isinstance(layout.loss, Dap):
-            # With sigma = 1: rewards are given in units of beta. Half, for the square's factor.
+            # sigma = 1: rewards are in units of beta. The half cancels the factor of the square.
             root_B = (weight_B * beta_B / 2).sqrt()
             samples = PolicySamples(
                 log_prob_B1 * root_B[:, None],
@@ -129,7 +130,7 @@ def train_exactly(
             if layout.divergence == "forward":
                 curvature_RK = curvature_RK * reference_B.exp().view_as(prob_RK) / prob_RK
             pull_RK = -gradient_RK / prob_RK
-            weight_RK = prob_RK / curvature_RK  # the multiplier that keeps the sum of changes at 0
+            weight_RK = prob_RK / curvature_RK  # keeps the sum of changes at 0
             level_R1 = (weight_RK * pull_RK).sum(-1, keepdim=True) / weight_RK.sum(-1, keepdim=True)
             change_RK = (pull_RK - level_R1) / curvature_RK
             logits_RK += change_RK.clamp(-largest, largest)
@@ -147,23 +148,23 @@ def train_on_samples(
     learning_rate: float = 0.2,
     seed: int = 1,
 ) -> list[Tensor]:
-    """Plain gradient steps on sampled batches, all runs and seeds side by side.
+    """Train by plain gradient steps on sampled batches, all runs and seeds in parallel.
 
-    Each seed of each run is a prompt of its own: a group of `num_samples` rows with its own row of
-    logits. So the losses run as they do in a training, and seeds do not touch each other.
+    Each seed of each run is a separate prompt: a group of `num_samples` rows with one row of
+    logits. The losses therefore run as in a real training, and seeds do not interact.
 
     Args:
         task: Rewards and reference.
-        layout: Any loss but `Dap`.
+        layout: Layout with any loss except `Dap`.
         runs: Arm and beta of each run.
         num_seeds: Seeds of each run.
-        steps: Steps.
-        num_samples: Samples of each seed and step.
-        learning_rate: Of gradient descent on the logits.
+        steps: Number of steps.
+        num_samples: Samples per seed and step.
+        learning_rate: Learning rate on the logits.
         seed: Seed of all samples.
 
     Returns:
-        Of each run its policies' probabilities (S, K), averaged over the last quarter of the steps.
+        Probabilities (S, K) of each run, averaged over the last quarter of the steps.
     """
     generator = torch.Generator().manual_seed(seed)
     reward_K, reference_K = task.rewards(), task.reference_log_prob()
@@ -194,7 +195,7 @@ def train_on_samples(
             layout.kl, beta_B, reward_B, reference_B, log_prob_B1, one_token_B1
         )
         samples = PolicySamples(log_prob_B1, one_token_B1, optimised_B, group_B, penalty=penalty_B)
-        # The sum over seeds of each one's mean: every seed gets its own gradient.
+        # Sum the means of the seeds, so that every seed gets an independent gradient.
         (gradient_GK,) = torch.autograd.grad(layout.loss(samples).total / num_samples, logits_GK)
         with torch.no_grad():
             logits_GK -= learning_rate * gradient_GK
@@ -212,7 +213,7 @@ def _with_kl(
     log_prob_B1: Tensor,
     mask_B1: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """The reward with its KL, and the penalty of the loss."""
+    """Return the reward after the KL in the reward, and the penalty of the loss."""
     if kl is None:
         return reward_B, None
     reference_B1 = reference_B[:, None]

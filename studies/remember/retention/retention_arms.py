@@ -1,23 +1,31 @@
-"""The arms of the retention study: what they start from, and how each of them learns."""
+"""The arms of the retention study: their pretrained bases and their learning methods."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from triptych.studies.arms import Arm, Settings, probe, written
+from triptych.studies.arms import (
+    SEED_OF_DATA_TOO,
+    Arm,
+    Settings,
+    exports,
+    probe,
+    run_arms,
+    written,
+)
 
 Base = Literal["memory", "dense twin", "plain"]
 Split = Literal["report", "tuning"]
 Hold = Literal["replay", "EWC", "KL to the base"]
 
 NUM_OLD, NUM_TUNING = 1024, 300
-# Of these, facts with answers of OLD ones; more would be taken from those that are reported.
+# Tuning facts with answers from OLD facts; a higher number would take reported facts.
 MOST_TUNED = 140
-# EntityQuestions' relations of the pilot, and few facts that share an answer.
+# Relations of EntityQuestions from the pilot; few facts share an answer.
 REAL_FACTS: Settings = {
     "source": {"path": "qa/facts.jsonl.gz"},
     "relations": ["P17", "P20", "P106", "P136", "P159", "P407", "P413", "P495"],
@@ -33,8 +41,8 @@ REAL_TEXT: Settings = {
     "max_validation_rows": 256,
 }
 NUM_OLD_EMBEDDED = 1400
-# Chosen on the tuning split: other facts and other seeds than those reported. A first moment would
-# push a row where the last fact that had it wanted it to go.
+# Chosen on the tuning split, whose facts and seeds are not reported. The first moment is off: it
+# would push a row in the direction of the previous fact that used it.
 SPARSE: Settings = {
     "num_slots": 512,
     "ranking": "tfidf",
@@ -47,21 +55,21 @@ SPARSE: Settings = {
 
 @dataclass(frozen=True)
 class Visit:
-    """How long a fact is taught.
+    """Duration of training on one fact.
 
     Args:
-        steps: Optimizer steps at most.
-        stop_below_nats: Mean loss of its statements below which it is known.
+        steps: Maximum number of optimizer steps.
+        stop_below_nats: Mean loss of its statements (nats per token) that ends the visit early.
     """
 
     steps: int
     stop_below_nats: float
 
 
-# Slots alone bear more practice; all weights only forget more by it.
+# Longer visits help if only slots learn; they only add forgetting if all weights learn.
 SPARSE_VISIT, OTHER_VISIT = Visit(100, 0.02), Visit(40, 0.1)
 BRIEF_STEPS = 5
-# As many rows as a fact has statements; EWC's weight is large since its sums are over short rows.
+# One row per statement of a fact. EWC's weight is large because it sums over short rows.
 HELD_ROWS = 12
 HOLDS: dict[Hold, tuple[str, Settings]] = {
     "replay": ("triptych.callbacks.remember.replay.Replay", {"weight": 1.0}),
@@ -75,18 +83,16 @@ HOLDS: dict[Hold, tuple[str, Settings]] = {
 
 @dataclass(frozen=True)
 class World:
-    """The data of a study, and how long its models are pretrained.
+    """The data of a study and the length of pretraining.
 
     Args:
         data_dir: Folder with `pretrain/` and `qa/`; None: embedded text and facts.
-        split: Which NEW facts: those that are reported, or others, to choose settings by.
+        split: NEW facts that are reported, or other ones for tuning.
         base_steps: Optimizer steps of pretraining.
-        num_new: Facts to learn.
-        num_old: Facts of pretraining that are asked again.
-        num_windows: Windows of text that the model is measured on.
-        brief: Whether pretraining is asked few facts at its end, and reads few documents for its
-            background statistics, and facts are taught for few steps: for runs that are to go
-            through, not to learn.
+        num_new: Number of facts to learn.
+        num_old: Number of facts of pretraining that are tested again.
+        num_windows: Number of text windows for the perplexity.
+        brief: Shorten validation, background statistics and visits, for smoke runs.
     """
 
     data_dir: str | None
@@ -98,19 +104,19 @@ class World:
     brief: bool = False
 
     def facts(self) -> Settings:
-        """What the facts are drawn from."""
+        """Return the source of the facts."""
         return {} if self.data_dir is None else dict(REAL_FACTS)
 
     def old_facts(self) -> Settings:
-        """The facts of pretraining."""
+        """Return the settings of the facts of pretraining."""
         count = NUM_OLD_EMBEDDED if self.data_dir is None else NUM_OLD
         return {**self.facts(), "num_facts": count}
 
     def new_facts(self, count: int, novel_answers: bool = False) -> Settings:
-        """The facts to learn; on real data, those to choose settings by come first.
+        """Return the settings of the facts to learn; on real data the tuning facts come first.
 
-        Those of real data have answers that some OLD fact has, unless `novel_answers`: what is to
-        be learned is whose answer it is, as in the pilot, and not how a name is spelled.
+        On real data the answers occur in OLD facts, unless `novel_answers`. As in the pilot, the
+        model then learns which answer belongs to a subject, not the spelling of a name.
         """
         skip = self.old_facts()["num_facts"]
         if self.data_dir is not None and self.split == "report":
@@ -123,18 +129,18 @@ class World:
         return {**chosen, "answers_of_first": NUM_OLD}
 
     def located(self) -> Settings:
-        """Where relative paths start."""
+        """Return the folder of relative paths."""
         return {} if self.data_dir is None else {"data_dir": self.data_dir}
 
     def held_by(self, hold: Hold) -> Settings:
-        """The callback that holds a model back, with the OLD facts as its data."""
+        """Return the callback that limits forgetting, with the OLD facts as its data."""
         class_path, settings = HOLDS[hold]
         old = {"facts": self.old_facts(), "context_length": 128, "batch_size": HELD_ROWS}
         data = probe("triptych.datamodules.remember.facts.facts.Facts", **old, **self.located())
         return probe(class_path, data=data, **settings)
 
     def probes(self) -> Settings:
-        """What is measured before, during and after learning."""
+        """Return the probes that run before, during and after learning."""
         text = (
             {"source": {"path": "embedded"}}
             if self.data_dir is None
@@ -166,20 +172,19 @@ class World:
 
 @dataclass(frozen=True)
 class Way:
-    """One way of learning.
+    """One learning method.
 
     Args:
-        name: As it appears in tables and figures.
-        base: What it starts from.
+        name: Name in tables and figures.
+        base: Pretrained model to start from.
         model: Settings of `ContinualFinetuning`.
         sparse: Settings of `SparseMemoryFinetuning`; None: without it.
         data: Settings of `FactStream`.
         callbacks: Further callbacks.
-        held_by: What holds it back from forgetting: on rows of OLD facts, replay, EWC, or KL to the
-            base.
+        held_by: Method against forgetting, applied to rows of OLD facts; None: without one.
         num_passes: Passes over the facts.
-        num_new: Facts to learn; None: as many as the others.
-        novel_answers: Their answers may be names that no OLD fact has.
+        num_new: Number of facts to learn; None: that of the world.
+        novel_answers: Allow answers that occur in no OLD fact.
     """
 
     name: str
@@ -195,13 +200,13 @@ class Way:
 
 
 def pretraining(world: World, base: Base, folder: Path) -> Arm:
-    """Pretrain a base."""
+    """Return the run that pretrains a base."""
     config = Path("configs/remember/finetune_base.yaml")
     content = yaml.safe_load(config.read_text())
     data = content["data"]["init_args"]
     data["facts"] |= world.old_facts()
     if world.data_dir is not None:
-        new_facts = {**world.facts(), "skip_facts": NUM_OLD}  # no text gives them away
+        new_facts = {**world.facts(), "skip_facts": NUM_OLD}  # exclude texts that contain them
         data |= {"text": {**REAL_TEXT, "without_facts": new_facts}, **world.located()}
     content["model"]["init_args"]["memory"]["dense_twin"] = base == "dense twin"
     content["trainer"] |= {"max_steps": world.base_steps, "val_check_interval": world.base_steps}
@@ -211,12 +216,12 @@ def pretraining(world: World, base: Base, folder: Path) -> Arm:
         background["init_args"]["num_documents"] = world.num_old
     if base == "plain":
         content["model"]["init_args"]["memory"] = None
-        del content["trainer"]["callbacks+"]  # which count the reads of a memory
+        del content["trainer"]["callbacks+"]  # they count the reads of a memory
     return written(base, content, folder)
 
 
 def learning(world: World, way: Way, start: Mapping[int, Path], folder: Path) -> Arm:
-    """Let a base learn the NEW facts in one way."""
+    """Return the run in which a base learns the NEW facts in one way."""
     callbacks = [*way.callbacks]
     if way.sparse is not None:
         callbacks.append(
@@ -258,16 +263,25 @@ def learning(world: World, way: Way, start: Mapping[int, Path], folder: Path) ->
     return written(way.name, content, folder, start)
 
 
+def pretrained_memory(
+    world: World, options: argparse.Namespace, seeds: Sequence[int]
+) -> tuple[Arm, dict[int, Path]]:
+    """Pretrain the memory model, or find it in `--bases`; return its arm and exported folders."""
+    arm = pretraining(world, "memory", options.bases.parent / options.preset / "arms")
+    runs = run_arms([arm], seeds, options.bases, options.workers, SEED_OF_DATA_TOO)
+    return arm, exports(seeds, runs[arm.name])
+
+
 def world_of(
-    options: argparse.Namespace, base_steps: int, num_new: int, split: str = "report"
+    options: argparse.Namespace, base_steps: int, num_new: int, split: Split = "report"
 ) -> World:
-    """The data of a study, small and brief in preset `smoke`.
+    """Return the data of a study; preset `smoke` is small and brief.
 
     Args:
-        options: With `preset` and `data_dir`.
+        options: Parsed options with `preset` and `data_dir`.
         base_steps: Optimizer steps of pretraining.
-        num_new: Facts to learn.
-        split: Which NEW facts.
+        num_new: Number of facts to learn.
+        split: Split of the NEW facts.
     """
     small: Settings = {"num_old": 16, "num_windows": 8, "brief": True}
     sizes = small if options.preset == "smoke" else {}

@@ -1,4 +1,4 @@
-"""The figure of the retention study: learned against kept, and what becomes of the first facts."""
+"""The figure of the retention study: learned against kept, and the recall of the first facts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from triptych.studies.figures import save_figure
 from triptych.studies.remember.retention.retention_ways import NEW, OLD_DROP, TEXT_RISE
+from triptych.studies.results import Numbers
 
-Numbers = Mapping[str, Sequence[Mapping[str, float]]]
-# One colour a method; a sweep over rates is joined by a line.
+# One colour per method; a line joins the rates of a sweep.
 FAMILIES = {
     "sparse, TF-IDF": ("tab:blue", "o"),
     "sparse, TF only": ("tab:cyan", "v"),
@@ -28,9 +29,9 @@ def draw(numbers: Numbers, runs: Mapping[str, Sequence[Path]], path: Path) -> No
     """Draw learned against kept for the single pass, and the recall of the first 20 facts.
 
     Args:
-        numbers: Of each arm, those of its seeds.
+        numbers: Numbers of each arm and seed.
         runs: Run directories of each arm.
-        path: Where to write the picture.
+        path: Picture to write.
     """
     figure = Figure(figsize=(13, 4), layout="constrained")
     old, text, early = figure.subplots(1, 3)
@@ -54,10 +55,7 @@ def draw(numbers: Numbers, runs: Mapping[str, Sequence[Path]], path: Path) -> No
     )
     early.set_ylim(0, 1)
     early.legend(frameon=False, fontsize="small")
-    for axis in (old, text, early):
-        axis.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _draw_family(

@@ -1,44 +1,42 @@
-"""Which ways of learning each preset of the retention study compares."""
+"""The learning methods that each preset of the retention study compares, and their numbers."""
 
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from triptych.studies.arms import Settings
 from triptych.studies.remember.retention.retention_arms import SPARSE, Hold, Way
 
 TF_ONLY = "sparse, TF only"
 SPARSE_NAME = "sparse, TF-IDF"
-# From where hardly anything is learned to where most of OLD is lost.
+# From rates that learn almost nothing to rates that lose most of OLD.
 FULL_RATES = (1e-6, 3e-6, 1e-5, 3e-5)
 LORA_RATES = (3e-6, 1e-5, 3e-5, 1e-4)
-#: The arms that checks are made of.
-JUDGED = {
-    "sparse": SPARSE_NAME,
-    "tf only": TF_ONLY,
+#: Arms that sparse memory fine-tuning is compared with at an equal loss of OLD.
+SWEEPS = {
     "full": [f"full {rate:g}" for rate in FULL_RATES],
     "LoRA": [f"LoRA {rate:g}" for rate in LORA_RATES],
 }
 
 
-def sparse(name: str, **settings: object) -> Way:
-    """Sparse memory finetuning with some settings changed."""
+def sparse(name: str, **settings: Any) -> Way:
+    """Return sparse memory fine-tuning with some settings changed."""
     return Way(name, "memory", sparse=SPARSE | settings)
 
 
-def full(rate: float, name: str = "full", **more: object) -> Way:
-    """Full finetuning of the dense twin."""
+def full(rate: float, name: str = "full", **more: Any) -> Way:
+    """Return full fine-tuning of the dense twin."""
     return Way(f"{name} {rate:g}", "dense twin", model={"learning_rate": rate}, **more)
 
 
-def lora(rate: float, name: str = "LoRA", **more: object) -> Way:
-    """LoRA on all linear layers of the dense twin."""
+def lora(rate: float, name: str = "LoRA", **more: Any) -> Way:
+    """Return LoRA on all linear layers of the dense twin."""
     model: Settings = {"learning_rate": rate, "trainable": "lora", "lora": {"rank": 16}}
     return Way(f"{name} {rate:g}", "dense twin", model=model, **more)
 
 
 def several_passes() -> list[Way]:
-    """Three passes over the facts, five steps a visit: where full finetuning has its case."""
+    """Return ways with three passes and five steps per visit, which favour full fine-tuning."""
     data: Settings = {"steps_per_visit": 5}
     return [
         Way("3 passes: sparse", "memory", sparse=SPARSE, data=data, num_passes=3),
@@ -47,7 +45,7 @@ def several_passes() -> list[Way]:
 
 
 def many_facts_a_batch() -> list[Way]:
-    """Sixteen facts a batch, fifteen passes: ordinary training rather than a stream."""
+    """Return ways with 16 facts per batch and 15 passes: ordinary training, not a stream."""
     data: Settings = {"facts_per_batch": 16, "steps_per_visit": 1}
     wider = SPARSE | {"num_slots": 1024}
     return [
@@ -57,7 +55,7 @@ def many_facts_a_batch() -> list[Way]:
 
 
 def ways_of(preset: str) -> list[Way]:
-    """All ways of a preset; the first are those that are judged."""
+    """Return all ways of a preset; those with checks come first."""
     judged = [
         sparse(SPARSE_NAME),
         sparse(TF_ONLY, ranking="tf"),
@@ -71,7 +69,7 @@ def ways_of(preset: str) -> list[Way]:
 
 
 def ablations() -> list[Way]:
-    """What `full` adds: sweeps, ablations, replay, EWC, KL to the base, a long stream."""
+    """Return the additions of `full`: sweeps, ablations, regularisers and a long stream."""
     rate = SPARSE["learning_rate"]
     return [
         *(sparse(f"sparse, rate {share * rate:g}", learning_rate=share * rate) for share in RATES),
@@ -94,7 +92,7 @@ RATES = (0.25, 0.5, 2.0)
 
 
 def held_back() -> list[Way]:
-    """Full finetuning that is held back, at the rates of full finetuning and above."""
+    """Return full fine-tuning with replay, EWC or a KL, at its usual rates and above."""
     holds: tuple[Hold, ...] = get_args(Hold)
     return [full(rate, hold, held_by=hold) for hold in holds for rate in HELD_RATES]
 
@@ -103,7 +101,7 @@ HELD_RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 
 
 def long_stream() -> list[Way]:
-    """300 facts, one after another; not so many have answers that OLD facts taught."""
+    """Return ways that learn 300 facts; fewer than 300 have answers from OLD facts."""
     longer: Settings = {"num_new": 300, "novel_answers": True}
     return [
         Way("300 facts: sparse", "memory", sparse=SPARSE, **longer),
@@ -117,7 +115,7 @@ OLD_DROP, TEXT_RISE, EARLY = "OLD, points lost", "text, percent", "first 20 fact
 
 
 def numbers_of(run: Path) -> dict[str, float]:
-    """What one run learned and forgot."""
+    """Read what one run learned and forgot."""
     measured = json.loads((run / "forgetting.json").read_text())["rows"]
     start, end = (
         {

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Trainer, seed_everything
 
 from tests.lit_modules.diversify.tiny_prompts import TinyPrompts, module, trainer
+from tests.tiny_lightning import TinyModule
 from triptych.callbacks.diversify.anchor_trace import AnchorTrace
 from triptych.callbacks.diversify.mode_coverage_figure import ModeCoverageFigure, draw_coverage
+from triptych.callbacks.diversify.molecules.molecule_report import MoleculeReport
+from triptych.callbacks.diversify.molecules.stop_search import StopSearch
 from triptych.callbacks.diversify.reward_diversity_front import RewardDiversityFront, front
 from triptych.callbacks.diversify.stop_on_collapse import StopOnCollapse
 from triptych.objectives.diversify.mara import Mara
@@ -142,13 +145,15 @@ def test_a_number_that_nothing_logs_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("callback", "message"),
     [
-        (lambda: AnchorTrace(every_n_steps=0), "every_n_steps is 0"),
-        (lambda: StopOnCollapse(patience=0), "patience is 0"),
-        (lambda: StopOnCollapse(every="epoch"), "every is 'epoch'"),
+        (AnchorTrace(), r"protocols\.HasExperience, but TinyModule has no `experience`"),
+        (ModeCoverageFigure(), r"protocols\.CountsModes, but TinyModule has no `mode_counts`"),
+        (MoleculeReport(), "MoleculeReport reads the ledger of an oracle"),
+        (StopSearch(), "StopSearch reads the ledger of an oracle"),
     ],
+    ids=lambda value: type(value).__name__,
 )
-def test_settings_that_cannot_work_say_so(make, message):
+def test_module_without_the_protocol_is_refused(callback, message):
     with pytest.raises(ValueError, match=message):
-        make()
+        callback.on_fit_start(Trainer(accelerator="cpu", logger=False), TinyModule(vocab_size=3))

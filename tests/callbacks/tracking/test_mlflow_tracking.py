@@ -107,7 +107,10 @@ def test_unreachable_server_stops_nothing_and_is_reported(tiny, client, caplog):
     spool = (run_dir / "tracking_spool.jsonl").read_text().splitlines()
     assert len(spool) == unsent > 3
     assert f"did not take {unsent} records" in caplog.text
-    assert f"python -m callbacks.tracking.mlflow_tracking {run_dir} --tracking_uri" in caplog.text
+    assert (
+        f"python -m triptych.callbacks.tracking.mlflow_tracking {run_dir} --tracking_uri"
+        in caplog.text
+    )
     assert "train/loss_nats" in (run_dir / "metrics.csv").read_text()
 
     # later, when a store is there

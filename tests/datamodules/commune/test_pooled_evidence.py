@@ -91,11 +91,9 @@ def test_the_optimum_of_a_single_agent_of_the_sum():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "product"}, "task.rule"),
         ({"num_agents": 1}, "at least 2 and at most 5"),
         ({"num_agents": 6}, "at most 5"),
         ({"num_digits": 0}, "task.num_digits"),
-        ({"num_val": 0}, "task.num_val"),
         ({"zero_share": 1.0}, "task.zero_share is 1.0"),
         ({"zero_share": -0.1}, "task.zero_share"),
     ],

@@ -49,8 +49,8 @@ def test_the_embedded_default():
     texts = [question.evidence[0] for question in train + val]
     assert len(set(texts)) == 50
     first = train[0]
-    numbers = [int(word) for word in first.evidence[2].split() if word.isdigit()]
-    assert first.answers[0] == first.answers[2] == str(sum(numbers))
+    numbers = [int(word) for word in first.evidence_of(2).split() if word.isdigit()]
+    assert first.answer_of(0) == first.answer_of(2) == str(sum(numbers))
     assert task.fingerprint("train") != task.fingerprint("val")
     assert task.read_answer("<think>I say #### 3</think>so #### 4") == "4"
 
@@ -97,17 +97,9 @@ def test_malformed_rows_are_named(tmp_path, row, message):
         Reasoning(RecordSource(str(path)), num_train=1, num_val=1).questions("train")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"answer_kind": "word"}, "task.answer_kind"),
-        ({"num_train": None}, "task.val_source"),
-        ({"num_val": 0}, "task.num_val"),
-    ],
-)
-def test_what_cannot_be_is_said(settings, message):
-    with pytest.raises(ValueError, match=message):
-        Reasoning(**settings)
+def test_what_cannot_be_is_said():
+    with pytest.raises(ValueError, match=r"task\.val_source"):
+        Reasoning(num_train=None)
     with pytest.raises(ValueError, match="has 900 questions and 1900 are asked for"):
         Reasoning(num_train=1000, num_val=900).questions("val")
 

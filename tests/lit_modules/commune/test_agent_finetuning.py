@@ -7,7 +7,7 @@ from triptych.lit_modules.commune.agent_finetuning import (
     debate_answers,
     own_copies,
 )
-from triptych.lit_modules.commune.debate import Debate
+from triptych.lit_modules.commune.debate import SILENCE, Debate
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
 
@@ -26,8 +26,8 @@ def agents():
 class Scripted(Debate):
     """Agents that say 1, 2, 2 alone, and 2, 2, 3 once they have heard anything."""
 
-    def replies(self, questions, messages=None, prefixes=None):
-        said = ["1", "2", "2"] if messages is None else ["2", "2", "3"]
+    def replies(self, questions, messages=SILENCE, prefixes=None):
+        said = ["1", "2", "2"] if messages == SILENCE else ["2", "2", "3"]
         return [[reply] * len(questions) for reply in said]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Callback, seed_everything
 
 from tests.lit_modules.diversify.tiny_prompts import (
@@ -166,10 +167,6 @@ def test_a_beta_of_zero_is_explained_once_and_one_below_refused(tmp_path, caplog
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0: set it to at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate is -1"),
-        ({"eval_temperature": 0.0}, "eval_temperature is 0"),
-        ({"schedule": "linear"}, "schedule is 'linear'"),
         ({"policy": None}, "no model to start from"),
         ({"init_from": "somewhere"}, "leave one of them out"),
         ({"loss": Dap(), "kl": KlPenalty()}, "Dap contains the KL already"),
@@ -178,6 +175,22 @@ def test_a_beta_of_zero_is_explained_once_and_one_below_refused(tmp_path, caplog
 def test_settings_that_cannot_work_say_so(settings, message):
     with pytest.raises(ValueError, match=message):
         module(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_samples", 0),
+        ("learning_rate", -1.0),
+        ("eval_temperature", 0.0),
+        ("schedule", "linear"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_the_parser(name, value):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PolicyOptimization)
+    with pytest.raises(ArgumentError, match=f"(?s){name}.*{value}"):
+        parser.parse_object({name: value})
 
 
 def test_accumulation_and_several_updates_exclude_each_other(tmp_path):
@@ -287,10 +300,12 @@ def columns(run: Path) -> list[dict[str, str]]:
 def test_a_resumed_run_goes_on_bit_for_bit(tiny, tmp_path):
     steps = ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2"]
     steps += ["--trainer.check_val_every_n_epoch", "null"]
+    steps += ["--trainer.limit_val_batches", "2"]
     sections = language_run(updates_per_rollout=2)
-    whole = main(tiny("--run_dir", "whole", *steps, **sections))
-    main(tiny("--run_dir", "half", *steps, "--trainer.max_steps", 4, **sections))
-    half = Path("half/checkpoints/last.ckpt")
+    copied = "--trainer.callbacks+=tests.callbacks.remember.finetuning_runs.CopyCheckpoint"
+    whole = main(tiny("--run_dir", "whole", *steps, copied, **sections))
+    half = whole / "checkpoints" / "copy.ckpt"
+    assert torch.load(half, weights_only=True)["global_step"] == 4  # two updates a rollout
     resumed = main(tiny("--run_dir", "resumed", *steps, "--ckpt_path", half, **sections))
     ours, theirs = (load_memory_lm(r / "export").state_dict() for r in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

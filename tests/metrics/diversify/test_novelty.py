@@ -69,7 +69,7 @@ def test_only_the_first_k_samples_count():
     metric.update([["a", "b", "c"], ["d", "d"]], scores=[[1, 2, 3], [4, 5]])
     assert metric.compute()["distinct"].item() == 1.5
     assert metric.compute()["utility"].item() == pytest.approx((2.6 / 1.8 + 4 / 1.8) / 2)
-    with pytest.raises(ValueError, match="prompt 0 has 1 samples, num_samples is 2"):
+    with pytest.raises(ValueError, match="a prompt has 1 samples, num_samples is 2"):
         metric.update([["a"]])
 
 

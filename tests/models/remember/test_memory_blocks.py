@@ -1,4 +1,4 @@
-"""Where memory layers go, and models that have no place for them."""
+"""Places of memory layers, and models without such places."""
 
 import pytest
 import torch
@@ -64,7 +64,8 @@ def test_a_gate_beside_takes_the_models_precision_too():
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("collections.OrderedDict", r"must be a class path under `models\.`"),
+        ("collections.OrderedDict", "is not a SlotIndex"),
+        ("ProductKeyIndex", "cannot be found"),
         ("triptych.models.remember.index.product_keys.Nothing", "cannot be found"),
         ("models.nothing.ProductKeyIndex", "cannot be found"),
         ("triptych.models.remember.memory_layer.MemoryLayer", "is not a SlotIndex"),

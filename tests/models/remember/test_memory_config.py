@@ -1,9 +1,8 @@
-"""Memory settings that cannot work are refused, saying what and what to do."""
+"""Memory settings: errors, sizes, plain types."""
 
 import pytest
 import torch
 
-from triptych.models.remember.index.faiss_options import FaissOptions
 from triptych.models.remember.memory_config import MemoryConfig
 
 
@@ -23,8 +22,12 @@ from triptych.models.remember.memory_config import MemoryConfig
         ),
         ({"key_dim": 7}, "memory.key_dim=7 must be even"),
         (
-            {"faiss": FaissOptions()},
-            "memory.faiss is set, but memory.index is product keys: set memory.index to models",
+            {"faiss": {}},
+            "memory.faiss is set, but memory.index is product keys: set memory.index to triptych",
+        ),
+        (
+            {"index_args": {"keys": torch.ones(1)}},
+            "memory.index_args must be numbers, words, lists .* type Tensor is not JSON",
         ),
         (
             {"relevance_gate": True},
@@ -64,10 +67,10 @@ def test_round_trip_through_plain_types():
 
 def test_settings_of_models_saved_before_an_option_existed():
     old = MemoryConfig(layers=[0, 2], placement="beside").to_dict()
-    for name in ("faiss", "relevance_gate"):
+    for name in ("index_args", "relevance_gate"):
         del old[name]
     memory = MemoryConfig(**old)
-    assert (memory.faiss, memory.relevance_gate) == (None, False)
+    assert (memory.index_args, memory.relevance_gate) == ({}, False)
 
 
 def test_a_relevance_gate_costs_one_multiply_add_for_each_hidden_unit():

@@ -1,4 +1,4 @@
-"""What is computed once for repeated input: the same bits, and only where nothing can differ."""
+"""Repeated input: results are the same to the bit and kept only where nothing can differ."""
 
 import copy
 import pickle
@@ -18,11 +18,16 @@ VOCABULARY = 40
 FAISS = "triptych.models.remember.index.faiss_index.FaissSlotIndex"
 
 
-def build(family: str = "llama", **memory) -> PreTrainedModel:
-    """Three blocks, memory in the last two; frozen, its tables as in sparse memory finetuning."""
+def build(family: str = "llama", dropout: float = 0.0, **memory) -> PreTrainedModel:
+    """Build three blocks, memory in the last two; frozen, with tables as in sparse finetuning."""
     torch.manual_seed(0)
     base = BaseLMConfig(
-        family=family, hidden_size=16, num_layers=3, num_heads=2, max_position_embeddings=32
+        family=family,
+        hidden_size=16,
+        num_layers=3,
+        num_heads=2,
+        max_position_embeddings=32,
+        dropout=dropout,
     )
     slots = MemoryConfig(layers=[1, 2], num_keys=8, num_heads=2, top_k=4, **memory)
     model = build_memory_lm(base, slots, VOCABULARY).train().requires_grad_(False)
@@ -41,7 +46,7 @@ def batch(seed: int) -> torch.Tensor:
 
 
 def step(model: PreTrainedModel, ids_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A step as sparse memory finetuning takes it; returns logits and the rows' gradients."""
+    """Take a step like sparse memory finetuning; returns logits and the rows' gradients."""
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[0, 5:] = 0
     logits = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
@@ -57,7 +62,7 @@ def step(model: PreTrainedModel, ids_BT: torch.Tensor) -> tuple[torch.Tensor, ..
 
 
 class Calls:
-    """Counts the calls of a module; without a hook, which would have every call made."""
+    """Counts the calls of a module, without a hook, which would switch remembering off."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.count = 0
@@ -190,7 +195,7 @@ def test_who_looks_into_a_block_sees_every_pass():
 
 
 def test_a_run_that_repeats_nothing_keeps_nothing():
-    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    layer = torch.nn.Linear(2, 2).requires_grad_(False).eval()
     call = RememberedCall(layer, "forward")
     for number in range(70):
         call(torch.full((1, 2), float(number)))
@@ -199,7 +204,7 @@ def test_a_run_that_repeats_nothing_keeps_nothing():
 
 
 def test_what_was_changed_in_place_is_computed_anew():
-    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    layer = torch.nn.Linear(2, 2).requires_grad_(False).eval()
     call = RememberedCall(layer, "forward")
     given = torch.ones(1, 2)
     first = call(given)
@@ -219,45 +224,85 @@ def test_what_was_changed_in_place_is_computed_anew():
     assert call(given).tolist() == [[1, 1]]
 
 
-def test_a_model_that_is_random_in_training_is_left_alone():
-    base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2, dropout=0.1)
-    model = build_memory_lm(base, MemoryConfig([1], num_keys=8, num_heads=2, top_k=4), VOCABULARY)
-    assert remember_repeated_input(model) == []
+def test_frozen_parts_have_no_dropout_and_the_others_keep_theirs():
+    plain, remembering = build("gpt2", dropout=0.3), build("gpt2", dropout=0.3)
+    plain.transformer.drop.eval()  # this dropout, of the embeddings, would make all input new
+    remembering.transformer.drop.eval()
+    lowest, block, _ = decoder_blocks(plain)
+    for part in (lowest, block.ln_1, block.attn, block.ln_2):
+        part.eval()
+    remember_repeated_input(remembering)
+    calls = Calls(decoder_blocks(remembering)[0].mlp)
+    logits = []
+    for seed in (1, 1, 1):
+        steps = []
+        for model in (remembering, plain):
+            torch.manual_seed(len(logits))
+            steps.append(step(model, batch(seed)))
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(*steps, strict=True))
+        logits.append(steps[0][0])
+    assert calls.count == 1
+    # The layers above the memory keep their dropout.
+    torch.manual_seed(0)
+    one = remembering(input_ids=batch(1), use_cache=False).logits
+    assert not torch.equal(one, remembering(input_ids=batch(1), use_cache=False).logits)
+
+
+def test_a_part_put_in_training_mode_is_random_again():
+    model = build(dropout=0.5)
+    attention = decoder_blocks(model)[0].self_attn
+    calls = Calls(attention.q_proj)
+    remember_repeated_input(model)
+    for _ in range(2):
+        model(input_ids=batch(0), use_cache=False)
+    assert calls.count == 1
+    attention.train()
+    one, other = (model(input_ids=batch(0), use_cache=False).logits for _ in range(2))
+    assert calls.count == 3
+    assert not torch.equal(one, other)
+
+
+def test_models_that_nothing_is_remembered_of():
     plain = build_memory_lm(
         BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2), None, VOCABULARY
     )
     assert remember_repeated_input(plain) == []
-    dropping = build()
-    decoder_blocks(dropping)[0].mlp.more = torch.nn.Dropout(0.5)
-    assert remember_repeated_input(dropping) == []
     adapted = build()
     add_lora(adapted, LoRAConfig(rank=2))
     assert remember_repeated_input(adapted) == []
     nameless = build()
     del nameless.config.num_hidden_layers
     assert remember_repeated_input(nameless) == []
+    replaced = build()
+    block = decoder_blocks(replaced)[0]
+    block.forward = block.forward  # replaced by somebody else, and must be called
+    assert remember_repeated_input(replaced) == []
+    assert all(module.training for module in (*plain.modules(), *replaced.modules()))
 
 
 def test_it_can_be_taken_out_copied_and_pickled():
     model = build()
+    decoder_blocks(model)[0].mlp.eval()
+    modes = [module.training for module in model.modules()]
     before = step(copy.deepcopy(model), batch(0))
     calls = remember_repeated_input(model)
-    again = remember_repeated_input(model)  # after a run that broke off: in place of the others
-    assert len(again) == len(calls)
-    assert decoder_blocks(model)[0].forward is again[0]
+    assert not any(module.training for module in decoder_blocks(model)[0].modules())
+    step(copy.deepcopy(model), batch(0))
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         own = decoder_blocks(other)[0].forward
         assert own.module is decoder_blocks(other)[0]
-        assert own is not again[0]
-    for call in [*calls, *again]:
+        assert own is not calls[0]
+        assert torch.equal(step(other, batch(0))[0], before[0])
+    for call in calls:
         call.remove()
     assert all("forward" not in module.__dict__ for module in model.modules())
     assert "lookup" not in memory_layers(model)[0].index.__dict__
+    assert [module.training for module in model.modules()] == modes
     assert torch.equal(step(model, batch(0))[0], before[0])
 
 
 def test_tensors_of_inference_mode_are_not_remembered():
-    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    layer = torch.nn.Linear(2, 2).requires_grad_(False).eval()
     call = RememberedCall(layer, "forward")
     with torch.inference_mode():
         given = torch.ones(1, 2)
@@ -274,7 +319,7 @@ def test_a_call_that_fills_something_is_made_each_time():
             filled.count += 1
             return given + 1
 
-    call, filled, given = RememberedCall(Fills(), "forward"), Filled(), torch.ones(2)
+    call, filled, given = RememberedCall(Fills().eval(), "forward"), Filled(), torch.ones(2)
     for _ in range(2):
         call(given, filled=filled)
     assert filled.count == 2

@@ -27,10 +27,12 @@ def test_algorithm_1_by_hand():
     assert found.anchor_B.tolist() == [1, 1, 1, 1]
     assert found.above_B.tolist() == [True, True, False, True]
     assert found.shift_B.tolist() == [2.0, 0.0, 0.0, 5.0]
-    numbers = found.numbers(torch.tensor([1.0, 1.5, 0.5, 2.0]))
-    assert float(numbers["above_share"]) == 0.75
-    assert float(numbers["shift_nats_mean"]) == pytest.approx(7 / 3)
-    assert float(numbers["anchor_reward_difference_mean"]) == pytest.approx(1 / 3)
+    assert found.anchor_reward_B.tolist() == [1.5] * 4
+    assert found.is_anchor.tolist() == [False, True, False, False]
+    second_process = found.rows(1, 2)
+    assert second_process.is_anchor.tolist() == [True, False]
+    assert second_process.rows(1, 1).first_row == 2
+    assert second_process.reward_B.tolist() == found.reward_B[1:3].tolist()
 
 
 def test_algorithm_2_replaces_reward_and_reference():
@@ -82,6 +84,7 @@ def test_a_batch_without_rewards():
     found = augment(Mara(percentile=80), [NAN, NAN], [-1.0, -2.0])
     assert found.anchor_B.tolist() == [-1, -1]
     assert found.reward_B.isnan().all()
+    assert found.anchor_reward_B.isnan().all()
 
 
 def test_beta_zero_leaves_only_the_anchors_reward():
@@ -187,8 +190,6 @@ def test_nothing_above_leaves_rewards_bit_for_bit(rows):
         ({"percentile": 50, "end_value": 120, "schedule_steps": 3}, "end_value"),
         ({"threshold": 0.5, "end_value": 0.7}, "schedule_steps"),
         ({"threshold": 0.5, "schedule_steps": 7}, "end_value"),
-        ({"threshold": 0.5, "scope": "prompt"}, "scope"),
-        ({"threshold": 0.5, "algorithm": 3}, "algorithm"),
         ({"threshold": 0.5, "clip": 0.0}, "clip"),
         ({"threshold": 0.5, "length_normalised": True, "algorithm": 2}, "length_normalised"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from triptych.objectives.rewards.base import Reward, Scores, TextReward
+from triptych.objectives.rewards.composed import WeightedSum
 from triptych.objectives.rewards.python_function import PythonFunction
 
 
@@ -63,6 +64,35 @@ def test_a_batch_that_fails_is_scored_piece_by_piece(rollout_of):
     scores = reward(rollout_of(texts, groups=[0, 0, 0, 0]))
     assert scores.errors == dict.fromkeys(range(4), "ValueError: bad among 4")
     assert scores.reward_B.isnan().all()
+
+
+class Budgeted(Reward):
+    """Scores two completions in all, then none; fails on several at once."""
+
+    scope = "completion"
+
+    def __init__(self):
+        self.left = 2
+
+    def score(self, rollout):
+        if len(rollout) > 1:
+            raise ValueError("one at a time")
+        self.left -= 1
+        if self.left >= 0:
+            return Scores(torch.ones(1))
+        return Scores(torch.full((1,), math.nan), over_budget={0})
+
+
+def test_completions_over_a_budget_are_marked(rollout_of):
+    rollout = rollout_of(["a", "b", "c", "d"])
+    scores = Budgeted()(rollout)
+    assert scores.over_budget == {2, 3}
+    assert scores.errors == dict.fromkeys([2, 3], "the budget is spent")
+    assert scores.reward_B.isnan().tolist() == [False, False, True, True]
+    assert WeightedSum([Budgeted(), Budgeted()])(rollout).over_budget == {2, 3}
+    part = scores.rows(1, 2).to("cpu")
+    assert (part.over_budget, list(part.errors)) == ({1}, [1])
+    assert part.reward_B.isnan().tolist() == [False, True]
 
 
 def test_a_wrong_number_of_rewards_is_an_error(rollout_of):

@@ -149,6 +149,7 @@ def test_a_spent_budget_scores_what_it_knows_and_nothing_else(counted, rollout_o
     scores = reward(rollout_of(["C", "CC", "CCC", "C"]))
     assert scores.reward_B.isnan().tolist() == [False, False, True, False]
     assert scores.errors == {2: "the budget of 2 oracle calls is spent"}
+    assert scores.over_budget == {2}
     assert reward.is_spent
     assert reward(rollout_of(["CC"])).reward_B.tolist() == [0.5]
     assert counted.asked() == ["C", "CC"]

@@ -13,7 +13,7 @@ from triptych.datamodules.sources.records import RecordSource
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.remember.memory_lm import build_memory_lm
-from triptych.studies.diversify import creative_qa, one_or_two
+from triptych.studies import creative_qa, one_or_two
 from triptych.studies.diversify.answer_probabilities import reply_probabilities
 
 

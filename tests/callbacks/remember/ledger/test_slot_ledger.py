@@ -292,8 +292,3 @@ def test_nothing_to_watch(tmp_path):
     trainer = trainer_for(SlotLedger(), tmp_path)
     with pytest.raises(ValueError, match=r"SlotLedger has nothing to watch: add .*SparseMemory"):
         trainer.fit(built(TinyMemoryModule), visits(1))
-
-
-def test_a_share_above_one():
-    with pytest.raises(ValueError, match="share from 0 to 1"):
-        SlotLedger(warn_on_overlap=50)

@@ -174,9 +174,7 @@ def test_windows_are_capped_too(tiny_lm):
     assert probe.num_rows_used == 7
 
 
-def test_windows_may_not_be_fewer_than_one():
-    with pytest.raises(ValueError, match="num_windows is 0"):
-        TextPerplexity(num_windows=0)
+def test_window_holds_a_prediction():
     with pytest.raises(ValueError, match="context_length is 1"):
         TextPerplexity(context_length=1)
 

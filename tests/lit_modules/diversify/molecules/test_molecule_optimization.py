@@ -1,6 +1,7 @@
 """Policy optimisation of molecules: budget, replay, filter, MARA over both, and going on."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from triptych.callbacks.diversify.molecules.molecule_report import MoleculeRepor
 from triptych.callbacks.diversify.molecules.stop_search import StopSearch
 from triptych.datamodules.diversify.unprompted import Unprompted
 from triptych.lit_modules.diversify.molecules.molecule_optimization import MoleculeOptimization
+from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.molecules.diversity_filters import DiversityFilter
 from triptych.objectives.diversify.molecules.experience_replay import ExperienceReplay
 from triptych.objectives.diversify.policy_loss import Rloo
+from triptych.objectives.rewards.base import Scores
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
@@ -37,9 +40,19 @@ def prior(tmp_path_factory) -> str:
     return str(folder)
 
 
-def search(prior: str, budget: int = 30, **settings) -> MoleculeOptimization:
+class Reworded(OracleReward):
+    """Says in other words that the budget is spent."""
+
+    def score(self, rollout: Rollout) -> Scores:
+        scores = super().score(rollout)
+        return replace(scores, errors=dict.fromkeys(scores.errors, "come back next year"))
+
+
+def search(
+    prior: str, budget: int = 30, oracle: type[OracleReward] = OracleReward, **settings
+) -> MoleculeOptimization:
     seed_everything(7)
-    reward = OracleReward(MoleculeObjective([ShareOfOxygen()], mean="arithmetic"), budget)
+    reward = oracle(MoleculeObjective([ShareOfOxygen()], mean="arithmetic"), budget)
     given = {"num_samples": 16, "max_new_tokens": 8, "learning_rate": 0.01, "sigma": 16.0}
     return MoleculeOptimization(reward, prior, **given | settings)
 
@@ -89,6 +102,19 @@ def test_a_search_ends_with_its_budget_and_reports(prior, tmp_path):
     for name in names:
         picture = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
+    module.reward.close()
+
+
+@pytest.mark.parametrize("oracle", [OracleReward, Reworded])
+def test_the_end_of_the_budget_is_counted_whatever_its_words(prior, tmp_path, oracle):
+    module, stop = search(prior, budget=8, oracle=oracle), StopSearch()
+    trainer(tmp_path, callbacks=[stop]).fit(module, Unprompted())
+    assert module.oracle_calls == 8
+    assert stop.reason == "the budget of 8 oracle calls is spent"
+    assert module.experience.reward.isnan().any()  # the last step reached the end
+    assert module.experience.scores.over_budget
+    assert module.experience.scores.errors == {}
+    assert module.experience_log.failed_samples == 0
     module.reward.close()
 
 
@@ -146,7 +172,7 @@ def test_the_anchor_may_be_a_remembered_molecule(prior, tmp_path):
             level = reward[anchor] + (reference[anchor] - reference[row]) / 16.0
         torch.testing.assert_close(augmented[row], level)
     assert 1 < len(replayed.rollout) <= 4
-    assert replayed.first_row == len(fresh.rollout) == 16
+    assert replayed.augmentation.first_row == len(fresh.rollout) == 16
     module.reward.close()
 
 
@@ -155,8 +181,6 @@ def test_settings_that_contradict(prior):
         search(prior, loss=Rloo(), replay=ExperienceReplay())
     with pytest.raises(ValueError, match="there is no replay"):
         search(prior, mara=Mara(threshold=0.5, scope="batch_and_replay"))
-    with pytest.raises(ValueError, match="sigma is 0"):
-        search(prior, sigma=0.0)
     with pytest.raises(ValueError, match="patience is 0"):
         StopSearch(patience=0)
     with pytest.raises(ValueError, match="num_shown 0"):

@@ -1,6 +1,7 @@
 """Training of priors: what is logged, what is exported, and what starts from that."""
 
 import csv
+import importlib
 import json
 import math
 
@@ -10,11 +11,12 @@ import torch
 from tests.lit_modules.diversify.molecules.tiny_priors import prior_sections, write_molecules
 from tests.models.diversify.molecules.tiny_molecules import tiny_smiles_policy
 from triptych.cli import main
-from triptych.lit_modules.diversify.molecules.molecule_pretraining import CausalLM
+from triptych.lit_modules.diversify.molecules.molecule_pretraining import MoleculePretraining
 from triptych.lit_modules.diversify.molecules.sampled_molecules import SampledMolecules
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
 from triptych.models.diversify.molecules.smiles_rnn import SmilesRNNConfig
+from triptych.short_names import short_names_allowed
 
 SMALL = {"cell": "gru", "embedding_size": 4, "hidden_size": 8}
 
@@ -90,13 +92,17 @@ def test_what_was_cut_off_is_no_molecule():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0"),
         ({"warmup_share": 1.0}, "warmup_share is 1.0"),
-        ({"schedule": "linear"}, "choose one_cycle, cosine, constant"),
         ({"rnn": SmilesRNNConfig(), "base": BaseLMConfig()}, "both"),
         ({"rnn": SmilesRNNConfig(), "init_from": "somewhere"}, "leave the others out"),
     ],
 )
 def test_settings_that_contradict(settings, message):
     with pytest.raises(ValueError, match=message):
-        CausalLM(vocab_size=10, **settings)
+        MoleculePretraining(vocab_size=10, **settings)
+
+
+def test_the_former_name_is_the_same_class():
+    with short_names_allowed():
+        former = importlib.import_module("lit_modules.causal_lm")
+    assert former.CausalLM is MoleculePretraining

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from triptych.lit_modules.diversify.molecules.molecule_pretraining import MoleculePretraining
+
 CHAINS = ["C" * a + middle + "C" * b for a in (1, 2, 3) for b in (1, 2, 3) for middle in "ONS"]
 
 
@@ -28,7 +30,7 @@ def prior_sections(path: Path, max_steps: int = 4, **model: Any) -> dict[str, di
             },
         },
         "model": {
-            "class_path": "triptych.lit_modules.diversify.molecules.molecule_pretraining.CausalLM",
+            "class_path": f"{MoleculePretraining.__module__}.MoleculePretraining",
             "init_args": {"num_samples": 12, "max_new_tokens": 12, **model},
         },
         "trainer": {

@@ -1,4 +1,4 @@
-"""The recurrent policy: what is sampled is what is scored, whatever leaves the batch on the way."""
+"""The recurrent policy: sampled and scored distributions are equal, also with a shrinking batch."""
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_the_reference_stays_and_is_no_parameter():
 def test_a_checkpoint_of_another_prior_is_refused():
     state = tiny_smiles_policy(seed=1).state_dict()
     tiny_smiles_policy(seed=1).load_state_dict(state)
-    with pytest.raises(ValueError, match="another prior"):
+    with pytest.raises(ValueError, match="another reference policy"):
         tiny_smiles_policy(seed=2).load_state_dict(state)
 
 

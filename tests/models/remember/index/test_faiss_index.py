@@ -17,7 +17,6 @@ from triptych.models.remember.index.faiss_codes import FaissCodes, factory_name,
 from triptych.models.remember.index.faiss_index import FaissSlotIndex
 from triptych.models.remember.index.faiss_options import FaissOptions
 from triptych.models.remember.index.product_keys import ProductKeyIndex
-from triptych.models.remember.index_replacement import replace_index
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_layer import MemoryLayer
@@ -31,13 +30,14 @@ LISTS = pytest.param(
     marks=needs_faiss,
     id="faiss-lists",
 )
+FORMER = "models.faiss_index.FaissSlotIndex"
 TORCH = pytest.param(FaissOptions(backend="torch"), id="torch")
 
 
 def clustered_product_keys(
     num_keys: int, num_heads: int = 2, dim: int = 16, qk_norm: bool = True
 ) -> ProductKeyIndex:
-    """Product keys as training leaves them: half keys in clusters."""
+    """Make product keys like trained ones: half keys in clusters."""
     index = ProductKeyIndex(num_keys, num_heads, dim, qk_norm)
     centres = torch.randn(num_heads, 2, 24, dim // 2)
     chosen = torch.randint(24, (num_heads, 2, num_keys, 1)).expand(-1, -1, -1, dim // 2)
@@ -47,7 +47,7 @@ def clustered_product_keys(
 
 
 def queries_near(index: FaissSlotIndex, num_queries: int, noise: float = 1.0) -> Tensor:
-    """Queries about keys of the index, as a trained model asks."""
+    """Make queries near keys of the index, like those of a trained model."""
     ids = torch.randint(index.num_slots, (num_queries,))
     keys = index.keys[:, ids].transpose(0, 1)
     return keys + noise * keys.std() * torch.randn_like(keys)
@@ -62,7 +62,7 @@ def index_of(options: FaissOptions, num_slots: int = 1024, **sizes) -> FaissSlot
 
 
 def best(index: FaissSlotIndex, query: Tensor, num_kept: int) -> Tensor:
-    """The true top K among active slots, from the definition."""
+    """Find the true top K among active slots, by definition."""
     scores = torch.einsum("bhd,hsd->bhs", query.double(), index.keys.double())
     scores[..., ~index.active] = -torch.inf
     return scores.topk(num_kept).indices
@@ -104,8 +104,10 @@ def test_default_settings_find_the_best_of_65536_slots(qk_norm):
     "settings",
     [
         {"num_lists": 64, "num_probes": 24},
-        {"num_centroids": 256, "num_subvectors": 8},
-        {"num_centroids": 256, "num_lists": 64, "num_probes": 24},
+        pytest.param({"num_centroids": 256, "num_subvectors": 8}, marks=pytest.mark.slow),
+        pytest.param(
+            {"num_centroids": 256, "num_lists": 64, "num_probes": 24}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
@@ -306,7 +308,7 @@ def test_growing_beyond_the_table_is_refused():
         ([3, 64], r"slots \[64\] are not active"),
         ([-1], r"slots \[-1\] are not active"),
         ([5, 61], r"slots \[61\] are not active"),
-        ([5, 5], "named twice"),
+        ([5, 5], "given twice"),
     ],
 )
 def test_slots_that_cannot_be_removed(ids, message):
@@ -406,7 +408,7 @@ def test_without_faiss_torch_searches_exactly(monkeypatch):
 
 
 class GpuFaiss:
-    """faiss-gpu as far as the index uses it, on the CPU: shows the calls, not the kernels."""
+    """The part of faiss-gpu that the index uses, on the CPU: tests the calls, not the kernels."""
 
     def __init__(self, faiss):
         self._faiss = faiss
@@ -481,13 +483,34 @@ def test_from_config():
         top_k=4,
         qk_norm=True,
         index="triptych.models.remember.index.faiss_index.FaissSlotIndex",
-        faiss=FaissOptions(num_active=10, num_candidates=40),
+        index_args={"num_active": 10, "num_candidates": 40},
     ).resolved(24, 4)
     index = FaissSlotIndex.from_config(memory)
     assert (index.num_slots, index.num_heads, index.query_dim) == (64, 3, 12)
     assert (index.num_active, index.qk_norm) == (10, True)
     assert index.options.candidates(4, 64) == 40
     assert MemoryConfig(**memory.to_dict()) == memory
+
+
+@pytest.mark.parametrize(
+    "saved", [{"num_active": 10, "backend": "torch"}, FaissOptions(num_active=10, backend="torch")]
+)
+def test_the_former_name_of_its_settings(saved):
+    memory = MemoryConfig(
+        num_keys=8, top_k=4, index="models.faiss_index.FaissSlotIndex", faiss=saved
+    )
+    index = FaissSlotIndex.from_config(memory.resolved(16, 2))
+    assert index.options == FaissOptions(num_active=10, backend="torch")
+    assert memory.faiss is None
+    with pytest.raises(ValueError, match=r"memory\.faiss and memory.index_args are the same"):
+        MemoryConfig(index=memory.index, faiss=saved, index_args={"num_active": 10})
+
+
+def test_settings_that_do_not_exist():
+    memory = MemoryConfig(index=FORMER, index_args={"num_activ": 10})
+    message = "do not fit FaissOptions: .*unexpected keyword argument 'num_activ'.*num_active"
+    with pytest.raises(ValueError, match=message):
+        FaissSlotIndex.from_config(memory.resolved(16, 2))
 
 
 def test_initialisation():
@@ -501,10 +524,21 @@ def test_initialisation():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_centroids": 17}, "memory.faiss.num_centroids must be 16 or 256, got 17"),
-        ({"backend": "annoy"}, "memory.faiss.backend must be auto, faiss or torch, got 'annoy'"),
-        ({"num_candidates": 0}, "memory.faiss.num_candidates must be at least 1, got 0"),
-        ({"num_lists": -1}, "memory.faiss.num_lists must be at least 0, got -1"),
+        ({"num_centroids": 17}, "num_centroids must be 16 or 256, got 17"),
+        (
+            {"backend": "annoy"},
+            "backend must be auto, faiss or torch, got 'annoy'",
+        ),
+        (
+            {"num_candidates": 0},
+            "num_candidates must be a whole number of at least 1, got 0",
+        ),
+        ({"num_active": "ten"}, "num_active must be a whole number of at least 0, got 'ten'"),
+        ({"train_keys": "no"}, "train_keys must be true or false, got 'no'"),
+        (
+            {"num_lists": -1},
+            "num_lists must be a whole number of at least 0, got -1",
+        ),
     ],
 )
 def test_settings_that_cannot_work(settings, message):
@@ -561,7 +595,7 @@ def test_default_settings_on_the_65536_slots_of_a_trained_model():
     handle.remove()
     query = asked[0].reshape(-1, 4, 32)
     product = layer.index
-    replace_index(model)
+    layer.index = FaissSlotIndex.from_product_keys(product)
     assert layer.index.recall_at_k(query, 32) >= 0.95
     assert overlap(layer.index.search(query, 32), product.search(query, 32)) >= 0.95
     with torch.no_grad():

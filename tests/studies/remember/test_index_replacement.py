@@ -1,4 +1,4 @@
-"""A trained model's product keys become full keys: it writes the same, and is saved and loaded."""
+"""Product keys converted to full keys: same outputs, saving and loading."""
 
 import copy
 import pickle
@@ -11,10 +11,10 @@ from triptych.models.remember.index.faiss_codes import import_faiss
 from triptych.models.remember.index.faiss_index import FaissSlotIndex
 from triptych.models.remember.index.faiss_options import FaissOptions
 from triptych.models.remember.index.product_keys import ProductKeyIndex
-from triptych.models.remember.index_replacement import replace_index
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
+from triptych.studies.remember.index_replacement import replace_index
 
 VOCABULARY = 61
 BASE = BaseLMConfig(hidden_size=32, num_layers=3, num_heads=4, max_position_embeddings=64)

@@ -1,0 +1,25 @@
+"""Members of Lightning's trainer that it sets but does not declare."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+
+
+def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
+    """Return the datamodule that the trainer runs with."""
+    undeclared: Any = trainer
+    data: LightningDataModule | None = undeclared.datamodule
+    return data
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return the trainer's callbacks."""
+    undeclared: Any = trainer
+    callbacks: list[Callback] = undeclared.callbacks
+    return callbacks
+
+
+def num_dry_run_batches(trainer: Trainer) -> int:
+    """Return the number of batches of a dry run (`fast_dev_run`); 0 for a full run."""
+    undeclared: Any = trainer
+    return int(undeclared.fast_dev_run)
