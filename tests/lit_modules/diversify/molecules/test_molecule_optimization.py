@@ -185,5 +185,3 @@ def test_settings_that_contradict(prior):
         StopSearch(patience=0)
     with pytest.raises(ValueError, match="num_shown 0"):
         MoleculeReport(num_shown=0)
-    with pytest.raises(ValueError, match="steps_per_epoch is 0"):
-        Unprompted(steps_per_epoch=0)
