@@ -108,7 +108,7 @@ class FactStreamPart(VisitedPart[FactVisits]):
         ask_statements: bool,
         data_dir: str | None,
     ) -> None:
-        super().__init__(facts_per_batch, steps_per_visit, shuffle, item="facts")
+        super().__init__(facts_per_batch, steps_per_visit, shuffle)
         if self.statements_name in facts.validation_sources:
             raise ValueError(
                 f"facts.validation_sources has an entry {self.statements_name!r}, but that is the "

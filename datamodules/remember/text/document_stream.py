@@ -99,7 +99,7 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         shuffle: bool,
         data_dir: str | None,
     ) -> None:
-        super().__init__(chunks_per_batch, steps_per_visit, shuffle, item="chunks")
+        super().__init__(chunks_per_batch, steps_per_visit, shuffle)
         if documents.only_about_questions and questions is None:
             raise ValueError(
                 "documents.only_about_questions is true, but data.questions is null: say there "
