@@ -1,4 +1,4 @@
-"""Means over completions of whatever was measured of each.
+"""Means of several numbers over completions.
 
 Shapes: B completions, N names.
 """
@@ -13,10 +13,10 @@ from triptych.metrics.summed_metric import SummedMetric
 
 
 class CompletionMeans(SummedMetric):
-    """Means of several numbers over all completions; those that are not finite are left out.
+    """Means of several numbers over all completions, without values that are not finite.
 
     Args:
-        names: What the numbers are called.
+        names: Names of the numbers.
         kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = CompletionMeans(["reward"])
@@ -36,7 +36,7 @@ class CompletionMeans(SummedMetric):
 
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
-        """Return a fresh metric and batches, one with what could not be measured, one empty."""
+        """Return a fresh metric and batches, one with a nan, one empty."""
         return cls(["reward", "length"]), [
             ({"reward": torch.tensor([0.25, torch.nan]), "length": torch.tensor([3, 4])},),
             ({"reward": torch.tensor([0.5]), "length": torch.tensor([8])},),
@@ -56,5 +56,5 @@ class CompletionMeans(SummedMetric):
         self.count_N = self.count_N + torch.tensor(counts, device=self.device)
 
     def compute(self) -> dict[str, Tensor]:
-        """The mean of each, float64; nan where there was nothing."""
+        """Return the mean of each number, float64; nan without values."""
         return dict(zip(self.names, self.total_N / self.count_N, strict=True))

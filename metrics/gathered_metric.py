@@ -1,4 +1,4 @@
-"""The base of metrics that must see every value again when they compute."""
+"""The base of metrics that need all values again in `compute`."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from triptych.metrics.summed_metric import SummedMetric
 
 
 class GatheredMetric(SummedMetric):
-    """A torchmetric that keeps rows of numbers next to its sums and gathers them from all ranks.
+    """A metric that keeps rows of numbers in addition to sums, and gathers them from all ranks.
 
-    A row state is a list of one-dimensional tensors that always starts with an empty one of the
-    state's dtype. A rank that has seen nothing therefore gathers with the others; torchmetrics
-    would offer them an empty float32 tensor, whatever the dtype.
+    A row state is a list of one-dimensional tensors that starts with an empty one of the state's
+    dtype. A rank without data can therefore gather with the others; torchmetrics would add an empty
+    float32 tensor, whatever the dtype.
 
-    Rows of all ranks come in the order of ranks, and of merged copies in either order: what a
-    subclass computes must not depend on it.
+    Gathered rows are in the order of ranks, those of merged copies in either order. A subclass must
+    not depend on the order.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -24,11 +24,11 @@ class GatheredMetric(SummedMetric):
         self._row_dtypes: dict[str, torch.dtype] = {}
 
     def add_row_state(self, name: str, dtype: torch.dtype) -> None:
-        """Declare a state of rows that are gathered over batches and ranks.
+        """Add a state of rows that are gathered over batches and ranks.
 
         Args:
-            name: Attribute that will hold it.
-            dtype: Of its elements.
+            name: Name of its attribute.
+            dtype: Dtype of its elements.
         """
         self.add_state(name, [], dist_reduce_fx="cat")
         self._row_dtypes[name] = dtype
@@ -39,19 +39,19 @@ class GatheredMetric(SummedMetric):
 
         Args:
             name: The state.
-            values: A tensor of any shape, which is flattened, or a sequence of numbers.
+            values: A tensor of any shape, to be flattened, or a sequence of numbers.
         """
         dtype = self._row_dtypes[name]
         rows = torch.as_tensor(values, dtype=dtype).detach().reshape(-1).to(self.device)
         getattr(self, name).append(rows)
 
     def rows(self, name: str) -> Tensor:
-        """All of a row state in one tensor of one dimension; inside `compute`, of all ranks."""
+        """Concatenate a row state to one dimension; inside `compute`, of all ranks."""
         state = getattr(self, name)
         return state if isinstance(state, Tensor) else torch.cat(state)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all states."""
         super().reset()
         for name in self._row_dtypes:
             self._start_with_empty(name)

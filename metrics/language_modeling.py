@@ -1,4 +1,4 @@
-"""How well text is predicted: nats per token, bits per byte, perplexity."""
+"""Prediction of text: nats per token, bits per byte, perplexity."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,8 @@ from triptych.metrics.summed_metric import SummedMetric
 class TokenNLL(SummedMetric):
     """The negative log-likelihood of a corpus: its nats per token and its bits per byte.
 
-    A ratio of sums, not a mean over batches: the value does not depend on how tokens are spread
-    over batches and ranks. Bits per byte compare models with different tokenizers; nats per token
-    do not.
+    A ratio of sums, not a mean over batches, so the value does not depend on the split of tokens
+    into batches and ranks. Bits per byte are comparable between tokenizers, nats per token are not.
 
     Args:
         kwargs: Options of `torchmetrics.Metric`.

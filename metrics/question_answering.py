@@ -6,10 +6,10 @@ Normalisation, scores and edge cases are those of the official SQuAD 2.0 evaluat
 - a text is lower-cased, loses ASCII punctuation and the words a, an, the, and is split at white
   space; punctuation outside ASCII stays, and so do accents;
 - the best score over the accepted answers counts;
-- accepted answers that normalise to nothing ("The", "?!") are dropped. Only where none is left is
-  the empty text the right answer, and then both scores are 1 for an empty prediction, else 0.
+- accepted answers that normalise to nothing ("The", "?!") are dropped. Only if none is left, the
+  empty text is the right answer; both scores are then 1 for an empty prediction, else 0.
 
-SQuAD 1.1 differs in the last point alone: it drops no answer, and gives two empty texts an exact
+SQuAD 1.1 differs only in the last point: it drops no answer, and gives two empty texts an exact
 match of 1 but an F1 of 0.
 """
 
@@ -30,7 +30,7 @@ _ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 
 def normalize_answer(text: str) -> str:
-    """Reduce an answer to the words that count.
+    """Normalise an answer.
 
     Args:
         text: Any text.
@@ -47,14 +47,14 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
-    """Say whether a prediction equals one of the accepted answers, both normalised.
+    """Test whether a prediction equals one of the accepted answers, both normalised.
 
     Args:
         prediction: The model's answer.
         answers: Every accepted answer (aliases), at least one.
 
     Returns:
-        True where one of them is matched.
+        True if one of them matches.
 
     Raises:
         ValueError: If `answers` is empty or a single string.
@@ -68,7 +68,7 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Score the words that a prediction shares with the accepted answer closest to it.
+    """Score the words that a prediction shares with the closest accepted answer.
 
     With `shared` the size of the intersection of both bags of words, precision is shared / words
     predicted, recall is shared / words in the answer, and F1 their harmonic mean.
@@ -99,7 +99,7 @@ def _normalized_answers(answers: Sequence[str]) -> list[str]:
         )
     if not answers:
         raise ValueError(
-            "answers is empty: give at least one accepted answer a question "
+            "answers is empty: give at least one accepted answer per question "
             "([''] where the right answer is no answer)."
         )
     return [normalized for answer in answers if (normalized := normalize_answer(answer))] or [""]
@@ -142,7 +142,7 @@ class _MeanOverQuestions(SummedMetric):
         """Score a batch.
 
         Args:
-            predictions: One predicted answer a question.
+            predictions: One predicted answer per question.
             answers: Every accepted answer of each question, in the same order.
 
         Raises:
@@ -151,7 +151,7 @@ class _MeanOverQuestions(SummedMetric):
         if len(predictions) != len(answers):
             raise ValueError(
                 f"{type(self).__name__} got {len(predictions)} predictions for {len(answers)} "
-                "questions: give one prediction and one list of accepted answers a question."
+                "questions: give one prediction and one list of accepted answers per question."
             )
         pairs = zip(predictions, answers, strict=True)
         self.score_sum = self.score_sum + sum(self.score(*pair) for pair in pairs)

@@ -1,4 +1,4 @@
-"""Texts as vectors, by any sentence-transformers model.
+"""Embeddings of texts by any sentence-transformers model.
 
 Shapes: N texts, D width of an embedding.
 """
@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Gives a float tensor (N, D). Were that said here, a YAML would have to name a *maker* of tensors.
+# Returns a float tensor (N, D). With that type, jsonargparse would expect a *factory* of tensors.
 Embedder = Callable[[Sequence[str]], Any]
 
 
 class TextEmbedder:
     """Embeds texts with a sentence-transformers model, which is loaded at the first call.
 
-    The model is loaded once a process, however many embedders name it, and is not part of the
-    embedder's pickle. Two metrics that share one embedder embed a batch once: the embeddings of the
-    last call are kept.
+    All embedders of a process share one copy of a model. The model is not part of the embedder's
+    pickle. The embeddings of the last call are cached, so two metrics that share an embedder embed
+    a batch once.
 
     Args:
         model: Name on the hub or path. None: all-MiniLM-L6-v2 as installed with the extra
             `embeddings`, which needs no network.
         batch_size: Texts embedded at once.
-        device: Where the model runs; sentence-transformers' choice by default.
+        device: Device of the model; by default chosen by sentence-transformers.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class TextEmbedder:
         """Embed N texts.
 
         Returns:
-            float32 (N, D) on the CPU, as the model gives them.
+            float32 (N, D) on the CPU, not normalised by us.
         """
         key = tuple(texts)
         if self._last is None or self._last[0] != key:
@@ -71,7 +71,7 @@ def _load_model(model: str | None, device: str | None) -> Any:
 
 
 def letter_counts(texts: Sequence[str]) -> Tensor:
-    """Embed texts by how often each letter a-z occurs: no model, for dry runs and tests.
+    """Embed texts by counts of the letters a-z, without a model, for dry runs and tests.
 
     >>> letter_counts(["Abba"])[0, :3].tolist()
     [2.0, 2.0, 0.0]

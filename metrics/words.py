@@ -1,4 +1,4 @@
-"""Words and n-grams of texts, by rules that are named."""
+"""Words and n-grams of texts, by named rules."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,18 +29,18 @@ WORD_RULES: dict[str, Tokenize] = {"whitespace": whitespace_words, "13a": mteval
 
 
 def word_rule(name: str) -> Tokenize:
-    """Find a rule by its name.
+    """Return the rule of a name.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If there is no such rule.
     """
     if name not in WORD_RULES:
-        raise ValueError(f"words={name!r} is no rule: take one of {', '.join(WORD_RULES)}.")
+        raise ValueError(f"words={name!r} is not a rule: take one of {', '.join(WORD_RULES)}.")
     return WORD_RULES[name]
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n neighbouring words, in order; none where there are fewer words.
+    """Return all runs of n neighbouring words, in order.
 
     >>> ngrams(["a", "b", "a"], 2)
     [('a', 'b'), ('b', 'a')]

@@ -1,4 +1,4 @@
-"""The next-token loss of a transformers model on a batch of rows as the datamodules make them."""
+"""The next-token loss of a transformers model on a batch of packed rows."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Batch = dict[str, Any]
 
 
 def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
-    """Score every labelled token of a batch, each document seeing only itself.
+    """Score every labelled token of a batch; attention stays within each document.
 
     Args:
         model: A causal language model.
@@ -24,8 +24,8 @@ def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
             `triptych.datamodules.batches.packing.collate_rows` lays them out.
 
     Returns:
-        As `next_token_nll`. The logits are never held all at once, except in families whose output
-        layer has a bias or rescales them.
+        As `next_token_nll`. The logits are never held all at once, except in model families with a
+        bias in the output layer or with rescaled logits.
     """
     inputs = {
         "input_ids": batch["input_ids"],

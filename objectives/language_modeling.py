@@ -1,7 +1,7 @@
-"""The loss of a causal language model, with all logits at once or without ever holding them all.
+"""The loss of a causal language model, with all logits at once or in chunks.
 
-Both functions return the same `NextTokenNLL`. It carries sums and counts and no mean, because the
-mean of a step runs over the tokens of all ranks and all accumulated micro-batches:
+Both functions return the same `NextTokenNLL`. It holds sums and counts instead of a mean, because
+the mean of a step runs over the tokens of all ranks and all accumulated micro-batches:
 
     nll = chunked_next_token_nll(hidden_BTD, lm_head.weight, labels_BT)
     loss = nll.sum_nats / num_tokens_of_the_whole_step
@@ -33,19 +33,19 @@ class NextTokenNLL(NamedTuple):
 
     @property
     def sum_nats(self) -> Tensor:
-        """The sum over all predictions: a differentiable scalar, 0 where nothing is predicted."""
+        """The sum over all predictions: a differentiable scalar, 0 without predictions."""
         return self.nats.sum()
 
     @property
     def num_tokens(self) -> Tensor:
-        """How many tokens are predicted: an int64 scalar."""
+        """The number of predicted tokens: an int64 scalar."""
         return self.keep_mask.sum()
 
     def num_bytes(self, num_bytes_BT: Tensor) -> Tensor:
-        """Sum the bytes of the tokens predicted.
+        """Sum the bytes of the predicted tokens.
 
         Args:
-            num_bytes_BT: UTF-8 bytes that each input token stands for.
+            num_bytes_BT: UTF-8 bytes of each input token.
 
         Returns:
             An int64 scalar.
@@ -56,16 +56,16 @@ class NextTokenNLL(NamedTuple):
 def next_token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> NextTokenNLL:
     """Score every next token under the logits of a causal language model.
 
-    Logits at t predict the label at t+1. The log-softmax runs in float32 (float64 stays), whatever
-    the logits' dtype.
+    Logits at t predict the label at t+1. The log-softmax runs in float32, for float64
+    logits in float64.
 
     Args:
         logits_BTV: Unnormalised log-probabilities.
         labels_BT: int64 in [0, V), aligned with the input (not shifted), `IGNORED_LABEL` where
-            nothing is to be predicted. The first column predicts nothing and is never read.
+            nothing is to be predicted. The first column is never read.
 
     Returns:
-        Negative log-likelihoods in nats and the mask of those that count.
+        Negative log-likelihoods in nats, and the mask of labelled positions.
 
     Raises:
         ValueError: If the shapes of logits and labels do not agree.
@@ -90,20 +90,20 @@ def next_token_nll(logits_BTV: Tensor, labels_BT: Tensor) -> NextTokenNLL:
 def chunked_next_token_nll(
     hidden_BTD: Tensor, weight_VD: Tensor, labels_BT: Tensor, chunk_tokens: int = 1024
 ) -> NextTokenNLL:
-    """Do what `next_token_nll(hidden_BTD @ weight_VD.T, labels_BT)` does, in far less memory.
+    """Compute `next_token_nll(hidden_BTD @ weight_VD.T, labels_BT)` in far less memory.
 
-    Logits exist for one chunk of predictions at a time, only at positions whose label counts, and
-    are computed again in the backward pass (`linear_nll`): two arrays of C V numbers in
-    place of several of B T V, for a third more arithmetic in the output layer.
+    Logits exist for one chunk of predictions at a time, only at positions with a label, and are
+    computed again in the backward pass (`linear_nll`). This takes two arrays of C V numbers instead
+    of several of B T V, for a third more arithmetic in the output layer.
 
-    Finding the positions that count synchronises with an accelerator once. The gradient has no
-    gradient of its own.
+    Finding the labelled positions synchronises with an accelerator once. Second derivatives are not
+    available.
 
     Args:
         hidden_BTD: Last hidden states, after the final norm.
         weight_VD: Weight of the output layer, which has no bias.
         labels_BT: As in `next_token_nll`.
-        chunk_tokens: Largest number of predictions whose logits exist at once, C.
+        chunk_tokens: C, the largest number of predictions with logits in memory at once.
 
     Returns:
         As `next_token_nll`.

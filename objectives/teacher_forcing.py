@@ -1,4 +1,4 @@
-"""Whether a model would write a given text by itself, found out without writing it."""
+"""A test whether greedy decoding would produce a given text, in one forward pass."""
 
 # Shapes: B batch, T tokens, S = T-1 predictions (position s predicts token s+1), N predictions
 # whose label counts, D hidden width, V vocabulary
@@ -22,8 +22,8 @@ class TeacherForced(NamedTuple):
 
     Attributes:
         nll: Their negative log-likelihood.
-        is_greedy_B: True where every label of a row is the likeliest token at its place, given the
-            labels before it; also where a row has no label.
+        is_greedy_B: True where every label of a row is the most likely token at its position, given
+            the labels before it; also for rows without labels.
     """
 
     nll: NextTokenNLL
@@ -31,22 +31,22 @@ class TeacherForced(NamedTuple):
 
 
 def teacher_forced(model: PreTrainedModel, batch: Batch) -> TeacherForced:
-    """Score labelled tokens, and say of each row whether greedy decoding would write them.
+    """Score labelled tokens, and find out for each row whether greedy decoding would write them.
 
     Greedy decoding from the tokens before the first label writes exactly the labels if and only if
-    each of them is the argmax given the ones before it (by induction: until the first difference
-    both see the same tokens). One forward pass thus tells what generation takes one for each token
-    to tell. Labels must be adjacent in a row; with EOS among them, the text must end there, too.
+    each label is the argmax given the ones before it (by induction: up to the first difference both
+    have the same context). One forward pass thus replaces one pass per generated token. Labels must
+    be adjacent in a row; if EOS is among them, the text must end there too.
 
-    Logits are computed at the labels alone, in every family as it computes its own.
+    Logits are computed at the labels only, by the model's own output layer.
 
     Args:
         model: A causal language model of `transformers`.
         batch: As for `batch_nll.batch_nll`, one document a row.
 
     Returns:
-        As `TeacherForced`. In exact arithmetic it agrees with generation; where two tokens are
-        equally likely to within rounding, the two may differ.
+        The scores. In exact arithmetic they agree with generation; rounding may make a difference
+        where two tokens are equally likely.
     """
     targets_BS = batch["labels"][:, 1:]
     keep_BS = targets_BS != IGNORED_LABEL
@@ -69,9 +69,9 @@ def teacher_forced(model: PreTrainedModel, batch: Batch) -> TeacherForced:
 
 @contextmanager
 def _output_layer_at(model: PreTrainedModel, row_N: Tensor, position_N: Tensor) -> Iterator[None]:
-    """Let the output layer see some positions alone, as a batch of one row (1, N, D).
+    """Restrict the output layer to some positions, as a batch of one row (1, N, D).
 
-    What families do to logits afterwards (caps, scales) they do to each by itself.
+    Families that cap or scale logits do so elementwise, so their logits stay correct.
     """
 
     def select(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""How far two language models' next-token distributions lie apart."""
+"""The KL divergence of two language models' next-token distributions."""
 
 # Shapes: N positions, V vocabulary
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def token_kl(logits_NV: Tensor, other_logits_NV: Tensor) -> Tensor:
-    """KL(p || q) = sum_v p_v (ln p_v - ln q_v) at every position, exact over the vocabulary.
+    """Compute KL(p || q) = sum_v p_v (ln p_v - ln q_v) at every position, exactly.
 
     Args:
         logits_NV: Of p, unnormalised.

@@ -154,7 +154,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
 
     @property
     def model(self) -> nn.Module | None:
-        """The transformers model, which is exported; None if the policy is no language model."""
+        """The transformers model, for exports; None if the policy is not a language model."""
         return self.policy.model if isinstance(self.policy, CausalLMPolicy) else None
 
     @property
@@ -185,7 +185,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         return self._step_loss(loss)
 
     def _is_used_up(self, experience: Experience) -> bool:
-        return experience.num_updates == self.updates_per_rollout
+        return bool(experience.num_updates == self.updates_per_rollout)
 
     def sample(self, prompts: Prompts, step: int) -> Rollout:
         """Sample completions of each prompt; the draw follows from seed, step and rank."""

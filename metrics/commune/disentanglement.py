@@ -1,7 +1,7 @@
-"""How well recovered latents are the true ones: one by one, and as blocks.
+"""Recovery of true latents: one by one, and as blocks.
 
-Both metrics keep cross-moments of true and recovered latents, from which correlations and least
-squares follow exactly, so that any split of the data gives the same value.
+Both metrics keep cross-moments of true and recovered latents. Correlations and least squares follow
+exactly from these, so any split of the data gives the same value.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,15 @@ from triptych.objectives.commune.structure.matching import match_latents
 
 
 class MeanCorrelation(SummedMetric):
-    """MCC: the mean absolute correlation of true latents and the recovered ones matched to them.
+    """MCC: the mean absolute correlation of true latents and their matched recovered ones.
 
-    Matching is one to one and maximises the sum of absolute correlations (Hungarian algorithm). Of
-    all true latents, so a latent that was not recovered counts with what its partner has of it.
+    Matching is one to one and maximises the sum of absolute correlations (Hungarian algorithm). The
+    mean runs over all true latents, so a latent that was not recovered counts with the correlation
+    of its partner.
 
-    Spearman's correlation is Pearson's of ranks, and ranks are not known before all data are in.
-    They are therefore taken among reference samples: give the evaluation data themselves for
-    Spearman's exact value, or a sample of them for a close one.
+    Spearman's correlation is Pearson's of ranks, and ranks are only known from all data. They are
+    therefore taken among reference samples: pass the evaluation data for Spearman's exact value, or
+    a sample of them for an approximation.
 
     Args:
         num_true: Z.
@@ -106,7 +107,7 @@ class MeanCorrelation(SummedMetric):
         self.outer_sum_DD = self.outer_sum_DD + both_BD.mT @ both_BD
 
     def correlations(self) -> Tensor:
-        """Correlations of what this process has seen, (Z, Y); 0 with a latent that never moves."""
+        """Compute correlations of this process's samples, (Z, Y); 0 for constant latents."""
         covariance_DD = _covariance(self.num_samples, self.sum_D, self.outer_sum_DD)
         mean_square_D = self.outer_sum_DD.diagonal() / self.num_samples
         variance_D = covariance_DD.diagonal()
@@ -125,20 +126,20 @@ class MeanCorrelation(SummedMetric):
 
 
 class BlockR2(SummedMetric):
-    """Held-out R^2 of each group of true latents from each group of recovered ones.
+    """The held-out R^2 of each group of true latents from each group of recovered ones.
 
-    Least squares with an intercept are fitted on some samples and scored on others. High on the
-    diagonal: the block was recovered. High off it: it leaked into another.
+    Least squares with an intercept are fitted on some samples and scored on others. A high value on
+    the diagonal means that the block was recovered, off the diagonal that it leaked into another.
 
     Args:
         true_groups: For each true latent its group, 0 to G - 1.
         recovered_groups: For each recovered latent its group, such as found by its support. Null:
-            the group of the true latent that it is matched to by correlation (needs as many
-            recovered as true latents).
+            the group of its matched true latent by correlation (needs as many recovered as true
+            latents).
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: if a true group is empty, or a recovered latent names another group.
+        ValueError: if a true group is empty, or a recovered latent has another group.
 
     >>> metric = BlockR2([0, 1], [1, 0])
     >>> true = torch.tensor([[1.0, 4.0], [-1.0, 2.0], [2.0, -3.0], [5.0, 1.0]])
@@ -221,8 +222,8 @@ class BlockR2(SummedMetric):
     def compute(self) -> Tensor:
         """Return (G, G): mean R^2 of the true latents of group g from recovered group h.
 
-        At most 1; below 0 where the fit is worse than the held-out mean; 0 from a group that has no
-        recovered latent. nan before there are two samples of either kind.
+        At most 1; below 0 if the fit is worse than the held-out mean; 0 for a group without
+        recovered latents. nan with fewer than two samples of either kind.
         """
         shape = (self.num_groups, self.num_groups)
         if self.num_samples < 2 or self.num_held_out < 2:
@@ -232,7 +233,7 @@ class BlockR2(SummedMetric):
         held_mean_D = self.held_out_sum_D / self.num_held_out
         held_DD = _covariance(self.num_held_out, self.held_out_sum_D, self.held_out_outer_sum_DD)
         shift_D = held_mean_D - mean_D
-        # Held-out second moments around the means that the fit's intercept goes through.
+        # Held-out second moments around the means of the fit.
         moved_DD = held_DD + shift_D[:, None] * shift_D
         groups = self._aligned_groups(covariance_DD)
         result = self.sum_D.new_zeros(shape)
@@ -269,7 +270,7 @@ def _covariance(num_samples: Tensor, sum_D: Tensor, outer_sum_DD: Tensor) -> Ten
 
 
 def _ranks(values_BD: Tensor, sorted_DN: Tensor) -> Tensor:
-    """Ranks among sorted references, from -1/2 to 1/2; ties have the mean of theirs."""
+    """Compute ranks among sorted references, from -1/2 to 1/2; ties get their mean rank."""
     values_DB = values_BD.mT.contiguous()
     below = torch.searchsorted(sorted_DN, values_DB)
     up_to = torch.searchsorted(sorted_DN, values_DB, right=True)

@@ -1,4 +1,4 @@
-"""How much a message gives away: the held-out accuracy of a classifier trained on it."""
+"""Leakage of a message: the held-out accuracy of a classifier trained on it."""
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,27 @@ def probe_accuracy(
 ) -> float:
     """Fit a probe and return its accuracy on held-out samples.
 
-    Messages are z-scored by the samples that are fitted on; what never moves there is left out.
-    Adam on all samples at once, with weight decay.
+    Messages are z-scored by the training samples, without their constant dimensions. Adam takes all
+    samples at once, with weight decay.
 
     Args:
-        message_NR: What was sent.
-        label_N: int64; the class of what should not be known from it.
-        held_out_BR: Messages to be scored on.
+        message_NR: Messages to fit on.
+        label_N: int64; the class that should not be predictable from a message.
+        held_out_BR: Messages to score on.
         held_out_label_B: Their classes.
-        num_classes: Classes; chance is 1 / num_classes where they are equally frequent.
+        num_classes: Number of classes; chance is 1 / num_classes if they are equally frequent.
         hidden: Units of a hidden layer; None: a linear probe.
-        num_steps: Of Adam.
-        seed: Of the weights.
+        num_steps: Steps of Adam.
+        seed: Seed of the weights.
 
     Raises:
-        ValueError: if there is nothing to fit or to score on.
+        ValueError: if there are no messages to fit or to score on.
     """
     if not len(message_NR) or not len(held_out_BR):
         raise ValueError("a probe needs messages to fit on and others to be scored on")
     mean_R, scale_R = message_NR.mean(0), message_NR.std(0, correction=0)
     moves_R = scale_R > 1e-6 * (1 + mean_R.abs())
-    if not moves_R.any():  # all messages are alike: the commonest class is the best guess
+    if not moves_R.any():  # all messages are equal: the most frequent class is the best guess
         return float((held_out_label_B == label_N.mode().values).float().mean())
     fit_NR = ((message_NR - mean_R) / scale_R)[:, moves_R]
     score_BR = ((held_out_BR - mean_R) / scale_R)[:, moves_R]

@@ -32,6 +32,8 @@ class EmbeddingMetric(PromptMetric):
         kwargs: Options of `torchmetrics.Metric`.
     """
 
+    num_texts: Tensor
+
     def __init__(
         self, names: Sequence[str], embedder: Embedder | str | None, overall: bool, **kwargs: Any
     ) -> None:
@@ -45,7 +47,8 @@ class EmbeddingMetric(PromptMetric):
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
         """Return a fresh metric of letter counts and batches of unequal prompts."""
-        return cls(embedder=letter_counts), [
+        make: Any = cls  # a concrete subclass has its own arguments
+        return make(embedder=letter_counts), [
             ([["the cat sat", "a dog ran", "the cat sat"], ["one", "two"]],),
             ([["alone"]],),
             ([["under the sea", "over the hill", "up, up and away", "xyz"]],),
@@ -170,7 +173,7 @@ class EmbeddingDistance(EmbeddingMetric):
 
 
 class VendiScore(EmbeddingMetric):
-    """The effective number of different samples: 1 where all are alike, N where all are orthogonal.
+    """The effective number of different samples: 1 if all are equal, N if all are orthogonal.
 
     exp of the Rényi entropy of order q of the eigenvalues of K / N, with K the cosines of the
     embeddings (`vendi_score`). The eigenvalues come from the smaller of the N x N matrix of
@@ -179,8 +182,8 @@ class VendiScore(EmbeddingMetric):
     Source: The Vendi Score, 2210.02410, definition 3.1; orders other than 1: 2310.12952.
 
     compat="vendi-score" is `embedding_vendi_score` of the package `vendi-score` (0.0.3) from the
-    embeddings on, in their own precision and with its bugs: for N < D it calls `score_X`, which
-    *ignores q* and takes 1; and eigenvalues that are zero but for rounding count, which spoils
+    embeddings on, in their precision and with its bugs: for N < D it calls `score_X`, which
+    *ignores q* and takes 1; and it counts eigenvalues that are zero up to rounding, which distorts
     orders below 1. (More bugs, not reproduced: `intdiv_X` calls `intdiv` without a kernel and
     fails; `intdiv` reads a name that does not exist; `scipy.sparse.csr` is deprecated; the order
     infinity is the string "inf".)

@@ -136,8 +136,12 @@ class PromptMetric(PromptMeans):
 
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
-        """Return a fresh metric and batches of unequal prompts, with short and empty texts."""
-        return cls(), [
+        """Return a fresh metric and batches of unequal prompts, with short and empty texts.
+
+        A subclass with required constructor arguments overrides it.
+        """
+        make: Any = cls
+        return make(), [
             ([["a b a b", "b a. c"], ["the cat sat", "the cat sat"]],),
             ([["one"]],),
             ([["Ünder the  sea\n", "under the sea", ""]],),

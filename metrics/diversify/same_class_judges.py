@@ -1,6 +1,6 @@
-"""Judges that say which of two replies to a prompt a reader would take for the same.
+"""Judges that decide whether two replies to a prompt are the same to a reader.
 
-A judge is any picklable callable `(first, others) -> list of bool`: it compares one reply, the
+A judge is any picklable callable `(first, others) -> list of bool`. It compares one reply, the
 first of its class, with several others at once, so that a model can judge them in batches.
 """
 
@@ -17,18 +17,19 @@ Judge = Callable[[str, Sequence[str]], Sequence[bool]]
 
 
 def short_texts_agree(first: str, other: str, max_words: int = 5) -> bool | None:
-    """NoveltyBench's rule for short replies: the same where they share half of the words or more.
+    """Apply NoveltyBench's rule for short replies: the same if they share half of their words.
 
-    Words are split at white space, in lower case. Shared are *different* words, compared with the
-    word count of the longer reply, repeats included; two empty replies are the same.
+    Words are split at white space, in lower case. The number of *different* shared words is
+    compared with the word count of the longer reply, including repeats. Two empty replies are the
+    same.
 
     Args:
         first: A reply.
         other: Another.
-        max_words: The rule decides where neither has more words.
+        max_words: The rule applies if neither reply has more words.
 
     Returns:
-        Its decision; None where a reply is longer.
+        The decision; None if a reply is longer.
 
     >>> short_texts_agree("Blue", "blue whale"), short_texts_agree("a b c d e f", "a")
     (True, None)
@@ -41,10 +42,10 @@ def short_texts_agree(first: str, other: str, max_words: int = 5) -> bool | None
 
 
 class AnswerJudge:
-    """Replies are the same where they are equal, after SQuAD's normalisation by default.
+    """Judges replies as the same if they are equal, after SQuAD's normalisation by default.
 
     Args:
-        exact: Compare the replies as they are.
+        exact: Compare replies without normalisation.
     """
 
     def __init__(self, exact: bool = False) -> None:
@@ -58,10 +59,10 @@ class AnswerJudge:
 
 
 class EmbeddingJudge:
-    """Replies are the same where the cosine of their embeddings reaches a threshold.
+    """Judges replies as the same if the cosine of their embeddings reaches a threshold.
 
     Args:
-        threshold: Smallest cosine of replies that are the same; ours, tune it for your embedder.
+        threshold: Smallest cosine of equal replies; ours, tune it for your embedder.
         embedder: A callable, or the name or path of a sentence-transformers model; None for the
             packaged all-MiniLM-L6-v2 (see `TextEmbedder`).
     """
@@ -84,24 +85,24 @@ class EmbeddingJudge:
 class ClassifierJudge:
     """NoveltyBench's judge: the rule for short replies, a pair classifier for the others.
 
-    A pair becomes [CLS] first [SEP] other [SEP], with at most `max_tokens` tokens of each and token
-    types 0 and 1. Replies are the same where the probability of label 1 exceeds the threshold.
+    The input is [CLS] first [SEP] other [SEP], with at most `max_tokens` tokens of each and token
+    types 0 and 1. Replies are the same if the probability of label 1 exceeds the threshold.
     Deviation: pairs are classified in padded batches, in NoveltyBench one by one.
 
     The benchmark's model is "yimingzhang/deberta-v3-large-generation-similarity" with the tokenizer
-    of "microsoft/deberta-v3-large"; the model is loaded at the first pair of long replies.
+    of "microsoft/deberta-v3-large". The model is loaded at the first pair of long replies.
 
     Source: NoveltyBench, 2504.05228, and its code.
 
     Args:
         model: Name or path of a sequence classifier with two labels.
-        tokenizer: Name or path of its tokenizer; that of the model by default.
-        threshold: Of the probability of label 1.
-        max_tokens: Of each reply.
-        max_words: The rule for short replies decides up to here; 0 leaves all to the classifier
-            (but for two empty replies).
+        tokenizer: Name or path of its tokenizer; by default that of the model.
+        threshold: Threshold of the probability of label 1.
+        max_tokens: Maximum number of tokens of each reply.
+        max_words: The rule for short replies applies up to this length; 0 leaves all pairs except
+            two empty replies to the classifier.
         batch_size: Pairs classified at once.
-        device: Where the classifier runs.
+        device: Device of the classifier.
     """
 
     def __init__(
@@ -135,7 +136,7 @@ class ClassifierJudge:
 
     @torch.inference_mode()
     def probabilities(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Probability that the replies of each pair are the same, in one batch."""
+        """Compute the probability that the replies of each pair are the same, in one batch."""
         tokenizer, model = _load_classifier(self.tokenizer, self.model, self.device)
         encoded = [[self._tokens(tokenizer, text) for text in pair] for pair in pairs]
         rows = [
@@ -155,12 +156,14 @@ class ClassifierJudge:
             token_type_ids=token_types.to(self.device),
             attention_mask=mask.to(self.device),
         ).logits
-        return logits.float().softmax(-1)[:, 1].tolist()
+        found: list[float] = logits.float().softmax(-1)[:, 1].tolist()
+        return found
 
     def _tokens(self, tokenizer: Any, text: str) -> list[int]:
-        return tokenizer.encode(
+        ids: list[int] = tokenizer.encode(
             text, add_special_tokens=False, truncation=True, max_length=self.max_tokens
         )
+        return ids
 
 
 @cache

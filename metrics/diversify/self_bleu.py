@@ -1,4 +1,4 @@
-"""Self-BLEU: how well each text is predicted, n-gram by n-gram, from the others."""
+"""Self-BLEU: the BLEU of each text with the others as references."""
 
 import math
 from bisect import bisect_left
@@ -13,31 +13,31 @@ Gram = tuple[str, ...]
 
 
 class SelfBLEU(PooledTextMetric):
-    """The mean BLEU of each text with *all* the others as its references; low where texts differ.
+    """The mean BLEU of each text with *all* others as references; low for different texts.
 
-    With c_n the n-grams of a text, and an n-gram's count clipped at its largest count in any other
-    text, p_n is the share of n-grams left, p_n = `smoothing` / c_n where none is; BLEU is
-    BP exp(mean_n ln p_n), and 0 where not even a word is shared. BP = min(1, exp(1 - r / c_1)) with
-    r the length closest to the text's own among the others (of two, the shorter). A text with
-    fewer than n words counts as c_n = 1. This is `nltk`'s `sentence_bleu` with `method1`, the
-    choice of the paper's code.
+    Let c_n be the number of n-grams of a text. An n-gram's count is clipped at its largest count in
+    any other text, and p_n is the share of n-grams left, or `smoothing` / c_n if there are none.
+    BLEU is BP exp(mean_n ln p_n), and 0 if no word is shared. BP = min(1, exp(1 - r / c_1)), where
+    r is the length of another text closest to the text's own (of two, the shorter). A text with
+    fewer than n words has c_n = 1. This is `nltk`'s `sentence_bleu` with `method1`, the choice of
+    the paper's code.
 
-    Cost: each n-gram remembers its two largest counts, so all texts take time proportional to
-    their length, instead of every pair of texts being compared.
+    Cost: the two largest counts of each n-gram are kept, so the time is proportional to the length
+    of all texts, without a comparison of every pair.
 
     Source: Texygen, 1802.01886, section 3.2.
 
     compat="diversity" is `homogenization_score(measure="bleu")` of the package `diversity` (0.3.1):
     for each text, the *corpus* BLEU of all the others as predictions with that text as each one's
     single reference (no smoothing, "13a" words), divided once more by the number of others,
-    averaged, rounded to 3 digits; and 1.0 where all of these are 0, so that a set of texts that
-    share nothing scores as if they were all the same. Takes time proportional to the pairs of
-    texts. Where it fails (empty texts) ours is nan.
+    averaged, rounded to 3 digits. If all of these are 0, it returns 1.0, so texts that share
+    nothing score like equal texts. Its time is proportional to the number of pairs. Where it fails
+    (empty texts) ours is nan.
 
     Args:
-        max_size: Largest n-gram, 4 in BLEU-4. compat="diversity" knows 4 alone.
-        smoothing: Matches that stand in for none; 0 for BLEU without smoothing.
-        words: How texts become words: "whitespace", or "13a".
+        max_size: Largest n-gram, 4 in BLEU-4; with compat="diversity" always 4.
+        smoothing: Replaces a count of 0 matches; 0 for BLEU without smoothing.
+        words: Rule to split words: "whitespace", or "13a".
         overall: Also measure all texts together (see `PooledTextMetric`).
         compat: None, or "diversity".
         kwargs: Options of `torchmetrics.Metric`.
@@ -80,7 +80,7 @@ class SelfBLEU(PooledTextMetric):
 
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
-        """Return a fresh metric and batches with a repeated, a lone and an empty text."""
+        """Return a fresh metric and batches with a repeated, a single and an empty text."""
         return cls(), [
             ([["a b a b c", "b a c a b"], ["the cat sat on it", "the cat sat on it", "on it"]],),
             ([["one"]],),
@@ -101,15 +101,15 @@ class SelfBLEU(PooledTextMetric):
 def self_bleu_scores(
     word_lists: Sequence[Sequence[str]], max_size: int = 4, smoothing: float = 0.1
 ) -> list[float]:
-    """BLEU of each text against all the others.
+    """Compute the BLEU of each text against all others.
 
     Args:
-        word_lists: The words of each text, two texts at least.
+        word_lists: The words of each text, at least two texts.
         max_size: Largest n-gram.
-        smoothing: Matches that stand in for none.
+        smoothing: Replaces a count of 0 matches.
 
     Returns:
-        One number in [0, 1] a text.
+        One number in [0, 1] per text.
 
     >>> self_bleu_scores([["a", "b"], ["a", "c"]], max_size=1)
     [0.5, 0.5]
@@ -136,7 +136,7 @@ def self_bleu_scores(
 
 
 def _clipped_matches(counts: Sequence[Counter[Gram]]) -> list[int]:
-    """N-grams of each text, each counted at most as often as in the other text richest in it."""
+    """Count the n-grams of each text, each clipped at its largest count in another text."""
     largest: dict[Gram, tuple[int, int, int]] = {}  # count, its text, largest count of other texts
     for number, of_text in enumerate(counts):
         for gram, count in of_text.items():
@@ -156,14 +156,14 @@ def _clipped_matches(counts: Sequence[Counter[Gram]]) -> list[int]:
 
 
 def _closest_other_length(sorted_lengths: Sequence[int], own: int) -> int:
-    """The length closest to a text's own among the others; of two, the shorter."""
+    """Return the length of another text closest to a text's own; of two, the shorter."""
     place = bisect_left(sorted_lengths, own)  # one entry of this length is the text itself
     others = [*sorted_lengths[max(0, place - 1) : place], *sorted_lengths[place + 1 : place + 2]]
     return min(others, key=lambda length: (abs(length - own), length))
 
 
 def _homogenization(word_lists: Sequence[Sequence[str]]) -> float:
-    """`homogenization_score(measure="bleu")`: see `SelfBLEU`."""
+    """Compute `homogenization_score(measure="bleu")`: see `SelfBLEU`."""
     counts = [[Counter(ngrams(words, n)) for n in range(1, 5)] for words in word_lists]
     lengths = [len(words) for words in word_lists]
     num_others = len(word_lists) - 1

@@ -1,7 +1,7 @@
-"""How many different n-grams texts have: distinct-n, its expectation-adjusted form, their sum.
+"""The share of different n-grams in texts: distinct-n, its expectation-adjusted form, their sum.
 
-N different n-grams among C in all. Where a reference implementation differs from the formula given
-here, `compat` names it and reproduces it to the last digit, quirks included.
+N is the number of different n-grams, C that of all. If a reference implementation differs from the
+formula given here, `compat` reproduces it to the last digit, including its errors.
 """
 
 import math
@@ -22,14 +22,14 @@ _EXAMPLE_BATCHES = [
 
 
 def distinct_share(word_lists: Sequence[Sequence[str]], n: int) -> float:
-    """Share of n-grams that are different, N / C; n-grams never cross from text to text.
+    """Compute the share of different n-grams, N / C; n-grams never cross texts.
 
     Args:
         word_lists: The words of each text.
-        n: Words of an n-gram.
+        n: Number of words of an n-gram.
 
     Returns:
-        A number in [0, 1]; 0 where no text has n words.
+        A number in [0, 1]; 0 if no text has n words.
 
     Source: A Diversity-Promoting Objective Function, 1510.03055, section 5.2 (distinct-1, -2).
 
@@ -41,10 +41,10 @@ def distinct_share(word_lists: Sequence[Sequence[str]], n: int) -> float:
 
 
 def expectation_adjusted_share(num_different: int, num_ngrams: int, num_possible: float) -> float:
-    """Different n-grams over their expected number, were all V possible ones equally likely.
+    """Divide the number of different n-grams by its expectation for V equally likely n-grams.
 
-    EAD = N / (V (1 - ((V - 1) / V)^C)), computed as N / (-V expm1(C log1p(-1 / V))), which keeps
-    its digits where V is large.
+    EAD = N / (V (1 - ((V - 1) / V)^C)), computed as N / (-V expm1(C log1p(-1 / V))), which is
+    accurate for large V.
 
     Args:
         num_different: N.
@@ -52,7 +52,7 @@ def expectation_adjusted_share(num_different: int, num_ngrams: int, num_possible
         num_possible: V, above 1.
 
     Returns:
-        A positive number, about 1 for uniform random words; 0 where there are no n-grams.
+        A positive number, about 1 for uniform random words; 0 without n-grams.
 
     Source: Rethinking and Refining the Distinct Metric, 2202.13587, equation 5.
 
@@ -66,14 +66,14 @@ def expectation_adjusted_share(num_different: int, num_ngrams: int, num_possible
 
 
 class DistinctNgrams(PooledTextMetric):
-    """Distinct-n: the share of n-grams that are different, within prompts and overall.
+    """Distinct-n: the share of different n-grams, within prompts and overall.
 
-    Longer texts repeat more, so compare equal numbers of samples of similar length, or take
+    Longer texts repeat more, so compare equal numbers of samples of similar length, or use
     `ExpectationAdjustedDistinct`.
 
     Args:
-        sizes: The n to measure; values are called `distinct_<n>`.
-        words: How texts become words: "whitespace", or "13a".
+        sizes: Values of n; the results are called `distinct_<n>`.
+        words: Rule to split words: "whitespace", or "13a".
         overall: Also measure all texts together (see `PooledTextMetric`).
         kwargs: Options of `torchmetrics.Metric`.
 
@@ -111,25 +111,25 @@ class DistinctNgrams(PooledTextMetric):
 
 
 class ExpectationAdjustedDistinct(PooledTextMetric):
-    """EAD: distinct n-grams over the number expected of random ones, within prompts and overall.
+    """EAD: distinct n-grams over their expected number, within prompts and overall.
 
     `ead` is the mean over the sizes, `ead_<n>` are its parts (`expectation_adjusted_share`).
 
     compat="rlfh-gen-div" is `AveragedExpectationAdjustedDistinctNgrams` of
-    facebookresearch/rlfh-gen-div (2310.06452), with which the MARA paper's numbers were made: sizes
-    1 to 5; V = 50257 for *every* n, a wrong scale above n = 1; full stops and line ends are deleted
-    and leave no space; words are split at single spaces alone, so a tab is part of a word; and
-    1 - ((V - 1) / V)^C as it stands. A prompt's value and the overall one equal the original to the
-    last digit; the mean over prompts is rounded once, where the original's `np.mean` may differ in
-    the last digit from eight prompts on.
+    facebookresearch/rlfh-gen-div (2310.06452), which the MARA paper uses: sizes 1 to 5; V = 50257
+    for *every* n, a wrong scale above n = 1; full stops and line ends are deleted and leave no
+    space; words are split at single spaces only, so a tab is part of a word; and
+    1 - ((V - 1) / V)^C is computed directly. A prompt's value and the overall one equal the
+    original to the last digit. The mean over prompts is rounded once, where the original's
+    `np.mean` may differ in the last digit from eight prompts on.
 
     Args:
-        sizes: The n to measure.
-        vocabulary_size: Possible words, V. One number makes V^n possible n-grams; a mapping states
-            the possible n-grams of each n.
-        words: How texts become words: "whitespace", or "13a".
+        sizes: Values of n.
+        vocabulary_size: V, the number of possible words. One number means V^n possible n-grams; a
+            mapping gives the number of possible n-grams for each n.
+        words: Rule to split words: "whitespace", or "13a".
         overall: Also measure all texts together (see `PooledTextMetric`).
-        compat: None, or "rlfh-gen-div", which sets sizes, vocabulary and words itself.
+        compat: None, or "rlfh-gen-div", which fixes sizes, vocabulary and words.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -200,13 +200,13 @@ class NgramDiversity(PooledTextMetric):
     compat="diversity" is `ngram_diversity_score` of the package `diversity` (0.3.1): the texts are
     joined by spaces, so n-grams cross from one text to the next and the *order of texts counts*;
     words are split at single spaces, so two in a row enclose an empty word; the sum is rounded to 3
-    digits. It fails where there are fewer words than `max_size`; ours is nan there.
+    digits. It fails for fewer words than `max_size`, where ours is nan.
 
     Args:
         max_size: Largest n; values lie in [0, max_size].
-        words: How texts become words: "whitespace", or "13a". Not used with compat="diversity".
+        words: Rule to split words: "whitespace", or "13a". Not used with compat="diversity".
         overall: Also measure all texts together (see `PooledTextMetric`). With compat="diversity"
-            give `positions` to `update` for one value however the prompts are spread over ranks.
+            pass `positions` to `update`, so that the value does not depend on the ranks.
         compat: None, or "diversity".
         kwargs: Options of `torchmetrics.Metric`.
 
@@ -251,7 +251,7 @@ class NgramDiversity(PooledTextMetric):
 
     def _sum(self, word_lists: Sequence[Sequence[str]]) -> float:
         total = 0.0
-        for n in self.sizes:  # one after the other: sum() rounds otherwise from Python 3.12 on
+        for n in self.sizes:  # not sum(), which rounds differently from Python 3.12 on
             total += distinct_share(word_lists, n)
         return total
 
@@ -261,7 +261,7 @@ def _space_words_without_stops(text: str) -> list[str]:
 
 
 def _plain_adjusted_share(num_different: int, num_ngrams: int, num_possible: float) -> float:
-    """EAD as written, with its cancellation."""
+    """Compute EAD directly, with cancellation errors."""
     expected = num_possible * (1 - ((num_possible - 1) / num_possible) ** num_ngrams)
     return num_different / expected if expected else 0.0
 

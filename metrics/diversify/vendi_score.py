@@ -16,11 +16,11 @@ from torch import Tensor
 def cosine_spectrum(embeddings_ND: Tensor) -> Tensor:
     """Eigenvalues of K / N, with K the cosines of N embeddings.
 
-    With X of unit rows, X X^T / N and X^T X / N have the same eigenvalues but for zeros, so the
-    smaller of the two is decomposed: min(N, D)^3 operations in place of N^3.
+    With X of unit rows, X X^T / N and X^T X / N have the same nonzero eigenvalues. The smaller one
+    is decomposed, in min(N, D)^3 operations instead of N^3.
 
     Args:
-        embeddings_ND: Rows other than zero.
+        embeddings_ND: Embeddings, no row of zeros.
 
     Returns:
         float64 (min(N, D),), ascending; they sum to 1.
@@ -31,7 +31,8 @@ def cosine_spectrum(embeddings_ND: Tensor) -> Tensor:
     unit_ND = torch.nn.functional.normalize(embeddings_ND.double(), dim=-1)
     num_samples, width = unit_ND.shape
     smaller = unit_ND @ unit_ND.T if num_samples <= width else unit_ND.T @ unit_ND
-    return torch.linalg.eigvalsh(smaller / num_samples)
+    eigenvalues: Tensor = torch.linalg.eigvalsh(smaller / num_samples)
+    return eigenvalues
 
 
 def kernel_spectrum(kernel_NN: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def kernel_spectrum(kernel_NN: Tensor) -> Tensor:
         float64 (N,), ascending.
 
     Raises:
-        ValueError: If K is not square and symmetric, or has no ones on its diagonal.
+        ValueError: If K is not square and symmetric with ones on its diagonal.
     """
     kernel_NN = kernel_NN.double()
     if kernel_NN.ndim != 2 or kernel_NN.shape[0] != kernel_NN.shape[1]:
@@ -55,16 +56,17 @@ def kernel_spectrum(kernel_NN: Tensor) -> Tensor:
         raise ValueError(
             "the kernel's diagonal is not 1: divide by the roots of self-similarities."
         )
-    return torch.linalg.eigvalsh(kernel_NN / len(kernel_NN))
+    eigenvalues: Tensor = torch.linalg.eigvalsh(kernel_NN / len(kernel_NN))
+    return eigenvalues
 
 
 def vendi_of_spectrum(eigenvalues_R: Tensor, order: float = 1.0) -> float:
     """Exponentiate the Rényi entropy of order q: (sum_r p_r^q)^(1 / (1 - q)).
 
     Args:
-        eigenvalues_R: p, non-negative but for rounding, with sum 1. What is zero but for rounding
-            (below R eps times the largest) is left out: it would count for orders below 1.
-        order: q. 1: exp(-sum p ln p). 0: how many are not zero. Infinity: 1 / max p.
+        eigenvalues_R: p, non-negative up to rounding, with sum 1. Values that are zero up to
+            rounding (below R eps times the largest) are left out, since orders below 1 count them.
+        order: q. 1: exp(-sum p ln p). 0: the number of nonzero ones. Infinity: 1 / max p.
 
     Returns:
         A number from 1 to R.
@@ -76,14 +78,15 @@ def vendi_of_spectrum(eigenvalues_R: Tensor, order: float = 1.0) -> float:
     p = eigenvalues_R.double()
     p = p[p > len(p) * torch.finfo(torch.float64).eps * p.max()]
     if order == 1:
-        return torch.special.entr(p).sum().exp().item()
+        return float(torch.special.entr(p).sum().exp())
     if math.isinf(order):
-        return 1 / p.max().item()
-    return (p**order).sum().item() ** (1 / (1 - order))
+        return 1 / float(p.max())
+    power: float = float((p**order).sum()) ** (1 / (1 - order))
+    return power
 
 
 def vendi_of_package(embeddings_ND: Any, order: float) -> float:
-    """What `vendi-score` 0.0.3 gives for a numpy array (N, D), bugs included: see `VendiScore`."""
+    """Reproduce `vendi-score` 0.0.3 for a numpy array (N, D), with its bugs: see `VendiScore`."""
     import numpy as np
     from scipy.linalg import eigvalsh
     from sklearn.preprocessing import normalize

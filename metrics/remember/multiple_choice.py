@@ -1,9 +1,9 @@
-"""Multiple choice: the ending that a model finds likeliest, as a whole and per byte.
+"""Multiple choice: the most likely ending under a model, in total and per byte.
 
 Both rules are those of the LM Evaluation Harness. Its `acc` takes the largest log-likelihood. The
-one normalised by length divides it by the UTF-8 bytes of the ending (without the space before it):
-that is the harness's `acc_bytes`, and what its documentation says of `acc_norm`. Its code of
-`acc_norm` counts characters, which is the same for ASCII text.
+length-normalised rule divides it by the UTF-8 bytes of the ending (without the space before it).
+This is the harness's `acc_bytes`, and `acc_norm` by its documentation. The code of `acc_norm`
+counts characters, which is the same for ASCII text.
 
 Shapes: Q questions, E endings of a question.
 """
@@ -21,11 +21,11 @@ def likeliest_ending(nll_nats: Sequence[float], num_bytes: Sequence[int] | None 
     """Choose the ending with the smallest negative log-likelihood, per byte if these are given.
 
     Args:
-        nll_nats: Negative log-likelihood of each ending, given what it ends.
+        nll_nats: Negative log-likelihood of each ending, given the question.
         num_bytes: UTF-8 bytes of each ending.
 
     Returns:
-        Its place; of equals, the first.
+        Its index; of equal ones the first.
 
     >>> likeliest_ending([3.0, 4.0]), likeliest_ending([3.0, 4.0], num_bytes=[2, 8])
     (0, 1)
@@ -36,7 +36,7 @@ def likeliest_ending(nll_nats: Sequence[float], num_bytes: Sequence[int] | None 
 
 
 class MultipleChoice(SummedMetric):
-    """How often the right ending is the likeliest, and how likely it is.
+    """The share of questions where the right ending is the most likely, and its likelihood.
 
     Args:
         kwargs: Options of `torchmetrics.Metric`.
@@ -63,7 +63,7 @@ class MultipleChoice(SummedMetric):
 
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
-        """Return a fresh metric and batches of questions with unequally many endings."""
+        """Return a fresh metric and batches of questions with different numbers of endings."""
         return cls(), [
             ([[3.0, 4.0], [1.0, 2.0, 0.5]], [[2, 8], [5, 5, 4]], [[1, 2], [2, 2, 1]], [1, 0]),
             ([[2.5, 7.0]], [[9, 9]], [[3, 3]], [0]),
@@ -77,13 +77,13 @@ class MultipleChoice(SummedMetric):
         num_tokens: Sequence[Sequence[int]],
         labels: Sequence[int],
     ) -> None:
-        """Add a batch of questions; each may have a number of endings of its own.
+        """Add a batch of questions, possibly with different numbers of endings.
 
         Args:
             nll_nats: Negative log-likelihood of each ending of each question.
             num_bytes: UTF-8 bytes of each ending.
             num_tokens: Tokens of each ending.
-            labels: Place of the right ending of each question.
+            labels: Index of the right ending of each question.
 
         Raises:
             ValueError: If lengths differ, or a label names no ending.

@@ -1,9 +1,9 @@
-"""What is kept of the old while the new is learned: transfer, forgetting, and fair comparison.
+"""Retention of earlier knowledge during learning: transfer, forgetting, and fair comparison.
 
-The matrix R holds, in row i and column j, the score on group j once group i has been learned, where
-higher is better. Without forgetting, a row of R is as good on its left as on the diagonal.
+The matrix R holds, in row i and column j, the score on group j after learning group i, where higher
+is better. Without forgetting, a row of R is as good left of the diagonal as on it.
 
-Shapes: T groups of what is learned, in the order of learning (tasks, or facts by visit); R runs.
+Shapes: T groups in the order of learning (tasks, or facts by visit); R runs.
 """
 
 import math
@@ -19,14 +19,14 @@ Scores = Tensor | Sequence[Sequence[float]]
 
 
 def backward_transfer(scores_TT: Scores) -> float:
-    """Average what learning all the rest did to each group: mean over j < T of R[T, j] - R[j, j].
+    """Average the effect of later learning on each group: mean over j < T of R[T, j] - R[j, j].
 
     Args:
         scores_TT: The matrix R.
 
     Returns:
-        Negative where later groups damaged earlier ones; nan for fewer than two groups, or where a
-        score that is needed is nan.
+        Negative if later groups damaged earlier ones; nan for fewer than two groups, or if a
+        required score is nan.
 
     Raises:
         ValueError: If R is not square, or empty.
@@ -41,16 +41,16 @@ def backward_transfer(scores_TT: Scores) -> float:
 
 
 def forward_transfer(scores_TT: Scores, start_T: Tensor | Sequence[float]) -> float:
-    """Average what earlier groups did for one not yet learned: mean over j > 1 of R[j-1, j] - b_j.
+    """Average the effect of earlier groups on later ones: mean over j > 1 of R[j-1, j] - b_j.
 
     Args:
         scores_TT: The matrix R.
-        start_T: Scores b before anything was learned. (The source takes those of a model with
-            random weights; a pretrained one is better measured against its own start.)
+        start_T: Scores b before any learning. (The source takes those of a model with random
+            weights; for a pretrained model take its own initial scores.)
 
     Returns:
-        Positive where earlier groups helped; nan for fewer than two groups, or where a score that
-        is needed is nan.
+        Positive if earlier groups helped; nan for fewer than two groups, or if a required score is
+        nan.
 
     Raises:
         ValueError: If R is not square, or empty, or b has another length.
@@ -74,12 +74,11 @@ def forgetting(scores_TT: Scores) -> float:
     """Average the fall of each group from its best: mean over all j of max_i R[i, j] - R[T, j].
 
     Args:
-        scores_TT: The matrix R; a score that was not measured is nan, and is passed over in the
+        scores_TT: The matrix R; a score that was not measured is nan, and is ignored in the
             maximum.
 
     Returns:
-        At least 0: the maximum runs over all rows, the last one among them. nan where a score of
-        the last row is nan.
+        At least 0, since the maximum includes the last row. nan if a score of the last row is nan.
 
     Raises:
         ValueError: If R is not square, or empty.
@@ -95,11 +94,11 @@ def forgetting(scores_TT: Scores) -> float:
 
 
 class Interpolated(NamedTuple):
-    """A value read off between runs, or why there is none.
+    """A value interpolated between runs, or the reason why there is none.
 
     Attributes:
-        value: The value; None where it would have to be extrapolated.
-        reason: Why there is no value; None where there is one.
+        value: The value; None instead of an extrapolation.
+        reason: The reason why there is no value; None if there is one.
     """
 
     value: float | None
@@ -109,16 +108,16 @@ class Interpolated(NamedTuple):
 def pareto_front(
     learned_R: Sequence[float], retained_R: Sequence[float], smaller_is_better: bool = False
 ) -> list[int]:
-    """Find the runs that no other run beats: none both learned as much and retained as much.
+    """Find the runs for which no other run learned and retained at least as much.
 
     Args:
-        learned_R: How much each run learned; more is better.
-        retained_R: How much it retained.
-        smaller_is_better: Whether a smaller `retained_R` is the better one, as of an NLL.
+        learned_R: Amount that each run learned; more is better.
+        retained_R: Amount that it retained.
+        smaller_is_better: Whether a smaller `retained_R` is better, as for an NLL.
 
     Returns:
-        Their places, by `learned_R` ascending: along them `retained_R` only gets worse. Of equal
-        runs, the first.
+        Their indices, by `learned_R` ascending, so that `retained_R` gets worse along them. Of
+        equal runs the first.
 
     Raises:
         ValueError: If there is no run, the lengths differ, or a number is not finite.
@@ -135,7 +134,7 @@ def pareto_front(
         if not all(math.isfinite(score) for score in pair):
             raise ValueError(f"run {number} has the scores {pair}: leave out a run that broke down")
     sign = -1.0 if smaller_is_better else 1.0
-    # The one that learned most first; among those, the one that retained most.
+    # The run that learned most comes first; among equals the one that retained most.
     order = sorted(range(len(learned_R)), key=lambda r: (-learned_R[r], -sign * retained_R[r]))
     front, best = [], -math.inf
     for run in order:
@@ -151,25 +150,25 @@ def retained_at(
     learned: float,
     smaller_is_better: bool = False,
 ) -> Interpolated:
-    """Read off how much a method retains where it has learned a given amount.
+    """Interpolate the amount that a method retains at a given amount learned.
 
-    A sweep of runs (say, over learning rates) traces what the method can do: its Pareto front,
-    joined by straight lines. Two methods are compared fairly at one amount learned, never at
-    settings that learned unequally. The untouched model may be given as one of the runs.
+    A sweep of runs (say, over learning rates) traces the method's Pareto front, joined by straight
+    lines. Methods are compared fairly at an equal amount learned. The initial model may be one of
+    the runs.
 
     Args:
-        learned_R: How much each run learned; more is better.
-        retained_R: How much it retained.
-        learned: Where to read.
-        smaller_is_better: Whether a smaller `retained_R` is the better one, as of an NLL.
+        learned_R: Amount that each run learned; more is better.
+        retained_R: Amount that it retained.
+        learned: The amount learned.
+        smaller_is_better: Whether a smaller `retained_R` is better, as for an NLL.
 
     Returns:
-        The value, or the reason why the sweep does not reach so far; it is never extrapolated.
+        The value, or the reason why the sweep does not reach it; it is never extrapolated.
 
     Raises:
         ValueError: As `pareto_front`.
 
-    Source: ours; 2510.15103 compares methods in such a plane without reading off numbers.
+    Source: ours; 2510.15103 compares methods in such a plane without interpolation.
 
     >>> retained_at([0.0, 0.5, 1.0], [1.0, 0.9, 0.5], learned=0.75)
     Interpolated(value=0.7, reason=None)
@@ -193,9 +192,9 @@ def learned_at(
     retained: float,
     smaller_is_better: bool = False,
 ) -> Interpolated:
-    """Read off how much a method learns where it still retains a given amount.
+    """Interpolate the amount that a method learns at a given amount retained.
 
-    Arguments, front and errors are those of `retained_at`, read along the other axis.
+    Arguments, front and errors are those of `retained_at`, along the other axis.
 
     >>> learned_at([0.0, 0.5, 1.0], [1.0, 0.75, 0.25], retained=0.875)
     Interpolated(value=0.25, reason=None)
@@ -217,10 +216,10 @@ def learned_at(
 class GroupMeans(SummedMetric):
     """The mean score of each of several groups of rows: one row of the matrix R.
 
-    A row may belong to several groups; it is then given once for each.
+    A row of several groups is given once for each of them.
 
     Args:
-        num_groups: How many groups there are, T.
+        num_groups: T.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -283,7 +282,7 @@ class GroupMeans(SummedMetric):
     def compute(self) -> Tensor:
         """Return the means over all ranks, float64 (T,); nan for a group without scores.
 
-        torchmetrics makes a scalar of what has one element, so for T = 1.
+        For T = 1 torchmetrics returns a scalar.
         """
         return self.score_sums / self.num_scores
 

@@ -1,4 +1,4 @@
-"""How evenly a memory is read: counts of accesses per slot."""
+"""The evenness of accesses to a memory's slots."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -11,15 +11,15 @@ from triptych.objectives.remember.slot_scores import count_accesses
 
 
 class SlotUsage(SummedMetric):
-    """Counts how often each slot of a memory is read, and sums up how evenly.
+    """Counts accesses to each slot of a memory, and summarises their evenness.
 
     An access is one slot id: a token that reads k slots through each of H heads makes H k of them.
     An update costs one `bincount` of the ids and one pass over the counts.
 
     Paper: Large Memory Layers with Product Keys, 1907.05242, section 4: the share of slots used,
-    and the divergence of their use from uniform, which is ln S minus our entropy. Deviation:
-    accesses count alike, where the paper weights them by the softmax, so that these are the counts
-    by which sparse memory finetuning (2510.15103) ranks slots.
+    and the divergence of their use from uniform, which is ln S minus our entropy. Deviation: all
+    accesses have equal weight, where the paper weights them by the softmax. These are the counts by
+    which sparse memory finetuning (2510.15103) ranks slots.
 
     Args:
         num_slots: Size of the memory, S.
@@ -58,17 +58,17 @@ class SlotUsage(SummedMetric):
 
         Args:
             slot_ids: Slots read, integers in [0, S), of any shape, say (B, T, H, k).
-            keep_mask: True where an access counts; all do without it. As many dimensions as
+            keep_mask: True where an access counts; None: all count. As many dimensions as
                 `slot_ids`, each of the same size or 1: (B, T, 1, 1) drops padding tokens.
 
         Raises:
-            ValueError: If an id is no slot, or the mask does not fit the ids.
+            ValueError: If an id is out of range, or the mask does not fit the ids.
         """
-        # The fresh counts take the sum, so that no state is ever changed in place.
+        # The new counts take the sum, so that the state is never changed in place.
         self.num_reads = count_accesses(slot_ids, keep_mask, self.num_slots).add_(self.num_reads)
 
     def compute(self) -> dict[str, Tensor]:
-        """Sum up the counts of all ranks.
+        """Summarise the counts of all ranks.
 
         With p_s the share of all accesses that went to slot s:
 
@@ -92,10 +92,10 @@ class SlotUsage(SummedMetric):
         """Find the slots with the most accesses, over all ranks; all of them must call it.
 
         Args:
-            num_kept: How many slots to return, n.
+            num_kept: n, the number of slots to return.
 
         Returns:
-            `slot_ids`: int64 (n,), most read first, the lower id first among equals. `num_reads`:
+            `slot_ids`: int64 (n,), most read first, of equal ones the lower id first. `num_reads`:
             int64 (n,), their accesses; 0 for a slot that was never read.
 
         Raises:

@@ -1,17 +1,17 @@
-"""The Jacobian of a decoder: penalties on it, and what they are computed from.
+"""The Jacobian of a decoder: penalties on it, and their computation.
 
     exact         any decoder: forward-mode, one column at a time for the whole batch
     closed form   at most one hidden layer: the product of its weights (`closed_form_l1` keeps none)
     columns       unbiased: some columns of each sample, drawn without replacement
     blocks        unbiased: some rows and columns, in closed form
-    probes        unbiased squared column norms of every agent: one backward pass a probe
+    probes        unbiased squared column norms of every agent: one backward pass per probe
 
-Reverse mode row by row, `vmap(jacrev)`, costs n_h / n_z times as much as any of them: a decoder has
-many more outputs than inputs.
+Reverse mode row by row, `vmap(jacrev)`, costs n_h / n_z times as much as any of them, since a
+decoder has many more outputs than inputs.
 
-Paper: ThoughtComm, 2510.20733, adds lambda ||J||_1 of the decoder to the reconstruction error and
-does not say how it is computed or normalised. Here every function takes `reduction`, since a lambda
-means nothing without it; the mean over samples is always taken. Estimators, group norms and
+Paper: ThoughtComm, 2510.20733, adds lambda ||J||_1 of the decoder to the reconstruction error
+without stating its computation or normalisation. Here every function takes `reduction`, since a
+lambda has no meaning without it; the mean over samples is always taken. Estimators, group norms and
 decorrelation are ours.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from triptych.models.commune.perceptron import Perceptron
-from triptych.objectives.commune.jacobian_blocks import ProductL1
+from triptych.objectives.commune.jacobian_blocks import product_l1
 
 # Shapes: B batch, H state dimensions of all agents, Z latents, W hidden units, K agents,
 #         C drawn columns, R drawn rows
@@ -33,12 +33,12 @@ Reduction = Literal["sum", "mean"]
 
 
 def jacobian(decoder: Decoder, latents_BZ: Tensor, chunk_size: int | None = None) -> Tensor:
-    """The full Jacobian by forward mode, for any decoder that treats samples apart.
+    """Compute the full Jacobian by forward mode, for decoders that treat samples independently.
 
     Args:
         decoder: Maps (B, Z) to (B, H).
-        latents_BZ: Where.
-        chunk_size: Columns at a time; null: all. Fewer take less memory, not fewer operations.
+        latents_BZ: Latents at which to evaluate.
+        chunk_size: Columns at a time; null: all. Fewer columns take less memory.
 
     Returns:
         (B, H, Z), differentiable.
@@ -53,7 +53,7 @@ def jacobian(decoder: Decoder, latents_BZ: Tensor, chunk_size: int | None = None
 
 
 def closed_form_jacobian(decoder: Perceptron, latents_BZ: Tensor) -> Tensor:
-    """The full Jacobian of a perceptron with at most one hidden layer: (B, H, Z).
+    """Compute the full Jacobian of a perceptron with at most one hidden layer: (B, H, Z).
 
     Raises:
         ValueError: with more hidden layers.
@@ -65,7 +65,7 @@ def closed_form_jacobian(decoder: Perceptron, latents_BZ: Tensor) -> Tensor:
 
 
 def element_l1(jacobian_BHZ: Tensor, *, reduction: Reduction) -> Tensor:
-    """The paper's penalty: the l1 norm of all elements, mean over samples.
+    """Compute the paper's penalty: the l1 norm of all elements, mean over samples.
 
     Args:
         jacobian_BHZ: Jacobians.
@@ -81,17 +81,17 @@ def element_l1(jacobian_BHZ: Tensor, *, reduction: Reduction) -> Tensor:
 def group_norm(
     squares_KZ: Tensor, state_sizes: Sequence[int], *, reduction: Reduction, epsilon: float = 1e-12
 ) -> Tensor:
-    """A group lasso: each latent's column in each agent's rows is one group, over all samples.
+    """Compute a group lasso: each latent's column in each agent's rows is a group over all samples.
 
-    An l1 norm of elements thins out rows but seldom clears an agent's whole block of a column,
-    which is what makes a latent private. This one switches blocks off.
+    An l1 norm of elements thins out rows but rarely sets an agent's whole block of a column to
+    zero, which makes a latent private. This norm removes whole blocks.
 
     Args:
         squares_KZ: Mean over samples of ||J_k[:, j]||^2, of agent k and latent j; see
             `block_squares` and `probed_squares`.
         state_sizes: Rows of each agent.
-        reduction: `sum` over agents and latents of the norm. `mean`: of the root mean square
-            element of each block, so that the width of a state does not count.
+        reduction: `sum`: of the norms over agents and latents. `mean`: of the root mean square
+            element of each block, so that the width of a state has no influence.
         epsilon: Added under the root, which has no derivative at 0.
     """
     if reduction == "mean":
@@ -102,7 +102,7 @@ def group_norm(
 
 
 def block_squares(jacobian_BHZ: Tensor, state_sizes: Sequence[int]) -> Tensor:
-    """Mean over samples of the squared norm of each agent's part of each column: (K, Z)."""
+    """Average over samples the squared norm of each agent's part of each column: (K, Z)."""
     squares_HZ = jacobian_BHZ.square().mean(0)
     return torch.stack([part.sum(0) for part in squares_HZ.split(list(state_sizes))])
 
@@ -110,10 +110,10 @@ def block_squares(jacobian_BHZ: Tensor, state_sizes: Sequence[int]) -> Tensor:
 def closed_form_squares(
     decoder: Perceptron, latents_BZ: Tensor, state_sizes: Sequence[int]
 ) -> Tensor:
-    """`block_squares` of a perceptron with at most one hidden layer, without its Jacobian.
+    """Compute `block_squares` of a perceptron with at most one hidden layer, without its Jacobian.
 
-    With G_k = W2_k^T W2_k it is in_j^T diag(s) G_k diag(s) in_j: W^2 Z operations a sample and
-    agent in place of H_k W Z; where that is more, the block itself is formed.
+    With G_k = W2_k^T W2_k it is in_j^T diag(s) G_k diag(s) in_j: W^2 Z operations per sample and
+    agent instead of H_k W Z. Where that is more, the block itself is formed.
 
     Raises:
         ValueError: with more hidden layers.
@@ -140,16 +140,16 @@ def closed_form_l1(
     reduction: Reduction,
     max_elements: int = 2**24,
 ) -> Tensor:
-    """`element_l1` of a perceptron with at most one hidden layer.
+    """Compute `element_l1` of a perceptron with at most one hidden layer.
 
-    Forms the gradient along with the value, some samples at a time: no Jacobian outlives its turn.
+    Value and gradient are formed together, some samples at a time; no Jacobian is kept.
 
     Args:
         decoder: A perceptron.
-        latents_BZ: Where.
+        latents_BZ: Latents at which to evaluate.
         reduction: See `element_l1`.
-        max_elements: Elements of a Jacobian, or of its hidden factor, held at once (but always one
-            sample's).
+        max_elements: Elements of a Jacobian, or of its hidden factor, held at once; at least one
+            sample.
 
     Raises:
         ValueError: with more hidden layers.
@@ -158,7 +158,7 @@ def closed_form_l1(
     num_elements = out_HW.shape[0] * latents_BZ.shape[1]
     if slopes_BW is None or in_WZ is None:
         return _reduce(out_HW.abs().sum(), num_elements, reduction)
-    total = ProductL1.apply(out_HW, slopes_BW, in_WZ, max_elements)
+    total = product_l1(out_HW, slopes_BW, in_WZ, max_elements)
     return _reduce(total, num_elements, reduction)
 
 
@@ -171,25 +171,25 @@ def column_l1(
     chunk_size: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """An unbiased estimate of `element_l1` from columns drawn without replacement.
+    """Estimate `element_l1` without bias from columns drawn without replacement.
 
-    Every sample draws its own, so the batch averages out which latents were drawn. Exact when all
-    columns are drawn.
+    Every sample draws its own columns, so the batch averages over latents. Exact when all columns
+    are drawn.
 
     Args:
-        decoder: Any that treats samples apart.
-        latents_BZ: Where.
+        decoder: Any decoder that treats samples independently.
+        latents_BZ: Latents at which to evaluate.
         num_columns: C, columns drawn for each sample.
         reduction: See `element_l1`.
         chunk_size: Columns at a time; null: all.
-        generator: Of the draw.
+        generator: Source of randomness.
 
     Raises:
         ValueError: if C is not in 1 to Z.
     """
     num_latents = latents_BZ.shape[1]
     _check_draw("num_columns", num_columns, num_latents, "latents")
-    # A random order of the latents for each sample, of which the first C are drawn.
+    # A random order of the latents for each sample; the first C are drawn.
     order_BZ = torch.rand(latents_BZ.shape, generator=generator, device=latents_BZ.device).argsort(
         1
     )
@@ -216,19 +216,19 @@ def block_l1(
     max_elements: int = 2**24,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """An unbiased estimate of `element_l1` from some rows and columns, in closed form.
+    """Estimate `element_l1` without bias from some rows and columns, in closed form.
 
     Rows and columns are drawn without replacement, the same for all samples of the batch. For a
-    linear map, of which all samples have the same Jacobian, the exact value costs less.
+    linear map, where all samples have the same Jacobian, the exact value costs less.
 
     Args:
         decoder: A perceptron with one hidden layer or none.
-        latents_BZ: Where.
+        latents_BZ: Latents at which to evaluate.
         num_rows: R.
         num_columns: C.
         reduction: See `element_l1`.
         max_elements: See `closed_form_l1`.
-        generator: Of the draw.
+        generator: Source of randomness.
 
     Raises:
         ValueError: with more hidden layers, or if R or C is not in 1 to H or Z.
@@ -246,7 +246,7 @@ def block_l1(
     if slopes_BW is None or in_WZ is None:
         drawn = out_HW[rows_R][:, columns_C].abs().sum()
     else:
-        drawn = ProductL1.apply(out_HW[rows_R], slopes_BW, in_WZ[:, columns_C], max_elements)
+        drawn = product_l1(out_HW[rows_R], slopes_BW, in_WZ[:, columns_C], max_elements)
     num_elements = total_rows * total_columns
     return _reduce(drawn * (num_elements / (num_rows * num_columns)), num_elements, reduction)
 
@@ -258,24 +258,24 @@ def probed_squares(
     num_probes: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """An unbiased estimate of `block_squares`: one backward pass an agent and probe.
+    """Estimate `block_squares` without bias, by one backward pass per agent and probe.
 
-    With signs v on agent k's rows, E (v^T J_k)_j^2 = ||J_k[:, j]||^2 for all j at once. Every
-    sample draws its own signs. The root that `group_norm` takes of it is biased low; the mean over
-    samples and probes comes first, so a larger batch has less of that.
+    With random signs v on agent k's rows, E (v^T J_k)_j^2 = ||J_k[:, j]||^2 for all j at once.
+    Every sample draws its own signs. The root in `group_norm` is biased low; as it follows the mean
+    over samples and probes, a larger batch has less bias.
 
     Args:
-        decoder: Any that treats samples apart.
-        latents_BZ: Where.
+        decoder: Any decoder that treats samples independently.
+        latents_BZ: Latents at which to evaluate.
         state_sizes: Rows of each agent.
-        num_probes: Probes an agent.
-        generator: Of the signs.
+        num_probes: Probes per agent.
+        generator: Source of randomness.
 
     Returns:
         (K, Z), differentiable in the decoder's parameters (and in latents that require it).
 
     Raises:
-        ValueError: if there is no probe, or the sizes do not add up to the decoder's outputs.
+        ValueError: if there is no probe, or the sizes do not sum to the decoder's outputs.
     """
     if num_probes < 1:
         raise ValueError(f"num_probes is {num_probes}: set it to at least 1")
@@ -303,10 +303,10 @@ def probed_squares(
 
 
 def decorrelation(latents_BZ: Tensor, *, reduction: Reduction) -> Tensor:
-    """How far latents are from uncorrelated with unit variance: ||cov(Z) - I||_F^2.
+    """Compute the distance of latents from uncorrelated with unit variance: ||cov(Z) - I||_F^2.
 
-    Without it a latent that is private by the decoder may be itself plus any multiple of shared
-    ones, which no penalty on the Jacobian's support sees.
+    Without this term a private latent may be replaced by itself plus any multiple of shared ones,
+    which no penalty on the Jacobian's support detects.
 
     Args:
         latents_BZ: Latents; the covariance is the biased one of the batch.

@@ -1,4 +1,4 @@
-"""The l1 norm of a product of matrices that is never kept: value and gradient in one pass."""
+"""The l1 norm of a matrix product, with value and gradient in one pass and no product kept."""
 
 from typing import Any
 
@@ -9,25 +9,38 @@ from torch.autograd.function import once_differentiable
 # Shapes: B batch, b samples of one turn, R rows, r rows of one block, W hidden units, C columns,
 # m all columns of a turn (b C)
 
-# A block of a product that stays in a core's cache (1 MiB) from the product that makes it to the
-# two that take it. GPUs want large products instead.
+# Size of a block that stays in a core's cache (1 MiB) between the product that makes it and the two
+# that use it. GPUs need large products instead.
 CPU_ELEMENTS = 2**18
 
 
-class ProductL1(torch.autograd.Function):
-    """Mean over samples of the sum of |out diag(slopes_b) in|, with its gradients.
+def product_l1(out_RW: Tensor, slopes_BW: Tensor, in_WC: Tensor, max_elements: int) -> Tensor:
+    """Average over samples the sum of |out diag(slopes_b) in|: a scalar, differentiable once.
 
-    The gradient of a sum of absolute values needs only signs, so it is formed while a block of the
-    product is at hand: three matrix products, and no block outlives its turn. Pulled back to the
-    hidden units, the signs give the value as well, without another pass over the product. The
-    derivative at 0 is taken as 0. Once differentiable.
+    Args:
+        out_RW: Left factor.
+        slopes_BW: Diagonal factor of each sample.
+        in_WC: Right factor.
+        max_elements: Elements of the product held at once; at least one sample's row.
+    """
+    value: Tensor = _ProductL1.apply(out_RW, slopes_BW, in_WC, max_elements)  # type: ignore[no-untyped-call]
+    return value
+
+
+class _ProductL1(torch.autograd.Function):
+    """The mean over samples of the sum of |out diag(slopes_b) in|, with its gradients.
+
+    The gradient of a sum of absolute values only needs signs, so it is formed together with each
+    block of the product: three matrix products, and no block is kept. Pulled back to the hidden
+    units, the signs also give the value, without another pass over the product. The derivative at 0
+    is taken as 0. Differentiable once.
     """
 
     @staticmethod
     def forward(
         ctx: Any, out_RW: Tensor, slopes_BW: Tensor, in_WC: Tensor, max_elements: int
     ) -> Tensor:
-        """Value; keeps the gradients of those arguments that need one."""
+        """Compute the value; save the gradients of those arguments that need one."""
         num_samples, width = slopes_BW.shape
         num_rows, num_columns = out_RW.shape[0], in_WC.shape[1]
         needs_out, *needs_pulled = ctx.needs_input_grad[:3]
@@ -43,7 +56,7 @@ class ProductL1(torch.autograd.Function):
         grad_slopes = []
         buffer_rm = out_RW.new_empty(min(per_block, num_rows), per_turn * num_columns)
         for turn, slopes_bW in enumerate(slopes_BW.split(per_turn)):
-            # hidden units first, so that all samples of the turn make one matrix product
+            # hidden units first, so that all samples of the turn form one matrix product
             scaled_WbC = slopes_bW.mT[:, :, None] * in_WC[:, None, :]
             scaled_Wm = scaled_WbC.reshape(width, -1)
             pulled_Wm = torch.empty_like(scaled_Wm) if pulls else None
@@ -74,7 +87,7 @@ class ProductL1(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale what `forward` kept."""
+        """Scale the gradients that `forward` has saved."""
         scale = grad_outputs[0] / ctx.num_samples
         grads = ctx.saved_tensors
         return (*(None if grad is None else grad * scale for grad in grads), None)

@@ -1,15 +1,15 @@
-"""What keeps private thoughts private: adversaries, and an encoder that leaves them nothing.
+"""Adversaries that keep private information out of shared latents, and the reverse.
 
-A masked encoder reads an agent's private latents from its state alone; shared latents read
-everyone's, and may carry what is private along (a probe finds it). Two things have to hold:
+A masked encoder reads an agent's private latents from its state alone. Shared latents read all
+states, and may carry private information too (a probe finds it). Two conditions must hold:
 
-    shared latents tell nothing of private ones     or private evidence goes along with shared one
-    an agent's private latents tell nothing that    or shared evidence hides in private latents, and
-    the others' states tell                         shared ones are cleaned of what they are for
+    shared latents do not predict private ones; otherwise they leak private evidence
+    the other agents' states do not predict an agent's private latents; otherwise shared evidence
+        hides in private latents, and the first condition removes it from the shared ones
 
-For each there is an adversary, a regression that is trained on what it sees, while the encoder is
-trained to raise its error up to that of knowing nothing (1, at unit variance). An encoder that
-raised it further would only run from this adversary.
+For each condition there is an adversary, a regression that is trained on its inputs. The encoder is
+trained to raise the adversary's error to that of a constant guess (1, at unit variance), but not
+further, since that would only fit the current adversary.
 
 Ours; the game is that of predictability minimisation (Schmidhuber, 1992).
 """
@@ -31,8 +31,8 @@ class Contest:
     """Both sides of a game, to be minimised together.
 
     Attributes:
-        found: Mean squared error of the adversary, with a gradient for it alone.
-        hiding: Minus the same, at least -1, with a gradient for the encoder alone.
+        found: Mean squared error of the adversary, with a gradient for the adversary only.
+        hiding: Minus the same error, at least -1, with a gradient for the encoder only.
     """
 
     found: Tensor
@@ -40,12 +40,12 @@ class Contest:
 
 
 def contest(predictor: nn.Module, seen: Tensor, target: Tensor, hides: Tensor) -> Contest:
-    """Let a predictor and what it is to be kept from play.
+    """Compute both losses of a game between a predictor and one of its two sides.
 
     Args:
-        predictor: Of `target` from `seen`.
-        seen: What it sees, (B, ...).
-        target: What it is after, (B, ...), of unit variance.
+        predictor: Predicts `target` from `seen`.
+        seen: Its input, (B, ...).
+        target: Its target, (B, ...), of unit variance.
         hides: `seen` or `target`: the side that gets the gradient of `hiding`; the other is fixed.
     """
     found = (predictor(seen.detach()) - target.detach()).square().mean()
@@ -57,15 +57,15 @@ def contest(predictor: nn.Module, seen: Tensor, target: Tensor, hides: Tensor) -
 
 
 class SharedAdversary(nn.Module):
-    """Predicts all private latents from all shared ones, which hide them.
+    """Predicts all private latents from all shared ones, which learn to hide them.
 
-    Private latents are targets without a gradient: they are not to become harder to predict by
-    becoming noise.
+    Private latents are targets without a gradient, so that they do not become noise to be hard to
+    predict.
 
     Args:
         owners: For each latent its agent's number, or `everyone`.
-        everyone: What stands for a shared one.
-        hidden: Width of its hidden layer.
+        everyone: Value that marks a shared latent.
+        hidden: Width of the hidden layer.
 
     Raises:
         ValueError: if there are no private or no shared latents.
@@ -83,22 +83,22 @@ class SharedAdversary(nn.Module):
         self.predictor = Perceptron(len(self.shared), len(self.private), [hidden], "gelu")
 
     def forward(self, latents_BZ: Tensor) -> Contest:
-        """Play a batch."""
+        """Compute the losses of a batch."""
         shared_BS = latents_BZ[:, self.shared]
         return contest(self.predictor, shared_BS, latents_BZ[:, self.private], shared_BS)
 
 
 class OutsideAdversary(nn.Module):
-    """Predicts every agent's private latents from the other agents' states; the latents hide.
+    """Predicts every agent's private latents from the other agents' states; the latents adapt.
 
-    What others see too then has no place in private latents, and is left to shared ones: also where
-    nobody else happens to see it, since an encoder that reads one agent cannot know that.
+    Information that other agents have too then moves from private to shared latents. This includes
+    samples where no other agent has it, since an encoder of one agent cannot know that.
 
     Args:
         owners: For each latent its agent's number, or `everyone`.
-        everyone: What stands for a shared one.
+        everyone: Value that marks a shared latent.
         state_sizes: Width of each agent's state.
-        hidden: Width of its hidden layers.
+        hidden: Width of the hidden layers.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class OutsideAdversary(nn.Module):
         )
 
     def forward(self, latents_BZ: Tensor, scores_BH: Tensor) -> Contest:
-        """Play a batch; mean over agents.
+        """Compute the losses of a batch; mean over agents.
 
         Args:
-            latents_BZ: Of unit variance.
-            scores_BH: Standardized states that they are of.
+            latents_BZ: Latents of unit variance.
+            scores_BH: The standardized states that they encode.
         """
         states = scores_BH.split(self.state_sizes, 1)
         games = []

@@ -1,28 +1,28 @@
-"""What an adapter learns from: replies that mean what the reference means, and that read well.
+"""The loss of an adapter: replies should have the meaning of the reference, and be fluent.
 
     L = semantic_weight (1 - cos(mean embedding of y, mean embedding of y_ref))
       + fluency_weight  (- log p(y | context, prefix), mean over tokens)
 
 Paper: ThoughtComm, 2510.20733: the sum over agents and rounds of both terms, weights of 1. It does
-not say how a gradient reaches the prefix through a generated y, and the question matters: sampled
-or argmax ids are integers, and the embedding of an integer does not depend on the logits it came
-from. Taken as they are they leave the semantic term without any gradient, and the fluency term
-then only makes the model surer of what it says anyway. Three ways out:
+not state how a gradient reaches the prefix through a generated y. Sampled or argmax ids are
+integers, and the embedding of an integer does not depend on its logits. Used directly, they leave
+the semantic term without any gradient, and the fluency term only makes the model more certain of
+its own replies. Three solutions:
 
-    teacher_forced     y is the reference itself, its mean embedding that of the model's
+    teacher_forced     y is the reference itself; its mean embedding is that of the model's
                        distributions, softmax(logits / temperature) E. Cheap, no variance; the
                        default.
-    straight_through   y is sampled, one-hot forward, and the derivative of a Gumbel softmax
+    straight_through   y is sampled, one-hot forward, with the derivative of a Gumbel softmax
                        backward (biased, low variance).
     reinforce          y is sampled, and the cosine is a reward: - (r - baseline) log p(y)
                        (unbiased, high variance).
 
-Deviation of `teacher_forced`: log p is that of the reference, so that the prefix is taught what to
-say; with the other two it is that of y, as in the paper. Losses are computed in float32.
+Deviation of `teacher_forced`: log p is that of the reference, so that the prefix learns the reply.
+With the other two it is that of y, as in the paper. Losses are computed in float32.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,13 +35,14 @@ Gradient = Literal["teacher_forced", "straight_through", "reinforce"]
 
 @dataclass(frozen=True)
 class ThoughtLossConfig:
-    """Weights, and how a gradient is had.
+    """Weights of the terms, and the kind of gradient.
 
     Args:
-        gradient: See the head of this file.
-        semantic_weight: Of 1 - cos.
-        fluency_weight: Of the mean negative log-likelihood of a token.
-        temperature: Of the soft embeddings of `teacher_forced`, and of the Gumbel softmax.
+        gradient: See the docstring of this module.
+        semantic_weight: Weight of 1 - cos.
+        fluency_weight: Weight of the mean negative log-likelihood of a token.
+        temperature: Temperature of the soft embeddings of `teacher_forced`, and of the Gumbel
+            softmax.
 
     Raises:
         ValueError: on numbers out of range, or if both weights are 0.
@@ -53,10 +54,6 @@ class ThoughtLossConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.gradient not in get_args(Gradient):
-            raise ValueError(
-                f"loss.gradient is {self.gradient!r}: choose {', '.join(get_args(Gradient))}"
-            )
         if min(self.semantic_weight, self.fluency_weight) < 0 or not (
             self.semantic_weight + self.fluency_weight
         ):
@@ -75,7 +72,7 @@ class ThoughtTerms:
     Attributes:
         semantic: 1 - cos, from 0 to 2.
         fluency: Nats per token.
-        loss: What to minimise.
+        loss: The loss to minimise.
     """
 
     semantic: Tensor
@@ -84,14 +81,14 @@ class ThoughtTerms:
 
 
 def mean_embedding(embeddings_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    """The mean over the tokens that the mask keeps (True), float32 (B, D)."""
+    """Average over the tokens where the mask is True, float32 (B, D)."""
     weight_BT1 = mask_BT[:, :, None].float()
     total_BD = (embeddings_BTD.float() * weight_BT1).sum(1)
     return total_BD / weight_BT1.sum(1).clamp_min(1)
 
 
 def semantic_distance(one_BD: Tensor, other_BD: Tensor) -> Tensor:
-    """1 - cos, (B,).
+    """Compute 1 - cos, (B,).
 
     >>> semantic_distance(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]))
     tensor([1.])
@@ -100,7 +97,7 @@ def semantic_distance(one_BD: Tensor, other_BD: Tensor) -> Tensor:
 
 
 def token_nll(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
-    """Negative log-likelihood of every token in nats, float32 (B, T)."""
+    """Compute the negative log-likelihood of every token in nats, float32 (B, T)."""
     return F.cross_entropy(logits_BTV.float().mT, ids_BT, reduction="none")
 
 
@@ -124,10 +121,10 @@ def teacher_forced_terms(
     embedding_VD: Tensor,
     config: ThoughtLossConfig,
 ) -> ThoughtTerms:
-    """Both terms of the reference, by the logits that stand before each of its tokens.
+    """Compute both terms of the reference from the logits that predict its tokens.
 
     Args:
-        logits_BTV: Given prompt, prefix and the tokens before.
+        logits_BTV: Logits given prompt, prefix and the preceding tokens.
         reference_BT: int64, y_ref.
         mask_BT: True for its tokens.
         embedding_VD: The model's token embeddings.
@@ -151,11 +148,11 @@ def straight_through_terms(
     embedding_VD: Tensor,
     config: ThoughtLossConfig,
 ) -> ThoughtTerms:
-    """Both terms of a reply sampled by `straight_through_tokens`.
+    """Compute both terms of a reply sampled by `straight_through_tokens`.
 
     Args:
         tokens_BTV: One-hot tokens of the reply.
-        logits_BTV: That they were drawn from.
+        logits_BTV: Logits from which they were drawn.
         mask_BT: True up to the end token.
         meant_BD: `mean_embedding` of the reference.
         embedding_VD: The model's token embeddings.
@@ -177,13 +174,13 @@ def reinforce_terms(
     embedding_VD: Tensor,
     config: ThoughtLossConfig,
 ) -> ThoughtTerms:
-    """Both terms of a sampled reply; the reward's baseline is the mean of the other replies.
+    """Compute both terms of a sampled reply; the baseline is the mean of the other replies.
 
-    `semantic` is the mean distance itself; in `loss` stands the surrogate whose gradient is that of
-    its expectation.
+    `semantic` is the mean distance itself. `loss` contains a surrogate that has the gradient of its
+    expectation.
 
     Args:
-        logits_BTV: Given prompt, prefix and the tokens before, differentiable.
+        logits_BTV: Logits given prompt, prefix and the preceding tokens, differentiable.
         sampled_BT: int64, the reply.
         mask_BT: True up to the end token.
         meant_BD: `mean_embedding` of the reference.

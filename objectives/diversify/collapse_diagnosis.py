@@ -1,7 +1,7 @@
-"""Says before a training, or after its first batch, that its settings must end in a collapse.
+"""Diagnosis, before training or after its first batch, of settings that lead to a collapse.
 
-A policy that collapses does not thereby fail to optimise: with these settings the collapsed policy
-*is* the optimum, or training drives it there. Each rule here says why, and what to change.
+A collapse is not a failure to optimise: with these settings the collapsed policy *is* the optimum,
+or training drives it there. Each rule states the reason and the remedy.
 
 Source: 2510.20817, propositions 4.1 to 4.4; the rules on standard deviations and on estimators are
 ours, shown by `triptych.studies.tabular_targets`.
@@ -21,19 +21,19 @@ from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import Dap, PolicyLoss
 
 Severity = Literal["note", "warning", "collapse"]
-# At a tenth of it 3,000 steps keep a third of a bit of two: `triptych.studies.tabular_targets`.
+# At a tenth of it, 3,000 steps keep 1/3 bit of 2 bits: `triptych.studies.tabular_targets`.
 _SLOW_BETA = 0.01
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found.
+    """A consequence of the settings.
 
     Attributes:
-        severity: `collapse`: the optimum, or what training makes of it, is a collapsed policy.
-            `warning`: something will not be what it is called. `note`: good to know.
-        reason: Why, in one or two sentences, with numbers where there are some.
-        remedy: What to set instead.
+        severity: `collapse`: the optimum, or the policy that training reaches, is collapsed.
+            `warning`: something will not work as named. `note`: for information.
+        reason: One or two sentences, with numbers where available.
+        remedy: The settings to change.
     """
 
     severity: Severity
@@ -47,17 +47,17 @@ class Finding:
 def diagnose_settings(
     beta: float, loss: PolicyLoss, kl: KlPenalty | None, mara: Mara | None = None
 ) -> list[Finding]:
-    """Findings that follow from the settings alone.
+    """List the findings that follow from the settings alone.
 
     Args:
         beta: Strength of the KL.
         loss: The policy loss.
-        kl: Where the KL goes; None where there is none beside the loss's own.
+        kl: The KL penalty; None if there is none, or only that of the loss.
         mara: The augmentation; None for none.
 
     Raises:
-        ValueError: on settings that contradict each other: a negative beta, a KL twice, or a KL per
-            token beside MARA's algorithm 2.
+        ValueError: on contradictions: a negative beta, two KLs, or a KL per token with MARA's
+            algorithm 2.
     """
     if not beta >= 0:
         raise ValueError(
@@ -67,8 +67,7 @@ def diagnose_settings(
     name = type(loss).__name__
     if loss.contains_kl and kl is not None:
         raise ValueError(
-            f"{name} contains the KL already, and a KL penalty is set beside it: set the penalty "
-            "to null"
+            f"{name} contains the KL already, and a KL penalty is set too: set the penalty to null"
         )
     if loss.contains_kl and beta == 0:
         raise ValueError(f"beta is 0, and {name} divides by it: set it above 0")
@@ -128,23 +127,25 @@ def diagnose_samples(
     good_reward: float | None = None,
     least_share: float = 0.01,
 ) -> list[Finding]:
-    """Findings that follow from a first batch: what the reverse KL's optimum does to its answers.
+    """List the findings that follow from a batch: the fate of its answers at the optimum.
+
+    The optimum is that of the reverse KL.
 
     Args:
         reward_B: Rewards without KL and without augmentation; nan where scoring failed.
         reference_log_prob_B: Of whole completions under the reference, in nats.
         group_B: int64; completions of one prompt share a number.
-        beta: Strength of the KL; at 0 `diagnose_settings` has said what there is to say.
+        beta: Strength of the KL; at 0 the list is empty, see `diagnose_settings`.
         mara: The augmentation, applied here; None for none.
         num_tokens_B: Tokens of each completion, where MARA is divided by length.
-        good_reward: From which reward an answer is one that should be kept. None: within a tenth of
-            the batch's range from its best.
-        least_share: A good answer counts as lost if at the optimum it is less probable than this
-            share of the probability of the likeliest.
+        good_reward: Least reward of an answer that should be kept. None: a tenth of the batch's
+            range below its best.
+        least_share: A good answer counts as lost if its probability at the optimum is below this
+            share of that of the most likely answer.
 
     Returns:
-        At most one finding for lost answers of lower reward, one for lost answers of equal reward,
-        one for an anchor across prompts.
+        At most one finding each for lost answers of lower reward, for lost answers of equal reward,
+        and for an anchor across prompts.
     """
     usable_B = reward_B.isfinite() & reference_log_prob_B.isfinite()
     reward_B, group_B = reward_B[usable_B].double(), group_B[usable_B]
@@ -213,7 +214,7 @@ def diagnose_samples(
 
 
 def worst(findings: Iterable[Finding]) -> Severity | None:
-    """The gravest severity among findings; None where there are none."""
+    """Return the highest severity among findings; None without findings."""
     order = get_args(Severity)
     return max((f.severity for f in findings), key=order.index, default=None)
 

@@ -1,4 +1,4 @@
-"""The record of a training step: completions, their rewards, and MARA's augmentation of them."""
+"""The record of a training step: completions, their rewards, and MARA's augmentation."""
 
 from dataclasses import dataclass
 

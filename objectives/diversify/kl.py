@@ -1,12 +1,10 @@
-"""Estimators of the KL between policy and reference, and what each one's gradient really is.
+"""Estimators of the KL between policy and reference, and the gradient of each.
 
-With r = pi_ref / pi at what was sampled from pi (one token given its prefix, or a whole
-completion):
+With r = pi_ref / pi at a sample of pi (one token given its prefix, or a whole completion):
     k1 = -log r        k2 = (log r)^2 / 2        k3 = r - 1 - log r
 
-k1 and k3 are unbiased estimates of KL(pi || pi_ref), the reverse KL; k2 is not. What a training
-does follows from the gradient, and that depends on where the number is put. On-policy, in
-expectation:
+k1 and k3 are unbiased estimates of KL(pi || pi_ref), the reverse KL; k2 is not. Training follows
+the gradient, which depends on the place of the estimate. On-policy, in expectation:
 
 | estimator           | place       | sampled gradient        | its expectation               |
 |---------------------|-------------|-------------------------|-------------------------------|
@@ -21,26 +19,26 @@ expectation:
 | k3_straight_through | loss        | as k2; shown is k3      | grad KL(pi, ref): reverse     |
 | forward             | reward      | (1 - r) grad log pi     | grad KL(ref, pi): forward     |
 
-The forward KL's rows need pi > 0 wherever pi_ref > 0. "Reward" means that beta times the number,
-without gradient, is subtracted from the reward of the whole completion; "loss" that it is
-differentiated; "ratio" that it is multiplied before by pi / pi_old (`importance_weighted`), which
-is 1 on-policy and whose gradient is the score function's. Per token and in the loss, the
-expectation is the gradient of the sum over positions of the next-token KLs on prefixes that the
-*policy* sampled, held fixed: it leaves out how the policy changes the prefixes it will see. For a
-sequence's true KL use `k1` in the reward (its sum over tokens is the sequence's own k1), or
+The rows of the forward KL need pi > 0 wherever pi_ref > 0. "Reward" means that beta times the
+estimate, without gradient, is subtracted from the reward of the whole completion. "Loss" means that
+it is differentiated. "Ratio" means that it is first multiplied by pi / pi_old
+(`importance_weighted`), which is 1 on-policy and has the gradient of the score function. Per token
+and in the loss, the expectation is the gradient of the sum over positions of the next-token KLs on
+fixed prefixes that the *policy* sampled: it ignores the policy's influence on later prefixes. For a
+sequence's true KL use `k1` in the reward (its sum over tokens is the k1 of the sequence), or
 `level: sequence`.
 
 Sources: 2510.20817, remarks 3.1 to 3.4; J. Schulman, "Approximating KL divergence" (k1, k2, k3);
 straight-through as the option `k3+` of verl; the ratio as `use_bias_correction_kl` of TRL, whose
-default makes its GRPO's KL the reverse one. Off-policy (several updates a rollout) only what is
-weighted by the ratio still holds in the loss, and per token only up to the prefixes.
+default makes its GRPO's KL the reverse one. Off-policy (several updates per rollout) only the rows
+with the ratio still hold in the loss, and per token only up to the prefixes.
 """
 
 # Shapes: B completions, T completion positions, K answers (all there are), ... any
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,20 +75,20 @@ def sequence_log_prob(token_log_prob_BT: Tensor, token_mask_BT: Tensor) -> Tenso
 
 
 def k1(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
-    """The difference log pi - log pi_ref, in nats; any shape.
+    """Compute log pi - log pi_ref, in nats; any shape.
 
-    Unbiased for the reverse KL, of either sign.
+    Unbiased for the reverse KL; may be negative.
     """
     return log_prob - reference_log_prob
 
 
 def k2(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
-    """Half the squared difference; any shape. A biased value, but the reverse KL's gradient."""
+    """Halve the squared difference; any shape. A biased value with the reverse KL's gradient."""
     return (log_prob - reference_log_prob).square() / 2
 
 
 def k3(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
-    """With r = pi_ref / pi: r - 1 - log r, in nats; any shape.
+    """Compute r - 1 - log r with r = pi_ref / pi, in nats; any shape.
 
     Never negative, unbiased for the reverse KL; its gradient is the *forward* KL's.
 
@@ -102,21 +100,21 @@ def k3(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
 
 
 def k3_straight_through(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
-    """The value of k3 with the gradient of k2, which is the reverse KL's; any shape."""
+    """Combine the value of k3 with the gradient of k2, the reverse KL's; any shape."""
     gradient = k2(log_prob, reference_log_prob)
     return k3(log_prob, reference_log_prob).detach() + (gradient - gradient.detach())
 
 
 def forward_coefficient(log_prob: Tensor, reference_log_prob: Tensor) -> Tensor:
-    """1 - pi_ref / pi; any shape. As a penalty in the reward its gradient is the forward KL's.
+    """Compute 1 - pi_ref / pi; any shape. In the reward it has the gradient of the forward KL.
 
-    Its mean is 0: a number to be multiplied with the score function, not an estimate of a KL.
+    Its mean is 0: it is a factor of the score function, not an estimate of a KL.
     """
     return -(reference_log_prob - log_prob).expm1()
 
 
 def exact_kl(divergence: Divergence, logits_K: Tensor, reference_logits_K: Tensor) -> Tensor:
-    """The KL over all K answers, in nats, differentiable: what the estimators stand for.
+    """Compute the KL over all K answers, in nats, differentiable.
 
     Args:
         divergence: `reverse` is KL(pi || pi_ref), `forward` KL(pi_ref || pi).
@@ -139,21 +137,21 @@ _FUNCTIONS = {
 
 @dataclass(frozen=True)
 class KlPenalty:
-    """Which estimator, and where it goes; the module's table says what follows.
+    """An estimator of the KL and its place; see the table of this module for the gradients.
 
     Args:
         estimator: `k1`, `k2`, `k3`, `k3_straight_through` or `forward`.
         place: `reward` subtracts it from the completion's reward, `loss` differentiates it.
         level: `sequence` estimates once per completion, from its whole log-probability; `token`
-            estimates at every token (in the reward: their sum). The same for k1.
-        importance_weighted: In the loss, multiply by the ratio pi / pi_old and differentiate that
-            too: right off-policy, and another gradient on-policy (see the table). For k1 and k3.
-        max_log_ratio: Hold |log pi - log pi_ref| of an estimate to this many nats, so that exp does
-            not overflow on rare completions; beyond it the gradient in the loss is 0. NOT exact.
-            Null does nothing.
+            estimates at every token (in the reward: their sum). For k1 both are the same.
+        importance_weighted: In the loss, multiply by the ratio pi / pi_old and differentiate it
+            too: correct off-policy, and another gradient on-policy (see the table). For k1 and k3.
+        max_log_ratio: Limit of |log pi - log pi_ref| in an estimate, in nats, so that exp does not
+            overflow on rare completions. Beyond it the gradient in the loss is 0. NOT exact. Null:
+            no limit.
 
     Raises:
-        ValueError: on combinations that mean nothing, saying which to take instead.
+        ValueError: on combinations without a meaning, with the one to take instead.
 
     The default is the paper's: k1 in the reward, summed over tokens, for the reverse KL.
     """
@@ -165,12 +163,6 @@ class KlPenalty:
     max_log_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        kinds = (("estimator", Estimator), ("place", Place), ("level", Level))
-        for name, kind in kinds:
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}: choose {', '.join(get_args(kind))}"
-                )
         if (self.estimator, self.place) == ("k3_straight_through", "reward"):
             raise ValueError(
                 "k3_straight_through differs from k3 by its gradient, and a reward has none: use "
@@ -192,12 +184,12 @@ class KlPenalty:
 
     @property
     def gradient(self) -> Literal["reverse", "forward", "neither", "none"]:
-        """Whose gradient it has on-policy; `none` where it does not regularise at all."""
+        """The KL with its on-policy gradient; `none` if it does not regularise at all."""
         return "reverse" if self.importance_weighted else _GRADIENT[self.estimator, self.place]
 
     @property
     def per_token(self) -> bool:
-        """Whether it needs the reference's log-probability of every token, not of the whole."""
+        """Whether it needs the reference's log-probability of every token."""
         return self.level == "token" and (self.estimator, self.place) != ("k1", "reward")
 
     def in_reward(
@@ -207,16 +199,16 @@ class KlPenalty:
         token_mask_BT: Tensor,
         reference_log_prob_B: Tensor | None = None,
     ) -> Tensor:
-        """What beta times is to be subtracted from each reward: (B,), without gradient.
+        """Compute the penalty to subtract, times beta, from each reward: (B,), without gradient.
 
-        Zeros where `place` is `loss`.
+        Zeros if `place` is `loss`.
 
         Args:
             log_prob_BT: Log-probability of each sampled token under the policy that sampled it.
             reference_log_prob_BT: Under the reference.
             token_mask_BT: bool; True marks a sampled token.
-            reference_log_prob_B: Of whole completions, in place of the tokens' sum: what
-                `Augmentation.reference_log_prob_B` says (algorithm 2 of MARA).
+            reference_log_prob_B: Of whole completions, to replace the sum over tokens by
+                `Augmentation.reference_log_prob_B` (algorithm 2 of MARA).
         """
         if self.place != "reward":
             return log_prob_BT.new_zeros(len(log_prob_BT))
@@ -233,14 +225,14 @@ class KlPenalty:
         reference_log_prob_B: Tensor | None = None,
         old_log_prob_BT: Tensor | None = None,
     ) -> Tensor | None:
-        """What beta times is to be added to the loss, differentiable; None if `place` is `reward`.
+        """Compute the penalty to add, times beta, to the loss; None if `place` is `reward`.
 
         Arguments as `in_reward`; `log_prob_BT` is the current policy's, `old_log_prob_BT` that of
         the policy that sampled, for `importance_weighted` (None: the current one).
 
         Returns:
-            (B, T), 0 outside the mask, where `level` is `token`; (B,) where it is `sequence`. Goes
-            into `PolicySamples.penalty`, times beta.
+            Differentiable; (B, T), 0 outside the mask, for `level: token`; (B,) for `sequence`.
+            Times beta it is `PolicySamples.penalty`.
         """
         if self.place != "loss":
             return None
@@ -275,7 +267,7 @@ class KlPenalty:
         return value_BT.masked_fill(~mask_BT, 0.0)
 
     def _near(self, log_prob: Tensor, reference: Tensor) -> Tensor:
-        """The reference, held so near that the log-ratio stays within its limit."""
+        """Clamp the reference so that the log-ratio stays within its limit."""
         bound = self.max_log_ratio
         if bound is None or bound == math.inf:
             return reference

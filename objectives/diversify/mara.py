@@ -11,7 +11,7 @@ above the threshold, at the anchor's level, and unchanged below it.
 # Shapes: B completions, G groups among which anchors are looked for
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ class Mara:
     end_value: float | None = None
     schedule_steps: int = 0
     scope: Scope = "group"
-    algorithm: int = 1
+    algorithm: Literal[1, 2] = 1
     clip: float | None = None
     length_normalised: bool = False
 
@@ -119,16 +119,12 @@ class Mara:
                 f"end_value is {self.end_value} and schedule_steps {self.schedule_steps}: a "
                 "schedule needs an end_value and at least 1 step, no schedule needs null and 0"
             )
-        if self.scope not in get_args(Scope):
-            raise ValueError(f"scope is {self.scope!r}: choose {', '.join(get_args(Scope))}")
-        if self.algorithm not in (1, 2):
-            raise ValueError(f"algorithm is {self.algorithm}: choose 1 or 2")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip is {self.clip}: set it above 0 nats, or to null for none")
         if self.length_normalised and self.algorithm == 2:
             raise ValueError(
-                "length_normalised goes with algorithm 1: algorithm 2 hands the KL the "
-                "log-probability of a whole answer, and one per token is none"
+                "length_normalised needs algorithm 1: algorithm 2 replaces log-probabilities of "
+                "whole answers, not means per token"
             )
 
     @property
@@ -170,7 +166,7 @@ class Mara:
         """
         if not beta >= 0:
             raise ValueError(
-                f"beta is {beta}: the KL's strength cannot be negative, set it to 0 up"
+                f"beta is {beta}: a KL's strength cannot be negative, set it to at least 0"
             )
         height_B = reference_log_prob_B
         if self.length_normalised:

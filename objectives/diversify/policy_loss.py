@@ -1,7 +1,7 @@
-"""Policy-gradient losses: what to differentiate, given sampled completions and their rewards.
+"""Policy-gradient losses of sampled completions and their rewards.
 
-They know nothing of MARA, nor of how rewards came about: the KL in the reward has been subtracted
-before, the KL in the loss arrives as `penalty`. A step reads
+They do not depend on MARA or on the source of the rewards: the KL in the reward is subtracted
+before, the KL in the loss is passed as `penalty`. A step reads
 
     augmented = mara.augment(reward_B, reference_B, group_B, beta)
     reward_B = augmented.reward_B - beta * kl.in_reward(...)
@@ -12,7 +12,7 @@ before, the KL in the loss arrives as `penalty`. A step reads
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,21 +25,21 @@ TokenWeighting = Literal["sequence_mean", "token_mean", "constant_length", "sum"
 
 @dataclass
 class PolicySamples:
-    """What a policy loss sees of B completions.
+    """The input of a policy loss: B completions.
 
     Attributes:
         log_prob_BT: Log-probability of every sampled token under the current policy, in nats,
             differentiable.
         token_mask_BT: bool; True marks a sampled token.
-        reward_B: What is to be maximised, KL in the reward included; nan where scoring failed. Such
-            rows carry no weight: neither in the loss, nor in a baseline, nor in a mean's count.
+        reward_B: The reward to maximise, including the KL in the reward; nan where scoring failed.
+            Such rows have no weight in the loss, in a baseline or in the count of a mean.
         group_B: int64; completions of one prompt share a number.
-        old_log_prob_BT: Under the policy that sampled; None says that this is the current one, so
-            that every ratio is 1 (with the score function as its gradient).
+        old_log_prob_BT: Under the policy that sampled; None if this is the current one, so that
+            every ratio is 1 (with the score function as its gradient).
         reference_log_prob_B: Of whole completions under the reference; `Dap` needs it.
         beta: Strength of the KL; `Dap` needs it, the others get their KL in reward or penalty.
-        penalty: KL in the loss, beta included, differentiable: (B, T) is weighted over tokens as
-            the loss is, (B,) counts once a completion.
+        penalty: KL in the loss, times beta, differentiable: (B, T) is weighted over tokens as the
+            loss is, (B,) counts once per completion.
     """
 
     log_prob_BT: Tensor
@@ -59,7 +59,7 @@ class PolicySamples:
 
 @dataclass
 class LossSum:
-    """A loss as a sum and what it is to be divided by.
+    """A loss as a sum and its divisor.
 
     Attributes:
         total: Sum over rows (or tokens), differentiable.
@@ -72,26 +72,26 @@ class LossSum:
     numbers: dict[str, Tensor] = field(default_factory=dict)
 
     def mean(self, count: Tensor | None = None, num_ranks: int = 1) -> Tensor:
-        """The loss to call backward on.
+        """Return the loss to call backward on.
 
         Args:
-            count: `count` summed over all ranks (and accumulated micro-batches); None takes this
-                one's.
-            num_ranks: Processes whose gradients DDP averages; with `count` of all of them the
-                averaged gradient is that of the whole batch, also where ranks have different
-                numbers of scored rows.
+            count: `count` summed over all ranks (and accumulated micro-batches); None: the own
+                count.
+            num_ranks: Number of processes over which DDP averages gradients. With the summed
+                `count` the averaged gradient is that of the whole batch, even if ranks have
+                different numbers of scored rows.
         """
         return self.total * num_ranks / (self.count if count is None else count).clamp_min(1)
 
 
 class PolicyLoss(ABC):
-    """One loss; a subclass is named by `class_path` in a YAML.
+    """Base of losses; a subclass is named by `class_path` in a YAML.
 
     Attributes:
-        contains_kl: Whether the loss regularises towards the reference by itself, so that no
+        contains_kl: Whether the loss itself regularises towards the reference, so that no
             `KlPenalty` may be added.
-        divides_by_std: Whether advantages are divided by a standard deviation of rewards, which
-            makes them independent of the rewards' scale, and of beta's with it.
+        divides_by_std: Whether advantages are divided by a standard deviation of rewards. They are
+            then independent of the scale of rewards, and of beta in them.
     """
 
     contains_kl: bool = False
@@ -99,7 +99,7 @@ class PolicyLoss(ABC):
 
     @abstractmethod
     def __call__(self, samples: PolicySamples) -> LossSum:
-        """The loss of these samples."""
+        """Compute the loss of these samples."""
 
 
 @dataclass
@@ -107,10 +107,10 @@ class Reinforce(PolicyLoss):
     """-(R - b) log pi, with the clipped ratio where the samples are older than the policy.
 
     Args:
-        baseline: `none`, or `batch_mean`: the mean reward of the scored rows (own row included,
-            which shrinks the gradient by (B - 1) / B).
-        clip_low: The ratio pi / pi_old does not lower a row's loss further below 1 - this.
-        clip_high: ... nor above 1 + this. Null clips nothing.
+        baseline: `none`, or `batch_mean`: the mean reward of the scored rows, including the own
+            row, which shrinks the gradient by (B - 1) / B.
+        clip_low: Below 1 - `clip_low` the ratio pi / pi_old does not lower a row's loss further.
+        clip_high: The same above 1 + `clip_high`. Null: no clip.
         ratio: `sequence`, the product over the completion's tokens; or `token`.
 
     Source: Williams 1992; the clipped surrogate of PPO, 1707.06347, equation 7.
@@ -122,12 +122,10 @@ class Reinforce(PolicyLoss):
     ratio: Literal["token", "sequence"] = "sequence"
 
     def __post_init__(self) -> None:
-        _check_choice("baseline", self.baseline, ("none", "batch_mean"))
-        _check_choice("ratio", self.ratio, ("token", "sequence"))
         _check_clip(self.clip_low, self.clip_high)
 
     def __call__(self, samples: PolicySamples) -> LossSum:
-        """Mean over scored rows of the surrogate, summed over tokens."""
+        """Return the mean over scored rows of the surrogate, summed over tokens."""
         advantage_B = samples.reward_B
         if self.baseline == "batch_mean":
             advantage_B = advantage_B - advantage_B.nanmean()
@@ -140,11 +138,11 @@ class Reinforce(PolicyLoss):
 class Rloo(PolicyLoss):
     """REINFORCE with the mean reward of the *other* completions of the prompt as baseline.
 
-    A row whose group has no other scored row has no baseline; its advantage is 0.
+    A row without another scored row in its group has no baseline; its advantage is 0.
 
     Args:
         normalize_advantages: Divide by the standard deviation over the whole batch, after
-            subtracting the mean (TRL's option of the same name). Several ranks: of each rank's own.
+            subtracting the mean (TRL's option of the same name). Each rank uses its own batch.
         clip_low: See `Reinforce`.
         clip_high: See `Reinforce`.
         ratio: See `Reinforce`; `sequence` is TRL's.
@@ -158,12 +156,11 @@ class Rloo(PolicyLoss):
     ratio: Literal["token", "sequence"] = "sequence"
 
     def __post_init__(self) -> None:
-        _check_choice("ratio", self.ratio, ("token", "sequence"))
         _check_clip(self.clip_low, self.clip_high)
         self.divides_by_std = self.normalize_advantages
 
     def __call__(self, samples: PolicySamples) -> LossSum:
-        """Mean over scored rows of the surrogate, summed over tokens."""
+        """Return the mean over scored rows of the surrogate, summed over tokens."""
         advantage_B = leave_one_out_advantage(samples.reward_B, samples.group_B)
         if self.normalize_advantages:
             centred_B = advantage_B - advantage_B.nanmean()
@@ -175,7 +172,7 @@ class Rloo(PolicyLoss):
 
 @dataclass
 class Grpo(PolicyLoss):
-    """Advantages against the group's mean, ratios clipped per token.
+    """Advantages relative to the group's mean, ratios clipped per token.
 
     Args:
         divide_by_group_std: Divide advantages by the group's standard deviation (plus 1e-4), as in
@@ -186,7 +183,7 @@ class Grpo(PolicyLoss):
         ratio: `token`; `sequence_mean`, the geometric mean over tokens (GSPO, TRL's `sequence`); or
             `sequence`, their product.
         token_weighting: `sequence_mean`: mean over a completion's tokens, then over completions
-            (GRPO). `token_mean`: over all tokens (DAPO; several ranks count theirs together).
+            (GRPO). `token_mean`: over all tokens of all ranks (DAPO).
             `constant_length`: sum over tokens / `max_tokens`, mean over completions (Dr. GRPO).
             `sum`: sum over tokens, mean over completions: the unbiased policy gradient.
         max_tokens: For `constant_length`: the length limit of sampling.
@@ -203,8 +200,6 @@ class Grpo(PolicyLoss):
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("ratio", self.ratio, get_args(RatioLevel))
-        _check_choice("token_weighting", self.token_weighting, get_args(TokenWeighting))
         _check_clip(self.clip_low, self.clip_high)
         if (self.token_weighting == "constant_length") != (self.max_tokens is not None):
             raise ValueError(
@@ -214,7 +209,7 @@ class Grpo(PolicyLoss):
         self.divides_by_std = self.divide_by_group_std
 
     def __call__(self, samples: PolicySamples) -> LossSum:
-        """Mean over scored rows, or over their tokens, of the surrogate."""
+        """Return the mean over scored rows, or over their tokens, of the surrogate."""
         advantage_B = group_advantage(
             samples.reward_B, samples.group_B, divide_by_std=self.divide_by_group_std
         )
@@ -233,14 +228,14 @@ class Grpo(PolicyLoss):
 class Dap(PolicyLoss):
     """(log pi_ref + sigma R - log pi)^2, REINVENT's loss, with sigma = 1 / beta.
 
-    On-policy its gradient is 2 / beta times that of -(E[R] - beta KL(pi || pi_ref)): the reverse KL
-    is in it. It holds off-policy too (replayed rows need no ratio), and its minimum is
+    On-policy its gradient is 2 / beta times that of -(E[R] - beta KL(pi || pi_ref)), so it contains
+    the reverse KL. It also holds off-policy (replayed rows need no ratio). Its minimum is
     pi_ref exp(R / beta) without normalisation, so rewards should not be far above 0 on average.
 
     Args:
-        sigma: Null takes 1 / beta. With MARA leave it null: both must mean the same beta.
-        entropy_bonus: w >= 0: alpha H(pi) joins the reward, with alpha = w beta. The optimum is
-            (pi_ref exp(sigma R))^(1 / (1 + w)): equal rewards keep the reference's odds to that
+        sigma: Null takes 1 / beta. With MARA leave it null: both must use the same beta.
+        entropy_bonus: w >= 0: alpha H(pi) is added to the reward, with alpha = w beta. The optimum
+            is (pi_ref exp(sigma R))^(1 / (1 + w)): equal rewards keep the reference's odds to that
             power (ours in this form; the paper names entropy bonuses as a rival).
 
     Source: REINVENT 2.0 (Blaschke et al. 2020), "difference between augmented and posterior".
@@ -257,9 +252,9 @@ class Dap(PolicyLoss):
             raise ValueError(f"entropy_bonus is {self.entropy_bonus}: set it to 0 or above")
 
     def __call__(self, samples: PolicySamples) -> LossSum:
-        """Mean over scored rows of the squared difference."""
+        """Return the mean over scored rows of the squared difference."""
         if samples.reference_log_prob_B is None:
-            raise ValueError("Dap needs reference_log_prob_B: what it pulls the policy towards")
+            raise ValueError("Dap needs reference_log_prob_B, which it pulls the policy towards")
         if samples.penalty is not None:
             raise ValueError("Dap contains the KL already: set the KL penalty to null")
         sigma = self.sigma
@@ -271,7 +266,7 @@ class Dap(PolicyLoss):
         target_B = samples.reference_log_prob_B + sigma * samples.reward_B
         target_B = target_B / (1 + self.entropy_bonus)
         scored_B = samples.scored
-        # where before the square: a nan would come back through its gradient.
+        # `where` before the square, since a nan would return in its gradient.
         difference_B = torch.where(scored_B, target_B, 0.0) - torch.where(scored_B, log_prob_B, 0.0)
         count = scored_B.sum()
         return LossSum(
@@ -286,7 +281,7 @@ class Dap(PolicyLoss):
 
 
 def leave_one_out_advantage(reward_B: Tensor, group_B: Tensor) -> Tensor:
-    """R_i minus the mean of the other scored rewards of its group; nan stays nan.
+    """Compute R_i minus the mean of the other scored rewards of its group; nan stays nan.
 
     >>> leave_one_out_advantage(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([0, 0, 1]))
     tensor([-2.,  2.,  0.])
@@ -297,9 +292,9 @@ def leave_one_out_advantage(reward_B: Tensor, group_B: Tensor) -> Tensor:
 
 
 def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = True) -> Tensor:
-    """R_i minus the mean of its group's scored rewards, over their standard deviation + 1e-4.
+    """Compute (R_i - mean of its group's scored rewards) / (their standard deviation + 1e-4).
 
-    The standard deviation has n - 1 in it, and is 0 for a single row; nan stays nan.
+    The standard deviation is the unbiased one, and 0 for a single row; nan stays nan.
     """
     sum_B, count_B, std_B = _group_moments(reward_B, group_B)
     centred_B = reward_B - sum_B / count_B.clamp_min(1)
@@ -307,7 +302,7 @@ def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = Tru
 
 
 def _group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row's group: the sum of scored rewards, their number, their standard deviation."""
+    """Compute sum, number and standard deviation of the scored rewards of each row's group."""
     groups_G, inverse_B = torch.unique(group_B, return_inverse=True)
     scored_B = ~reward_B.isnan()
 
@@ -335,7 +330,7 @@ def _surrogate(
     token_weighting: TokenWeighting,
     max_tokens: int | None,
 ) -> LossSum:
-    """The clipped surrogate, its penalty, and the weighting over tokens."""
+    """Compute the clipped surrogate with its penalty, weighted over tokens."""
     mask_BT, scored_B = samples.token_mask_BT, samples.scored
     new_BT = samples.log_prob_BT.masked_fill(~mask_BT, 0.0)
     old_BT = samples.old_log_prob_BT
@@ -353,7 +348,8 @@ def _surrogate(
     gain_BT = ratio_BT * advantage_B1
     if floor is not None or ceiling is not None:
         gain_BT = torch.minimum(gain_BT, ratio_BT.clamp(floor, ceiling) * advantage_B1)
-    # A completion's one ratio counts once in a sum over its tokens, and is their mean in a mean.
+    # With one ratio per completion, the gain counts once in a sum over tokens (`once_B`). In a mean
+    # over tokens every token carries it, so that the mean equals it.
     once_B, loss_BT = new_BT.new_zeros(len(new_BT)), torch.zeros_like(new_BT)
     if ratio == "token":
         loss_BT = -gain_BT
@@ -396,11 +392,6 @@ def _surrogate(
             "clipped_share": (beyond_BT & counted_BT).sum() / counted_BT.sum().clamp_min(1),
         }
     return LossSum(total, count, numbers)
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose {', '.join(choices)}")
 
 
 def _check_clip(clip_low: float | None, clip_high: float | None) -> None:

@@ -1,20 +1,20 @@
-"""Where a KL-regularised training ends if it is run to its optimum: closed forms for few answers.
+"""Optima of KL-regularised training: closed forms for few answers.
 
     reverse   max_pi E_pi[R] - beta KL(pi || pi_ref)   ->  pi_ref exp(R / beta) / Z
     forward   max_pi E_pi[R] - beta KL(pi_ref || pi)   ->  beta pi_ref / (Lambda - R)
 
-with Lambda > max R such that the second sums to 1. Under MARA the rewards (algorithm 1) or rewards
-and reference (algorithm 2) of the answers above the threshold are the anchor's. What that does:
+with Lambda > max R such that the second sums to 1. Under MARA the answers above the threshold get
+the reward (algorithm 1), or the reward and reference log-probability (algorithm 2), of the anchor:
 
 - reverse, either algorithm: all answers above the threshold become equally probable (the theorem).
 - forward, algorithm 1: they do not. Rare answers overtake: with nearly all reference mass on two
   right answers of 15 to 1 and a small beta, .335 to .665.
 - forward, algorithm 2: they do, exactly: beta pi_ref(z) / (Lambda - R(z)) is the same for all.
-- forward, `forward_mara_reward`: the augmented reward, unlike algorithm 1's, that leads to the same
+- forward, `forward_mara_reward`: an augmented reward that, unlike algorithm 1's, leads to the same
   optimum as algorithm 2. It needs to know all answers.
 
 Sources: 2510.20817, remarks 3.1 and 3.3, propositions 4.1 to 4.4, remark B.3. The two statements on
-the forward KL and exactly equal probabilities are our own derivation.
+equal probabilities under the forward KL are our derivation.
 """
 
 # Shapes: K answers, all there are to a prompt
@@ -37,14 +37,15 @@ def target(
     beta: float,
     mara: Mara | None = None,
 ) -> Tensor:
-    """Log-probabilities at the optimum: (K,), float64.
+    """Compute log-probabilities at the optimum: (K,), float64.
 
     Args:
         divergence: `reverse` is KL(pi || pi_ref), `forward` KL(pi_ref || pi).
         reward_K: Reward of each answer, finite.
         reference_log_prob_K: Normalised log-probabilities under the reference; -inf off its
-        support. beta: Strength of the KL, above 0.
-        mara: Augments the rewards first; all K answers are one batch. None: as they are.
+            support.
+        beta: Strength of the KL, above 0.
+        mara: Augments the rewards first, with all K answers as one batch. None: no augmentation.
 
     Raises:
         ValueError: if beta is not above 0 (there is no unique optimum), or as `forward_kl_target`.
@@ -91,8 +92,8 @@ def forward_kl_target(reward_K: Tensor, reference_log_prob_K: Tensor, beta: floa
     `reference_log_prob_K` need not be normalised (algorithm 2 leaves it so).
 
     Raises:
-        ValueError: if beta is not above 0; or if an answer that the reference never gives (-inf)
-            has a reward of at least Lambda: the forward KL does not see that answer, so that mass
+        ValueError: if beta is not above 0; or if an answer outside of the reference's support
+            (-inf) has a reward of at least Lambda. The forward KL ignores that answer, so mass
             leaks to it and no Lambda makes the closed form sum to 1 (the paper's appendix B.3).
     """
     _check_beta(beta)
@@ -101,8 +102,8 @@ def forward_kl_target(reward_K: Tensor, reference_log_prob_K: Tensor, beta: floa
     if not supported_K.any():
         raise ValueError("the reference gives no answer any probability: it has no support")
     weight_K = beta * reference_K.exp()
-    # u = Lambda - max R over the support. The likeliest best answer alone fills the mass at u =
-    # its weight; with all mass at the best reward it is the sum of the weights.
+    # u = Lambda - max R over the support. It is at least the weight of the likeliest best answer,
+    # which then has all mass, and at most the sum of all weights, if all rewards are the best.
     best = reward_K[supported_K].max()
     gap_K = torch.where(supported_K, best - reward_K, torch.inf)
     low = weight_K[supported_K & (gap_K == 0)].sum()
@@ -129,16 +130,16 @@ def forward_kl_target(reward_K: Tensor, reference_log_prob_K: Tensor, beta: floa
 def forward_mara_reward(
     reward_K: Tensor, reference_log_prob_K: Tensor, beta: float, threshold: float
 ) -> Tensor:
-    """Rewards whose optimum under the *forward* KL is equal above the threshold: (K,), float64.
+    """Compute rewards with an equal optimum above the threshold under the *forward* KL: (K,).
 
     For an answer above the threshold with anchor z
 
         R'(y) = R(z) + c (1 - pi_ref(y) / pi_ref(z)),    c = Lambda - R(z)
 
-    so that beta pi_ref(y) / (Lambda - R'(y)) = beta pi_ref(z) / c for each of them; c makes the
-    whole sum to 1, which needs all answers, so this is for tables alone. Ours, not the paper's:
-    its algorithm 1 gives the rare answer too much under the forward KL. With samples use algorithm
-    2, whose optimum is the same.
+    so that beta pi_ref(y) / (Lambda - R'(y)) = beta pi_ref(z) / c for each of them. c makes the
+    probabilities sum to 1, which needs all answers, so this only works for tables. Float64. Ours:
+    the paper's algorithm 1 favours the rare answer under the forward KL. With samples use algorithm
+    2, which has the same optimum.
     """
     reward_K, reference_K = reward_K.double(), reference_log_prob_K.double()
     one_group_K = torch.zeros(len(reward_K), dtype=torch.int64)
@@ -157,7 +158,7 @@ def forward_mara_reward(
 
 
 def entropy_bits(log_prob_K: Tensor) -> Tensor:
-    """Entropy of (..., K) log-probabilities, in bits: (...,). Answers of probability 0 add 0."""
+    """Compute the entropy of (..., K) log-probabilities in bits: (...,); probability 0 adds 0."""
     plogp_K = torch.where(log_prob_K > -torch.inf, log_prob_K.exp() * log_prob_K, 0.0)
     return -plogp_K.sum(-1) / torch.log(torch.tensor(2.0, dtype=log_prob_K.dtype))
 
@@ -165,14 +166,14 @@ def entropy_bits(log_prob_K: Tensor) -> Tensor:
 def switch_beta(
     reward: tuple[float, float], reference_log_prob: tuple[float, float]
 ) -> float | None:
-    """The beta at which two answers are equally probable under the reverse KL's optimum.
+    """Compute the beta at which two answers are equally probable at the reverse KL's optimum.
 
     beta* = (R2 - R1) / (log pi_ref(1) - log pi_ref(2)). Proposition 4.4. Below it the better answer
-    is the likelier one, above it the reference's favourite.
+    is more likely, above it the reference's favourite.
 
     Returns:
-        None where there is no such beta above 0: one answer is both at least as good and at least
-        as likely, or both are alike.
+        None without such a beta above 0: one answer is at least as good and at least as likely as
+        the other, or both are equal.
 
     >>> switch_beta((0.75, 1.0), (-4.05, -5.95))  # .25 / 1.9
     0.1315...
@@ -184,7 +185,7 @@ def switch_beta(
 def log_odds(
     reward: tuple[float, float], reference_log_prob: tuple[float, float], beta: float
 ) -> float:
-    """Log of G(1) / G(2) at the reverse KL's optimum, in nats. Proposition 4.1."""
+    """Compute log G(1) / G(2) at the reverse KL's optimum, in nats. Proposition 4.1."""
     _check_beta(beta)
     return reference_log_prob[0] - reference_log_prob[1] + (reward[0] - reward[1]) / beta
 

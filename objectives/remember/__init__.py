@@ -1,1 +1,1 @@
-"""Which slots a batch may change."""
+"""Selection of the slots that a batch may change."""

@@ -1,7 +1,7 @@
-"""Collects background statistics: documents go through a model, and what they read is counted.
+"""Collection of background statistics: counts the slots that documents read in a model.
 
 collector = BackgroundCollector(model, tokenizer)
-for batch in batches:  # each a document of the paper: a whole batch of rows
+for batch in batches:  # one document of the paper is a whole batch of rows
     collector.add_document(batch)
 collector.statistics().save(folder / BACKGROUND_FILE)
 """
@@ -30,11 +30,11 @@ from triptych.objectives.remember.slot_scores import TableStatistics, count_acce
 class BackgroundCollector:
     """Streams documents through a model and counts the slots they read.
 
-    The model is left as it was found: its training mode, its layers' records and its gradients.
+    The model's training mode, its layers' records and its gradients stay unchanged.
 
     Args:
         model: A model with memory layers.
-        tokenizer: The tokenizer that the documents were made with.
+        tokenizer: The tokenizer of the documents.
 
     Raises:
         ValueError: if the model has no memory layers.
@@ -55,12 +55,12 @@ class BackgroundCollector:
         """Count the reads of one document.
 
         Args:
-            batches: The rows of the document in one batch or, where that would not fit into
-                memory, in several: `input_ids`, `position_ids` and `segment_ids`, int64 (B, T), as
+            batches: The rows of the document in one batch, or in several batches if memory is
+                short: `input_ids`, `position_ids` and `segment_ids`, int64 (B, T), as
                 `triptych.datamodules.batches.packing.collate_rows` lays them out.
 
         Raises:
-            ValueError: if the document has not as many rows, as long, as those before it.
+            ValueError: if the document differs in number or length of rows from earlier ones.
         """
         num_rows = sum(batch["input_ids"].shape[0] for batch in batches)
         self._refuse_another_size(num_rows, {batch["input_ids"].shape[1] for batch in batches})
@@ -76,10 +76,10 @@ class BackgroundCollector:
             self._document_frequencies[table] += counts_S > 0
 
     def reduce(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Add up what the ranks have counted, each from documents of its own (some from none).
+        """Sum the counts of all ranks; each rank has counted different documents, or none.
 
         Args:
-            sum_over_ranks: Takes an int64 tensor on the model's device and returns its sum.
+            sum_over_ranks: Maps an int64 tensor on the model's device to its sum over ranks.
         """
         sums = [self.num_documents, self._num_tokens, self._num_rows, self._num_positions]
         totals = sum_over_ranks(torch.tensor(sums, device=self.model.device)).tolist()
@@ -88,7 +88,7 @@ class BackgroundCollector:
         self._document_frequencies = [sum_over_ranks(df) for df in self._document_frequencies]
 
     def statistics(self) -> BackgroundStatistics:
-        """Return what was counted so far; further documents do not change it.
+        """Return the counts so far as a copy.
 
         Raises:
             ValueError: if there was no document.
@@ -108,7 +108,7 @@ class BackgroundCollector:
         )
 
     def _add_reads(self, batch: dict[str, Any], counts: list[Tensor]) -> None:
-        """Run the model on a batch and add what its layers read to the counts of their tables."""
+        """Run the model on a batch and add the accesses of its layers to the counts of tables."""
         ids, positions, segments = (
             batch[name].to(self.model.device)
             for name in ("input_ids", "position_ids", "segment_ids")
@@ -128,7 +128,7 @@ class BackgroundCollector:
                 total += count_accesses(layer.last_ids, keep_mask, layer.values.num_slots)
 
     def _document_size(self) -> tuple[int, int]:
-        """Rows and tokens per row; from sums, since some ranks may have had no document."""
+        """Return rows and tokens per row; from sums, since some ranks may have had no document."""
         return self._num_rows // self.num_documents, self._num_positions // self._num_rows
 
     def _refuse_another_size(self, num_rows: int, widths: set[int]) -> None:
@@ -143,7 +143,7 @@ class BackgroundCollector:
 
 @contextmanager
 def _recording(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode with a record of what is read; afterwards everything is as it was."""
+    """Record the accesses in evaluation mode; restore mode and records on exit."""
     layers = memory_layers(model)
     modes = [(module, module.training) for module in model.modules()]
     records = [(layer, layer.recording, layer.last_ids) for layer in layers]

@@ -1,6 +1,6 @@
-"""Background statistics: how ordinary text reads a model's memory, kept in a file beside the model.
+"""Background statistics: the accesses of ordinary text to a model's memory, in a file beside it.
 
-They add up: over parts of a corpus, over files, over ranks.
+They are sums over parts of a corpus, over files, over ranks.
 
     background = BackgroundStatistics.load(folder / BACKGROUND_FILE)
     background.check(model, tokenizer)
@@ -40,24 +40,24 @@ _DESCRIBED = ("num_tokens", *_SAME_IN_ALL_PARTS)
 
 @dataclass(frozen=True, eq=False)
 class BackgroundStatistics:
-    """How a number of background documents read each value table of a model.
+    """Accesses of a set of background documents to each value table of a model.
 
-    Statistics are kept by table, not by layer: where layers share a table, a slot's accesses are
-    those of all of them, and a document reads it if any of them does.
+    Statistics are kept by table, not by layer. Where layers share a table, a slot's accesses are
+    those of all these layers, and a document reads the slot if any of them does.
 
-    How many documents read a slot grows with their size, so the size is part of the statistics, and
-    statistics of documents of different sizes are not added up.
+    The number of documents that read a slot grows with the document size. The size is therefore
+    part of the statistics, and statistics of documents of different sizes cannot be merged.
 
     Attributes:
         tables: One for each table, in the order of `value_tables(model)`.
-        num_tokens: Tokens in all documents; padding is none.
+        num_tokens: Tokens in all documents, without padding.
         rows_per_document: Rows of a document, B.
         tokens_per_row: Positions of a row, T, padding included.
         tokenizer_fingerprint: See `tokenizer_fingerprint`.
         index_fingerprint: See `index_fingerprint`.
 
     Source: 2510.15103, section 4: "documents" are random batches, statistics are static and stored
-    with the model. Deviation: the paper does not say how large its background batches are.
+    with the model. Deviation: the paper does not give the size of its background batches.
     """
 
     tables: tuple[TableStatistics, ...]
@@ -73,7 +73,7 @@ class BackgroundStatistics:
         return self.tables[0].num_documents
 
     def save(self, path: str | Path) -> None:
-        """Write the statistics as a safetensors file, which is whole or not there at all."""
+        """Write the statistics to a safetensors file, atomically."""
         tensors = {}
         for number, table in enumerate(self.tables):
             tensors[f"table_{number}.document_frequency"] = table.document_frequency_S
@@ -83,11 +83,11 @@ class BackgroundStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> "BackgroundStatistics":
-        """Read what `save` has written; tensors are on the CPU.
+        """Read a file of `save`; tensors are on the CPU.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, or holds something else.
+            ValueError: if it is damaged or of another kind.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"there are no background statistics {path}: {COLLECT_ANEW}")
@@ -111,8 +111,7 @@ class BackgroundStatistics:
         """Add the statistics of further documents to these.
 
         Raises:
-            ValueError: if the other ones are of another model or tokenizer, or of documents of
-                another size.
+            ValueError: if model, tokenizer or document size differ.
         """
         for name in _SAME_IN_ALL_PARTS:
             mine, others = getattr(self, name), getattr(other, name)
@@ -140,14 +139,14 @@ class BackgroundStatistics:
         )
 
     def check(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        """Make sure that the statistics are those of this model and this tokenizer.
+        """Check that the statistics belong to this model and this tokenizer.
 
         Args:
             model: A model with memory layers.
-            tokenizer: That of the data; None where they have none.
+            tokenizer: The data's tokenizer; None if there is none.
 
         Raises:
-            ValueError: if they are not, saying what differs and what to do.
+            ValueError: if not, with the difference and the remedy.
         """
         held = [table.counts_S.numel() for table in self.tables]
         asked = [table.num_slots for table in tables_of(model)]
@@ -174,9 +173,9 @@ class BackgroundStatistics:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash all that decides which ids a text has (sha256).
+    """Hash everything that determines the ids of a text (sha256).
 
-    How a tokenizer pads and truncates is no part of it: that may change from call to call.
+    Padding and truncation are left out, since they may change from call to call.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     settings = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
@@ -185,13 +184,13 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def index_fingerprint(model: nn.Module) -> str:
-    """Hash all that decides which slots a text reads, but for the values in them (sha256).
+    """Hash everything that determines which slots a text reads, except the values (sha256).
 
-    That is every parameter and buffer of the model outside of its value tables, to the bit. Sparse
-    memory finetuning changes values alone, so the fingerprint stays what it is. The reads do too
-    where there is one memory layer, or only the highest is written to; otherwise values read below
-    decide what is read above, and the statistics of the upper layers are those of the model before
-    finetuning, as the paper's static ones are.
+    These are all parameters and buffers of the model outside of its value tables, bit by bit.
+    Sparse memory finetuning only changes values, so the fingerprint does not change. Neither do the
+    accesses, if there is one memory layer or only the highest one is finetuned. Otherwise values of
+    lower layers influence the accesses of upper ones; the statistics of these then describe the
+    model before finetuning, like the paper's static statistics.
 
     Args:
         model: A model with memory layers.
@@ -200,7 +199,7 @@ def index_fingerprint(model: nn.Module) -> str:
 
 
 def tables_of(model: nn.Module) -> list[ValueTable]:
-    """The value tables of a model.
+    """Return the value tables of a model.
 
     Raises:
         ValueError: if it has none.

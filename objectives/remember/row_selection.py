@@ -1,8 +1,8 @@
-"""Which rows of a model's value tables learn from a batch: the settings, and the choice."""
+"""Selection of the rows of value tables that learn from a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,20 +22,20 @@ Scope = Literal["per_table", "pooled"]
 
 @dataclass(frozen=True)
 class RowSelection:
-    """How many of the slots that a batch read learn from it, and which.
+    """Settings for the number and the choice of the slots that learn from a batch.
 
     Args:
-        num_slots: t, the number of rows. Exactly one of this and `score_share` is given.
-        score_share: Take the fewest rows that hold this share of all score: more rows for a batch
-            that is broad, fewer for one that is narrow. 1 takes every row that scores above 0.
+        num_slots: t, the number of rows. Give exactly one of `num_slots` and `score_share`.
+        score_share: Take the fewest rows that hold this share of the total score: more rows for a
+            broad batch, fewer for a narrow one. 1 takes every row that scores above 0.
         ranking: `tfidf`, `tf`, `kl` or `all`; see `slot_scores`. `all` goes with
             `score_share: 1`.
         idf_exponent: See `tf_idf_scores`.
-        scope: `per_table` selects t rows in each value table (layers with a table of their own:
-            t rows a layer). `pooled` lets all tables compete for t rows in all, by their scores.
+        scope: `per_table` selects t rows in each value table. `pooled` selects t rows in total,
+            for which all tables compete by their scores.
 
     Raises:
-        ValueError: on settings that cannot work, saying which and what to change.
+        ValueError: on settings that cannot work, with the change to make.
 
     Source: 2510.15103, section 4. Deviations: the share of the score and the pool are ours.
     """
@@ -59,9 +59,6 @@ class RowSelection:
             raise ValueError(f"score_share is {self.score_share}: set it above 0 and to at most 1")
         if not 0 < self.idf_exponent < float("inf"):
             raise ValueError(f"idf_exponent is {self.idf_exponent}: set it above 0")
-        for name, kinds in (("ranking", get_args(Ranking)), ("scope", get_args(Scope))):
-            if getattr(self, name) not in kinds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose {', '.join(kinds)}")
         if self.ranking == "all" and self.score_share != 1:
             raise ValueError(
                 "ranking: all scores every slot alike, so there is no best among them: set "
@@ -70,22 +67,22 @@ class RowSelection:
 
     @property
     def needs_background(self) -> bool:
-        """Whether the ranking holds a batch's reads against those of other text."""
+        """Whether the ranking compares a batch's accesses with those of other text."""
         return self.ranking in ("tfidf", "kl")
 
     def select(
         self, counts: Sequence[Tensor], background: Sequence[TableStatistics] | None = None
     ) -> list[Tensor]:
-        """Choose rows.
+        """Select rows.
 
         Args:
             counts: Accesses of this batch in each table, int64 (S,).
-            background: How other text reads each table; `tfidf` and `kl` need it.
+            background: Accesses of other text to each table; `tfidf` and `kl` need it.
 
         Returns:
-            For each table its rows_U, int64, ascending. Only rows that were read and score above
-            0: fewer than `num_slots` where there are not as many. Among equals the lower rows, and
-            those of the earlier table.
+            For each table its rows_U, int64, ascending. Only rows that were read and score above 0,
+            so there may be fewer than `num_slots`. Of equal scores the lower rows are taken, and
+            rows of the earlier table.
         """
         others = background if background is not None else [None] * len(counts)
         scores = [
@@ -103,7 +100,7 @@ class RowSelection:
         ]
 
     def _kept(self, table: int, counts_S: Tensor) -> Tensor | None:
-        """Memory for the scores of a table, the same in every step; None where none is written."""
+        """Return the buffer for the scores of a table, reused in every step; None without one."""
         if self.ranking not in ("tfidf", "tf") or torch.is_inference_mode_enabled():
             return None
         kept = self._scores.get(table)

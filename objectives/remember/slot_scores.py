@@ -1,8 +1,8 @@
-"""Which slots of a memory should learn from a batch: scores by their reads, and the best of them.
+"""Scores of a memory's slots by their accesses in a batch, and the selection of the best.
 
-A slot that a batch reads often and other text seldom belongs to that batch: it can learn without
-disturbing the rest. All scores are functions of counts, so they do not depend on how slots are
-found, and equal counts give equal scores on every rank.
+A slot that a batch reads often and other text rarely is specific to that batch: it can learn
+without disturbing other knowledge. All scores are functions of counts, so they do not depend on the
+slot index, and equal counts give equal scores on every rank.
 
     counts_S = count_accesses(layer.last_ids, keep_mask, num_slots)
     rows_U = top_slots(slot_scores("tfidf", counts_S, background), num_slots=500)
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 Ranking = Literal["tfidf", "tf", "kl", "all"]
-# Blocks that a table is searched in, for each slot that is selected.
+# Number of blocks per selected slot in which a table is searched.
 _BLOCKS_A_SLOT = 8
 
 
 @dataclass(frozen=True, eq=False)
 class TableStatistics:
-    """How a body of text reads one value table: what a batch's own reads are held against.
+    """Accesses of background text to one value table, as a baseline for those of a batch.
 
     Attributes:
-        document_frequency_S: int64 in [0, num_documents]: documents in which a slot is read.
-        counts_S: int64: accesses of a slot in all documents.
+        document_frequency_S: int64 in [0, num_documents]; number of documents that read a slot.
+        counts_S: int64; accesses of a slot in all documents.
         num_documents: |B|. A document is a whole batch of rows, as in the paper.
     """
 
@@ -37,7 +37,7 @@ class TableStatistics:
     _idf: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def idf(self, exponent: float) -> Tensor:
-        """ln((|B| + 1) / (df + 1))^exponent of each slot, float32 (S,); kept for the next step."""
+        """Return ln((|B| + 1) / (df + 1))^exponent of each slot, float32 (S,), cached."""
         if exponent not in self._idf:
             self._idf[exponent] = inverse_document_frequency(
                 self.document_frequency_S, self.num_documents, exponent
@@ -45,7 +45,7 @@ class TableStatistics:
         return self._idf[exponent]
 
     def to(self, device: torch.device | str) -> "TableStatistics":
-        """The same statistics on another device."""
+        """Return the same statistics on another device."""
         return TableStatistics(
             self.document_frequency_S.to(device), self.counts_S.to(device), self.num_documents
         )
@@ -54,20 +54,20 @@ class TableStatistics:
 def count_accesses(slot_ids: Tensor, keep_mask: Tensor | None, num_slots: int) -> Tensor:
     """Count how often each slot is read.
 
-    An access is one slot id: a token that reads k slots through each of H heads makes H k of them,
-    whatever weight the softmax gives them.
+    An access is one slot id: a token that reads k slots through each of H heads makes H k accesses,
+    independent of their softmax weights.
 
     Args:
         slot_ids: Slots read, integers in [0, S), of any shape, say (B, T, H, k).
-        keep_mask: True where an access counts; all do without it. As many dimensions as
-            `slot_ids`, each of the same size or 1: (B, T, 1, 1) drops padding tokens.
+        keep_mask: True where an access counts; None: all count. As many dimensions as `slot_ids`,
+            each of the same size or 1: (B, T, 1, 1) drops padding tokens.
         num_slots: S.
 
     Returns:
         counts_S: int64.
 
     Raises:
-        ValueError: If an id is no slot, or the mask does not fit the ids.
+        ValueError: If an id is out of range, or the mask does not fit the ids.
 
     Source: 2510.15103, section 4: c(i).
 
@@ -94,23 +94,23 @@ def tf_idf_scores(
     num_documents: int,
     idf_exponent: float = 1.0,
 ) -> Tensor:
-    """Score slots that this batch reads often and few background documents read at all.
+    """Score slots highest that this batch reads often and few background documents read.
 
     score(i) = c(i) / sum_j c(j) * ln((|B| + 1) / (df(i) + 1))^p
 
-    A slot read in every background document scores exactly 0; with p = 1 one that is read in none
-    of a thousand has the factor ln 1001 = 6.91.
+    A slot that every background document reads scores exactly 0. With p = 1 a slot that none of a
+    thousand documents reads has the factor ln 1001 = 6.91.
 
     Args:
         counts_S: Accesses of this batch, c; int64.
-        document_frequency_S: Background documents in which a slot is read, df; int64.
+        document_frequency_S: Number of background documents that read a slot, df; int64.
         num_documents: |B|.
-        idf_exponent: p. The paper's is 1. A larger one, an addition of ours, keeps further away
-            from slots that other text reads too.
+        idf_exponent: p. The paper's is 1. A larger one (ours) avoids slots that other text reads
+            more strongly.
 
     Returns:
-        scores_S: float32, at least 0, and 0 where `counts_S` is. With p of 8 or more it may also
-            be 0, too small for float32, for slots that nearly all of many documents read.
+        scores_S: float32, at least 0, and 0 where `counts_S` is 0. With p of 8 or more it can
+            underflow to 0 for slots that nearly all of many documents read.
 
     Raises:
         ValueError: If the shapes differ, or `idf_exponent` is not positive.
@@ -128,7 +128,7 @@ def tf_idf_scores(
 def inverse_document_frequency(
     document_frequency_S: Tensor, num_documents: int, exponent: float = 1.0
 ) -> Tensor:
-    """The factor of `tf_idf_scores` by which seldom read slots come first; arguments are its own.
+    """Compute the factor of `tf_idf_scores` that favours rarely read slots; same arguments.
 
     Returns:
         idf_S: float32.
@@ -138,7 +138,7 @@ def inverse_document_frequency(
             f"idf_exponent is {exponent}: set it above 0 (1 is the paper's), or "
             "ranking: tf to rank without document frequencies"
         )
-    # One entry for each document frequency: equal counts give equal scores, to the last bit.
+    # One entry for each document frequency, so that equal counts give bit-equal scores.
     device = document_frequency_S.device
     smoothed = torch.arange(1, num_documents + 2, dtype=torch.float64, device=device)
     idf_by_frequency = ((num_documents + 1) / smoothed).log() ** exponent
@@ -146,16 +146,16 @@ def inverse_document_frequency(
 
 
 def tf_scores(counts_S: Tensor, out: Tensor | None = None) -> Tensor:
-    """Score slots by how often this batch reads them: score(i) = c(i) / sum_j c(j).
+    """Score slots by their frequency in this batch: score(i) = c(i) / sum_j c(j).
 
     Args:
         counts_S: Accesses of this batch; int64.
-        out: float32 (S,), to be written over and returned. A step that gets its memory anew pays
-            for it with page faults, in a large table as much as for scoring.
+        out: float32 (S,), overwritten and returned. Without it every step allocates new memory; for
+            a large table its page faults cost as much as the scoring.
 
     Returns:
-        scores_S: float32 in [0, 1], adding up to 1 unless nothing is read. Half the bytes of
-            float64, and equal counts are still equal.
+        scores_S: float32 in [0, 1] with sum 1, unless nothing is read. It takes half the memory of
+            float64, and equal counts still give equal scores.
 
     Source: 2510.15103, figure 6 (the ablation "TF only").
 
@@ -167,11 +167,11 @@ def tf_scores(counts_S: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 1.0) -> Tensor:
-    """Score slots by what each adds to the divergence of this batch's reads from the background's.
+    """Score slots by their terms in the divergence of this batch's accesses from the background.
 
     score(i) = p(i) ln(p(i) / q(i)), with p(i) = c(i) / sum_j c(j) and, over the S slots,
-    q(i) = (b(i) + a) / (sum_j b(j) + a S). Their sum is KL(p || q). A slot that is read less often
-    than in the background scores below 0.
+    q(i) = (b(i) + a) / (sum_j b(j) + a S). The sum of the scores is KL(p || q). A slot that is read
+    less often than in the background scores below 0.
 
     Args:
         counts_S: Accesses of this batch, c; int64.
@@ -179,13 +179,13 @@ def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 
         smoothing: a, added to each background count, so that q is never 0.
 
     Returns:
-        scores_S: float64, since near background counts differ late; 0 where `counts_S` is.
+        scores_S: float64, to separate similar background counts; 0 where `counts_S` is 0.
 
     Raises:
         ValueError: If the shapes differ, or `smoothing` is not positive.
 
-    Source: the idea is 2604.05248's, which names KL divergence for ranking slots and publishes no
-    formula; this one is ours.
+    Source: 2604.05248 proposes to rank slots by KL divergence but gives no formula; this one is
+    ours.
 
     >>> kl_scores(torch.tensor([3, 1, 0]), torch.tensor([0, 4, 2]))
     tensor([ 1.4322, -0.1996,  0.0000], dtype=torch.float64)
@@ -203,9 +203,9 @@ def kl_scores(counts_S: Tensor, background_counts_S: Tensor, smoothing: float = 
 
 
 def accessed_scores(counts_S: Tensor) -> Tensor:
-    """Score every slot that was read 1 and the others 0.
+    """Score every slot that was read with 1, and all others with 0.
 
-    There is no best among them: select all, by `top_slots(scores_S, None)`.
+    All scores are equal, so select all slots by `top_slots(scores_S, None)`.
 
     Args:
         counts_S: Accesses of this batch; int64.
@@ -225,21 +225,21 @@ def slot_scores(
     idf_exponent: float = 1.0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Score slots in the way that a setting names.
+    """Score slots by the named ranking.
 
     Args:
         ranking: `tfidf` (the paper's), `tf`, `kl` or `all`.
         counts_S: Accesses of this batch; int64.
-        background: How other text reads the table, on the same device; `tfidf` and `kl` need it.
+        background: Accesses of other text, on the same device; `tfidf` and `kl` need it.
         idf_exponent: See `tf_idf_scores`.
         out: See `tf_scores`; `tfidf` and `tf` write to it.
 
     Returns:
-        scores_S: float32, for `kl` float64. To be learned are only slots that score above 0.
+        scores_S: float32, for `kl` float64. Only slots that score above 0 should learn.
 
     Raises:
-        ValueError: If the ranking is unknown, lacks its background, or the background is that of
-            a table of another size.
+        ValueError: If the ranking is unknown, or its background is missing or of another table
+            size.
     """
     if ranking == "tf":
         return tf_scores(counts_S, out)
@@ -259,12 +259,12 @@ def slot_scores(
 
 
 def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
-    """Select the slots with the highest scores; none that scores 0 or less.
+    """Select the slots with the highest scores, all above 0.
 
     Args:
-        scores_S: From one of the functions above, so that a slot that was not read scores 0.
-        num_slots: t, how many at most; None: all that score above 0. Among equals at the border
-            the lower ids are taken.
+        scores_S: From one of the functions above, where a slot that was not read scores 0.
+        num_slots: t, the maximum number; None: all that score above 0. Of equal scores at the
+            border the lower ids are taken.
 
     Returns:
         rows_U: int64, ascending; fewer than t where fewer score above 0.
@@ -281,15 +281,15 @@ def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
         raise ValueError(f"num_slots is {num_slots}: select at least 1 slot, or null for all")
     if num_slots is None or num_slots >= scores_S.numel():
         return _scoring(scores_S)
-    # Each block's best is one of the scores, so the t best are no lower than the t-th of these:
-    # what is left to choose from is a small part of a large table, found in one pass.
+    # Each block's best is one of the scores, so the t best scores are at least the t-th of these.
+    # One pass therefore leaves a small part of a large table to choose from.
     num_blocks = min(_BLOCKS_A_SLOT * num_slots, scores_S.numel())
     size = scores_S.numel() // num_blocks
     blocks = scores_S[: size * num_blocks].view(num_blocks, size)
     rest = scores_S[size * num_blocks :]
     best = blocks.amax(1)
     lowest = best.topk(num_slots).values[-1]
-    if not lowest > 0 or best.isnan().any():  # fewer score, or a nan stands before them
+    if not lowest > 0 or best.isnan().any():  # fewer slots score, or there is a nan
         return _first(_scoring(scores_S), scores_S, num_slots)
     searched = (best >= lowest).nonzero().squeeze(1)
     number, place = (blocks[searched] >= lowest).nonzero().unbind(1)
@@ -299,14 +299,14 @@ def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
 
 
 def slots_by_share(scores_S: Tensor, share: float) -> Tensor:
-    """Select the fewest slots that hold a share of all positive score: more for a broad batch.
+    """Select the fewest slots that hold a share of the total positive score.
 
     Args:
         scores_S: As in `top_slots`.
-        share: Above 0 and at most 1, which selects all that score above 0.
+        share: Above 0 and at most 1; 1 selects all slots that score above 0.
 
     Returns:
-        rows_U: int64, ascending. Among equals at the border the lower ids are taken.
+        rows_U: int64, ascending. Of equal scores at the border the lower ids are taken.
 
     Raises:
         ValueError: If `share` is not in (0, 1].
@@ -323,13 +323,13 @@ def slots_by_share(scores_S: Tensor, share: float) -> Tensor:
         return candidates_U
     found_U, order_U = scores_S[candidates_U].double().sort(descending=True, stable=True)
     held_U = found_U.cumsum(0)
-    wanted = held_U[-1] * share * (1 - 1e-12)  # a sum that falls short by rounding is enough
+    wanted = held_U[-1] * share * (1 - 1e-12)  # tolerance for rounding of the sum
     num_selected = int((held_U < wanted).sum()) + 1
     return candidates_U[order_U[:num_selected]].sort().values
 
 
 def _first(candidates_U: Tensor, scores_S: Tensor, num_slots: int) -> Tensor:
-    """The best of some slots, ascending; among equals at the border the lower ids."""
+    """Return the best of some slots, ascending; of equal scores the lower ids."""
     if candidates_U.numel() <= num_slots:
         return candidates_U
     found_U = scores_S[candidates_U]
@@ -341,7 +341,7 @@ def _first(candidates_U: Tensor, scores_S: Tensor, num_slots: int) -> Tensor:
 
 
 def _scoring(scores_S: Tensor) -> Tensor:
-    """The slots that score above 0, ascending; nan does not."""
+    """Return the slots that score above 0 (nan does not), ascending."""
     return (scores_S > 0).nonzero().squeeze(1)
 
 

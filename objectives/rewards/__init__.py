@@ -1,1 +1,1 @@
-"""Rewards: what a completion is worth, one kind a file, by `class_path`."""
+"""Rewards of completions, one kind per file, named by `class_path`."""

@@ -1,4 +1,4 @@
-"""A reward for every right answer alike: is the completion one of those the record lists?"""
+"""A reward of 1 for any of the right answers that the record lists."""
 
 from typing import Any, Self
 
@@ -9,17 +9,17 @@ from triptych.objectives.rewards.base import TextReward
 class AnswerInSet(TextReward):
     """1 for a completion that is one of the record's answers, 0 for any other.
 
-    Completion and answers are compared as `answer_text.normalized` has them: case, an opening
-    article and punctuation around them do not count.
+    Completion and answers are compared after `answer_text.normalized`, which ignores case, an
+    opening article and punctuation at both ends.
 
     Args:
-        tag: The completion must be one XML element of this name, and what stands in it is the
-            answer; null: the whole completion is.
+        tag: The completion must be a single XML element of this name, with the answer as content;
+            null: the whole completion is the answer.
         field: The record's field with the list of right answers.
 
     Raises:
-        ValueError: on construction, if `tag` is no name of an element. A record without the field
-            is an error of its completions.
+        ValueError: on construction, if `tag` is not a valid element name. A record without the
+            field is an error of its completions.
 
     Source: 2510.20817, section 5 (the 1-2 task: 1 if valid, else 0).
 
@@ -37,11 +37,11 @@ class AnswerInSet(TextReward):
 
     @classmethod
     def example(cls) -> Self:
-        """Answers in a tag."""
+        """Return a reward for answers in a tag."""
         return cls(tag="answer")
 
     def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:
-        """Look the completion up among the right answers."""
+        """Look up the completion among the right answers."""
         answers = record.get(self.field)
         if not answers or isinstance(answers, str):
             raise ValueError(

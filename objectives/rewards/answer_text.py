@@ -1,4 +1,4 @@
-"""What counts of an answer: the text within its tag, and the words that count of that text."""
+"""The parts of an answer that are compared: the text in its tag, normalised."""
 
 import re
 import unicodedata
@@ -7,10 +7,10 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)")
 
 
 def normalized(text: str) -> str:
-    """Reduce an answer to what makes it that answer and no other.
+    """Normalise an answer for comparison.
 
     Case, width and composition of characters (NFKC), white space, an opening article, and
-    punctuation and white space at both ends do not count.
+    punctuation and white space at both ends are removed.
 
     >>> normalized(" The  Emperor Penguin. "), normalized("C++"), normalized("...")
     ('emperor penguin', 'c++', '')
@@ -21,9 +21,9 @@ def normalized(text: str) -> str:
 
 
 def within_tag(text: str, tag: str) -> str | None:
-    """Return what stands in a text that is nothing but one XML element, or None.
+    """Return the content of a text that is a single XML element, else None.
 
-    White space around the element is allowed, a second element or any word beside it is not.
+    White space around the element is allowed, any other text or element is not.
 
     >>> within_tag(" <b>2</b>", "b"), within_tag("It is <b>2</b>", "b"), within_tag("<b>2</b", "b")
     ('2', None, None)

@@ -1,4 +1,4 @@
-"""A reward for being different: from the other completions of the same prompt."""
+"""A reward for difference from the other completions of the same prompt."""
 
 from typing import Literal
 
@@ -12,30 +12,24 @@ from triptych.objectives.rewards.base import Reward, Scores
 
 
 class Distinctness(Reward):
-    """How different a completion is from the others of its group: 1 from all, 0 where all are it.
+    """The mean of 1 - similarity over the other completions of the group, from 0 to 1.
 
-    The mean over the others of 1 - similarity. A completion alone in its group is distinct: 1.
+    A completion alone in its group gets 1.
 
     Args:
-        similarity: `exact`: 1 where both are the same as `answer_text.normalized` has them, else 0,
-            so the reward is the share of others that are different; `words`: the Jaccard index of
-            the two sets of words, the share of all their words that stands in both (1 for two
-            completions without words).
+        similarity: `exact`: 1 if both are equal after `answer_text.normalized`, else 0, so the
+            reward is the share of different completions. `words`: the Jaccard index of the two
+            sets of words, |both| / |either| (1 for two completions without words).
 
-    Raises:
-        ValueError: if `similarity` is none of these.
-
-    A reward of this kind is a baseline, and none of the papers': it pays for variety as such, a
-    wrong answer's too, so multiply it by one for quality (`composed.Product`). It depends on the
-    group, so it is not the fixed R(y) of MARA's theorem.
+    This is a baseline, and not from the papers. It rewards variety as such, also of wrong answers,
+    so multiply it by a reward for quality (`composed.Product`). It depends on the group, so it is
+    not the fixed R(y) of MARA's theorem.
     """
 
     range = (0.0, 1.0)
     scope = "group"
 
     def __init__(self, similarity: Literal["exact", "words"] = "exact") -> None:
-        if similarity not in ("exact", "words"):
-            raise ValueError(f"similarity is {similarity!r}: choose exact or words")
         self.similarity = similarity
 
     def score(self, rollout: Rollout) -> Scores:

@@ -6,15 +6,14 @@ from triptych.objectives.rewards.base import TextReward
 
 
 class LengthWindow(TextReward):
-    """1 for a completion whose length lies in a window, less outside of it, never below 0.
+    """1 for a completion with a length in a window, less outside, at least 0.
 
     Args:
-        least: Shortest length that earns 1.
-        most: Longest length that earns 1.
-        unit: What is counted: `words` (between white space) or `characters` (of the text without
-            white space around it).
-        falloff: Over how many further words or characters the reward falls from 1 to 0 along a
-            straight line; 0: at once.
+        least: Shortest length with reward 1.
+        most: Longest length with reward 1.
+        unit: `words` (separated by white space) or `characters` (without white space at the ends).
+        falloff: Number of further words or characters over which the reward falls linearly from 1
+            to 0; 0: at once.
 
     Raises:
         ValueError: if the window is empty or a number is below 0.
@@ -38,15 +37,13 @@ class LengthWindow(TextReward):
                 f"least is {least}, most {most} and falloff {falloff}: choose 0 <= least <= most, "
                 "and a falloff of at least 0"
             )
-        if unit not in ("words", "characters"):
-            raise ValueError(f"unit is {unit!r}: choose words or characters")
         self.least = least
         self.most = most
         self.unit = unit
         self.falloff = falloff
 
     def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:
-        """Measure the completion."""
+        """Score the length of the completion."""
         length = len(text.split()) if self.unit == "words" else len(text.strip())
         outside = max(self.least - length, length - self.most, 0)
         if outside == 0:

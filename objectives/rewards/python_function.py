@@ -1,4 +1,4 @@
-"""A reward from any function of the user's own, named in the settings."""
+"""A reward by any Python function that the settings name."""
 
 import importlib
 import math
@@ -11,18 +11,18 @@ from triptych.objectives.rewards.base import TextReward
 class PythonFunction(TextReward):
     """Scores each completion by a Python function `f(text, prompt, record) -> float`.
 
-    For a function that is there already. A reward with settings of its own is as short to write: a
-    subclass of `TextReward`, named by its `class_path`.
+    For existing functions. A reward with settings is as short to write as a subclass of
+    `TextReward`, named by its `class_path`.
 
     Args:
-        function: Where it is: "package.module:name". The module must be importable from the working
-            directory or be installed.
-        least: Least value it can give; null: unbounded.
-        most: Largest value it can give; null: unbounded.
-        title: Name of its column in logs and tables; null: the function's.
+        function: "package.module:name". The module must be importable from the working directory or
+            be installed.
+        least: Least value of the function; null: unbounded.
+        most: Largest value of the function; null: unbounded.
+        title: Name of its column in logs and tables; null: the function's name.
 
     Raises:
-        ValueError: on construction, if there is no such function, or least is not below most.
+        ValueError: on construction, if the function does not exist, or least is not below most.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class PythonFunction(TextReward):
             raise ValueError(f"least is {least} and most {most}: set least below most")
         self.function = function
         self._title = title or function.rpartition(":")[2]
-        _find(function)
+        imported_function(function)
 
     @classmethod
     def example(cls) -> Self:
-        """The mean of nothing but numbers fails on every text: all is nan."""
+        """Return a reward by a function that fails on every text, so that all rewards are nan."""
         return cls("math:fsum")
 
     @property
@@ -51,13 +51,18 @@ class PythonFunction(TextReward):
 
     def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:
         """Call the function."""
-        return float(_find(self.function)(text, prompt, record))
+        return float(imported_function(self.function)(text, prompt, record))
 
 
-def _find(function: str) -> Callable[..., Any]:
+def imported_function(function: str) -> Callable[..., Any]:
+    """Import a function named "package.module:name".
+
+    Raises:
+        ValueError: if it does not exist, or is not callable.
+    """
     module, _, name = function.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"function is {function!r}, but there is no such function ({error}): give "
@@ -65,4 +70,5 @@ def _find(function: str) -> Callable[..., Any]:
         ) from error
     if not callable(found):
         raise ValueError(f"function is {function!r}, which is a {type(found).__name__}: name one")
-    return found
+    function_found: Callable[..., Any] = found
+    return function_found

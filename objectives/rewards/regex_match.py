@@ -10,9 +10,9 @@ class RegexMatch(TextReward):
     """1 for a completion that matches a regular expression, else 0.
 
     Args:
-        pattern: In the syntax of Python's `re`. Flags stand in it: "(?i)yes" ignores case.
-        whole: Whether the whole completion has to match; false: any part of it.
-        negate: Reward those that do not match, for what is to be avoided.
+        pattern: In the syntax of Python's `re`, with inline flags: "(?i)yes" ignores case.
+        whole: Whether the whole completion must match; false: any part of it.
+        negate: Reward completions that do not match.
 
     Raises:
         ValueError: if the pattern is not a regular expression.
@@ -37,7 +37,7 @@ class RegexMatch(TextReward):
 
     @classmethod
     def example(cls) -> Self:
-        """Digits alone."""
+        """Return a reward for digits."""
         return cls(r"\d+")
 
     def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:

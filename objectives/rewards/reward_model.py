@@ -1,7 +1,7 @@
-"""A reward model: any sequence classifier of transformers that reads a prompt and its reply."""
+"""A reward model: any sequence classifier of transformers for a prompt and its reply."""
 
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -17,27 +17,28 @@ from triptych.objectives.rewards.base import Reward, Scores
 
 # Shapes: B completions, L tokens of a conversation, C classes
 
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+
 
 class RewardModel(Reward):
     """Scores each completion by a frozen sequence-classification model.
 
-    A conversation is worded by the model's own chat template; a model without one reads prompt and
-    reply as a pair of texts. Words of a reply that spell special tokens or marks of the template
-    stay words. The model is loaded when first used, kept out of pickles and checkpoints, and never
-    runs code that comes with it.
+    A conversation is formatted by the model's chat template; a model without one reads prompt and
+    reply as a pair of texts. Special tokens spelled out in a reply are treated as plain text. The
+    model is loaded at first use, kept out of pickles and checkpoints, and never runs remote code.
 
     Args:
         model: Hub name or folder, such as Skywork/Skywork-Reward-V2-Qwen3-4B.
-        label: Which class's logit is the reward, where the model has several.
-        sigmoid: Give the logistic function of the logit, in (0, 1), in place of the logit.
+        label: Class whose logit is the reward, for a model with several classes.
+        sigmoid: Return the logistic function of the logit, in (0, 1), instead of the logit.
         batch_size: Completions scored at once.
-        max_tokens: Longest conversation, in tokens; null: the model's context. Longer ones lose
-            their end.
+        max_tokens: Longest conversation, in tokens; null: the model's context. Longer ones are
+            truncated at the end.
         dtype: Precision of the weights: float32, bfloat16, float16, or auto (that of the files).
 
     Raises:
-        ValueError: when first used, if it cannot be loaded, or has not the label; these end the
-            run.
+        ValueError: at first use, if the model cannot be loaded or does not have the label. This
+            ends the run.
 
     Source: 2510.20817, section 5 (training reward Skywork-Reward-V2-Qwen3-4B).
     """
@@ -51,7 +52,7 @@ class RewardModel(Reward):
         sigmoid: bool = False,
         batch_size: int = 16,
         max_tokens: int | None = None,
-        dtype: str = "auto",
+        dtype: Dtype = "auto",
     ) -> None:
         for name, value, least in (
             ("label", label, 0),
@@ -60,8 +61,6 @@ class RewardModel(Reward):
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: set it to at least {least}")
-        if dtype not in ("float32", "bfloat16", "float16", "auto"):
-            raise ValueError(f"dtype is {dtype!r}: choose float32, bfloat16, float16 or auto")
         self.model_name = model
         self.label = label
         self.sigmoid = sigmoid
@@ -74,21 +73,21 @@ class RewardModel(Reward):
 
     @classmethod
     def example(cls) -> Self:
-        """One of the hub's; tests put a folder in its place."""
+        """Return a reward with a model of the hub; tests replace it by a folder."""
         return cls("Skywork/Skywork-Reward-V2-Qwen3-0.6B")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_model": None, "_tokenizer": None}
 
     def prepare(self, device: torch.device) -> None:
-        """Load the model, or move it."""
+        """Load the model, or move it to the device."""
         if self._model is None:
             self._tokenizer, self._model = self._load()
         self._model.to(device)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Scores:
-        """Score the completions, those of like length together."""
+        """Score the completions in batches of similar length."""
         assert self._model is not None, "`prepare` comes first"
         prompts = rollout.prompts or [""] * len(rollout)
         conversations = [

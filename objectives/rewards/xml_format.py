@@ -1,4 +1,4 @@
-"""A reward for the form of a completion: one XML element and nothing beside it."""
+"""A reward for the form of a completion: a single XML element."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ from triptych.objectives.rewards.base import TextReward
 
 
 class XmlFormat(TextReward):
-    """1 for a completion that is one XML element with text in it and nothing beside it, else 0.
+    """1 for a completion that is a single XML element with text in it, else 0.
 
     Args:
         tag: Name of the element.
-        allowed: What may stand in it, compared as `answer_text.normalized` has it; null: any text.
+        allowed: Allowed contents, compared after `answer_text.normalized`; null: any text.
 
     Raises:
-        ValueError: if `tag` is no name of an element, or `allowed` is an empty list.
+        ValueError: if `tag` is not a valid element name, or `allowed` is an empty list.
 
     >>> reward = XmlFormat(allowed=["1", "2"])
     >>> [reward.score_one(t, "", {}) for t in ("<answer>1</answer>", "<answer>7</answer>", "1")]
@@ -32,7 +32,7 @@ class XmlFormat(TextReward):
         self.allowed = None if allowed is None else frozenset(map(normalized, allowed))
 
     def score_one(self, text: str, prompt: str, record: dict[str, Any]) -> float:
-        """Look at the form, and at what stands in the element."""
+        """Check the form and the content of the element."""
         given = within_tag(text, self.tag)
         if given is None or not given.strip():
             return 0.0

@@ -1,19 +1,19 @@
-"""#Circles: how many molecules of a set lie further than a threshold from each other.
+"""#Circles: the number of molecules of a set that are farther than a threshold from each other.
 
-The measure of Xie et al. (2023): the largest subset whose pairwise Tanimoto distances all exceed t.
-Finding the largest is NP-hard, so what is reported is the size of the subset that some algorithm
-finds, and it depends on the algorithm, the order, the bits and t. All are arguments here:
+The measure of Xie et al. (2023): the largest subset with all pairwise Tanimoto distances above t.
+Finding the largest is NP-hard. Reported is the size of the subset that an algorithm finds, which
+depends on the algorithm, the order, the bits and t. All are arguments here:
 
-- `leader`: each molecule, in order, is taken unless it lies within t of one that was taken (sphere
-  exclusion; what RDKit's LeaderPicker does).
-- `maxmin`: the molecule farthest from those taken is next, from the first one on, until it lies
-  within t (RDKit's MaxMinPicker). Finds about a tenth more than `leader`, for more time.
+- `leader`: each molecule, in order, is taken unless it is within t of one taken before (sphere
+  exclusion, as RDKit's LeaderPicker).
+- `maxmin`: the molecule farthest from those taken is next, from the first one on, until it is
+  within t (RDKit's MaxMinPicker). Finds about a tenth more than `leader`, in more time.
 - `chunked`: the authors' program: `leader` within each of 64 chunks, then of 32, then of 16, with
-  what was taken shuffled between the rounds, then once over all that is left. Theirs shuffles
+  the molecules taken shuffled between the rounds, then once over all that remain. Theirs shuffles
   without a seed; ours with one.
 
 #Circles has t = 0.75 and 1024 bits. "Diverse hits" (Renz et al. 2024) is the same with t = 0.65 and
-2048 bits, of the hits alone. A distance equal to t is within it, in all of these programs.
+2048 bits, of hits only. In all of these programs a distance equal to t is within t.
 """
 
 # Shapes: N molecules, L of them left, K bits, W words of a packed fingerprint, C common bits,
@@ -45,9 +45,9 @@ def leader(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> 
     """Take each molecule, in order, that is farther than the threshold from all taken before.
 
     Args:
-        packed_NW: Fingerprints, in the order that matters.
+        packed_NW: Fingerprints, in the order of selection.
         threshold: t, a Tanimoto distance.
-        include_equal: Whether a molecule at exactly t is far enough.
+        include_equal: Whether to take a molecule at a distance of exactly t.
 
     Returns:
         Indices of those taken, ascending.
@@ -57,15 +57,16 @@ def leader(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> 
 
 
 def leader_by_bits(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> list[int]:
-    """`leader` for CPUs: what is near a centre is left out at once, as LeaderPicker does.
+    """Run `leader` on CPUs: drop the neighbours of each centre at once, like RDKit's LeaderPicker.
 
-    A drug-like molecule sets some 45 of 1024 bits. Bits lie one a row, so that the bits in common
-    with a centre are the sum of 45 rows of octets, which is less to read than packed words. They
-    are compared with the fewest that are near (`fewest_common`), without a division.
+    A drug-like molecule sets about 45 of 1024 bits. With one bit per row, the bits in common with a
+    centre are the sum of 45 rows of octets, which reads less memory than packed words. They are
+    compared with a minimum for neighbours (`fewest_common`), without a division. LeaderPicker is
+    not used, as it is several times slower and does not end on empty fingerprints.
     """
     octets = packed_NW.contiguous().numpy().view(np.uint8)
     counts_L = count_bits(packed_NW).numpy()
-    most = -(-int(counts_L.max(initial=0)) // 64) * 64  # few tables serve many calls
+    most = -(-int(counts_L.max(initial=0)) // 64) * 64  # so that few tables serve many calls
     kind = np.uint8 if most < np.iinfo(np.uint8).max else np.uint16
     fewest = fewest_common(most, threshold, include_equal).astype(kind)
     columns = np.ascontiguousarray(octets.T)[:, None]
@@ -94,17 +95,17 @@ def leader_by_bits(packed_NW: Tensor, threshold: float, include_equal: bool = Fa
 
 @cache
 def fewest_common(most: int, threshold: float, include_equal: bool) -> np.ndarray:
-    """Find how many bits two fingerprints must have in common to be near, by the sum of their bits.
+    """Find the least number of common bits of two neighbours, by the sum of their bits.
 
     Distances are computed as RDKit computes them, in float64, two empty fingerprints at 1.
 
     Args:
-        most: Most bits of a fingerprint.
+        most: Largest number of set bits of a fingerprint.
         threshold: t, a Tanimoto distance.
-        include_equal: Whether a molecule at exactly t is far enough.
+        include_equal: Whether to take a molecule at a distance of exactly t.
 
     Returns:
-        (2 most + 1,) int64; `most` + 1 where no number of bits suffices.
+        (2 most + 1,) int64; `most` + 1 if no number of bits suffices.
 
     >>> fewest_common(4, 0.75, False)[[0, 5, 8]]  # 1/4 and 2/6 reach a similarity of 0.25
     array([5, 1, 2])
@@ -113,14 +114,14 @@ def fewest_common(most: int, threshold: float, include_equal: bool) -> np.ndarra
     with np.errstate(divide="ignore", invalid="ignore"):
         distance_SC = 1 - np.nan_to_num(common_C / (sums_S1 - common_C), nan=0.0)
     near_SC = distance_SC < threshold if include_equal else distance_SC <= threshold
-    near_SC &= 2 * common_C <= sums_S1  # both have at least the bits in common
+    near_SC &= 2 * common_C <= sums_S1  # each has at least the common bits
     return np.where(near_SC.any(1), near_SC.argmax(1), most + 1)
 
 
 def leader_by_tiles(packed_NW: Tensor, threshold: float, include_equal: bool = False) -> list[int]:
-    """`leader` for accelerators and small sets.
+    """Run `leader` on accelerators and for small sets.
 
-    A tile is compared with the centres so far, then with itself.
+    Each tile is compared with the earlier centres, then with itself.
     """
     taken: list[int] = []
     centres: list[Bits] = []
@@ -133,8 +134,8 @@ def leader_by_tiles(packed_NW: Tensor, threshold: float, include_equal: bool = F
             alive[rows] = ~near.any(1)
         rows = alive.nonzero().flatten()
         candidates = _select(tile, rows)
-        near = _within(distances(candidates, candidates), threshold, include_equal).cpu().numpy()
-        chosen = _first_come(near)
+        within = _within(distances(candidates, candidates), threshold, include_equal)
+        chosen = _first_come(within.cpu().numpy())
         if chosen:
             centres = _joined(
                 centres, _select(candidates, torch.tensor(chosen, device=rows.device))
@@ -144,14 +145,14 @@ def leader_by_tiles(packed_NW: Tensor, threshold: float, include_equal: bool = F
 
 
 def maxmin(packed_NW: Tensor, threshold: float) -> list[int]:
-    """Take the molecule farthest from those taken, from the first on, while it exceeds t.
+    """Take the molecule farthest from those taken, starting with the first, while it exceeds t.
 
     Args:
         packed_NW: Fingerprints; the first is taken first.
         threshold: t, a Tanimoto distance.
 
     Returns:
-        Indices in the order in which RDKit's MaxMinPicker takes them.
+        Indices in the order of RDKit's MaxMinPicker.
     """
     from rdkit.SimDivFilters import rdSimDivPickers
 
@@ -168,13 +169,13 @@ def maxmin(packed_NW: Tensor, threshold: float) -> list[int]:
 def chunked(
     packed_NW: Tensor, threshold: float, seed: int = 0, include_equal: bool = False
 ) -> list[int]:
-    """Run the authors' program: `leader` in chunks, thrice, shuffling between, then over the rest.
+    """Run the authors' program: `leader` in chunks, three times with shuffles, then over the rest.
 
     Args:
-        packed_NW: Fingerprints, in the order that matters.
+        packed_NW: Fingerprints, in the order of selection.
         threshold: t, a Tanimoto distance.
-        seed: Of the three shuffles.
-        include_equal: Whether a molecule at exactly t is far enough.
+        seed: Seed of the three shuffles.
+        include_equal: Whether to take a molecule at a distance of exactly t.
 
     Returns:
         Indices of those taken, in the order of the last pass.
@@ -187,15 +188,16 @@ def chunked(
             [chunk[leader(packed_NW[chunk], threshold, include_equal)] for chunk in chunks]
         )
         rng.shuffle(left)
-    return left[leader(packed_NW[left], threshold, include_equal)].tolist()
+    taken: list[int] = left[leader(packed_NW[left], threshold, include_equal)].tolist()
+    return taken
 
 
 def bit_vectors(packed_NW: Tensor) -> list[Any]:
-    """Make RDKit's bit vectors of packed fingerprints."""
+    """Convert packed fingerprints to RDKit's bit vectors."""
     from rdkit import DataStructs
 
     octets = packed_NW.contiguous().cpu().numpy().view(np.uint8)
-    # RDKit counts bits of an octet from its low end, packbits from its high end.
+    # RDKit stores the first bit of an octet lowest, packbits highest.
     reversed_octets = np.packbits(np.unpackbits(octets, axis=1), axis=1, bitorder="little")
     return [DataStructs.CreateFromBinaryText(row.tobytes()) for row in reversed_octets]
 
@@ -203,17 +205,17 @@ def bit_vectors(packed_NW: Tensor) -> list[Any]:
 class Circles(FingerprintMetric):
     """#Circles of the valid molecules seen.
 
-    Order: by `order` where `update` is given it (numbers of oracle calls make it the order of
-    discovery), else drawn by `seed` from the fingerprints themselves. Either way the value is the
-    same on any number of ranks. Repeats never make a circle.
+    Molecules are ordered by the argument `order` of `update` (numbers of oracle calls give the
+    order of discovery), otherwise by a hash of the fingerprint and `seed`. Either way the value is
+    the same on any number of ranks. Repeats count once.
 
     Args:
-        threshold: t, a Tanimoto distance; 0.75 is #Circles', 0.65 that of diverse hits.
-        algorithm: How a subset is found; see above.
-        radius: Of the Morgan fingerprint, in bonds.
-        num_bits: Of the fingerprint; 1024 is #Circles', 2048 that of diverse hits.
-        include_equal: Whether a molecule at exactly t is far enough; `maxmin` has no such choice.
-        seed: Of the order, where none is given, and of the shuffles of `chunked`.
+        threshold: t, a Tanimoto distance; 0.75 for #Circles, 0.65 for diverse hits.
+        algorithm: The algorithm that finds a subset; see the docstring of this module.
+        radius: Radius of the Morgan fingerprint, in bonds.
+        num_bits: Length of the fingerprint; 1024 for #Circles, 2048 for diverse hits.
+        include_equal: Whether to take a molecule at a distance of exactly t; not for `maxmin`.
+        seed: Seed of the order, if none is given, and of the shuffles of `chunked`.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
@@ -268,7 +270,7 @@ class Circles(FingerprintMetric):
 
         Args:
             smiles: SMILES strings.
-            order: A number for each by which they are sorted, all of one metric or none.
+            order: A sort key for each; pass it in every update or in none.
 
         Raises:
             ValueError: If the two differ in length.
@@ -295,12 +297,12 @@ class Circles(FingerprintMetric):
         return torch.tensor(len(self.taken()), device=self.device)
 
     def taken(self) -> Tensor:
-        """Return the fingerprints that were taken, packed."""
+        """Return the fingerprints taken, packed."""
         keys, fingerprints = self.rows("keys"), self.fingerprints
         if not len(keys):
             return fingerprints
         rows = torch.unique(torch.cat([keys[:, None], fingerprints], dim=1), dim=0)
-        packed = rows[:, 1:]
+        packed: Tensor = rows[:, 1:]
         if self.algorithm == "leader":
             chosen = leader(packed, self.threshold, self.include_equal)
         elif self.algorithm == "maxmin":
@@ -319,7 +321,7 @@ def _select(bits: Bits, rows: Tensor) -> Bits:
 
 
 def _joined(groups: list[Bits], new: Bits) -> list[Bits]:
-    """Add centres to groups of at most a tile."""
+    """Add centres to groups of at most one tile."""
     if groups and len(groups[-1].counts_N) + len(new.counts_N) <= TILE:
         last = groups[-1]
         new = Bits(torch.cat([last.bits_NK, new.bits_NK]), torch.cat([last.counts_N, new.counts_N]))
@@ -328,7 +330,7 @@ def _joined(groups: list[Bits], new: Bits) -> list[Bits]:
 
 
 def _first_come(near_NN: np.ndarray) -> list[int]:
-    """Take each row, in order, that is near none taken."""
+    """Take each row, in order, that is not near an earlier one taken."""
     chosen: list[int] = []
     covered = np.zeros(len(near_NN), dtype=bool)
     for row in range(len(near_NN)):

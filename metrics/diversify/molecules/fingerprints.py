@@ -15,10 +15,10 @@ from triptych.models.diversify.molecules.molecule import read_molecule
 
 
 def check_fingerprint(radius: int, num_bits: int) -> None:
-    """Make sure that fingerprints of this kind can be packed.
+    """Check that fingerprints of this kind can be packed.
 
     Raises:
-        ValueError: If `radius` is negative or `num_bits` no positive multiple of 64.
+        ValueError: If `radius` is negative or `num_bits` is not a positive multiple of 64.
     """
     if radius < 0:
         raise ValueError(f"radius is {radius}: set it to at least 0")
@@ -29,7 +29,7 @@ def check_fingerprint(radius: int, num_bits: int) -> None:
 def morgan_fingerprints(
     smiles: Sequence[str], radius: int = 2, num_bits: int = 1024
 ) -> tuple[Tensor, Tensor]:
-    """Fingerprint molecules: RDKit's Morgan bits, without chirality.
+    """Compute RDKit's Morgan fingerprints of molecules, without chirality.
 
     Args:
         smiles: SMILES strings, valid or not.
@@ -37,7 +37,7 @@ def morgan_fingerprints(
         num_bits: K, a multiple of 64.
 
     Returns:
-        is_valid_N bool, True where the string is a molecule; packed int64 (valid, W) of those.
+        is_valid_N bool, True for valid strings; packed int64 (valid, W) of those.
     """
     from rdkit.Chem import rdFingerprintGenerator
 
@@ -53,7 +53,7 @@ def morgan_fingerprints(
 def pack(bits_NK: np.ndarray) -> Tensor:
     """Pack zeros and ones, int64 (N, W)."""
     packed = np.packbits(bits_NK.astype(np.uint8), axis=1)
-    shape = (len(bits_NK), bits_NK.shape[1] // 64)  # torch has no view without rows
+    shape = (len(bits_NK), bits_NK.shape[1] // 64)  # torch cannot view empty arrays
     return torch.from_numpy(np.frombuffer(packed.tobytes(), np.int64).reshape(shape).copy())
 
 
@@ -64,25 +64,26 @@ def unpack(packed_NW: Tensor) -> Tensor:
 
 
 def count_bits(packed_NW: Tensor) -> Tensor:
-    """Count the bits that are set, int64 (N,)."""
+    """Count the set bits, int64 (N,)."""
     words = packed_NW.cpu().numpy().view(np.uint64)
     counts_N = np.bitwise_count(words).sum(1, dtype=np.int64)
     return torch.from_numpy(counts_N).to(packed_NW.device)
 
 
 def sorted_rows(packed_NW: Tensor) -> Tensor:
-    """Sort fingerprints by their words, repeats kept."""
+    """Sort fingerprints by their words, with repeats."""
     if not len(packed_NW):
         return packed_NW
     unique, counts = torch.unique(packed_NW, dim=0, return_counts=True)
-    return unique.repeat_interleave(counts, dim=0)
+    repeated: Tensor = unique.repeat_interleave(counts, dim=0)
+    return repeated
 
 
 class FingerprintMetric(GatheredMetric):
     """Keeps the fingerprints of the valid molecules seen.
 
     Args:
-        radius: Of the Morgan fingerprint, in bonds.
+        radius: Radius of the Morgan fingerprint, in bonds.
         num_bits: K, a multiple of 64.
         kwargs: Options of `torchmetrics.Metric`.
     """
@@ -94,10 +95,10 @@ class FingerprintMetric(GatheredMetric):
         self.add_row_state("packed", torch.int64)
 
     def update(self, smiles: Sequence[str]) -> None:
-        """Add SMILES strings; invalid ones are left out, repeats count as often as they come."""
+        """Add SMILES strings; invalid ones are left out, repeats are kept."""
         self.append_rows("packed", morgan_fingerprints(smiles, self.radius, self.num_bits)[1])
 
     @property
     def fingerprints(self) -> Tensor:
-        """Those seen, packed, int64 (N, W); inside `compute`, of all ranks."""
+        """The packed fingerprints seen, int64 (N, W); inside `compute`, of all ranks."""
         return self.rows("packed").view(-1, self.num_bits // 64)

@@ -1,15 +1,15 @@
-"""Internal diversity: how unlike each other the molecules of a set are, on average.
+"""Internal diversity: the mean dissimilarity of the molecules of a set.
 
-Three definitions go by this name. All use Tanimoto similarities of Morgan fingerprints, radius 2:
+There are three definitions. All use Tanimoto similarities of Morgan fingerprints, radius 2:
 
 - MOSES (Polykhovskiy et al. 2020), IntDiv_p = 1 - mean over x of (mean over y of T(x, y)^p)^(1/p).
-  Every molecule is paired with itself too, 1024 bits, and two empty fingerprints have T = 1. The
-  root is taken a row at a time, as in the published code; the paper's formula has one root outside.
-- TDC (Huang et al. 2021), "Diversity": 1 - mean T over pairs of different molecules; repeats are
-  taken out first; 2048 bits in the published code; two empty fingerprints have T = 0.
-- GuacaMol (Brown et al. 2019): 1 - the mean of the N x N matrix whose diagonal is zero, 4096 bits.
+  Self-pairs are included, 1024 bits, and two empty fingerprints have T = 1. The root is taken per
+  row, as in the published code; the paper's formula has one root outside.
+- TDC (Huang et al. 2021), "Diversity": 1 - mean T over pairs of different molecules, without
+  repeats; 2048 bits in the published code; two empty fingerprints have T = 0.
+- GuacaMol (Brown et al. 2019): 1 - the mean of the N x N matrix with a zero diagonal, 4096 bits.
 
-The number of bits moves the value more than the self-pairs do, so it is stated with the value.
+The number of bits has more influence than the self-pairs, so state it with the value.
 """
 
 # Shapes: N molecules, W words of a packed fingerprint
@@ -32,20 +32,20 @@ def internal_diversity(packed_NW: Tensor, p: float = 1.0, compat: Compat = "mose
     """Compute the internal diversity of packed fingerprints, tile by tile.
 
     Args:
-        packed_NW: Fingerprints, as `fingerprints.pack` packs them. Repeats stay in.
+        packed_NW: Fingerprints from `fingerprints.pack`, with repeats.
         p: Power of the similarities; other than 1 for "moses" alone.
-        compat: Whose definition.
+        compat: The definition.
 
     Returns:
-        A float64 scalar; nan for no molecule, and for "tdc" for one.
+        A float64 scalar; nan without molecules, and for "tdc" also for one.
 
     Raises:
-        ValueError: If `p` is not positive, or not 1 where the definition has no power.
+        ValueError: If `p` is not positive, or not 1 for a definition without a power.
     """
     check_power(p, compat)
     num_molecules = len(packed_NW)
-    # Float32 sums of a tile's row, float64 sums of those. Sorted, so that the value does not depend
-    # on the order in which the molecules came.
+    # Float32 sums of a tile's row, float64 sums of those. Sorting makes the value independent of
+    # the order of molecules.
     packed_NW = sorted_rows(packed_NW)
     sums_N = torch.zeros(num_molecules, dtype=torch.float64, device=packed_NW.device)
     for rows, columns, similarity_RC in symmetric_tiles(packed_NW, float(compat == "moses")):
@@ -64,7 +64,7 @@ def internal_diversity(packed_NW: Tensor, p: float = 1.0, compat: Compat = "mose
 
 
 def check_power(p: float, compat: Compat) -> None:
-    """Make sure that a definition has this power.
+    """Check that a definition has this power.
 
     Raises:
         ValueError: If not, or if the definition is unknown.
@@ -80,10 +80,10 @@ class InternalDiversity(FingerprintMetric):
 
     Args:
         p: Power of the similarities; MOSES reports 1 and 2.
-        compat: Whose definition. "tdc" takes repeats out; the others count them as often as they
-            come, so that a generator that repeats itself scores low.
-        radius: Of the Morgan fingerprint, in bonds.
-        num_bits: Of the fingerprint; None: the definition's (1024, 2048, 4096).
+        compat: The definition. "tdc" removes repeats; the others keep them, so that a generator
+            that repeats itself scores low.
+        radius: Radius of the Morgan fingerprint, in bonds.
+        num_bits: Length of the fingerprint; None: that of the definition (1024, 2048, 4096).
         kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = InternalDiversity()

@@ -1,7 +1,7 @@
-"""Names of molecules that tensors can hold: 128 bits of a canonical SMILES string.
+"""Ids of molecules for tensors: 128-bit hashes of canonical SMILES strings.
 
-Ranks exchange tensors, not strings. Two of a billion molecules share such a name with a probability
-below 1e-20.
+Ranks exchange tensors, not strings. Two of a billion molecules share an id with a probability below
+1e-20.
 """
 
 # Shapes: N molecules
@@ -26,10 +26,10 @@ def molecule_ids(smiles: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Hash molecules by their canonical SMILES.
 
     Args:
-        smiles: SMILES strings, in any form.
+        smiles: SMILES strings, canonical or not.
 
     Returns:
-        is_valid_N bool, True where the string is a molecule; ids int64 (valid, 2) of those.
+        is_valid_N bool, True for valid strings; ids int64 (valid, 2) of those.
     """
     canonical = [canonical_smiles(text) for text in smiles]
     is_valid_N = torch.tensor([text is not None for text in canonical], dtype=torch.bool)
@@ -37,5 +37,5 @@ def molecule_ids(smiles: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def unique_rows(ids_N2: Tensor) -> Tensor:
-    """Keep one of each, sorted."""
+    """Return the different rows, sorted."""
     return torch.unique(ids_N2, dim=0) if len(ids_N2) else ids_N2

@@ -1,4 +1,4 @@
-"""What a search found for its oracle calls: Yield and oracle burden.
+"""The efficiency of a search in oracle calls: Yield and oracle burden.
 
 Definitions of Guo and Schwaller's sample-efficiency papers (Saturn, 2405.17066), which MARA
 (2510.20817, table 2) reports: Yield(T) counts the different molecules with a reward of at least T;
@@ -6,7 +6,7 @@ the oracle burden OB(N) is the number of calls until N of them were found. A rep
 from the oracle's cache, so it neither costs a call nor counts twice.
 
 A search that ends before its N-th hit has no oracle burden. It is infinite here and shown as
-">calls"; it must never enter a mean as if the budget had sufficed.
+">calls"; it must not enter a mean as if the budget had sufficed.
 """
 
 import math
@@ -21,11 +21,11 @@ from triptych.metrics.gathered_metric import GatheredMetric
 
 
 def format_burden(burden: float, budget: int) -> str:
-    """Write an oracle burden for a table.
+    """Format an oracle burden for a table.
 
     Args:
-        burden: As `OracleBurden` gives it.
-        budget: Calls that there were.
+        burden: From `OracleBurden`.
+        budget: Number of available calls.
 
     >>> format_burden(1042.0, 10_000), format_burden(math.inf, 10_000)
     ('1,042', '>10,000')
@@ -34,7 +34,7 @@ def format_burden(burden: float, budget: int) -> str:
 
 
 def summarize_burdens(burdens: Sequence[float], budget: int) -> str:
-    """Write the oracle burdens of several seeds: mean of those that got there, and how many did.
+    """Format the oracle burdens of several seeds: mean and number of the successful ones.
 
     >>> summarize_burdens([900.0, 1100.0, math.inf], 3000)
     '1,000 (2 of 3 seeds; the others >3,000)'
@@ -51,7 +51,7 @@ def summarize_burdens(burdens: Sequence[float], budget: int) -> str:
 
 
 class _Hits(GatheredMetric):
-    """Keeps the valid molecules whose reward reaches the threshold."""
+    """Keeps the valid molecules with a reward of at least the threshold."""
 
     def __init__(self, threshold: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -61,7 +61,7 @@ class _Hits(GatheredMetric):
         self.add_row_state("ids", torch.int64)
 
     def _hits(self, smiles: Sequence[str], rewards: Sequence[float] | Tensor) -> Tensor:
-        """Store the ids of hits; return which of the strings are."""
+        """Store the ids of hits; return a mask of the strings that are hits."""
         rewards_N = torch.as_tensor(rewards, dtype=torch.float64).flatten()
         if len(rewards_N) != len(smiles):
             raise ValueError(
@@ -78,7 +78,7 @@ class _Hits(GatheredMetric):
 
 
 class Yield(_Hits):
-    """How many different molecules have a reward of at least the threshold.
+    """The number of different molecules with a reward of at least the threshold.
 
     Args:
         threshold: T.
@@ -106,7 +106,7 @@ class Yield(_Hits):
 
         Args:
             smiles: SMILES strings; invalid ones are left out.
-            rewards: One a string.
+            rewards: One per string.
 
         Raises:
             ValueError: If the two differ in length.
@@ -163,8 +163,8 @@ class OracleBurden(_Hits):
 
         Args:
             smiles: SMILES strings; invalid ones are left out.
-            rewards: One a string.
-            calls: Number of the oracle call that scored it first, from 1, as a ledger keeps it.
+            rewards: One per string.
+            calls: Number of the oracle call that scored it first, from 1, as in a ledger.
 
         Raises:
             ValueError: If the three differ in length.
@@ -178,7 +178,7 @@ class OracleBurden(_Hits):
         self.append_rows("calls", calls_N[self._hits(smiles, rewards)])
 
     def compute(self) -> Tensor:
-        """Return the calls, float64; infinite where fewer than N hits were found."""
+        """Return the calls, float64; infinite for fewer than N hits."""
         ids, calls = self.rows("ids").view(-1, 2), self.rows("calls")
         infinite = torch.tensor(math.inf, dtype=torch.float64, device=ids.device)
         if len(ids) < self.num_hits:

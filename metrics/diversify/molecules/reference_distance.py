@@ -1,4 +1,4 @@
-"""How far molecules lie from a reference set: the distance to the nearest neighbour there."""
+"""The distance of molecules to their nearest neighbour in a reference set."""
 
 # Shapes: N molecules, M of the reference, W words of a packed fingerprint
 
@@ -18,10 +18,10 @@ def nearest_similarity(packed_NW: Tensor, reference_MW: Tensor) -> Tensor:
 
     Args:
         packed_NW: Fingerprints, packed.
-        reference_MW: Those of the reference, at least one.
+        reference_MW: Fingerprints of the reference, at least one.
 
     Returns:
-        float32 (N,). Two fingerprints without a bit have similarity 1.
+        float32 (N,). Two empty fingerprints have similarity 1.
     """
     nearest_N = torch.zeros(len(packed_NW), device=packed_NW.device)
     for start in range(0, len(reference_MW), TILE):
@@ -40,12 +40,12 @@ class ReferenceDistance(SummedMetric):
 
     Args:
         reference: SMILES of the reference set.
-        radius: Of the Morgan fingerprint, in bonds.
-        num_bits: Of the fingerprint, a multiple of 64.
+        radius: Radius of the Morgan fingerprint, in bonds.
+        num_bits: Length of the fingerprint, a multiple of 64.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: If the reference is empty or holds a string that is no molecule.
+        ValueError: If the reference is empty or has an invalid string.
 
     >>> metric = ReferenceDistance(["CCO", "c1ccccc1"])
     >>> metric.update(["OCC", "Cl"])  # one of the reference, one without a common bit
@@ -67,7 +67,7 @@ class ReferenceDistance(SummedMetric):
         if not is_valid_M.all():
             place = int((~is_valid_M).nonzero()[0])
             raise ValueError(
-                f"reference[{place}] is {reference[place]!r}, which is no molecule: give valid "
+                f"reference[{place}] is {reference[place]!r}, which is not a molecule: give valid "
                 "SMILES"
             )
         self.radius, self.num_bits = radius, num_bits

@@ -1,4 +1,4 @@
-"""How many scaffolds a set of molecules has, and how evenly it is spread over them."""
+"""The number of scaffolds in a set of molecules, and the evenness of its distribution."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -14,8 +14,8 @@ from triptych.models.diversify.molecules.molecule import murcko_scaffold, read_m
 class Scaffolds(GatheredMetric):
     """Bemis-Murcko scaffolds of the different valid molecules seen.
 
-    A molecule counts once however often it comes, so that repeats of one hit do not pass for
-    concentration on its scaffold. Molecules without a ring share the empty scaffold.
+    A repeated molecule counts once, so that repeats of one hit do not look like a concentration on
+    its scaffold. Molecules without a ring share the empty scaffold.
 
     Args:
         kwargs: Options of `torchmetrics.Metric`.
@@ -50,9 +50,9 @@ class Scaffolds(GatheredMetric):
         """Return float64 scalars.
 
         Returns:
-            num_scaffolds: Different scaffolds.
-            scaffold_diversity: Different scaffolds over different molecules; nan without any.
-            scaffold_entropy_bits: Entropy of the scaffolds' shares of the molecules; nan likewise.
+            num_scaffolds: Number of different scaffolds.
+            scaffold_diversity: Different scaffolds over different molecules; nan without molecules.
+            scaffold_entropy_bits: Entropy of the scaffolds' shares; nan without molecules.
         """
         states = [self.rows(name).view(-1, 2) for name in ("molecules", "scaffolds")]
         pairs = torch.cat(states, dim=1)

@@ -1,8 +1,8 @@
-"""Tanimoto similarities of many fingerprints, a tile at a time: never N x N numbers at once.
+"""Tanimoto similarities of many fingerprints in tiles, without an N x N matrix.
 
-The bits of a tile are unpacked to int8 and intersected by one matrix product, which is exact. On
-CPUs with int8 dot products (VNNI) that is an int8 product, elsewhere a float32 one; on a GPU a
-float16 one, exact up to 2048 common bits, beyond which float32 takes its place.
+The bits of a tile are unpacked and intersected by one matrix product, which is exact. It is an int8
+product on CPUs with int8 dot products (VNNI), float32 on other CPUs, and float16 on a GPU. Float16
+is exact up to 2048 common bits; beyond that, float32 is used.
 
 Shapes: N molecules, R rows and C columns of a tile, K bits, W = K / 64 words
 """
@@ -17,18 +17,18 @@ from torch import Tensor
 from triptych.metrics.diversify.molecules.fingerprints import count_bits, unpack
 
 TILE = 512
-TILES_ON_ACCELERATOR = 8  # in a row of a tile there, so that fewer kernels are started
+TILES_ON_ACCELERATOR = 8  # larger tiles there, so that fewer kernels are started
 MOST_UNPACKED_TILES = 64
 LARGEST_FLOAT16_COUNT = 2048
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Fingerprints made ready for products.
+    """Fingerprints unpacked for matrix products.
 
     Attributes:
         bits_NK: Zeros and ones, in the dtype of the product.
-        counts_N: Bits set, float32.
+        counts_N: Numbers of set bits, float32.
     """
 
     bits_NK: Tensor
@@ -44,7 +44,7 @@ def unpacked(packed_NW: Tensor) -> Bits:
 
 
 def intersections(rows: Bits, columns: Bits) -> Tensor:
-    """Count the bits that rows and columns have in common, float32 (R, C), exact."""
+    """Count the common bits of rows and columns, float32 (R, C), exact."""
     if rows.bits_NK.dtype == torch.int8 == columns.bits_NK.dtype:
         return torch._int_mm(rows.bits_NK, columns.bits_NK.T).float()
     dtype = torch.promote_types(rows.bits_NK.dtype, columns.bits_NK.dtype)
@@ -52,12 +52,12 @@ def intersections(rows: Bits, columns: Bits) -> Tensor:
 
 
 def similarities(rows: Bits, columns: Bits, both_empty: float = 1.0) -> Tensor:
-    """Tanimoto similarities, float32 (R, C).
+    """Compute Tanimoto similarities, float32 (R, C).
 
     Args:
-        rows: Of the result's rows.
-        columns: Of its columns.
-        both_empty: Similarity of two fingerprints without a bit, which is 0 / 0.
+        rows: Fingerprints of the result's rows.
+        columns: Fingerprints of its columns.
+        both_empty: Similarity of two empty fingerprints, which is 0 / 0.
     """
     common_RC = intersections(rows, columns)
     union_RC = (rows.counts_N[:, None] + columns.counts_N).sub_(common_RC)
@@ -68,9 +68,9 @@ def similarities(rows: Bits, columns: Bits, both_empty: float = 1.0) -> Tensor:
 
 
 def distances(rows: Bits, columns: Bits) -> Tensor:
-    """Tanimoto distances in float64 (R, C), bit for bit RDKit's: two empty fingerprints are at 1.
+    """Compute Tanimoto distances in float64 (R, C), bit for bit as RDKit; 1 for two empty ones.
 
-    To compare with a threshold: 1 - 7/20 must not exceed 0.65.
+    The exact values matter next to a threshold: 1 - 7/20 must not exceed 0.65.
     """
     common_RC = intersections(rows, columns).double()
     union_RC = (rows.counts_N[:, None].double() + columns.counts_N).sub_(common_RC)
@@ -80,7 +80,7 @@ def distances(rows: Bits, columns: Bits) -> Tensor:
 def symmetric_tiles(
     packed_NW: Tensor, both_empty: float = 1.0
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Compute every pair of a set at least once, tile by tile.
+    """Compare all pairs of a set, tile by tile.
 
     Args:
         packed_NW: Fingerprints.
@@ -96,7 +96,7 @@ def symmetric_tiles(
     def tile(start: int) -> Bits:
         return unpacked(packed_NW[start : start + size])
 
-    # All of a small set are unpacked once; of a large one, columns anew for each tile of rows.
+    # A small set is unpacked once; of a large one, columns are unpacked for each tile of rows.
     get = cache(tile) if len(starts) <= MOST_UNPACKED_TILES else tile
     for first in starts:
         rows = get(first)

@@ -1,8 +1,8 @@
-"""Validity, uniqueness and novelty: what a generator of molecules owes first of all.
+"""Validity, uniqueness and novelty of generated molecules.
 
-Definitions of GuacaMol (Brown et al. 2019) and MOSES (Polykhovskiy et al. 2020): the share of
-strings that are molecules, of valid ones that differ, and of different ones that a reference set
-does not hold. TDC divides uniqueness by all strings, invalid ones included; we do not.
+Definitions of GuacaMol (Brown et al. 2019) and MOSES (Polykhovskiy et al. 2020): the share of valid
+strings, of different ones among these, and of those outside of a reference set among the different
+ones. TDC divides uniqueness by the number of all strings; we divide by the valid ones.
 """
 
 from collections.abc import Sequence
@@ -89,15 +89,15 @@ class Uniqueness(GatheredMetric):
 
 
 class NovelMolecules(GatheredMetric):
-    """The share of different valid molecules that a reference set does not hold.
+    """The share of different valid molecules outside of a reference set.
 
     Args:
         reference: SMILES of the reference set, such as the prior's training data.
-        is_canonical: Take the reference's strings for canonical, unread: a datamodule's are.
+        is_canonical: Whether the reference is canonical already, as from our datamodules.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: If a string of the reference is no molecule.
+        ValueError: If a string of the reference is invalid.
 
     >>> metric = NovelMolecules(reference=["CCO"])
     >>> metric.update(["OCC", "CCC", "CCC", "CCN", "CCCl"])
@@ -115,7 +115,7 @@ class NovelMolecules(GatheredMetric):
         if None in canonical:
             place = canonical.index(None)
             raise ValueError(
-                f"reference[{place}] is {reference[place]!r}, which is no molecule: give valid "
+                f"reference[{place}] is {reference[place]!r}, which is not a molecule: give valid "
                 "SMILES"
             )
         self._reference = unique_rows(text_ids(text for text in canonical if text is not None))

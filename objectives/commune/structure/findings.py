@@ -1,4 +1,4 @@
-"""Alarms about a recovered structure, each with what it means."""
+"""Checks of a recovered structure, each with an explanation."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ LEAST_GAP, LEAST_CONDITIONING, LEAST_JACCARD = 1.5, 1e-3, 0.8
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know about a structure.
+    """The outcome of one check.
 
     Attributes:
-        name: What was looked at.
-        is_alarm: Whether the structure should not be relied on before it is dealt with.
-        explanation: What was found, what it means and what to try.
+        name: Name of the check.
+        is_alarm: Whether the structure is not reliable until this is resolved.
+        explanation: The result, its meaning and possible remedies.
     """
 
     name: str
@@ -32,14 +32,14 @@ def examine(
     ranks: RankCheck | None = None,
     stability: Stability | None = None,
 ) -> list[Finding]:
-    """Look at everything that was computed; one finding each, in this order.
+    """Run all checks for which there are inputs; one finding each, in this order.
 
     Args:
         sharing: Relevance of latents to agents.
-        support: What the relevance was read off.
-        groups: What the theory lets us name.
-        ranks: Whether the theory applies.
-        stability: Over seeds or bootstraps.
+        support: The support from which the relevance was derived.
+        groups: Blocks of latents that the theory can tell apart.
+        ranks: Whether the theory's assumptions hold.
+        stability: Agreement over seeds or bootstraps.
     """
     findings = [_dead(sharing), _all_shared(sharing), _gap(support)]
     if groups is not None:

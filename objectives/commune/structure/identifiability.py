@@ -1,4 +1,4 @@
-"""What the theory lets us name: latents one by one, or only as blocks; and whether it applies.
+"""Identifiability: which latents the theory separates, and whether its assumptions hold.
 
 Let two decoders fit the data, both with the fewest nonzero elements of the Jacobian, and let T be
 the Jacobian of the true latents by the recovered ones. From J_recovered = J_true T follows: T_jk
@@ -6,12 +6,12 @@ may differ from 0 only if every row that depends on j depends on k too,
 
     allowed(j) = intersection of supp(B_i) over the rows i with B_ij = 1.
 
-So latent j is recovered up to a function of itself where allowed(j) = {j}, and otherwise mixed
-with the rest of allowed(j). Latents with equal columns are recovered only as a block. The relation
-is transitive, so the inverse map has the same pattern.
+So latent j is recovered up to a function of itself if allowed(j) = {j}, and otherwise mixed with
+the rest of allowed(j). Latents with equal columns are recovered only as a block. The relation is
+transitive, so the inverse map has the same pattern.
 
-Paper: ThoughtComm, 2510.20733, theorems 1 to 3 (of which 3 gives B up to a permutation). Deviation:
-the paper states shared and private sets; `allowed` is what its argument gives for each latent.
+Paper: ThoughtComm, 2510.20733, theorems 1 to 3 (theorem 3 gives B up to a permutation). Deviation:
+the paper states shared and private sets; `allowed` follows from its argument for each latent.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentBlock:
-    """Latents that no data can tell apart.
+    """Latents that no data can separate.
 
     Attributes:
         members: Latents with the same rows.
-        may_contain: Other latents whose value may leak into the recovered members; never the
-            other way round.
+        may_contain: Other latents that may leak into the recovered members; never the reverse.
     """
 
     members: list[int]
@@ -37,17 +36,17 @@ class LatentBlock:
 
     @property
     def is_identified(self) -> bool:
-        """Whether this is one latent, recovered up to a function of itself."""
+        """Whether this is a single latent, recovered up to a function of itself."""
         return len(self.members) == 1 and not self.may_contain
 
 
 @dataclass(frozen=True)
 class IdentifiableGroups:
-    """How a support splits latents.
+    """The partition of latents by a support.
 
     Attributes:
-        blocks: Of live latents, by their smallest member.
-        dead: Latents without rows, of which nothing can be said.
+        blocks: Blocks of live latents, by their smallest member.
+        dead: Latents without rows, about which the theory makes no statement.
     """
 
     blocks: list[LatentBlock]
@@ -55,24 +54,24 @@ class IdentifiableGroups:
 
     @property
     def identified(self) -> list[int]:
-        """Latents that can be named one by one."""
+        """Latents that are recovered individually."""
         return [block.members[0] for block in self.blocks if block.is_identified]
 
 
 def allowed_latents(support_HZ: Tensor) -> Tensor:
-    """allowed(j) as row j of a bool (Z, Z); all True for a latent without rows.
+    """Compute allowed(j) as row j of a bool (Z, Z); all True for a latent without rows.
 
     >>> allowed_latents(torch.tensor([[True, True], [False, True]])).int().tolist()
     [[1, 1], [0, 1]]
     """
     depends_HZ = support_HZ.double()
-    # Rows that depend on j and not on k: there must be none.
+    # k is allowed for j if no row depends on j but not on k.
     against_ZZ = depends_HZ.mT @ (1 - depends_HZ)
     return against_ZZ == 0
 
 
 def identifiable_groups(support_HZ: Tensor) -> IdentifiableGroups:
-    """Split latents into blocks that the support can tell apart.
+    """Split latents into blocks that the support separates.
 
     >>> groups = identifiable_groups(torch.tensor([[True, True, False], [False, True, True]]))
     >>> groups.identified  # the shared one; private ones may contain it
@@ -96,13 +95,14 @@ def identifiable_groups(support_HZ: Tensor) -> IdentifiableGroups:
 
 @dataclass(frozen=True)
 class RankCheck:
-    """Whether Jacobian samples meet what the theorems assume.
+    """Quantities that show whether Jacobian samples meet the theorems' assumptions.
 
     Attributes:
-        smallest_singular_N: Of each sample's Jacobian; 0: the decoder is not one to one there.
-        largest_singular_N: For scale.
+        smallest_singular_N: Smallest singular value of each sample's Jacobian; 0: the decoder is
+            not one to one there.
+        largest_singular_N: Largest singular value, for scale.
         row_ranks_H: int64; rank of the samples of each row.
-        row_sizes_H: int64; |supp(B_i)|, which the theorems want the rank to equal.
+        row_sizes_H: int64; |supp(B_i)|, which by the theorems must equal the rank.
     """
 
     smallest_singular_N: Tensor
@@ -112,26 +112,26 @@ class RankCheck:
 
     @property
     def conditioning(self) -> float:
-        """Smallest over largest singular value, the worst sample."""
+        """Smallest over largest singular value, of the worst sample."""
         return float((self.smallest_singular_N / self.largest_singular_N).min())
 
     @property
     def spanning_share(self) -> float:
-        """Share of the rows whose samples span their support."""
+        """Share of rows with samples that span their support."""
         return float((self.row_ranks_H >= self.row_sizes_H).double().mean())
 
 
 def check_ranks(
     jacobian_NHZ: Tensor, support_HZ: Tensor, relative_tolerance: float = 1e-3
 ) -> RankCheck:
-    """Singular values of samples, and ranks of rows over samples within their support.
+    """Compute singular values of samples, and ranks of rows over samples within their support.
 
-    A linear decoder has the same Jacobian everywhere, hence rank 1 in every row: the theorems'
-    assumption does not hold for it where a row has more than one latent, whatever it recovers.
+    A linear decoder has the same Jacobian everywhere, hence rank 1 in every row. The theorems'
+    assumption therefore fails for it wherever a row has more than one latent.
 
     Args:
         jacobian_NHZ: Samples.
-        support_HZ: Of `binarize`.
+        support_HZ: From `binarize`.
         relative_tolerance: Singular values below this share of a row's largest count as 0.
 
     Raises:
@@ -143,7 +143,7 @@ def check_ranks(
             f"{tuple(support_HZ.shape)}: give those of the same decoder"
         )
     values = torch.linalg.svdvals(jacobian_NHZ)
-    # A decoder with fewer outputs than latents has no smallest singular value but 0.
+    # With fewer outputs than latents the smallest singular value is 0.
     too_few = jacobian_NHZ.shape[1] < jacobian_NHZ.shape[2]
     rows_HNZ = (jacobian_NHZ * support_HZ).transpose(0, 1)
     row_values = torch.linalg.svdvals(rows_HNZ)

@@ -1,10 +1,10 @@
-"""Latents that are set by hand, do(z_j = v): what moves, and whether the structure said so.
+"""Interventions on latents, do(z_j = v): their effects, compared with the structure.
 
-The structure is read off derivatives where the data lie. An intervention is a step of some length
-to where they may not: a latent that the structure calls another agent's own has to leave this
-agent's decoded state alone there too.
+The structure is derived from derivatives at the data. An intervention is a longer step, possibly
+away from the data: a private latent of another agent must not change this agent's decoded state
+there either.
 
-Ours; the paper intervenes on nothing.
+Ours; the paper has no interventions.
 """
 
 import math
@@ -21,12 +21,12 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def rms_distance(before: Tensor, after: Tensor) -> Tensor:
-    """Root mean square of what changed."""
+    """Compute the root mean square of the change."""
     return (after - before).square().mean().sqrt()
 
 
 def changed_share(before: Tensor, after: Tensor) -> Tensor:
-    """Share of samples of which anything changed.
+    """Compute the share of samples with any change.
 
     >>> changed_share(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[1, 2], [3, 5]]))
     tensor(0.5000)
@@ -41,14 +41,14 @@ def intervention_effects(
     values: Sequence[float],
     distance: Distance = rms_distance,
 ) -> Tensor:
-    """How much each latent, set to each of some values, moves something of each agent.
+    """Measure the effect on each agent of setting each latent to some values.
 
     Args:
-        respond: Maps latents (S, Z), which are `latents_BZ` once for every value, one value after
-            another, to one tensor of each agent with S rows.
-        latents_BZ: What the samples think when they are left alone.
-        values: v, for all samples alike. Latents have mean 0 and variance 1.
-        distance: Of what an agent gives without and with the intervention.
+        respond: Maps latents (S, Z), a copy of `latents_BZ` for every value in turn, to one tensor
+            per agent with S rows.
+        latents_BZ: The latents without intervention.
+        values: v, the same for all samples. Latents have mean 0 and variance 1.
+        distance: Compares an agent's output without and with the intervention.
 
     Returns:
         (K, Z).
@@ -73,15 +73,15 @@ def intervention_effects(
 
 @dataclass(frozen=True)
 class EffectCheck:
-    """Effects where the structure says that there is one, and where it says that there is none.
+    """Effects of pairs that the structure connects, and of pairs that it does not.
 
     Attributes:
         mean_expected: Mean effect of pairs (agent, latent) that should have one; nan: no such pair.
         mean_unexpected: Mean of those that should have none; nan: no such pair.
         smallest_expected: inf where no pair should have one.
         largest_unexpected: 0 where every pair should have one.
-        ranking: Share of (expected, unexpected) couples of which the expected one is larger, equals
-            counted half; 1: the structure tells them apart, .5: it says nothing. nan where one side
+        ranking: Share of (expected, unexpected) couples where the expected effect is larger; ties
+            count half. 1: the structure separates them, .5: it has no information. nan if one side
             is empty.
     """
 
@@ -93,10 +93,10 @@ class EffectCheck:
 
 
 def check_effects(effect_KZ: Tensor, expected_KZ: Tensor) -> EffectCheck:
-    """Hold effects against a structure.
+    """Compare effects with a structure.
 
     Args:
-        effect_KZ: Of `intervention_effects`.
+        effect_KZ: From `intervention_effects`.
         expected_KZ: bool; True where latent j should move agent k.
 
     >>> check = check_effects(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[True, False, False]]))

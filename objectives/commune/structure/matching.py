@@ -1,4 +1,4 @@
-"""Which latent of one recovery is which of another: latents have no order and no sign."""
+"""Matching of latents between recoveries, since latents have no order and no sign."""
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def correlations(latents_NZ: Tensor, others_NY: Tensor) -> Tensor:
-    """Pearson correlations of two sets of latents on the same samples: (Z, Y), float64.
+    """Compute Pearson correlations of two sets of latents on the same samples: (Z, Y), float64.
 
-    A latent that never moves correlates 0 with everything.
+    A constant latent has correlation 0 with all others.
 
     Raises:
         ValueError: if the numbers of samples differ or are below 2.

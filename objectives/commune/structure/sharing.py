@@ -1,7 +1,7 @@
-"""Which agents a latent matters to: shared, private, dead.
+"""The relevance of latents to agents: shared, private, dead.
 
-Paper: ThoughtComm, 2510.20733: the latents relevant to agent k are those of which some row of its
-state depends; alpha_j counts the agents that latent j is relevant to.
+Paper: ThoughtComm, 2510.20733: a latent is relevant to agent k if some row of the agent's state
+depends on it; alpha_j counts the agents to which latent j is relevant.
 """
 
 from collections.abc import Sequence
@@ -29,18 +29,18 @@ class Sharing:
 
     @classmethod
     def of_support(cls, support_HZ: Tensor, state_sizes: Sequence[int]) -> "Sharing":
-        """From the rows' support: relevant to an agent is what any of its rows depends on."""
+        """Derive relevance from the rows' support: any row of an agent that depends on a latent."""
         parts = support_HZ.split(list(state_sizes))
         return cls(torch.stack([part.any(0) for part in parts]))
 
     @property
     def agreement(self) -> Tensor:
-        """alpha_j: to how many agents latent j is relevant, int64 (Z,)."""
+        """alpha_j: the number of agents to which latent j is relevant, int64 (Z,)."""
         return self.relevant_KZ.sum(0)
 
     @property
     def relevant(self) -> list[list[int]]:
-        """Each agent's latents."""
+        """The relevant latents of each agent."""
         return [_where(row_Z) for row_Z in self.relevant_KZ]
 
     @property
@@ -50,7 +50,7 @@ class Sharing:
 
     @property
     def private(self) -> list[list[int]]:
-        """Each agent's latents that are no other's."""
+        """For each agent the latents relevant to no other agent."""
         alone_Z = self.agreement == 1
         return [_where(row_Z & alone_Z) for row_Z in self.relevant_KZ]
 
@@ -60,18 +60,18 @@ class Sharing:
         return _where(self.agreement == 0)
 
     def owners(self) -> list[int]:
-        """For each latent the one agent it is private to, or -1: `latent_owners` of a codec."""
+        """For each latent its only agent, or -1: `latent_owners` of a codec."""
         owner_Z = self.relevant_KZ.int().argmax(0)
         return torch.where(self.agreement == 1, owner_Z, -1).tolist()
 
 
 def routing_accuracy(found_KY: Tensor, true_KZ: Tensor, order: Sequence[int]) -> float:
-    """Share of (agent, latent) pairs whose relevance was recovered.
+    """Compute the share of (agent, latent) pairs with correctly recovered relevance.
 
     Args:
-        found_KY: bool, of the recovered latents.
-        true_KZ: bool, of the true latents.
-        order: For each true latent the recovered one matched to it.
+        found_KY: bool; relevance of the recovered latents.
+        true_KZ: bool; relevance of the true latents.
+        order: For each true latent its matched recovered latent.
 
     >>> routing_accuracy(torch.tensor([[True, False]]), torch.tensor([[True, True]]), [0, 1])
     0.5

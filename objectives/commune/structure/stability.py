@@ -1,4 +1,4 @@
-"""Does the structure come out again, with other seeds and with other samples?
+"""Stability of a structure over seeds and over samples.
 
 Latents are matched before their relevance is compared. Ours; the paper reports single structures.
 """
@@ -17,13 +17,13 @@ from triptych.objectives.commune.structure.support import binarize
 
 @dataclass(frozen=True)
 class Stability:
-    """How alike several structures are.
+    """The agreement of several structures.
 
     Attributes:
-        share_KZ: In what share of them latent j is relevant to agent k. Near 0 and 1: settled.
-        jaccard: Mean over pairs of structures of |both| / |either|; 1: all the same.
+        share_KZ: Share of structures where latent j is relevant to agent k. Near 0 or 1: settled.
+        jaccard: Mean over pairs of structures of |both| / |either|; 1: all are equal.
         matched_correlation: Mean absolute correlation of matched latents; 1 for bootstraps, which
-            share theirs.
+            share their latents.
     """
 
     share_KZ: Tensor
@@ -32,12 +32,12 @@ class Stability:
 
     @property
     def settled_share(self) -> float:
-        """Share of (agent, latent) pairs on which nine structures of ten agree."""
+        """Share of (agent, latent) pairs where nine of ten structures agree."""
         return float(((self.share_KZ >= 0.9) | (self.share_KZ <= 0.1)).double().mean())
 
 
 def stability_over_seeds(latents: Sequence[Tensor], relevant_KZ: Sequence[Tensor]) -> Stability:
-    """Compare recoveries on the same samples, latents matched to those of the first.
+    """Compare recoveries on the same samples, with latents matched to those of the first.
 
     Args:
         latents: Each recovery's latents (N, Z) of the same samples.
@@ -68,14 +68,14 @@ def stability_over_bootstraps(
     num_bootstraps: int = 100,
     generator: torch.Generator | None = None,
 ) -> Stability:
-    """Resample the samples over which the Jacobian was looked at.
+    """Resample the samples of the Jacobian.
 
     Args:
-        squares_NKZ: Of `sample_agent_squares`.
-        threshold: Of `binarize`, on the root of the mean.
-        relative: Of `binarize`.
-        num_bootstraps: How often, 2 or more.
-        generator: Of the draws.
+        squares_NKZ: From `sample_agent_squares`.
+        threshold: Threshold of `binarize`, for the root of the mean.
+        relative: Option of `binarize`.
+        num_bootstraps: Number of resamplings, at least 2.
+        generator: Source of randomness.
 
     Raises:
         ValueError: with fewer than two bootstraps.

@@ -1,7 +1,7 @@
-"""Which dimensions of the states depend on which latents, by the decoder's Jacobian.
+"""The dependence of state dimensions on latents, by the decoder's Jacobian.
 
 Paper: ThoughtComm, 2510.20733: B_ij = 1 iff J(z)_ij is not 0 for some z. A trained decoder has no
-exact zeros, so a statistic over samples is held against a threshold; the paper names neither.
+exact zeros, so a statistic over samples is compared with a threshold; the paper names neither.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ class Support:
 
     @property
     def gap(self) -> float:
-        """Smallest kept over largest dropped: near 1, another threshold gives another support."""
+        """Smallest kept over largest dropped; near 1 the support depends on the threshold."""
         if self.largest_dropped == 0:
             return float("inf")
         return self.smallest_kept / self.largest_dropped
@@ -51,13 +51,13 @@ def element_magnitude(
     batch_size: int = 64,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """A statistic over samples of |J_ij|: (H, Z).
+    """Compute a statistic over samples of |J_ij|: (H, Z).
 
     Args:
-        decoder: Any that treats samples apart.
+        decoder: Any decoder that treats samples independently.
         latents_NZ: Samples, at least one.
-        statistic: `max` is nearest to the definition, and follows outliers. `mean`, and `rms` (root
-            of the mean square), weigh how often as well as how much.
+        statistic: `max` is closest to the definition, but follows outliers. `mean`, and `rms` (root
+            of the mean square), take the frequency into account as well.
         batch_size: Samples at a time.
         chunk_size: Columns at a time; null: all.
 
@@ -84,7 +84,7 @@ def element_magnitude(
 def agent_magnitude(
     magnitude_HZ: Tensor, state_sizes: Sequence[int], statistic: Statistic
 ) -> Tensor:
-    """The same statistic over the rows of each agent: (K, Z)."""
+    """Compute the same statistic over the rows of each agent: (K, Z)."""
     parts = magnitude_HZ.split(list(state_sizes))
     if statistic == "max":
         return torch.stack([part.amax(0) for part in parts])
@@ -101,9 +101,9 @@ def sample_agent_squares(
     batch_size: int = 64,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Mean square element of each agent's part of each column, sample by sample: (N, K, Z).
+    """Compute the mean square of each agent's part of each column per sample: (N, K, Z).
 
-    What bootstraps draw from; the root of its mean over samples is `agent_magnitude` by `rms`.
+    Bootstraps draw from it; the root of its mean over samples is `agent_magnitude` by `rms`.
     """
     _check_samples(latents_NZ, "rms")
     turns = []
@@ -115,10 +115,10 @@ def sample_agent_squares(
 
 
 def binarize(magnitude: Tensor, threshold: float, *, relative: bool) -> Support:
-    """Keep what exceeds a threshold.
+    """Keep magnitudes above a threshold.
 
     Args:
-        magnitude: Of `element_magnitude` or `agent_magnitude`.
+        magnitude: From `element_magnitude` or `agent_magnitude`.
         threshold: Not negative.
         relative: True: a share of the largest magnitude of all. False: absolute.
 
@@ -144,12 +144,12 @@ def binarize(magnitude: Tensor, threshold: float, *, relative: bool) -> Support:
 
 
 def widest_gap(magnitude: Tensor, least: float = 0.02, most: float = 0.5) -> float:
-    """The relative threshold in the middle (of logarithms) of the widest gap between magnitudes.
+    """Find the relative threshold in the middle (of logarithms) of the widest magnitude gap.
 
     Args:
         magnitude: As for `binarize`.
-        least: Share of the largest magnitude below which no threshold is sought.
-        most: Share above which none is sought.
+        least: Lower limit of the threshold, as a share of the largest magnitude.
+        most: Upper limit of the threshold.
 
     Returns:
         A threshold for `binarize(..., relative=True)`.

@@ -1,4 +1,4 @@
-"""Rewards that fall the more often their kind of molecule has been found.
+"""Rewards that fall as more molecules of the same kind are found.
 
 A filter sorts good molecules into buckets, by scaffold or by molecule, counts them, and multiplies
 their reward by a penalty of the count N and the bucket's size m, as REINVENT does (Blaschke et al.
@@ -11,14 +11,14 @@ novo drug design"):
     erf       1 + erf(sqrt(pi) / m) - erf(sqrt(pi) N / m)
     tanh      1 - tanh(3 (N - 1) / m)
 
-A molecule is counted before it is penalised: N is 1 for the first of its bucket. MARA comes after:
-a penalised reward that falls below the threshold is not augmented.
+A molecule is counted before it is penalised: N is 1 for the first of its bucket. MARA is applied
+afterwards: a penalised reward below the threshold is not augmented.
 """
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ Penalty = Literal["step", "linear", "sigmoid", "erf", "tanh"]
 
 
 def penalty(kind: Penalty, count: int, size: int) -> float:
-    """What is left of a reward once `count` molecules are in a bucket of `size`.
+    """Compute the remaining share of a reward with `count` molecules in a bucket of `size`.
 
     >>> penalty("step", 9, 10), penalty("step", 10, 10), penalty("linear", 3, 10)
     (1.0, 0.0, 0.7)
@@ -55,22 +55,22 @@ def penalty(kind: Penalty, count: int, size: int) -> float:
 
 
 class DiversityFilter:
-    """Buckets of good molecules, and how full they are.
+    """Buckets of good molecules with their counts.
 
     Args:
-        bucket: What is counted: `murcko_scaffold`, identical Bemis-Murcko scaffolds;
-            `topological_scaffold`, these with all atoms carbon and all bonds single;
-            `similar_scaffold`, a scaffold goes to the known one whose atom pairs are most like its
-            own (Dice), if `min_similarity` is reached; `molecule`, the molecule itself.
+        bucket: `murcko_scaffold`: identical Bemis-Murcko scaffolds. `topological_scaffold`: these
+            with all atoms carbon and all bonds single. `similar_scaffold`: a scaffold joins the
+            known one with the most similar atom pairs (Dice), if `min_similarity` is reached.
+            `molecule`: the molecule itself.
         bucket_size: m.
-        penalty: Which of the penalties at the top of this file.
-        min_score: Rewards below are neither counted nor penalised.
-        min_similarity: Of `similar_scaffold`.
+        penalty: One of the penalties in the docstring of this module.
+        min_score: Molecules with a lower reward are neither counted nor penalised.
+        min_similarity: Threshold of `similar_scaffold`.
 
     Raises:
         ValueError: if a setting is out of range.
 
-    Deviation: none from REINVENT 4 as published in code; every sample counts, repeats too.
+    Equal to the code of REINVENT 4: every sample counts, including repeats.
     """
 
     def __init__(
@@ -81,14 +81,6 @@ class DiversityFilter:
         min_score: float = 0.4,
         min_similarity: float = 0.6,
     ) -> None:
-        for name, value, choices in (
-            ("bucket", bucket, get_args(Bucket)),
-            ("penalty", penalty, get_args(Penalty)),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f"diversity_filter.{name} is {value!r}: choose {', '.join(choices)}"
-                )
         if bucket_size < 1 or not 0 <= min_similarity <= 1:
             raise ValueError(
                 f"diversity_filter has bucket_size {bucket_size} and min_similarity "
@@ -103,10 +95,10 @@ class DiversityFilter:
         self._fingerprints: dict[str, Any] = {}
 
     def penalised(self, smiles: Sequence[str], reward_B: Tensor) -> Tensor:
-        """Count molecules, one after the other, and return their rewards after the penalty.
+        """Count molecules one by one, and return their rewards after the penalty.
 
         Args:
-            smiles: Valid or not.
+            smiles: SMILES strings, valid or not.
             reward_B: Rewards; nan stays nan.
         """
         kept = []
@@ -119,22 +111,22 @@ class DiversityFilter:
         return reward_B * torch.tensor(kept, dtype=reward_B.dtype, device=reward_B.device)
 
     def factor(self, smiles: str, reward: float) -> float:
-        """The penalty of a molecule as its bucket is now; nothing is counted."""
+        """Return the current penalty factor of a molecule, without counting it."""
         name = self._name(smiles) if reward >= self.min_score else None
         count = self.counts.get(name, 0) if name is not None else 0
         return penalty(self.penalty, count, self.bucket_size) if count else 1.0
 
     @property
     def num_full(self) -> int:
-        """Buckets that hold as many molecules as they are to."""
+        """The number of full buckets."""
         return sum(count >= self.bucket_size for count in self.counts.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts, as plain values."""
+        """Return the counts, as plain values."""
         return {"counts": dict(self.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the counts."""
         self.counts = Counter(state["counts"])
         self._fingerprints = {}
         if self.bucket == "similar_scaffold":

@@ -1,8 +1,8 @@
-"""The best molecules of a run, shown to the policy again and again.
+"""Replay of the best molecules of a run.
 
-As REINVENT's inception (Blaschke et al. 2020): a memory of the molecules with the highest rewards,
-each once, of which a few join every update, drawn without replacement in proportion to their
-reward. The loss has to hold for samples of another policy; DAP does.
+Like REINVENT's inception (Blaschke et al. 2020): a memory holds the molecules with the highest
+rewards, each once. A few of them join every update, drawn without replacement in proportion to
+their reward. The loss must be valid for samples of another policy; DAP is.
 """
 
 # Shapes: B completions, R drawn rows, T completion positions
@@ -23,12 +23,12 @@ class Remembered:
     """One molecule as it was sampled.
 
     Attributes:
-        text: As it was spelled.
-        reward: As it was scored, before any penalty.
-        prompt_ids: What it continued: the start token.
-        token_ids: What was sampled.
-        finished: Whether the end token is among that.
-        log_prob: Under the policy that sampled it, in nats.
+        text: The sampled SMILES.
+        reward: The scored reward, before any penalty.
+        prompt_ids: The prompt: the start token.
+        token_ids: The sampled tokens.
+        finished: Whether they contain the end token.
+        log_prob: Log-probability under the policy that sampled it, in nats.
     """
 
     text: str
@@ -40,11 +40,11 @@ class Remembered:
 
 
 class ExperienceReplay:
-    """A memory of the best molecules, each once, whatever its spelling.
+    """A memory of the best molecules; different SMILES of a molecule count once.
 
     Args:
-        size: Most molecules in it.
-        num_draws: Molecules that join an update; fewer while it holds fewer.
+        size: Maximum number of molecules.
+        num_draws: Molecules that join an update; fewer while the memory holds fewer.
 
     Raises:
         ValueError: if a number is below 1.
@@ -58,14 +58,14 @@ class ExperienceReplay:
             )
         self.size = size
         self.num_draws = num_draws
-        #: Canonical SMILES -> how it was first sampled, best first.
+        #: Canonical SMILES -> its first sample, best first.
         self.memory: dict[str, Remembered] = {}
 
     def __len__(self) -> int:
         return len(self.memory)
 
     def add(self, rollout: Rollout, reward_B: Tensor) -> None:
-        """Take in molecules with a reward above 0; of one that is known nothing changes."""
+        """Add molecules with a reward above 0; known molecules stay unchanged."""
         found = dict(self.memory)
         for row, reward in enumerate(reward_B.tolist()):
             key = canonical_smiles(rollout.texts[row]) if reward > 0 else None
@@ -85,11 +85,11 @@ class ExperienceReplay:
     def draw(
         self, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> tuple[Rollout, Tensor] | None:
-        """Draw some of the memory, in proportion to rewards; None while it is empty.
+        """Draw molecules from the memory, in proportion to rewards; None while it is empty.
 
         Args:
             generator: Source of randomness, on any device.
-            device: Where the rollout is wanted.
+            device: Device of the returned tensors.
 
         Returns:
             The molecules as they were sampled, and their rewards, (R,).
@@ -105,11 +105,11 @@ class ExperienceReplay:
         return _rollout(drawn, device), reward_R
 
     def state_dict(self) -> dict[str, Any]:
-        """The memory, as plain values."""
+        """Return the memory, as plain values."""
         return {"memory": {key: asdict(each) for key, each in self.memory.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember again."""
+        """Restore the memory."""
         self.memory = {key: Remembered(**each) for key, each in state["memory"].items()}
 
 
@@ -130,7 +130,7 @@ def _rollout(drawn: Sequence[Remembered], device: torch.device | str) -> Rollout
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Ids and mask, padded at the end with token 0, which nothing reads."""
+    """Return ids and mask, padded at the end with token 0, which is masked."""
     longest = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.int64, device=device)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool, device=device)

@@ -1,9 +1,9 @@
-"""Rewards that rise where a good molecule is unlike those seen: random network distillation.
+"""Random network distillation: a bonus for good molecules unlike earlier ones.
 
-A fixed random network maps a molecule's fingerprint to a few numbers, a second one learns to
-predict them from the good molecules that were found. Where it errs, the molecule is new (Burda et
+A fixed random network maps a molecule's fingerprint to a few numbers. A second network learns to
+predict them from the good molecules found so far. A large error indicates a new molecule (Burda et
 al. 2018, 1810.12894; for molecules Svensson et al. 2024, "Diversity-aware reinforcement learning
-for de novo drug design"). What is added to the reward of a good molecule is
+for de novo drug design"). The bonus of a good molecule is
 
     weight * min(1, error / error of the first good molecules)
 """
@@ -22,18 +22,18 @@ from triptych.models.diversify.molecules.molecule import read_molecule
 
 
 class RandomDistillation:
-    """A bonus for good molecules that the predictor does not know yet.
+    """A bonus for good molecules that the predictor has not learned yet.
 
-    Takes a diversity filter's place: it is asked before MARA, and for remembered molecules too.
+    It replaces a diversity filter: it is applied before MARA, and to replayed molecules too.
 
     Args:
         weight: Largest bonus, on the reward's scale.
-        min_score: Rewards below get no bonus, and nothing is learned from their molecules.
-        learning_rate: Of the predictor, which takes one step of Adam on each batch.
-        width: Of both networks' hidden layer.
+        min_score: Molecules with a lower reward get no bonus and are not learned.
+        learning_rate: Learning rate of the predictor, which takes one step of Adam per batch.
+        width: Width of the hidden layer of both networks.
         num_features: F.
         num_bits: W, of Morgan fingerprints of radius 2.
-        seed: Of both networks.
+        seed: Seed of both networks.
 
     Raises:
         ValueError: if a number is out of range.
@@ -64,14 +64,14 @@ class RandomDistillation:
         self._target = _network(sizes, generator).requires_grad_(False)
         self._predictor = _network(sizes, generator)
         self._optimizer = torch.optim.Adam(self._predictor.parameters(), learning_rate)
-        # Mean error of the first good molecules: what a wholly new one amounts to.
+        # Mean error of the first good molecules, as the scale of a new one.
         self._first_error: float | None = None
 
     def penalised(self, smiles: Sequence[str], reward_B: Tensor) -> Tensor:
         """Return rewards with their bonus, then learn the good molecules.
 
         Args:
-            smiles: Valid or not.
+            smiles: SMILES strings, valid or not.
             reward_B: Rewards; nan stays nan.
         """
         bits: dict[int, Tensor] = {}
@@ -94,14 +94,14 @@ class RandomDistillation:
         return found_B
 
     def factor(self, smiles: str, reward: float) -> float:
-        """What the bonus multiplies a molecule's reward by as things are; nothing is learned."""
+        """Return the bonus as a current factor of a molecule's reward, without learning it."""
         bits_W = self._bits(smiles) if reward >= self.min_score else None
         if bits_W is None or self._first_error is None or reward <= 0:
             return 1.0
         return 1 + float(self._bonus(self._errors(bits_W[None]).detach())[0]) / reward
 
     def state_dict(self) -> dict[str, Any]:
-        """Both networks and the predictor's optimizer."""
+        """Return both networks and the predictor's optimizer."""
         return {
             "target": self._target.state_dict(),
             "predictor": self._predictor.state_dict(),
@@ -110,10 +110,10 @@ class RandomDistillation:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on learning."""
+        """Restore networks and optimizer."""
         self._target.load_state_dict(state["target"])
         self._predictor.load_state_dict(state["predictor"])
-        # A copy: the optimizer would go on writing into what it was given.
+        # A copy, since the optimizer writes into the given tensors.
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._first_error = state["first_error"]
 
@@ -137,7 +137,7 @@ class RandomDistillation:
 
 
 def _network(sizes: tuple[int, int, int], generator: torch.Generator) -> nn.Sequential:
-    """Two layers whose weights are drawn by a generator of their own."""
+    """Build two layers with weights drawn by the generator."""
     layers = [nn.Linear(sizes[0], sizes[1]), nn.Linear(sizes[1], sizes[2])]
     with torch.no_grad():
         for layer in layers:

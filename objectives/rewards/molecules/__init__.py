@@ -1,1 +1,1 @@
-"""What a molecule is worth: components, transforms, their mean, an oracle that keeps books."""
+"""Rewards of molecules: components, transforms, their mean, an oracle with a ledger."""

@@ -1,4 +1,4 @@
-"""Routes of amide couplings alone, from building blocks that can be bought."""
+"""Synthesis routes of amide couplings from purchasable building blocks."""
 
 import hashlib
 from itertools import combinations
@@ -8,26 +8,25 @@ from typing import Any
 from triptych.models.diversify.molecules.molecule import Mol, canonical_smiles, read_molecule
 from triptych.objectives.rewards.molecules.synthesizability import RetrosynthesisModel
 
-# A carboxamide outside of rings: no urea, carbamate or imide, no hydrazide or hydroxamate.
+# A carboxamide outside of rings; not a urea, carbamate, imide, hydrazide or hydroxamate.
 _AMIDE = "[CX3;H1,$(C(=O)(N)[#6])](=[OX1])-!@[NX3;!$(N[!#6]);!$(N(C=O)C=O)]"
 
 
 class AmideRoutes(RetrosynthesisModel):
-    """1 for what is made of building blocks by amide couplings and no other reaction, else 0.
+    """1 for molecules made of building blocks by amide couplings only, else 0.
 
-    Amide bonds are cut to an acid and an amine, all sets of them in turn; a route is there if every
-    piece of a set can be bought. Whether a coupling finds the right amine is not looked at, nor is
-    stereochemistry.
+    Every set of amide bonds is cut in turn, each bond to an acid and an amine. There is a route if
+    all pieces of a set can be bought. Selectivity of the couplings and stereochemistry are ignored.
 
     Args:
-        building_blocks: File with one SMILES string a line; what follows it on the line is a name.
-        max_cuts: Most amide bonds of a molecule; one with more scores 0.
+        building_blocks: File with one SMILES string per line, optionally followed by a name.
+        max_cuts: Maximum number of amide bonds; a molecule with more scores 0.
 
     Raises:
-        ValueError: If the file is not there or holds something else, or `max_cuts` is below 1.
+        ValueError: If the file is missing or malformed, or `max_cuts` is below 1.
 
-    Deviation: 2510.20817 asks Syntheseus with MEGAN for routes whose reactions are all amide
-    couplings (2505.08774). This planner (ours) knows no other reaction, and buys from your list.
+    Deviation: 2510.20817 uses Syntheseus with MEGAN for routes of amide couplings (2505.08774).
+    This planner (ours) knows no other reaction and takes the building blocks from your list.
     """
 
     def __init__(self, building_blocks: str, max_cuts: int = 5) -> None:
@@ -40,7 +39,7 @@ class AmideRoutes(RetrosynthesisModel):
                 "SMILES string a line, such as a vendor's catalogue"
             )
         self.building_blocks, self.max_cuts = building_blocks, max_cuts
-        #: Of the file: a ledger is good for these building blocks only.
+        #: Hash of the file: a ledger is valid for these building blocks only.
         self.sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         self._blocks: frozenset[str] | None = None
 
@@ -50,7 +49,7 @@ class AmideRoutes(RetrosynthesisModel):
             self._blocks = frozenset(_read(Path(self.building_blocks)))
 
     def score(self, smiles: str) -> float:
-        """Score a molecule: 1 where there is a route, else 0."""
+        """Score a molecule: 1 if there is a route, else 0."""
         self.prepare()
         assert self._blocks is not None
         molecule = read_molecule(smiles)
@@ -67,7 +66,7 @@ class AmideRoutes(RetrosynthesisModel):
 
 
 def amide_bonds(molecule: Mol) -> list[tuple[int, int]]:
-    """Find the bonds that an amide coupling makes: carbon and nitrogen of each."""
+    """Find the bonds of amide couplings: carbon and nitrogen of each."""
     from rdkit import Chem
 
     matches = molecule.GetSubstructMatches(Chem.MolFromSmarts(_AMIDE))
@@ -75,7 +74,7 @@ def amide_bonds(molecule: Mol) -> list[tuple[int, int]]:
 
 
 def pieces(molecule: Mol, bonds: tuple[tuple[int, int], ...]) -> set[str]:
-    """Cut amide bonds to acids and amines: canonical SMILES without stereochemistry."""
+    """Cut amide bonds to acids and amines; return canonical SMILES without stereochemistry."""
     from rdkit import Chem
 
     editable: Any = Chem.RWMol(molecule)

@@ -1,4 +1,4 @@
-"""The seam of what a molecule is scored by: one property, mapped to [0, 1]."""
+"""The seam of components of a molecule's score: one property, mapped to [0, 1]."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,14 +11,14 @@ from triptych.objectives.rewards.molecules.transforms import Identity, Transform
 class MoleculeComponent(ABC):
     """One property of a molecule. A subclass is picklable and named by `class_path` in a YAML.
 
-    Public attributes are its settings: a ledger of scores is good only for the same ones.
+    Public attributes are its settings: a ledger of scores is valid only for equal settings.
 
     Attributes:
-        cost_ms: About how long a molecule takes. Cheap components come first, and a factor of zero
-            spares the others.
+        cost_ms: Approximate time per molecule. Cheap components are computed first, and after a
+            factor of zero the others are skipped.
 
     Args:
-        transform: Maps the property to [0, 1]; null: it lies there already.
+        transform: Maps the property to [0, 1]; null: it is in [0, 1] already.
     """
 
     cost_ms: float = 0.1
@@ -28,19 +28,19 @@ class MoleculeComponent(ABC):
 
     @property
     def name(self) -> str:
-        """Its class's name, in words joined by underscores."""
+        """The name of the class, in words joined by underscores."""
         words = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(self).__name__)
         return words.lstrip("_")
 
     def prepare(self) -> None:  # noqa: B027 (most need nothing)
-        """Load what scoring needs, before the first molecule's time counts."""
+        """Load resources for scoring, before the first molecule's time starts."""
 
     @abstractmethod
     def value(self, molecule: Mol, smiles: str) -> float:
         """Compute the property.
 
         Args:
-            molecule: As RDKit has read it.
+            molecule: The molecule as an RDKit object.
             smiles: Its canonical SMILES.
         """
 
@@ -48,10 +48,10 @@ class MoleculeComponent(ABC):
         """Compute the property and map it to [0, 1].
 
         Raises:
-            ValueError: If the property is nan, or what comes out does not lie in [0, 1].
+            ValueError: If the property is nan, or the score is outside of [0, 1].
         """
         value = self.value(molecule, smiles)
-        if math.isnan(value):  # which a step would map to 0 in silence
+        if math.isnan(value):  # `Step` would silently map it to 0
             raise ValueError(f"{self.name} gives nan")
         score = self.transform(value)
         if not 0 <= score <= 1:
@@ -63,7 +63,7 @@ class MoleculeComponent(ABC):
 
 
 def describe(thing: Any) -> Any:
-    """Write a component, or anything made of them, as plain data: classes and public attributes."""
+    """Convert a component or objective to plain data: classes and public attributes."""
     if isinstance(thing, (str, int, float, bool, type(None))):
         return thing
     if isinstance(thing, (list, tuple)):
@@ -72,6 +72,6 @@ def describe(thing: Any) -> Any:
         return {str(key): describe(value) for key, value in thing.items()}
     kind = type(thing)
     public = {k: describe(v) for k, v in vars(thing).items() if not k.startswith("_")}
-    # Without the package's name, as in version 0.1: an oracle's ledger stays with its objective.
+    # Without the package's name, as in version 0.1, so that ledgers keep their objective.
     module = kind.__module__.removeprefix("triptych.")
     return {"class_path": f"{module}.{kind.__qualname__}"} | public

@@ -1,4 +1,4 @@
-"""Docking with AutoDock Vina: how well a molecule fits into a protein's pocket."""
+"""Docking scores of molecules in a protein's pocket, by AutoDock Vina."""
 
 import importlib.util
 from pathlib import Path
@@ -10,26 +10,26 @@ from triptych.objectives.rewards.molecules.transforms import ReverseSigmoid, Tra
 
 
 class VinaDocking(MoleculeComponent):
-    """Best binding energy that AutoDock Vina finds, in kcal/mol; lower is better.
+    """The best binding energy that AutoDock Vina finds, in kcal/mol; lower is better.
 
-    MARA docks with QuickVina2-GPU; Vina's CPU program is ours, with the same kind of score. Three
-    coordinates are embedded by ETKDG and relaxed by MMFF, both seeded.
+    MARA docks with QuickVina2-GPU; we use Vina's CPU program, which has the same scoring function.
+    3D coordinates are embedded by ETKDG and relaxed by MMFF, both seeded.
 
     Args:
         receptor: PDBQT file of the protein.
-        center: Middle of the search box, in angstrom; null: that of `ligand`.
-        box_size: Its sides, in angstrom.
-        exhaustiveness: How long Vina searches.
-        num_cpus: Threads of a docking.
-        seed: Of the coordinates and of the search.
+        center: Center of the search box, in angstrom; null: that of `ligand`.
+        box_size: Sides of the search box, in angstrom.
+        exhaustiveness: Search effort of Vina.
+        num_cpus: Threads per docking.
+        seed: Seed of the coordinates and of the search.
         transform: Maps the energy to [0, 1]; null: the reverse sigmoid from -16 to 0 with k = 0.15
             of MARA's sister paper (2505.08774).
-        ligand: PDB or SDF file of a molecule in the pocket, whose atoms have the middle of the box
-            for their mean.
+        ligand: PDB or SDF file of a molecule in the pocket; the mean of its atoms is the center of
+            the box.
 
     Raises:
-        ValueError: If vina or meeko is not installed, a file is missing or cannot be read, or both
-            or none of `center` and `ligand` are given.
+        ValueError: If vina or meeko is not installed, a file is missing or unreadable, or not
+            exactly one of `center` and `ligand` is given.
     """
 
     cost_ms = 30_000.0
@@ -80,7 +80,7 @@ class VinaDocking(MoleculeComponent):
         return float(program.energies(n_poses=1)[0][0])
 
     def _ligand(self, molecule: Mol, smiles: str) -> str:
-        """Write a molecule with coordinates as PDBQT."""
+        """Convert a molecule with coordinates to PDBQT."""
         from meeko import MoleculePreparation, PDBQTWriterLegacy
         from rdkit import Chem
         from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
@@ -97,7 +97,7 @@ class VinaDocking(MoleculeComponent):
 
 
 def _middle(path: Path) -> tuple[float, float, float]:
-    """Mean of a molecule's atoms, in angstrom."""
+    """Average the positions of a molecule's atoms, in angstrom."""
     from rdkit import Chem, rdBase
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Components as one number: a weighted mean that computes no more than it must."""
+"""The weighted mean of components, computed lazily."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from triptych.objectives.rewards.molecules.component import MoleculeComponent, d
 
 @dataclass(frozen=True)
 class MoleculeScore:
-    """What a molecule is worth.
+    """The score of a molecule.
 
     Attributes:
         score: In [0, 1].
         components: Score of each component that was computed, by name.
-        error: What went wrong; the score is then 0.
+        error: The error message, with a score of 0; None without an error.
     """
 
     score: float
@@ -27,12 +27,12 @@ class MoleculeScore:
 class MoleculeObjective:
     """The weighted mean of components.
 
-    The geometric mean, prod v^(w / sum w), is what REINVENT calls a product, and is on what MARA's
-    thresholds lie. Components are computed from the cheapest on; once one of them is zero, so is
-    the geometric mean, and the others are not computed.
+    The geometric mean, prod v^(w / sum w), is REINVENT's product, and the scale of MARA's
+    thresholds. Components are computed in the order of their cost. Once one of them is zero, so is
+    the geometric mean, and the others are skipped.
 
     Args:
-        components: What counts.
+        components: The components.
         weights: A positive weight for each; null: 1 for all.
         mean: "geometric" or "arithmetic".
 
@@ -55,8 +55,6 @@ class MoleculeObjective:
                 f"the objective has {len(components)} components and the weights {self.weights}: "
                 "give one positive weight for each"
             )
-        if mean not in ("geometric", "arithmetic"):
-            raise ValueError(f"mean is {mean!r}: set it to geometric or arithmetic")
         self.mean = mean
         counts: dict[str, int] = {}
         self._names = []
@@ -67,17 +65,17 @@ class MoleculeObjective:
 
     @property
     def names(self) -> list[str]:
-        """Names of the components; a second one of a kind is numbered."""
+        """Names of the components; a second component of the same name is numbered."""
         return list(self._names)
 
     def describe(self) -> dict[str, Any]:
-        """Write down all that decides scores, RDKit's version included."""
+        """Return all settings that determine scores, including RDKit's version."""
         import rdkit
 
         return {"rdkit": rdkit.__version__, **describe(self)}
 
     def prepare(self) -> None:
-        """Load what the components need."""
+        """Prepare the components."""
         read_molecule("C")  # imports RDKit
         for component in self.components:
             component.prepare()
@@ -86,7 +84,7 @@ class MoleculeObjective:
         """Score a molecule, given as canonical SMILES.
 
         Raises:
-            ValueError: If it is no molecule, or a component gives no number in [0, 1].
+            ValueError: If the molecule is invalid, or a component is outside of [0, 1].
         """
         molecule = read_molecule(smiles)
         if molecule is None:

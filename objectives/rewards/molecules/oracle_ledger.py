@@ -1,8 +1,8 @@
-"""The books of an oracle: every molecule is scored once, and every call is written down.
+"""The ledger of an oracle: a record of all calls, so that every molecule is scored once.
 
-One SQLite file. A call is reserved under its number before it is made, and its score is written as
-soon as it is there. A run that is killed in between finds what it had reserved, and makes those
-calls under their old numbers: it goes on where it stood and pays for nothing twice.
+It is one SQLite file. A call is reserved under its number before it is made, and its score is
+written as soon as it is known. A run that was killed in between finds its reserved calls and makes
+them under their old numbers, so no call is counted twice.
 """
 
 import difflib
@@ -33,12 +33,12 @@ class Call:
     """One call of the oracle.
 
     Attributes:
-        number: From 1, without gaps.
-        smiles: Canonical.
-        seed: Of the run that paid for it.
-        score: What came out.
+        number: Consecutive, from 1.
+        smiles: Canonical SMILES.
+        seed: Seed of the run that made the call.
+        score: The score.
         components: Score of each component that was computed.
-        error: What went wrong, or None.
+        error: The error message, or None.
     """
 
     number: int
@@ -50,21 +50,21 @@ class Call:
 
 
 class OracleLedger:
-    """Calls of one objective, in a file that runs may share one after another or at once.
+    """The calls of one objective, in a file that runs may share, also at the same time.
 
     Args:
-        path: The file; it is made where it is not there. Null: in memory, gone with the process.
-        objective: Plain data that says how molecules are scored.
+        path: The file, created if missing. Null: in memory.
+        objective: Plain data that describes how molecules are scored.
 
     Raises:
-        ValueError: If the file belongs to another objective, or is no ledger.
+        ValueError: If the file belongs to another objective, or is not a ledger.
     """
 
     def __init__(self, path: str | Path | None, objective: Mapping[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Transactions are written out here; the connection starts none of its own.
+        # Transactions are explicit; the connection starts none by itself.
         self._connection = sqlite3.connect(
             self.path or ":memory:", timeout=60.0, isolation_level=None
         )
@@ -99,7 +99,7 @@ class OracleLedger:
             )
 
     def __len__(self) -> int:
-        """Count the calls, those reserved and not yet made included."""
+        """Count the calls, including those reserved and not yet made."""
         (count,) = self._connection.execute("SELECT COUNT(*) FROM calls").fetchone()
         return int(count)
 
@@ -108,7 +108,7 @@ class OracleLedger:
         self._connection.close()
 
     def look_up(self, smiles: Sequence[str]) -> dict[str, Call]:
-        """Find the molecules that were scored."""
+        """Look up scored molecules."""
         found = {}
         for text in dict.fromkeys(smiles):
             row = self._connection.execute(
@@ -119,16 +119,16 @@ class OracleLedger:
         return found
 
     def reserve(self, smiles: Sequence[str], budget: int, seed: int) -> dict[str, int]:
-        """Reserve a call for each molecule, in order, as far as the budget goes.
+        """Reserve a call for each molecule, in order, up to the budget.
 
         Args:
             smiles: Different canonical SMILES that have no score yet.
-            budget: Most calls of the ledger.
-            seed: Of the run that pays.
+            budget: Maximum number of calls in the ledger.
+            seed: Seed of the calling run.
 
         Returns:
-            Call numbers of those that may be scored. One that was reserved before keeps its number
-            and costs nothing.
+            Call numbers of the molecules that may be scored. An earlier reservation keeps its
+            number and costs no further call.
         """
         numbers: dict[str, int] = {}
         with self._transaction():
@@ -153,10 +153,10 @@ class OracleLedger:
     def record(
         self, smiles: str, score: float, components: Mapping[str, float], error: str | None
     ) -> None:
-        """Write down what a reserved call gave, at once.
+        """Write the result of a reserved call.
 
         Raises:
-            ValueError: If the score is not a number: it could not be told from one that is missing.
+            ValueError: If the score is nan, which stands for a missing score in the file.
         """
         if not math.isfinite(score):
             raise ValueError(f"{smiles} scores {score}, which is no number")
@@ -166,15 +166,15 @@ class OracleLedger:
         )
 
     def calls(self) -> list[Call]:
-        """List all calls that were made, in their order."""
+        """List all calls that were made, by number."""
         rows = self._connection.execute("SELECT * FROM calls WHERE score IS NOT NULL ORDER BY call")
         return [_call(row) for row in rows]
 
     def copy_from(self, path: str | Path) -> None:
-        """Take over the calls of a ledger of the same objective, under their numbers.
+        """Copy the calls of a ledger of the same objective, with their numbers.
 
         Raises:
-            ValueError: If it belongs to another objective, or this one has calls already.
+            ValueError: If it belongs to another objective, or this ledger has calls already.
         """
         if len(self):
             raise ValueError(f"{self.path} has calls of its own: copy into a ledger without any")

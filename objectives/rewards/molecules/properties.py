@@ -52,7 +52,7 @@ class MolecularWeight(MoleculeComponent):
 
 
 class HydrogenBondDonors(MoleculeComponent):
-    """Number of hydrogen bond donors; MARA asks for fewer than 4."""
+    """The number of hydrogen bond donors; MARA requires fewer than 4."""
 
     def value(self, molecule: Mol, smiles: str) -> float:
         """Count donors."""
@@ -62,7 +62,7 @@ class HydrogenBondDonors(MoleculeComponent):
 
 
 class Rings(MoleculeComponent):
-    """Number of rings in the smallest set of them."""
+    """The number of rings in the smallest set of smallest rings."""
 
     def value(self, molecule: Mol, smiles: str) -> float:
         """Count rings."""

@@ -1,25 +1,21 @@
-"""A component from any Python function of the user's own."""
-
-import importlib
-from collections.abc import Callable
-from typing import Any
+"""A component by any Python function that the settings name."""
 
 from triptych.models.diversify.molecules.molecule import Mol
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
 from triptych.objectives.rewards.molecules.transforms import Transform
+from triptych.objectives.rewards.python_function import imported_function
 
 
 class PythonComponent(MoleculeComponent):
     """Scores a molecule by a function `f(molecule) -> float` of an RDKit molecule.
 
     Args:
-        function: Where it is: "package.module:name", importable from the working directory or
-            installed.
-        cost_ms: About how long it takes; cheap components come first.
-        transform: Maps its value to [0, 1]; null: as it is.
+        function: "package.module:name", importable from the working directory or installed.
+        cost_ms: Approximate time per molecule; cheap components are computed first.
+        transform: Maps the value to [0, 1]; null: unchanged.
 
     Raises:
-        ValueError: If there is no such function.
+        ValueError: If the function does not exist.
     """
 
     def __init__(
@@ -27,7 +23,7 @@ class PythonComponent(MoleculeComponent):
     ) -> None:
         super().__init__(transform)
         self.function, self.cost_ms = function, cost_ms
-        _find(function)
+        imported_function(function)
 
     @property
     def name(self) -> str:
@@ -36,18 +32,4 @@ class PythonComponent(MoleculeComponent):
 
     def value(self, molecule: Mol, smiles: str) -> float:
         """Call the function."""
-        return float(_find(self.function)(molecule))
-
-
-def _find(function: str) -> Callable[[Mol], Any]:
-    module, _, name = function.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f'function is {function!r}, which cannot be imported ({error}): write "module:name" of '
-            "a function that the working directory or an installed package holds"
-        ) from error
-    if not callable(found):
-        raise ValueError(f"function is {function!r}, which is no function")
-    return found
+        return float(imported_function(self.function)(molecule))

@@ -1,10 +1,10 @@
-"""Molecules scored by worker processes, each with a time limit: none can stop a run.
+"""Worker processes that score molecules with a time limit, so that no molecule can stop a run.
 
-RDKit and docking programs crash or hang on single molecules. A worker that does is ended and
-replaced; the molecule scores zero and is named in the log.
+RDKit and docking programs crash or hang on single molecules. Such a worker is killed and replaced;
+the molecule scores zero and is named in the log.
 
-Molecules that take milliseconds wait in the workers' pipes, so that workers go on while nobody
-looks; slow ones are handed out one by one, to whoever is free.
+Fast molecules (milliseconds) are queued in the workers' pipes, so that workers never wait for the
+main process. Slow ones are assigned one by one to free workers.
 """
 
 import logging
@@ -21,10 +21,10 @@ from triptych.objectives.rewards.molecules.objective import MoleculeObjective, M
 
 logger = logging.getLogger(__name__)
 
-# A worker's first molecule waits for its imports too.
+# The time limit of a worker's first molecule includes its imports.
 START_S = 120.0
-# What a worker may hold: some seconds of work, and no more than surely fits into a pipe, since a
-# full pipe would make either side wait for the other.
+# The queue of a worker: some seconds of work, and never more than fits into a pipe, since both
+# sides would block on a full pipe.
 _AHEAD_S, _MOST_AHEAD, _MOST_CHARACTERS_AHEAD = 0.25, 64, 2**14
 
 
@@ -32,18 +32,18 @@ _AHEAD_S, _MOST_AHEAD, _MOST_CHARACTERS_AHEAD = 0.25, 64, 2**14
 class _Worker:
     process: Any
     connection: Connection
-    held: deque[int] = field(default_factory=deque)  # indices; it works on the first
-    deadline: float = 0.0  # of the first
+    held: deque[int] = field(default_factory=deque)  # indices; the worker is scoring the first
+    deadline: float = 0.0  # of the first held molecule
     is_started: bool = False
 
 
 class ScoringPool:
-    """Worker processes, started when first needed and kept for the whole run.
+    """Worker processes, started at first use and kept for the whole run.
 
     Args:
-        objective: What scores; it must pickle.
-        num_workers: Processes; 0 scores in this one, without a time limit.
-        time_limit_s: Seconds a molecule may take.
+        objective: The picklable objective.
+        num_workers: Processes; 0 scores in this process, without a time limit.
+        time_limit_s: Seconds per molecule.
 
     Raises:
         ValueError: If a number is out of range.
@@ -58,21 +58,21 @@ class ScoringPool:
         self.num_workers = num_workers
         self.time_limit_s = time_limit_s
         self._workers: list[_Worker] = []
-        self._seconds = math.inf  # that a molecule takes, lately
+        self._seconds = math.inf  # recent time per molecule
         self._is_prepared = False  # in this process
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_workers": [], "_is_prepared": False}
 
     def score(self, smiles: Sequence[str]) -> Iterator[tuple[int, MoleculeScore]]:
-        """Score molecules. Workers begin at once, also before the first result is asked for.
+        """Score molecules. Workers start at once, before the first result is requested.
 
         Args:
             smiles: Canonical SMILES.
 
         Returns:
-            Index and score of each, as they come. What is left when it is closed, or when other
-            molecules are to be scored, is given up.
+            Index and score of each, in the order of completion. Closing the iterator, or scoring
+            other molecules, cancels the rest.
         """
         if self.num_workers == 0:
             return self._scored_here(smiles)
@@ -105,12 +105,12 @@ class ScoringPool:
             self._give_up()
 
     def start(self) -> None:
-        """Start all workers and wait until they have imported what they need.
+        """Start all workers and wait for their imports.
 
-        Without it workers start when there are molecules for them.
+        Otherwise workers start when there are molecules for them.
 
         Raises:
-            RuntimeError: If one does not come up.
+            RuntimeError: If one fails to start.
         """
         while len(self._workers) < self.num_workers:
             self._start()
@@ -122,7 +122,7 @@ class ScoringPool:
                 worker.is_started = True
 
     def close(self) -> None:
-        """End all workers; they are started anew when needed."""
+        """Stop all workers; they restart at the next use."""
         for worker in list(self._workers):
             self._end(worker)
 
@@ -152,11 +152,11 @@ class ScoringPool:
             worker.deadline = time.monotonic() + limit
         try:
             worker.connection.send(smiles[index])
-        except OSError:  # it died since; its end is noticed in `_finished`
+        except OSError:  # it has died; `_finished` notices
             worker.deadline = time.monotonic()
 
     def _finished(self, waiting: deque[int]) -> Iterator[tuple[int, MoleculeScore]]:
-        """Wait for something to happen to a worker; yield what it scored, or zero."""
+        """Wait for a worker's result, end or time limit; yield the score, or zero."""
         busy = [worker for worker in self._workers if worker.held]
         soonest = min(worker.deadline for worker in busy)
         ready = wait([worker.connection for worker in busy], max(0.0, soonest - time.monotonic()))
@@ -167,8 +167,8 @@ class ScoringPool:
                 except (EOFError, OSError):
                     yield self._replaced(worker, waiting, "its worker process died")
                     continue
-                worker.deadline = time.monotonic() + self.time_limit_s  # of the next one
-                if message is None:  # imports are done: from here on the molecule's time counts
+                worker.deadline = time.monotonic() + self.time_limit_s  # of the next molecule
+                if message is None:  # imports are done: the molecule's time starts here
                     worker.is_started = True
                 else:
                     seconds, result = message
@@ -178,7 +178,7 @@ class ScoringPool:
                 yield self._replaced(worker, waiting, f"it took over {self.time_limit_s:g} s")
 
     def _note(self, seconds: float) -> None:
-        """Follow how long molecules take; slower ones count at once, so nobody holds too much."""
+        """Track the time per molecule; a slower one counts at once, so that queues stay short."""
         mean = seconds if math.isinf(self._seconds) else 0.9 * self._seconds + 0.1 * seconds
         self._seconds = max(seconds, mean, 1e-6)
 
@@ -186,12 +186,12 @@ class ScoringPool:
         self, worker: _Worker, waiting: deque[int], why: str
     ) -> tuple[int, MoleculeScore]:
         index = worker.held.popleft()
-        waiting.extendleft(reversed(worker.held))  # those behind it are not to blame
+        waiting.extendleft(reversed(worker.held))  # molecules queued behind it are scored by others
         self._end(worker)
         return index, MoleculeScore(0.0, error=why)
 
     def _give_up(self) -> None:
-        """End the workers that hold molecules nobody waits for any more."""
+        """Stop the workers that hold cancelled molecules."""
         for worker in [worker for worker in self._workers if worker.held]:
             self._end(worker)
 
@@ -211,7 +211,7 @@ class ScoringPool:
 
 
 def _serve(connection: Connection, objective: MoleculeObjective) -> None:
-    """Score what comes until the other side is gone."""
+    """Score incoming molecules until the connection closes."""
     objective.prepare()
     connection.send(None)
     while True:

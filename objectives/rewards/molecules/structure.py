@@ -1,4 +1,4 @@
-"""Likeness to target molecules, and what a molecule is built on."""
+"""Similarity to target molecules, substructures and scaffolds."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from triptych.objectives.rewards.molecules.transforms import Transform
 
 
 class TargetSimilarity(MoleculeComponent):
-    """Largest Tanimoto similarity to any of some targets, Morgan bits without chirality.
+    """The largest Tanimoto similarity to the targets, by Morgan bits without chirality.
 
     Args:
-        targets: Their SMILES.
-        radius: Of the fingerprint, in bonds.
-        num_bits: Of the fingerprint.
-        transform: Maps it to [0, 1]; null: as it is.
+        targets: SMILES of the targets.
+        radius: Radius of the fingerprint, in bonds.
+        num_bits: Length of the fingerprint.
+        transform: Maps the similarity to [0, 1]; null: unchanged.
 
     Raises:
-        ValueError: If there is no target, or one is no molecule.
+        ValueError: If there is no target, or one is invalid.
     """
 
     cost_ms = 0.15
@@ -51,14 +51,14 @@ class TargetSimilarity(MoleculeComponent):
 
 
 class Substructure(MoleculeComponent):
-    """1 where a molecule holds one of some patterns, else 0.
+    """1 for molecules that contain one of the patterns, else 0.
 
     Args:
         patterns: SMARTS.
-        forbidden: Turn it round: 1 where it holds none of them.
+        forbidden: The reverse: 1 for molecules that contain none of them.
 
     Raises:
-        ValueError: If there is no pattern, or one is no SMARTS.
+        ValueError: If there is no pattern, or one is not valid SMARTS.
     """
 
     def __init__(self, patterns: Sequence[str], forbidden: bool = False) -> None:
@@ -75,19 +75,19 @@ class Substructure(MoleculeComponent):
         self.patterns, self.forbidden = list(patterns), forbidden
 
     def value(self, molecule: Mol, smiles: str) -> float:
-        """Look for the patterns."""
+        """Search for the patterns."""
         holds_one = any(molecule.HasSubstructMatch(pattern) for pattern in self._patterns)
         return float(holds_one != self.forbidden)
 
 
 class ScaffoldMatch(MoleculeComponent):
-    """1 where a molecule's Bemis-Murcko scaffold is one of those asked for, else 0.
+    """1 for molecules with one of the given Bemis-Murcko scaffolds, else 0.
 
     Args:
         scaffolds: SMILES of molecules with these scaffolds, or of the scaffolds themselves.
 
     Raises:
-        ValueError: If there is none, or one is no molecule.
+        ValueError: If there is no scaffold, or one is invalid.
     """
 
     cost_ms = 0.2

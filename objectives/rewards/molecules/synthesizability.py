@@ -1,4 +1,4 @@
-"""How hard a molecule is to make: Ertl and Schuffenhauer's score, or a retrosynthesis model."""
+"""Synthesizability: Ertl and Schuffenhauer's score, or a retrosynthesis model."""
 
 import importlib.util
 import os
@@ -13,10 +13,10 @@ from triptych.objectives.rewards.molecules.transforms import ReverseSigmoid, Tra
 
 
 class SyntheticAccessibility(MoleculeComponent):
-    """SA score (Ertl and Schuffenhauer 2009), from 1 (easy) to 10 (hard); RDKit's contribution.
+    """SA score (Ertl and Schuffenhauer 2009), from 1 (easy) to 10 (hard), by RDKit Contrib.
 
     Args:
-        transform: Maps it to [0, 1]; null: a reverse sigmoid from 2 to 6 with k = 0.25 (ours).
+        transform: Maps the score to [0, 1]; null: a reverse sigmoid from 2 to 6, k = 0.25 (ours).
     """
 
     cost_ms = 0.9
@@ -34,9 +34,9 @@ class SyntheticAccessibility(MoleculeComponent):
 
 
 class RetrosynthesisModel(ABC):
-    """Plans syntheses. Wrap a planner (Syntheseus, AiZynthFinder) in a subclass of one file.
+    """Base of synthesis planners. Wrap a planner (Syntheseus, AiZynthFinder) in a subclass.
 
-    Public attributes are its settings, as for a component.
+    Public attributes are its settings, as in components.
     """
 
     def prepare(self) -> None:  # noqa: B027 (some need nothing)
@@ -44,15 +44,15 @@ class RetrosynthesisModel(ABC):
 
     @abstractmethod
     def score(self, smiles: str) -> float:
-        """Score a molecule in [0, 1]: 1 where a route from purchasable parts was found."""
+        """Score a molecule in [0, 1]: 1 if a route from purchasable parts was found."""
 
 
 class Retrosynthesis(MoleculeComponent):
-    """What a retrosynthesis model says. MARA's chemistry tasks ask Syntheseus with MEGAN.
+    """The score of a retrosynthesis model. MARA's chemistry tasks use Syntheseus with MEGAN.
 
     Args:
         model: The model, by `class_path`.
-        transform: Maps its score to [0, 1]; null: as it is.
+        transform: Maps the score to [0, 1]; null: unchanged.
     """
 
     cost_ms = 10_000.0
@@ -66,13 +66,13 @@ class Retrosynthesis(MoleculeComponent):
         self.model.prepare()
 
     def value(self, molecule: Mol, smiles: str) -> float:
-        """Ask the model."""
+        """Score by the model."""
         return self.model.score(smiles)
 
 
 @cache
 def _scorer() -> Any:
-    """Load RDKit's contributed module, which is not in its package."""
+    """Load the module from RDKit Contrib, which is outside of the package."""
     from rdkit.Chem import RDConfig
 
     path = os.path.join(RDConfig.RDContribDir, "SA_Score", "sascorer.py")
@@ -84,5 +84,5 @@ def _scorer() -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    module.readFragmentScores()  # else the first molecule would wait for it
+    module.readFragmentScores()  # otherwise the first molecule would wait for it
     return module

@@ -1,6 +1,6 @@
-"""From a property to a score in [0, 1]: REINVENT's transforms, by their published formulas.
+"""Transforms of a property to a score in [0, 1], by REINVENT's published formulas.
 
-All powers are of 10, as in REINVENT (Blaschke et al. 2020), not of e.
+All powers have base 10, as in REINVENT (Blaschke et al. 2020).
 """
 
 import math
@@ -16,7 +16,7 @@ class Transform(ABC):
 
 
 class Identity(Transform):
-    """The value itself, which must lie in [0, 1] already."""
+    """The unchanged value, which must lie in [0, 1]."""
 
     def __call__(self, value: float) -> float:
         """Return the value."""
@@ -27,9 +27,9 @@ class Sigmoid(Transform):
     """Rises from 0 to 1: 1 / (1 + 10^(-10 k (v - (high + low) / 2) / (high - low))).
 
     Args:
-        low: Where it is near 0.
-        high: Where it is near 1.
-        k: Steepness; at the ends it is 10^(-5k) or so away from 0 and 1.
+        low: Value with a score near 0.
+        high: Value with a score near 1.
+        k: Steepness; at the ends the score differs from 0 and 1 by about 10^(-5k).
 
     Raises:
         ValueError: If `low` is not below `high` or `k` is not positive.
@@ -52,8 +52,8 @@ class ReverseSigmoid(Transform):
     """Falls from 1 to 0: 1 / (1 + 10^(10 k (v - (high + low) / 2) / (high - low))).
 
     Args:
-        low: Where it is near 1.
-        high: Where it is near 0.
+        low: Value with a score near 1.
+        high: Value with a score near 0.
         k: Steepness.
 
     Raises:
@@ -79,8 +79,8 @@ class DoubleSigmoid(Transform):
     f(v) = 1 / (1 + 10^(-r (v - low) / d)) - 1 / (1 + 10^(-s (v - high) / d)).
 
     Args:
-        low: Where it rises.
-        high: Where it falls.
+        low: Position of the rise.
+        high: Position of the fall.
         divisor: d, REINVENT's coef_div.
         falling: s, its coef_si.
         rising: r, its coef_se.
@@ -112,8 +112,8 @@ class Step(Transform):
     """1 from `low` to `high`, both included, else 0.
 
     Args:
-        low: Least value that scores.
-        high: Largest value that scores.
+        low: Least value with score 1.
+        high: Largest value with score 1.
 
     Raises:
         ValueError: If `low` is above `high`.

@@ -91,7 +91,6 @@ def test_reinforce_has_the_gradient_of_the_expected_distance():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ThoughtLossConfig("sampled"), "loss.gradient"),
         (lambda: ThoughtLossConfig(semantic_weight=0, fluency_weight=0), "one above"),
         (lambda: ThoughtLossConfig(semantic_weight=-1), "at least 0"),
         (lambda: ThoughtLossConfig(temperature=0), "above 0"),

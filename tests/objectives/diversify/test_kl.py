@@ -162,9 +162,6 @@ def test_limit_of_the_log_ratio():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"estimator": "k4"}, "estimator"),
-        ({"place": "advantage"}, "place"),
-        ({"level": "word"}, "level"),
         ({"estimator": "k3_straight_through"}, "k3_straight_through"),
         ({"estimator": "forward", "place": "loss"}, "k3"),
         ({"importance_weighted": True}, "importance_weighted"),

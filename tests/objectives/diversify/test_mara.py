@@ -190,8 +190,6 @@ def test_nothing_above_leaves_rewards_bit_for_bit(rows):
         ({"percentile": 50, "end_value": 120, "schedule_steps": 3}, "end_value"),
         ({"threshold": 0.5, "end_value": 0.7}, "schedule_steps"),
         ({"threshold": 0.5, "schedule_steps": 7}, "end_value"),
-        ({"threshold": 0.5, "scope": "prompt"}, "scope"),
-        ({"threshold": 0.5, "algorithm": 3}, "algorithm"),
         ({"threshold": 0.5, "clip": 0.0}, "clip"),
         ({"threshold": 0.5, "length_normalised": True, "algorithm": 2}, "length_normalised"),
     ],

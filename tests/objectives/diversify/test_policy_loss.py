@@ -245,11 +245,8 @@ def test_ranks_average_to_the_whole_batch(loss):
 @pytest.mark.parametrize(
     ("build", "named"),
     [
-        (lambda: Reinforce("value"), "baseline"),
-        (lambda: Reinforce(ratio="word"), "ratio"),
         (lambda: Rloo(clip_low=0.0), "clip_low"),
         (lambda: Grpo(clip_high=-1.0), "clip_high"),
-        (lambda: Grpo(token_weighting="mean"), "token_weighting"),
         (lambda: Grpo(token_weighting="constant_length"), "max_tokens"),
         (lambda: Grpo(max_tokens=7), "max_tokens"),
         (lambda: Dap(sigma=0.0), "sigma"),

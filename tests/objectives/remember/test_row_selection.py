@@ -69,8 +69,6 @@ def test_nothing_was_read():
         ({"num_slots": 0}, "num_slots is 0: set it to at least 1"),
         ({"num_slots": None, "score_share": 1.5}, "score_share is 1.5: set it above 0"),
         ({"idf_exponent": 0.0}, "idf_exponent is 0.0: set it above 0"),
-        ({"ranking": "bm25"}, "ranking is 'bm25': choose tfidf, tf, kl, all"),
-        ({"scope": "per_layer"}, "scope is 'per_layer': choose per_table, pooled"),
         ({"ranking": "all"}, "set score_share: 1 and num_slots: null"),
     ],
 )

@@ -71,9 +71,7 @@ def test_distinctness_within_groups(rollout_of):
         (lambda: XmlFormat(tag="an answer"), "bare name"),
         (lambda: XmlFormat(allowed=[]), "empty list"),
         (lambda: LengthWindow(5, 4), "0 <= least <= most"),
-        (lambda: LengthWindow(unit="lines"), "choose words or characters"),
         (lambda: RegexMatch("("), "not a regular expression"),
-        (lambda: Distinctness("cosine"), "choose exact or words"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make, message):

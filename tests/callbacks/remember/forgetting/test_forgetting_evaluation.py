@@ -503,7 +503,7 @@ def test_mistakes_are_explained(fit, tmp_path):
     probe = TextPerplexity(role="learned")
     with pytest.raises(ValueError, match="has no probes"):
         ForgettingEvaluation({})
-    with pytest.raises(ValueError, match="no probe whose role is retained"):
+    with pytest.raises(ValueError, match="no probe with role: retained"):
         ForgettingEvaluation({"text": probe}, budget=ForgettingBudget(max_drop=1))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"ctx": "a", "endings": ["b", "c"]}\n')

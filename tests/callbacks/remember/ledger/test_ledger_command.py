@@ -122,7 +122,7 @@ def test_unlearning_one_of_six_facts(made, tmp_path, shared_rows, capsys):
         expected[own.rows_U[is_shared]] -= difference
     assert torch.equal(values(out), expected)
     assert f"{int((~is_shared).sum())} rows set to the bit" in printed
-    assert ("may still be known" in printed) == (shared_rows == "keep")
+    assert ("in these rows may remain" in printed) == (shared_rows == "keep")
 
     # What is written is a whole model: its tokenizer, and books that go on from here.
     assert AutoTokenizer.from_pretrained(out)("x") == AutoTokenizer.from_pretrained(export)("x")
@@ -162,7 +162,7 @@ def test_merging_reports_conflicts(made, tmp_path, capsys):
     rows = [ledger.squashed().tables[0].rows_U for ledger in (a, b)]
     num_shared = int(torch.isin(*rows).sum())
     assert num_shared > 0
-    with pytest.raises(ValueError, match=f"both ledgers have written {num_shared} of the same"):
+    with pytest.raises(ValueError, match=f"both ledgers wrote {num_shared} of the same"):
         command("merge", made / "a", made / "b", "--out", tmp_path / "both")
     assert not (tmp_path / "both").exists()
     words = ("merge", made / "a", made / "b", "--on_conflict", "sum", "--out", tmp_path / "both")

@@ -39,7 +39,7 @@ def test_stereoisomers_and_impossible_valences():
 
 def test_a_reference_that_is_no_molecule():
     for metric in (NovelMolecules, ReferenceDistance):
-        with pytest.raises(ValueError, match=r"reference\[1\] is 'C1CC', which is no molecule"):
+        with pytest.raises(ValueError, match=r"reference\[1\] is 'C1CC', which is not a molecule"):
             metric(["C", "C1CC"])
     with pytest.raises(ValueError, match="holds no molecule"):
         ReferenceDistance([])
