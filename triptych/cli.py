@@ -47,6 +47,7 @@ from triptych.callbacks.command_line.error_report import (
 )
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
+from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.process_state import restored_process_state
@@ -176,13 +177,12 @@ class TriptychCLI(LightningCLI):
                 self.config_init = self.parser.instantiate(
                     self.config,
                     instantiators=[
-                        (self._errors.watch(_InstantiatorFn(self, "model")), LightningModule, True),
-                        (
-                            self._errors.watch(_InstantiatorFn(self, "data")),
-                            LightningDataModule,
-                            True,
-                        ),
-                        (self._errors.watch(construct), object, True),
+                        (self._errors.watch(with_plain_numbers(make)), kind, True)
+                        for make, kind in (
+                            (_InstantiatorFn(self, "model"), LightningModule),
+                            (_InstantiatorFn(self, "data"), LightningDataModule),
+                            (construct, object),
+                        )
                     ],
                 )
                 self.datamodule = self._get(self.config_init, "data")
