@@ -8,7 +8,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRIPTYCH_DEBUG"] = "0"
 
+import sys
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +20,6 @@ import pytest
 import torch
 import yaml
 
-from tests.train_process import start_train
 from triptych import ROOT
 from triptych.callbacks.run.process_state import restored_process_state
 
@@ -45,34 +48,66 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@contextmanager
+def without_learning_curves() -> Iterator[None]:
+    """Draw no figure at the end of a run: it takes a fifth of a small one."""
+    from triptych.callbacks.run.learning_curves import LearningCurves
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LearningCurves, "on_fit_end", lambda *_: None)
+        yield
+
+
 @pytest.fixture
-def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that the test runs in: `runs/` and `mlflow.db` land there."""
+def workdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Path]:
+    """An empty folder that the test runs in: `runs/` and `mlflow.db` land there.
+
+    Runs draw their learning curves only in tests marked `learning_curves`.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
+    draws = request.node.get_closest_marker("learning_curves")
+    with nullcontext() if draws else without_learning_curves():
+        yield tmp_path
 
 
-def _forked(command: list[str | Path], env: dict[str, str], check: bool) -> SimpleNamespace:
-    """`subprocess.run` of `train.py`."""
+def _in_this_process(
+    command: list[str | Path], env: dict[str, str], check: bool
+) -> SimpleNamespace:
+    """`subprocess.run` of `python -m triptych`, by the same function and without its imports."""
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    from triptych.cli import main
+
+    assert command[:3] == [sys.executable, "-m", "triptych"]
     assert not check
-    running = start_train(Path.cwd(), *command[2:], **env)
-    code = running.wait()
-    print(running.stdout(), running.stderr(), sep="\n")
-    return SimpleNamespace(returncode=code)
+    with isolate_rng(), pytest.MonkeyPatch.context() as patch:
+        for name in set(os.environ) - set(env):
+            patch.delenv(name)
+        try:
+            main(list(map(str, command[3:])))
+        except Exception:
+            traceback.print_exc()
+            return SimpleNamespace(returncode=1)
+    return SimpleNamespace(returncode=0)
+
+
+@pytest.fixture
+def stages_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experiments that others start from (`init_from`) need no process that imports everything."""
+    monkeypatch.setattr(
+        "triptych.callbacks.command_line.init_from.subprocess",
+        SimpleNamespace(run=_in_this_process),
+    )
 
 
 @pytest.fixture
 def stages_of_all(
-    workdir: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    workdir: Path, tmp_path_factory: pytest.TempPathFactory, stages_in_this_process: None
 ) -> Path:
-    """Experiments that others start from (`init_from`) are run once for all tests that ask.
-
-    They run in processes that need not import everything anew.
-    """
-    monkeypatch.setattr(
-        "triptych.callbacks.command_line.init_from.subprocess", SimpleNamespace(run=_forked)
-    )
+    """Experiments that others start from are run once for all tests that ask."""
     folder = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
         folder = folder.parent  # that of all workers: whoever comes second waits for the first
@@ -82,19 +117,34 @@ def stages_of_all(
     return folder / "stages"
 
 
+def words_of(folder: Path, *options: object, name: str = "tiny", **sections: dict) -> list[str]:
+    """The command line of a run that takes well under a second, without MLflow.
+
+    Args:
+        folder: Where its configuration is written.
+        options: Further words of the command line.
+        name: Of the configuration.
+        sections: Sections of the configuration, merged over those of `TINY`.
+    """
+    config = {key: {**TINY.get(key, {}), **sections.get(key, {})} for key in {**TINY, **sections}}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return ["fit", "--config", str(path), *map(str, options)]
+
+
+def run_in(folder: Path, *options: object, **sections: dict) -> Path:
+    """Run what `words_of` says in a folder, for fixtures that many tests share.
+
+    Returns:
+        The run's directory, absolute.
+    """
+    from triptych.cli import main
+
+    with chdir(folder), without_learning_curves():
+        return main(words_of(folder, *options, **sections)).absolute()
+
+
 @pytest.fixture
 def tiny(workdir: Path) -> Callable[..., list[str]]:
-    """Makes the command line of a run that takes well under a second, without MLflow.
-
-    Keyword arguments are sections of the configuration, merged over those of `TINY`.
-    """
-
-    def words(*options: object, name: str = "tiny", **sections: dict) -> list[str]:
-        config = {
-            key: {**TINY.get(key, {}), **sections.get(key, {})} for key in {**TINY, **sections}
-        }
-        path = workdir / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        return ["fit", "--config", str(path), *map(str, options)]
-
-    return words
+    """`words_of` for the test's own folder, which it runs in."""
+    return partial(words_of, workdir)

@@ -56,6 +56,18 @@ def test_imports_run_strictly_downward():
     assert not broken
 
 
+def test_the_ground_rests_on_nothing_of_ours():
+    for name in GROUND:
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        tree = ast.parse((path if path.is_file() else ROOT / name / "__init__.py").read_text())
+        for node in tree.body:  # what stands under TYPE_CHECKING is not imported
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                modules = names if isinstance(node, ast.Import) else [str(node.module)]
+                ours = {module for module in modules if module.partition(".")[0] == "triptych"}
+                assert ours <= GROUND, path
+
+
 def room(parts: tuple[str, ...]) -> str | None:
     """The panel that a module belongs to; None for a floor's hall."""
     if parts[:2] == ("objectives", "rewards"):  # the seam that users extend most has its own room

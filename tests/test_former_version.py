@@ -46,7 +46,8 @@ def test_export_gives_the_same_logits():
 
 
 def test_run_goes_again_and_starts_from_the_export(workdir: Path):
-    config = ["fit", "--config", str(FORMER / "tiny_memory.yaml")]
-    run = main([*config, "--model.init_args.init_from", str(FORMER / "export")])
+    words = ["fit", "--config", str(FORMER / "tiny_memory.yaml")]
+    given = ["--model.init_args.init_from", str(FORMER / "export")]
+    run = main([*words, *given, "--model.init_args.memory", "null"])
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
     assert load_memory_lm(run / "export")

@@ -243,7 +243,7 @@ class SavesPretrained(Protocol, metaclass=_ByName):
 class HasTokenizer(Protocol, metaclass=_ByName):
     """A datamodule of texts.
 
-    `ExportModel` saves the tokenizer; callbacks of Remember and `PolicyOptimization` use it.
+    `ExportModel` saves the tokenizer; the callbacks of Remember read with it.
     """
 
     @property

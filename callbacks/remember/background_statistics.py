@@ -136,7 +136,7 @@ def documents_of(datamodule: LightningDataModule, rows_per_document: int) -> Ite
     """Regroup training rows, from the first one on, into documents of equal size; endless.
 
     Args:
-        datamodule: Data whose batches are laid out as `collate_rows` does.
+        datamodule: Data with batches in the layout of `collate_rows`.
         rows_per_document: Rows of each document.
 
     Yields:

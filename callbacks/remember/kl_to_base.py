@@ -131,7 +131,7 @@ def _fingerprint(model: PreTrainedModel) -> str:
 
 
 def _has_next(segment_ids: Tensor) -> Tensor:
-    """Mark positions whose next token belongs to the same document: bool (B, T)."""
+    """Mark positions followed by a token of the same document: bool (B, T)."""
     has_next = torch.zeros_like(segment_ids, dtype=torch.bool)
     has_next[:, :-1] = (segment_ids[:, :-1] == segment_ids[:, 1:]) & (segment_ids[:, :-1] > 0)
     return has_next

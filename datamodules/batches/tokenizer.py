@@ -17,7 +17,6 @@ from triptych.datamodules.sources.disk_cache import build_once
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 NUM_BYTES = 256
 _FAST: Any = PreTrainedTokenizerFast  # its constructor has no annotations
-_FAST: Any = PreTrainedTokenizerFast  # its constructor has no annotations
 # Known names of the end-of-text token in a bare tokenizer.json, best first.
 KNOWN_EOS = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]")
 

@@ -224,8 +224,8 @@ class ThoughtAutoencoder(LightningModule):
         scores_BH = codec.standardize(batch["states"])
         latents_BZ = codec.encode_scores(scores_BH)
         arrived_BZ = self._send(latents_BZ)
-        error: Tensor = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
-        loss = error
+        error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
+        loss: Tensor = error
         if self.decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
             self.log("train/decorrelation", spread.detach())
@@ -249,8 +249,8 @@ class ThoughtAutoencoder(LightningModule):
         """Add the channel's noise to shared latents."""
         if not self.channel_noise:
             return latents_BZ
-        is_shared_Z: Tensor = self.model.codec.may_matter().all(0)
-        noise_BZ = self.channel_noise * torch.randn_like(latents_BZ)
+        is_shared_Z = self.model.codec.may_matter().all(0)
+        noise_BZ: Tensor = self.channel_noise * torch.randn_like(latents_BZ)
         return latents_BZ + noise_BZ * is_shared_Z.to(noise_BZ)
 
     def _ramp(self) -> float:

@@ -1,4 +1,4 @@
-"""Another slot index for a trained memory model, with the same keys."""
+"""Replacement of a trained memory model's product keys by full keys with the same scores."""
 
 from dataclasses import asdict
 
@@ -11,18 +11,18 @@ from triptych.models.remember.memory_blocks import memory_layers
 
 
 def replace_index(model: PreTrainedModel, options: FaissOptions | None = None) -> PreTrainedModel:
-    """Change the product keys of every memory layer into full keys searched by faiss, in place.
+    """Convert the product keys of every memory layer to full keys searched by faiss, in place.
 
-    For finetuning with frozen keys, which never go stale; slots can then be added and removed.
-    Scores of slots stay what they are to rounding, and almost always the same slots are read. The
-    model's config follows, so that the model is saved and loaded with its new index.
+    This is for finetuning with frozen keys, whose codes never go stale; slots can then be added and
+    removed. Scores are equal up to rounding, and almost always the same slots are read. The model's
+    config is updated, so the model is saved and loaded with its new index.
 
     Args:
         model: A memory model.
-        options: The search.
+        options: Settings of the search.
 
     Raises:
-        ValueError: if the model has no memory layers, or one with another index.
+        ValueError: if the model has no memory layers, or a layer with another index.
 
     Returns:
         The same model.

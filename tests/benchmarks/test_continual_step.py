@@ -80,6 +80,7 @@ def test_state_is_counted_in_bytes():
     assert held["selected rows, sgd"] == held[MASKING] == 0
 
 
+@pytest.mark.slow
 def test_a_small_report_has_everything(tmp_path):
     small, large = StepSides(TINY, CPU), StepSides(StepSizes(32, num_selected=20, **SMALL), CPU)
     report = Report("continual_step", {"type": "cpu"}, more={"state_bytes": {}, "breakdown": []})

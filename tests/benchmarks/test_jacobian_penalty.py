@@ -45,6 +45,7 @@ def test_sampled_sides_are_near_the_peer_on_average():
     assert 0 < sides.ours(PROBES).run().item() < expected
 
 
+@pytest.mark.slow
 def test_a_small_report_has_everything(tmp_path):
     out = tmp_path / "report.json"
     jacobian_penalty.main(

@@ -49,6 +49,7 @@ def test_checks_compare_with_all_slots_and_with_the_peer():
     assert memory_layer.agreement(sides).held
 
 
+@pytest.mark.slow
 def test_a_small_report_has_everything(tmp_path):
     more = {"copy_gb_per_s": 10.0, "breakdown": [], "bandwidth": []}
     report = Report("memory_layer", {"type": "cpu"}, more=more)

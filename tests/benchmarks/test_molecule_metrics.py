@@ -17,6 +17,7 @@ BITS = (np.random.default_rng(0).random((60, 128)) < 0.1).astype(np.uint8)
 BITS[:, 0] |= ~BITS.any(1)  # LeaderPicker never ends on an empty one
 
 
+@pytest.mark.slow
 def test_a_small_report_has_everything_and_its_sides_agree(tmp_path, monkeypatch):
     monkeypatch.setattr(molecule_metrics, "DENSE_TILE", 25)
     report = Report("molecule_metrics", {"type": "cpu"}, more={"values": {}})

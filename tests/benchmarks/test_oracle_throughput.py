@@ -43,6 +43,7 @@ def here(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(oracle_throughput, "Searcher", Here)
 
 
+@pytest.mark.slow
 def test_a_small_report_has_everything_and_its_sides_agree(here, prior, tmp_path):
     report = Report("oracle_throughput", {"type": "cpu"})
     oracle_throughput.compare(report, prior, num_calls=20, num_rounds=1)

@@ -52,6 +52,7 @@ def test_both_sides_start_from_the_same_and_take_a_step_of_the_same_size(sides):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_small_report_has_everything(sides, tmp_path):
     report = Report("policy_step", {"type": "cpu"})
     sides.parts.seconds.clear()

@@ -128,6 +128,7 @@ def save_forever(path: Path) -> None:
         AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
 
+@pytest.mark.slow
 def test_checkpoint_is_whole_after_kill_9(tmp_path):
     path = tmp_path / "last.ckpt"
     start_server()

@@ -70,6 +70,7 @@ def stages(tmp_path_factory) -> dict[str, Path]:
     return {name: (folder / path) for name, path in paths.items()}
 
 
+@pytest.mark.slow
 def test_the_sum_goes_from_agents_to_prefixes(workdir, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
     small = (f"{TASK}.num_train", 32, f"{TASK}.num_val", 8, "--data.init_args.batch_size", 16)
@@ -251,6 +252,7 @@ def test_states_were_cached_once_for_codec_and_adapter(stages):
     assert len(StateCache(folders[0])) == 64
 
 
+@pytest.mark.slow
 def test_the_papers_setting_takes_two_steps_on_small_models_of_its_class(workdir, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
     folder = workdir / "qwen3"

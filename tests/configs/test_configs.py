@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from _pytest.mark import ParameterSet
 from lightning.pytorch import LightningDataModule, LightningModule
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -37,6 +38,9 @@ ONLY_PARSED = {
     # tests/configs/test_commune_configs.py runs these, stage after stage
     *(CONFIGS / "commune").glob("*.yaml"),
 }
+
+# One of each kind takes its steps on every change, the others where every test is run.
+QUICK = {"quickstart.yaml", "diversify/one_or_two_base.yaml", "diversify/molecules_prior.yaml"}
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *words: object) -> dict:
@@ -85,8 +89,17 @@ def test_data_can_be_taken_by_name(path, capsys):
     assert composed["data"]["class_path"] == yaml.safe_load(path.read_text())["class_path"]
 
 
-@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p not in ONLY_PARSED], ids=relative)
-def test_experiment_takes_two_steps(path, stages_of_all):
+def taking_steps() -> list[ParameterSet]:
+    """The experiments that can be trained here."""
+    names = [relative(path) for path in EXPERIMENTS if path not in ONLY_PARSED]
+    assert set(names) > QUICK
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=() if name in QUICK else slow) for name in names]
+
+
+@pytest.mark.parametrize("name", taking_steps())
+def test_experiment_takes_two_steps(name, stages_of_all):
+    path = CONFIGS / name
     run = main(
         [
             *("fit", "--config", str(path), *embedded_data(path)),
@@ -99,6 +112,7 @@ def test_experiment_takes_two_steps(path, stages_of_all):
     assert summary["metrics"]
 
 
+@pytest.mark.slow
 def test_the_qwen3_retrofit_takes_two_steps_on_a_small_model_of_its_class(workdir):
     data = CONFIGS / "data" / "text_embedded.yaml"
     folder = workdir / "qwen3"

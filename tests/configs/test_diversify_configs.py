@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.conftest import ROOT
-from tests.interrupted.killed_search import calls
+from tests.interrupted.search_runs import calls
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from triptych.cli import main
 from triptych.datamodules.batches.tokenizer import TokenizerConfig

@@ -12,6 +12,8 @@ from tests.lit_modules.remember.tiny_export import export_tiny_model, finetuning
 from tests.train_process import run_train, run_train_on_two
 from triptych.models.remember.memory_lm import load_memory_lm
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 
 def run(folder: Path, name: str, sections: dict[str, dict], num_processes: int) -> Path:
     config = {**sections, "trainer": dict(sections["trainer"])}
@@ -30,8 +32,6 @@ def column(run: Path, key: str) -> list[float]:
         return [float(row[key]) for row in csv.DictReader(file) if row.get(key)]
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_two_processes_pass_over_the_same_steps_as_one(workdir):
     """With SGD: AdamW divides by moments, and a rounding would grow to a step of full size."""
     export = export_tiny_model(workdir / "export")
@@ -44,8 +44,6 @@ def test_two_processes_pass_over_the_same_steps_as_one(workdir):
     assert_same(one, two, "train/nll_nats_per_token")
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_two_processes_hold_on_to_the_past_as_one(workdir):
     """Replay of two rows on each against four on one; the same penalties."""
     export = export_tiny_model(workdir / "export")

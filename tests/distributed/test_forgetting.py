@@ -12,6 +12,8 @@ from tests.conftest import ROOT
 from tests.lit_modules.remember.tiny_export import export_tiny_model, finetuning
 from tests.train_process import run_train, run_train_on_two
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 
 def run(folder: Path, name: str, num_processes: int, **options: Any) -> dict[str, Any]:
     config = finetuning(folder / "export", optimizer="sgd", learning_rate=0.5)
@@ -26,8 +28,6 @@ def run(folder: Path, name: str, num_processes: int, **options: Any) -> dict[str
     return json.loads((folder / name / "forgetting.json").read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_two_processes_measure_and_stop_as_one(workdir):
     """Small batches, so that one process has more to do, and one probe with a single row."""
     export_tiny_model(workdir / "export")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.interrupted.killed_search import calls
+from tests.interrupted.search_runs import calls
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from tests.train_process import run_train_on_two
 from triptych.lit_modules.diversify.molecules.molecule_optimization import MoleculeOptimization
@@ -17,6 +17,8 @@ from triptych.models.diversify.molecules.smiles_rnn import load_smiles_rnn
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 BUDGET = 8
 
@@ -55,8 +57,6 @@ class Noting(MoleculeOptimization):
         return scored
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_the_first_process_owns_the_ledger(workdir):
     tiny_rnn().save_pretrained("prior")
     tiny_tokenizer().save_pretrained("prior")

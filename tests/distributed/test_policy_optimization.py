@@ -17,6 +17,8 @@ from triptych.models.diversify.rollout import Rollout
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.rewards.base import TextReward
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 
 class SharesEs(TextReward):
     """Share of a and e among the letters; what begins with a t cannot be scored."""
@@ -91,8 +93,6 @@ def logged(run: Path) -> dict[str, list[float]]:
     return columns
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_two_processes_do_what_one_does(workdir):
     runs = []
     for name, batch_size, hardware in (("one", 4, "cpu.yaml"), ("two", 2, "ddp2_cpu.yaml")):

@@ -13,6 +13,8 @@ from tests.lit_modules.remember.test_memory_pretraining import TINY
 from tests.train_process import run_train
 from triptych import ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 
 def run(folder: Path, name: str, batch_size: int, overlay: str) -> dict:
     config = {key: dict(section) for key, section in TINY.items()}
@@ -36,8 +38,6 @@ def run(folder: Path, name: str, batch_size: int, overlay: str) -> dict:
     return json.loads((folder / name / "summary.json").read_text())
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_two_processes_equal_one_with_twice_the_batch(workdir):
     """The memory of both layers is one shared table."""
     one = run(workdir, "one", 4, "cpu.yaml")

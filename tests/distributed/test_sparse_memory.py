@@ -19,6 +19,8 @@ from tests.callbacks.remember.tiny_memory import (
 )
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
 
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
 NUM_STEPS, ACCUMULATED, ROWS_A_MICRO_BATCH = 1000, 4, 4
 NUM_EPOCHS, EARLY_EPOCHS, LATE_EPOCHS = 20, 4, 16
 # Ten of the twelve tokens occur, so that there are slots which no batch reads.
@@ -106,8 +108,6 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses:
     return TwoProcesses(folder, finetune(folder, 2))
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_rows_never_selected_are_the_same_to_the_bit_after_a_thousand_steps(two_processes):
     first, second = two_processes.ranks
     assert first["num_updates"] == NUM_STEPS
@@ -120,8 +120,6 @@ def test_rows_never_selected_are_the_same_to_the_bit_after_a_thousand_steps(two_
     assert torch.equal(same_bits(first["table"], start), ~written)
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_one_process_with_the_same_batches_does_the_same(two_processes, tmp_path):
     (one,) = finetune(tmp_path / "one", 1, num_epochs=EARLY_EPOCHS)
     two, _ = kept(two_processes.folder, "early", 2)
@@ -131,8 +129,6 @@ def test_one_process_with_the_same_batches_does_the_same(two_processes, tmp_path
     torch.testing.assert_close(one["table"], two["table"], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
 def test_an_interrupted_and_resumed_run_equals_one_that_was_not(two_processes, tmp_path):
     resumed = finetune(tmp_path / "resumed", 2, two_processes.folder / "late.ckpt")
     for ours, theirs in zip(resumed, two_processes.ranks, strict=True):

@@ -12,6 +12,8 @@ import yaml
 from tests.lit_modules.remember.test_memory_pretraining import TINY
 from tests.train_process import run_train, start_train
 
+pytestmark = pytest.mark.slow
+
 KEY = "train/nll_nats_per_token"
 
 
@@ -38,7 +40,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_remaining_losses_equal_those_of_an_uninterrupted_run(folder, num_workers):
     name = f"killed-{num_workers}"

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.interrupted.killed_search import calls, differences, metrics, wait_until
+from tests.interrupted.search_runs import calls, differences, metrics, wait_until
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from tests.train_process import run_train, start_train
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
+
+pytestmark = pytest.mark.slow
 
 BUDGET, KILLED_AT = 100, 70
 
@@ -117,7 +119,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("place", ["its own folder", "another folder"])
 def test_a_killed_search_ends_as_one_that_was_left_alone(folder, place):
     name = place.split()[0]

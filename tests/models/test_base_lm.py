@@ -1,4 +1,4 @@
-"""The base model's settings reach every family; mistakes are named."""
+"""The base model's settings in every family, and their errors."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Adapters that come and go without changing what a model is."""
+"""Adapters, added, merged and switched off without a change of the model's class."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_insertion_changes_no_logit_and_leaves_only_adapters_to_train(family):
 
 
 def test_the_update_is_alpha_over_rank_times_the_product():
-    """By hand, on a layer of its own: rank 1, alpha 4, so W + 4 b a^T."""
+    """By hand, on a single layer: rank 1, alpha 4, so W + 4 b a^T."""
     model = build()
     add_lora(model, LoRAConfig(rank=1, alpha=4.0, targets="attention"))
     layer = model.model.layers[0].self_attn.q_proj

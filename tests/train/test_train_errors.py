@@ -6,23 +6,41 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from tests.train_process import start_train
+from triptych import cli
 from triptych.callbacks.command_line.error_report import one_message_per_error
 
+MISTAKES = pytest.mark.parametrize(
+    ("option", "code", "message"),
+    [
+        ("--model.init_args.betta=1", 2, "betta"),
+        ("--data.init_args.file=nowhere.txt", 1, "error: data file nowhere.txt does not exist"),
+    ],
+    ids=["unknown key", "constructor"],
+)
 
-def test_unknown_key_ends_with_its_name_and_code_2(tiny):
-    command = [sys.executable, str(ROOT / "train.py"), *tiny("--model.init_args.betta", "1")]
+
+@MISTAKES
+def test_a_mistake_ends_with_its_message_and_a_code(
+    tiny, monkeypatch, capsys, option, code, message
+):
+    monkeypatch.setattr(sys, "argv", ["train.py", *tiny(option)])
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    with pytest.raises(SystemExit) as end:
+        cli.run()
+    assert end.value.code == code
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.slow
+@MISTAKES
+def test_the_process_does_so_too(tiny, option, code, message):
+    command = [sys.executable, str(ROOT / "train.py"), *tiny(option)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
-    assert "betta" in ended.stderr
+    assert ended.returncode == code
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def test_constructor_error_ends_with_its_message_and_code_1(tiny, workdir):
-    ended = start_train(workdir, *tiny("--data.init_args.file", "nowhere.txt"))
-    assert ended.wait() == 1
-    assert "error: data file nowhere.txt does not exist" in ended.stderr()
-    assert "Traceback" not in ended.stderr()
 
 
 def test_traceback_on_demand(monkeypatch, capsys):

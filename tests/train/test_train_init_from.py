@@ -12,7 +12,7 @@ from triptych.cli import TriptychCLI, main
 
 
 @pytest.fixture
-def stage(tiny) -> str:
+def stage(tiny, stages_in_this_process) -> str:
     """The configuration of an experiment that others start from."""
     return tiny(name="base_model")[2]
 
@@ -21,9 +21,6 @@ def started_from(run: Path, export: Path) -> bool:
     """Whether a run of no steps kept the weights that it started from."""
     weights = [torch.load(folder / "weights.pt")["weight"] for folder in (run / "export", export)]
     return torch.equal(*weights)
-
-
-NO_STEPS = {"limit_train_batches": 0, "max_epochs": 1}
 
 
 def test_stage_runs_once_and_hands_over_model_and_tokenizer(tiny, stage, workdir):
@@ -43,13 +40,23 @@ def test_stage_runs_once_and_hands_over_model_and_tokenizer(tiny, stage, workdir
     assert not list((workdir / "runs" / "stages").glob("*.partial"))
 
 
+@pytest.mark.slow
+def test_a_stage_runs_in_a_process_of_its_own(tiny, workdir, monkeypatch):
+    """Where a stage finds the tests' classes by PYTHONPATH, and nothing of this process."""
+    stage = tiny(name="base_model")[2]
+    monkeypatch.setattr("tests.tiny_lightning.TinyModule.training_step", None)
+    run = main(tiny("--model.init_args.init_from", stage, trainer={"limit_train_batches": 0}))
+    (export,) = (workdir / "runs" / "stages").glob("base_model-*/export")
+    assert started_from(run, export)
+
+
 def test_tokenizer_of_the_user_is_kept(tiny, workdir):
     export = main(tiny()) / "export"
     words = tiny("--model.init_args.init_from", export, "--data.init_args.tokenizer.path", "mine")
     assert TriptychCLI(words).datamodule.tokenizer_settings.path == "mine"
 
 
-def test_failing_stage_is_named(tiny, workdir):
+def test_failing_stage_is_named(tiny, workdir, stages_in_this_process):
     stage = tiny("--irrelevant", name="broken", model={"init_args": {"nan_at_step": 1}})[2]
     with pytest.raises(StageError, match=r"broken\.yaml failed with exit code 1"):
         main(tiny("--model.init_args.init_from", stage))

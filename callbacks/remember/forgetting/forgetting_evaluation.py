@@ -76,7 +76,7 @@ class ForgettingEvaluation(Callback):
             raise ValueError("ForgettingEvaluation has no probes: give at least one")
         if budget is not None and all(probe.role != "retained" for probe in probes.values()):
             raise ValueError(
-                "ForgettingEvaluation has a budget, but no probe whose role is retained: give one, "
+                "ForgettingEvaluation has a budget, but no probe with role: retained. Add one, "
                 "or leave the budget out"
             )
         self.probes = probes

@@ -1,6 +1,7 @@
-"""The tokenizer of SMILES strings: the pieces of `smiles_tokens` as a transformers tokenizer."""
+"""The tokenizer of SMILES strings: the tokens of `smiles_tokens` in a transformers tokenizer."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -15,11 +16,11 @@ def atomwise_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
     """Make a tokenizer of atoms and bonds.
 
     Args:
-        vocabulary: The tokens, special ones left out.
+        vocabulary: The tokens, without special ones.
 
     Returns:
-        A tokenizer without added special tokens, whose `decode` joins tokens without a space. What
-        is not in the vocabulary becomes `UNKNOWN`.
+        A tokenizer that adds no special tokens and decodes without spaces. Other tokens become
+        `UNKNOWN`.
     """
     words = [BOS, EOS, PAD, UNKNOWN, *vocabulary]
     tokenizer = Tokenizer(
@@ -27,7 +28,8 @@ def atomwise_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
+    fast: Any = PreTrainedTokenizerFast  # its constructor has no annotations
+    made: PreTrainedTokenizerFast = fast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -37,3 +39,4 @@ def atomwise_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
+    return made

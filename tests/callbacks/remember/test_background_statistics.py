@@ -3,51 +3,103 @@
 import csv
 import json
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 
 import triptych.callbacks.remember.background_statistics as collected
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_in
 from tests.lit_modules.remember.test_memory_pretraining import TINY
 from tests.train_process import run_train_on_two
 from triptych.callbacks.remember.background_statistics import (
+    CollectBackgroundStatistics,
     documents_of,
 )
+from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.run.export_model import ExportModel
 from triptych.cli import main
 from triptych.datamodules.batches.tokenizer import TokenizerConfig, build_tokenizer
 from triptych.datamodules.remember.facts.facts import FactsConfig
 from triptych.datamodules.remember.text.text_and_facts import TextAndFacts
 from triptych.datamodules.remember.text.text_corpus import TextConfig
 from triptych.lit_modules.remember.memory_pretraining import MemoryPretraining
+from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_blocks import memory_layers
+from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.remember.background_statistics import BackgroundStatistics
 
 NAME = "triptych.callbacks.remember.background_statistics.CollectBackgroundStatistics"
 ROWS, DOCUMENTS, LENGTH = 6, 3, 96  # documents of one and a half batches
+SIZES = {"num_documents": DOCUMENTS, "rows_per_document": ROWS}
 SLOTS = 32**2
 
 
-def sections(**init_args):
+def sections() -> dict[str, Any]:
     """The tiny run, collecting at its end."""
-    arguments = {"num_documents": DOCUMENTS, "rows_per_document": ROWS} | init_args
-    trainer = {**TINY["trainer"], "callbacks+": [{"class_path": NAME, "init_args": arguments}]}
+    trainer = {**TINY["trainer"], "callbacks+": [{"class_path": NAME, "init_args": SIZES}]}
     memory = {**TINY["model"]["init_args"]["memory"], "num_keys": 32}
     model = {**TINY["model"], "init_args": {**TINY["model"]["init_args"], "memory": memory}}
     return {**TINY, "model": model, "trainer": trainer}
 
 
-def starting_from(export, **init_args):
+def starting_from(export: Path) -> dict[str, Any]:
     """The same, on a model that exists."""
     model = {**TINY["model"]["init_args"], "base": None, "memory": None, "init_from": str(export)}
-    found = sections(**init_args)
-    return {**found, "model": {**TINY["model"], "init_args": model}}
+    return {**sections(), "model": {**TINY["model"], "init_args": model}}
 
 
-def validate(words):
-    return main(["validate", *words[1:]])
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny memory model, and statistics collected at the end of its training."""
+    return run_in(tmp_path_factory.mktemp("collected"), **sections())
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    return run / "export"
+
+
+def data_of(export: Path, **settings: Any) -> TextAndFacts:
+    """The data of the tiny run, with the tokenizer that it trained."""
+    return TextAndFacts(
+        tokenizer=TokenizerConfig(path=str(export)),
+        text=TextConfig(max_validation_rows=8),
+        facts=FactsConfig(num_facts=40, validation_facts=6),
+        context_length=LENGTH,
+        batch_size=4,
+        **settings,
+    )
+
+
+def module_of(export: Path, **settings: Any) -> MemoryPretraining:
+    vocab_size = load_memory_lm(export).config.vocab_size
+    return MemoryPretraining(vocab_size, init_from=str(export), max_new_tokens=3, **settings)
+
+
+def trainer_in(folder: Path, *callbacks: Any, **settings: Any) -> Trainer:
+    """A silent trainer of three steps; a collector comes after the callbacks."""
+    collector = CollectBackgroundStatistics(**SIZES | settings.pop("collector", {}))
+    defaults = {
+        "max_steps": 3,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "logger": False,
+        "enable_checkpointing": any(isinstance(c, Checkpoint) for c in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=folder,
+        callbacks=[*callbacks, collector],
+        **defaults | settings,
+    )
 
 
 def assert_equal(one, other):
@@ -60,13 +112,7 @@ def assert_equal(one, other):
 
 def counted_by_hand(export):
     """Reads of the first documents of the tiny data, one row after the other."""
-    data = TextAndFacts(
-        tokenizer=TokenizerConfig(path=str(export)),
-        text=TextConfig(max_validation_rows=8),
-        facts=FactsConfig(num_facts=40, validation_facts=6),
-        context_length=LENGTH,
-        batch_size=4,
-    )
+    data = data_of(export)
     model = load_memory_lm(export)
     layers = memory_layers(model)
     rows = []
@@ -91,14 +137,7 @@ def counted_by_hand(export):
     return counts
 
 
-@pytest.fixture
-def exported(tiny):
-    """A tiny memory model, and statistics collected at the end of its training."""
-    return main(tiny(**sections())) / "export"
-
-
-def test_fit_leaves_statistics_beside_the_model(tiny, capsys):
-    run = main(tiny(**sections()))
+def test_fit_leaves_statistics_beside_the_model(run):
     background = BackgroundStatistics.load(run / "export" / "background.safetensors")
     tokenizer = build_tokenizer(TokenizerConfig(path=str(run / "export")), list, "", run)
     background.check(load_memory_lm(run / "export"), tokenizer)
@@ -123,44 +162,11 @@ def test_fit_leaves_statistics_beside_the_model(tiny, capsys):
     assert float(last["background/slots_read_share"]) == pytest.approx(read / SLOTS)
 
 
-def test_statistics_are_of_the_exported_model_even_where_an_earlier_one_was_the_best(tiny):
-    class_path = "tests.callbacks.remember.test_background_statistics.Diverging"
-    found = sections()
-    model = {**found["model"], "class_path": class_path}
-    run = main(
-        tiny(
-            "--checkpoint.monitor",
-            "val/score",
-            "--checkpoint.mode",
-            "min",
-            **found | {"model": model},
-        )
-    )
-    background = BackgroundStatistics.load(run / "export" / "background.safetensors")
-    exported, last = load_memory_lm(run / "export"), torch.load(run / "checkpoints" / "last.ckpt")
-    name = "lm_head.weight"
-    assert not torch.equal(exported.state_dict()[name], last["state_dict"][f"model.{name}"])
-    tokenizer = build_tokenizer(TokenizerConfig(path=str(run / "export")), list, "", run)
-    background.check(exported, tokenizer)
-
-
-class Diverging(MemoryPretraining):
-    """Its score gets worse with each validation."""
-
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        self.log("val/score", float(self.trainer.global_step))
-
-
 def test_validate_finds_what_fit_found(tiny, exported):
-    run = validate(tiny(**starting_from(exported)))
+    run = main(["validate", *tiny(**starting_from(exported))[1:]])
     found = BackgroundStatistics.load(run / "background.safetensors")
     assert_equal(found, BackgroundStatistics.load(exported / "background.safetensors"))
     assert not (run / "export").exists()
-    elsewhere = starting_from(exported, path="elsewhere/mine.safetensors", num_documents=1)
-    run = validate(tiny("--trainer.limit_val_batches", "0", **elsewhere))
-    assert BackgroundStatistics.load("elsewhere/mine.safetensors").num_documents == 1
-    assert not (run / "background.safetensors").exists()
 
 
 def test_the_configuration_of_its_own_collects_for_a_model_that_exists(workdir, exported):
@@ -171,11 +177,11 @@ def test_the_configuration_of_its_own_collects_for_a_model_that_exists(workdir, 
             *("--model.init_args.init_from", str(exported)),
             *("--data.init_args.context_length", str(LENGTH)),
             *("--trainer.callbacks.init_args.num_documents", "2"),
-            *("--trainer.callbacks.init_args.path", str(exported / "background.safetensors")),
+            *("--trainer.callbacks.init_args.path", "mine.safetensors"),
             *("--trainer.accelerator", "cpu", "--tracking.uri", "null"),
         ]
     )
-    background = BackgroundStatistics.load(exported / "background.safetensors")
+    background = BackgroundStatistics.load("mine.safetensors")
     assert (background.num_documents, background.tokens_per_row) == (2, LENGTH)
     metrics = json.loads((run / "summary.json").read_text())["metrics"]
     assert set(metrics) == {
@@ -186,57 +192,88 @@ def test_the_configuration_of_its_own_collects_for_a_model_that_exists(workdir, 
     }
 
 
-def test_what_was_trained_on_before_does_not_matter(tiny, exported):
-    """Fit goes on for an epoch of three batches; then the same rows are read from the first on."""
-    found = starting_from(exported)
-    found["model"]["init_args"] |= {"learning_rate": 0.0, "value_learning_rate": 0.0}
-    found["data"] = {
-        **TINY["data"],
-        "init_args": {**TINY["data"]["init_args"], "rows_per_epoch": 12},
-    }
-    found["trainer"] |= {"max_steps": -1, "max_epochs": 1}
-    run = main(tiny(**found))
-    again = BackgroundStatistics.load(run / "export" / "background.safetensors")
+class Diverging(MemoryPretraining):
+    """Its score gets worse with each validation."""
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.log("val/score", float(self.trainer.global_step))
+
+
+def test_statistics_are_of_the_exported_model_even_where_an_earlier_one_was_the_best(
+    exported, tmp_path
+):
+    module = Diverging(
+        load_memory_lm(exported).config.vocab_size, init_from=str(exported), max_new_tokens=3
+    )
+    best = Checkpoint(monitor="val/score", mode="min")
+    trainer = trainer_in(
+        tmp_path, ExportModel(), best, max_steps=4, limit_val_batches=1, val_check_interval=2
+    )
+    trainer.fit(module, data_of(exported))
+    background = BackgroundStatistics.load(tmp_path / "export" / "background.safetensors")
+    left = load_memory_lm(tmp_path / "export")
+    assert not torch.equal(left.lm_head.weight, module.model.lm_head.weight)
+    tokenizer = build_tokenizer(TokenizerConfig(path=str(exported)), list, "", tmp_path)
+    background.check(left, tokenizer)
+
+
+def test_another_path_and_number_can_be_chosen(exported, tmp_path):
+    path = tmp_path / "elsewhere" / "mine.safetensors"
+    trainer = trainer_in(tmp_path, collector={"path": str(path), "num_documents": 1})
+    trainer.validate(module_of(exported), data_of(exported), verbose=False)
+    assert BackgroundStatistics.load(path).num_documents == 1
+    assert not (tmp_path / "background.safetensors").exists()
+
+
+def test_what_was_trained_on_before_does_not_matter(exported, tmp_path):
+    """Fit goes on for an epoch of three batches; then the same rows are read from the first on.
+
+    Without an export, the module's own model is read.
+    """
+    module = module_of(exported, learning_rate=0.0, value_learning_rate=0.0)
+    trainer_in(tmp_path, max_epochs=1, max_steps=-1).fit(
+        module, data_of(exported, rows_per_epoch=12)
+    )
+    assert module.trainer.global_step == 3
+    again = BackgroundStatistics.load(tmp_path / "background.safetensors")
     assert_equal(again, BackgroundStatistics.load(exported / "background.safetensors"))
 
 
-def test_a_model_without_memory_is_left_alone_by_fit_and_refused_by_validate(tiny):
-    found = sections()
-    arguments = {**TINY["model"]["init_args"], "memory": {"layers": [0], "dense_twin": True}}
-    found["model"] = {**TINY["model"], "init_args": arguments}
-    run = main(tiny(**found))
-    assert (run / "export" / "config.json").is_file()
-    assert not list(run.rglob("background.safetensors"))
+def test_a_model_without_memory_is_left_alone_by_fit_and_refused_by_validate(exported, tmp_path):
+    data = data_of(exported)
+    base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2)
+    module = MemoryPretraining(data.vocab_size, base, MemoryConfig(layers=[0], dense_twin=True))
+    trainer_in(tmp_path, ExportModel(), max_steps=1).fit(module, data)
+    assert (tmp_path / "export" / "config.json").is_file()
+    assert not list(tmp_path.rglob("background.safetensors"))
     with pytest.raises(ValueError, match="no memory layers"):
-        validate(tiny(**found))
+        trainer_in(tmp_path).validate(module, data, verbose=False)
 
 
-def test_without_an_export_the_modules_own_model_is_read(tiny):
-    found = sections()
-    found["trainer"]["callbacks"] = found["trainer"].pop("callbacks+")
-    run = main(tiny(**found))
-    assert BackgroundStatistics.load(run / "background.safetensors").num_documents == DOCUMENTS
-
-
-def test_a_dry_run_reads_as_many_documents_as_it_takes_steps(tiny):
-    run = main(tiny("--trainer.fast_dev_run", "2", **sections(num_documents=1000)))
-    background = BackgroundStatistics.load(run / "export" / "background.safetensors")
+def test_a_dry_run_reads_as_many_documents_as_it_takes_steps(exported, tmp_path):
+    trainer = trainer_in(tmp_path, ExportModel(), fast_dev_run=2, collector={"num_documents": 1000})
+    trainer.fit(module_of(exported), data_of(exported))
+    background = BackgroundStatistics.load(tmp_path / "export" / "background.safetensors")
     assert background.num_documents == 2
 
 
-def test_progress_is_a_line_now_and_then_or_a_bar(tiny, exported, capsys, monkeypatch):
-    capsys.readouterr()
-    validate(tiny(**starting_from(exported)))
-    assert "document" not in capsys.readouterr().out
+def test_progress_is_a_line_now_and_then_or_a_bar(exported, tmp_path, capsys, monkeypatch):
+    module, data = module_of(exported), data_of(exported)
+
+    def shown(with_bar: bool = True) -> str:
+        capsys.readouterr()
+        trainer = trainer_in(tmp_path, enable_progress_bar=with_bar)
+        trainer.validate(module, data, verbose=False)
+        return capsys.readouterr().out
+
+    assert "document" not in shown()
     monkeypatch.setattr(collected, "SECONDS_BETWEEN_LINES", 0.0)
-    validate(tiny(**starting_from(exported)))
-    assert "background statistics: document 2/3" in capsys.readouterr().out
-    validate(tiny("--trainer.enable_progress_bar", "false", **starting_from(exported)))
-    assert "document" not in capsys.readouterr().out
+    assert "background statistics: document 2/3" in shown()
+    assert "document" not in shown(with_bar=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    validate(tiny(**starting_from(exported)))
-    assert "Background statistics" in capsys.readouterr().out
+    assert "Background statistics" in shown()
 
 
 def test_documents_are_the_training_rows_in_order_over_epochs():

@@ -5,36 +5,36 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.callbacks.remember.finetuning_runs import (
-    COPY_CHECKPOINT,
-    OLD_FACTS,
-    STREAM,
-    callback_state,
+    CopyCheckpoint,
     export,
     finetune,
-    logged,
+    finetune_by_yaml,
+    old_facts,
     resumes_exactly,
     same,
-    weights,
 )
+from tests.lit_modules.remember.test_continual_finetuning import FreezeAll
 from triptych.callbacks.remember.elastic_weight_consolidation import ElasticWeightConsolidation
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.facts.fact_stream import FactStream
 from triptych.datamodules.remember.facts.facts import Facts, FactsConfig
 from triptych.models.remember.memory_lm import load_memory_lm
 
-__all__ = ["export", "finetune"]
+__all__ = ["export", "finetune", "finetune_by_yaml"]
 
 NAME = "ElasticWeightConsolidation"
+KEY = "train/ewc_penalty_nats"
+STREAM = {
+    "class_path": "triptych.datamodules.remember.facts.fact_stream.FactStream",
+    "init_args": {"facts": {"num_facts": 5, "subset_seed": 1}, "context_length": 96},
+}
 
 
-def ewc(weight: float = 0.5, num_rows: int = 3, data: dict = OLD_FACTS) -> dict:
-    arguments = {"data": data, "weight": weight, "num_rows": num_rows}
-    return {
-        "class_path": f"triptych.callbacks.remember.elastic_weight_consolidation.{NAME}",
-        "init_args": arguments,
-    }
+def ewc(weight: float = 0.5, num_rows: int = 3) -> ElasticWeightConsolidation:
+    return ElasticWeightConsolidation(old_facts(), weight, num_rows)
 
 
 def fisher_by_hand(export, num_rows: int) -> dict[str, torch.Tensor]:
@@ -60,10 +60,13 @@ def fisher_by_hand(export, num_rows: int) -> dict[str, torch.Tensor]:
     return fisher
 
 
-def test_fisher_is_the_mean_squared_gradient_of_a_row(finetune, export):
+def test_fisher_is_the_mean_squared_gradient_of_a_row(finetune_by_yaml, export):
     """Seven rows, of more than one batch."""
-    run = finetune("--trainer.precision", "64-true", callbacks=[ewc(num_rows=7, data=STREAM)])
-    state = callback_state(run, NAME)
+    name = f"triptych.callbacks.remember.elastic_weight_consolidation.{NAME}"
+    section = {"class_path": name, "init_args": {"data": STREAM, "weight": 0.5, "num_rows": 7}}
+    run = finetune_by_yaml("--trainer.precision", "64-true", callbacks=[section])
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    state = last["callbacks"][NAME]
     expected = fisher_by_hand(export, 7)
     assert list(state["fisher"]) == list(expected)
     for name, fisher in expected.items():
@@ -75,7 +78,8 @@ def test_fisher_is_the_mean_squared_gradient_of_a_row(finetune, export):
 def with_state(weight: float) -> tuple[ElasticWeightConsolidation, SimpleNamespace]:
     """Two weights by hand: F = (2, 0.5), theta0 = (1, -1), theta = (1.5, 3)."""
     callback = ElasticWeightConsolidation(Facts(), weight=weight)
-    model = torch.nn.Module()
+    sizes = {"vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=1))
     model.pair = torch.nn.Parameter(torch.tensor([1.5, 3.0]))
     callback.fisher = {"pair": torch.tensor([2.0, 0.5])}
     callback.anchors = {"pair": torch.tensor([1.0, -1.0])}
@@ -92,42 +96,42 @@ def test_the_penalty_and_its_gradient_by_hand():
 
 
 def test_the_first_step_is_free_and_later_ones_are_pulled_back(finetune, export):
-    run = finetune(callbacks=[ewc(weight=1.0)])
-    penalties = logged(run, "train/ewc_penalty_nats")
+    run = finetune(ewc(weight=1.0))
+    penalties = run.logged(KEY)
     assert penalties[0] == 0.0
     assert min(penalties[1:]) > 0
     assert not same(run, finetune())
-    anchors, before = callback_state(run, NAME)["anchors"], weights(export)
+    anchors, before = run.state(NAME)["anchors"], load_memory_lm(export).state_dict()
+    assert anchors.keys() == dict(load_memory_lm(export).named_parameters()).keys()
     assert all(torch.equal(anchors[name], before[name]) for name in anchors)
 
 
 def test_weight_zero_measures_and_changes_nothing(finetune):
-    without, measured = finetune(), finetune(callbacks=[ewc(weight=0.0)])
-    assert same(without, measured)
-    assert set(logged(measured, "train/ewc_penalty_nats")) == {0.0}
+    measured = finetune(ewc(weight=0.0))
+    assert same(finetune(), measured)
+    assert set(measured.logged(KEY)) == {0.0}
 
 
 def test_resumes_exactly(finetune):
     """From the Fisher information of the start, not of the weights where it goes on."""
-    resumes_exactly(finetune, ewc(), "train/ewc_penalty_nats")
+    resumes_exactly(finetune, ewc, KEY)
 
 
 def test_frozen_weights_are_left_out(finetune):
-    run = finetune(callbacks=[ewc()], trainable="values")
-    assert list(callback_state(run, NAME)["fisher"]) == ["memory_values.0.weight"]
+    run = finetune(ewc(), trainable="values")
+    assert list(run.state(NAME)["fisher"]) == ["memory_values.0.weight"]
 
 
 def test_what_cannot_work_is_named(finetune):
-    freeze = {"class_path": "tests.lit_modules.remember.test_continual_finetuning.FreezeAll"}
     with pytest.raises(ValueError, match="but there are none"):
-        finetune(callbacks=[freeze, ewc()])
+        finetune(FreezeAll(), ewc())
 
 
 def test_a_checkpoint_of_other_weights_is_refused(finetune):
-    run = finetune("--checkpoint.every_n_train_steps", 3, callbacks=[ewc(), COPY_CHECKPOINT])
-    checkpoint = run / "checkpoints" / "copy.ckpt"
+    run = finetune(ewc(), CopyCheckpoint(), every_n_train_steps=3)
+    checkpoint = run.folder / "checkpoints" / "copy.ckpt"
     with pytest.raises(ValueError, match="holds other weights than this run trains"):
-        finetune("--ckpt_path", checkpoint, callbacks=[ewc()], trainable="values")
+        finetune(ewc(), ckpt_path=checkpoint, trainable="values")
 
 
 def test_contract():

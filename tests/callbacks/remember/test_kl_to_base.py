@@ -8,12 +8,13 @@ import torch
 from torch.distributions import Categorical, kl_divergence
 
 from tests.callbacks.remember.finetuning_runs import (
-    COPY_CHECKPOINT,
     OLD_FACTS,
-    callback_state,
+    CopyCheckpoint,
     export,
     finetune,
+    finetune_by_yaml,
     logged,
+    old_facts,
     resumes_exactly,
     same,
 )
@@ -22,12 +23,13 @@ from tests.lit_modules.remember.tiny_export import export_tiny_model
 from triptych.callbacks.remember.kl_to_base import KLToBase
 from triptych.models.remember.memory_lm import load_memory_lm
 
-__all__ = ["export", "finetune"]
+__all__ = ["export", "finetune", "finetune_by_yaml"]
+
+KEY = "train/kl_to_base_nats_per_token"
 
 
-def kl(weight: float = 0.8, **arguments: object) -> dict:
-    arguments = {"weight": weight, **arguments}
-    return {"class_path": "triptych.callbacks.remember.kl_to_base.KLToBase", "init_args": arguments}
+def kl(weight: float = 0.8, with_data: bool = False) -> KLToBase:
+    return KLToBase(old_facts() if with_data else None, weight)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -58,45 +60,44 @@ def test_the_mean_over_packed_documents_equals_torch_distributions(export, direc
     assert any(parameter.grad.abs().max() > 0 for parameter in current.parameters())
 
 
-@pytest.mark.parametrize("data", [None, OLD_FACTS], ids=["batch", "old facts"])
-def test_the_first_step_is_free_and_later_ones_are_held(finetune, data):
-    run = finetune(callbacks=[kl(data=data)])
-    measured = finetune(callbacks=[kl(weight=0.0, data=data)])
-    key = "train/kl_to_base_nats_per_token"
-    assert logged(run, key)[0] == 0.0
-    assert 0 < logged(run, key)[-1] < logged(measured, key)[-1]
+@pytest.mark.parametrize("with_data", [False, True], ids=["batch", "old facts"])
+def test_the_first_step_is_free_and_later_ones_are_held(finetune, with_data):
+    run = finetune(kl(with_data=with_data))
+    measured = finetune(kl(0.0, with_data))
+    assert run.logged(KEY)[0] == 0.0
+    assert 0 < run.logged(KEY)[-1] < measured.logged(KEY)[-1]
     assert same(measured, finetune())
     assert not same(measured, run)
+    # The copy is neither saved nor trained.
+    saved = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(name.startswith("model.") for name in saved)
+    assert set(run.state("KLToBase")) == {"base", "position"}
 
 
-@pytest.mark.parametrize("data", [None, OLD_FACTS], ids=["batch", "old facts"])
-def test_resumes_exactly(finetune, data):
+def test_a_configuration_says_the_same(finetune, finetune_by_yaml):
+    arguments = {"weight": 0.8, "data": OLD_FACTS}
+    name = "triptych.callbacks.remember.kl_to_base.KLToBase"
+    run = finetune_by_yaml(callbacks=[{"class_path": name, "init_args": arguments}])
+    in_python = finetune(kl(with_data=True), trainer={"gradient_clip_val": None})
+    assert logged(run, KEY) == in_python.logged(KEY)
+
+
+@pytest.mark.parametrize("with_data", [False, True], ids=["batch", "old facts"])
+def test_resumes_exactly(finetune, with_data):
     """The copy is of the model that the run began with, not of where it goes on."""
-    resumes_exactly(finetune, kl(data=data), "train/kl_to_base_nats_per_token")
-
-
-def test_the_copy_is_not_saved_nor_trained(finetune):
-    run = finetune(callbacks=[kl()])
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(name.startswith("model.") for name in state)
-    assert set(callback_state(run, "KLToBase")) == {"base", "position"}
+    resumes_exactly(finetune, lambda: kl(with_data=with_data), KEY)
 
 
 def test_precision_of_the_copy_is_the_models(finetune):
-    run = finetune("--trainer.precision", "64-true", callbacks=[kl()])
-    assert logged(run, "train/kl_to_base_nats_per_token")[0] == 0.0
+    run = finetune(kl(), trainer={"precision": "64-true"})
+    assert run.logged(KEY)[0] == 0.0
 
 
 def test_another_base_is_refused_on_resuming(finetune, tmp_path):
-    words = ("--checkpoint.every_n_train_steps", 3)
-    run = finetune(*words, callbacks=[kl(), COPY_CHECKPOINT])
+    run = finetune(kl(), CopyCheckpoint(), every_n_train_steps=3)
     other = export_tiny_model(tmp_path, seed=5)
     with pytest.raises(ValueError, match="started from another model than this one"):
-        finetune(
-            *("--ckpt_path", run / "checkpoints" / "copy.ckpt"),
-            callbacks=[kl()],
-            init_from=str(other),
-        )
+        finetune(kl(), ckpt_path=run.folder / "checkpoints" / "copy.ckpt", init_from=str(other))
 
 
 def test_contract():

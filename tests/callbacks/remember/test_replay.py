@@ -11,47 +11,45 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.callbacks.remember.finetuning_runs import (
-    COPY_CHECKPOINT,
     OLD_FACTS,
-    callback_state,
+    CopyCheckpoint,
     export,
+    exported,
     finetune,
+    finetune_by_yaml,
     logged,
+    old_facts,
     resumes_exactly,
     same,
-    weights,
 )
 from tests.callbacks.test_callbacks import fit
 from triptych.callbacks.remember.replay import Replay
 from triptych.callbacks.remember.replayed_batches import ReplayedBatches
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.facts.fact_stream import FactStream
-from triptych.datamodules.remember.facts.facts import Facts, FactsConfig
+from triptych.datamodules.remember.facts.facts import FactsConfig
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.batch_nll import batch_nll
 
-__all__ = ["export", "finetune"]
+__all__ = ["export", "finetune", "finetune_by_yaml"]
+
+REPLAY = {
+    "class_path": "triptych.callbacks.remember.replay.Replay",
+    "init_args": {"data": OLD_FACTS, "weight": 0.7},
+}
 
 
-def replay(weight: float = 0.7, data: dict = OLD_FACTS) -> dict:
-    return {
-        "class_path": "triptych.callbacks.remember.replay.Replay",
-        "init_args": {"data": data, "weight": weight},
-    }
+def replay(weight: float = 0.7) -> Replay:
+    return Replay(old_facts(), weight)
 
 
-def old_facts(tokenizer: TokenizerConfig, **settings: object) -> Facts:
-    config = FactsConfig(num_facts=30, subset_seed=1, loss_on="all")
-    return Facts(config, tokenizer=tokenizer, context_length=64, **settings)
-
-
-def test_steps_are_those_of_a_plain_loop_over_both_losses(finetune, export):
+def test_steps_are_those_of_a_plain_loop_over_both_losses(finetune_by_yaml, export):
     """The tokenizer of the replayed data is the run's, though its YAML does not say so."""
-    run = finetune(callbacks=[replay(0.7)])
+    run = finetune_by_yaml(callbacks=[REPLAY])
     tokenizer = TokenizerConfig(path=str(export))
     facts = FactsConfig(num_facts=6, validation_facts=3)
     new = FactStream(facts, tokenizer=tokenizer, context_length=96, steps_per_visit=4)
-    old = old_facts(tokenizer, batch_size=2)
+    old = old_facts(tokenizer=tokenizer)
     model = load_memory_lm(export).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     replayed = []
@@ -65,39 +63,40 @@ def test_steps_are_those_of_a_plain_loop_over_both_losses(finetune, export):
         optimizer.step()
         replayed.append(losses[1].item())
     assert logged(run, "train/replay_nll_nats_per_token") == pytest.approx(replayed, rel=1e-5)
-    torch.testing.assert_close(weights(run / "export"), model.state_dict(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(exported(run), model.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def test_weight_zero_measures_and_changes_nothing(finetune):
-    without, measured = finetune(), finetune(callbacks=[replay(0.0)])
+    without, measured = finetune(), finetune(replay(0.0))
     assert same(without, measured)
-    assert logged(without, "train/nll_nats_per_token") == logged(
-        measured, "train/nll_nats_per_token"
-    )
-    assert min(logged(measured, "train/replay_nll_nats_per_token")) > 1
-    assert not same(without, finetune(callbacks=[replay(0.1)]))
+    key = "train/nll_nats_per_token"
+    assert without.logged(key) == measured.logged(key)
+    assert min(measured.logged("train/replay_nll_nats_per_token")) > 1
+    assert not same(without, finetune(replay(0.1)))
 
 
 def test_resumes_exactly(finetune):
-    resumes_exactly(finetune, replay(), "train/replay_nll_nats_per_token")
+    resumes_exactly(finetune, replay, "train/replay_nll_nats_per_token")
 
 
 def test_steps_passed_over_replay_nothing(finetune):
-    run = finetune(callbacks=[replay()], stop_below_nats=100.0)
-    assert callback_state(run, "Replay")["position"]["batches"] == 0
-    run = finetune(callbacks=[replay()], stop_below_nats=0.0)
-    assert callback_state(run, "Replay")["position"]["batches"] == 6
+    for stop_below_nats, num_replayed in ((100.0, 0), (0.0, 6)):
+        run = finetune(replay(), stop_below_nats=stop_below_nats)
+        assert run.state("Replay")["position"]["batches"] == num_replayed
 
 
 def test_state_goes_back_to_the_last_optimizer_step(finetune):
     """Saved at the validation after five micro-batches; a step takes four."""
-    words = ("--trainer.accumulate_grad_batches", 4, "--trainer.limit_train_batches", 12)
-    validate = ("--trainer.val_check_interval", 5)
-    whole = finetune(*words, *validate, callbacks=[replay(), COPY_CHECKPOINT])
-    assert callback_state(whole, "Replay", "copy.ckpt")["position"]["batches"] == 4
-    copied = whole / "checkpoints" / "copy.ckpt"
-    resumed = finetune(*words, *validate, "--ckpt_path", copied, callbacks=[replay()])
-    assert same(whole, resumed)
+    accumulated = {
+        "accumulate_grad_batches": 4,
+        "limit_train_batches": 12,
+        "limit_val_batches": 1,
+        "val_check_interval": 5,
+    }
+    whole = finetune(replay(), CopyCheckpoint(), trainer=accumulated)
+    assert whole.state("Replay", "copy.ckpt")["position"]["batches"] == 4
+    copied = whole.folder / "checkpoints" / "copy.ckpt"
+    assert same(whole, finetune(replay(), ckpt_path=copied, trainer=accumulated))
 
 
 class Rows(LightningDataModule):
@@ -160,6 +159,6 @@ def test_what_cannot_work_is_named(export, workdir):
 
 def test_contract(export):
     """It can be sent to another process, and its state has a name of its own."""
-    callback = Replay(old_facts(TokenizerConfig(path=str(export))))
+    callback = Replay(old_facts(tokenizer=TokenizerConfig(path=str(export))))
     assert pickle.loads(pickle.dumps(callback)).state_dict() == {}
     assert copy.deepcopy(callback).state_key == "Replay"

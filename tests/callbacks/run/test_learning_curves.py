@@ -1,5 +1,7 @@
 """The figure of a run."""
 
+import pytest
+
 from triptych.callbacks.run.learning_curves import draw_curves, read_curves
 from triptych.cli import main
 
@@ -29,6 +31,7 @@ def test_training_and_validation_share_the_panel_of_a_quantity(tmp_path):
     assert list(second.lines[0].get_ydata()) == [0.25, 0.75]
 
 
+@pytest.mark.learning_curves
 def test_a_run_leaves_its_figure(tiny):
     curves = {"class_path": "triptych.callbacks.run.learning_curves.LearningCurves"}
     run = main(tiny("--trainer.callbacks+", curves["class_path"]))

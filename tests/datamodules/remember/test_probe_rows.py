@@ -62,7 +62,7 @@ def test_answered_questions(write_jsonl):
 def test_texts(write_jsonl):
     path = write_jsonl("t.jsonl", [{"text": "one "}, {"text": " \n"}, {"text": "two"}])
     assert read_texts(RecordSource(path)) == ["one ", "two"]
-    with pytest.raises(ValueError, match="white space alone"):
+    with pytest.raises(ValueError, match="only white space"):
         read_texts(RecordSource(write_jsonl("blank.jsonl", [{"text": " "}])))
 
 

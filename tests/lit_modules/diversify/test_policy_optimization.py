@@ -300,10 +300,12 @@ def columns(run: Path) -> list[dict[str, str]]:
 def test_a_resumed_run_goes_on_bit_for_bit(tiny, tmp_path):
     steps = ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2"]
     steps += ["--trainer.check_val_every_n_epoch", "null"]
+    steps += ["--trainer.limit_val_batches", "2"]
     sections = language_run(updates_per_rollout=2)
-    whole = main(tiny("--run_dir", "whole", *steps, **sections))
-    main(tiny("--run_dir", "half", *steps, "--trainer.max_steps", 4, **sections))
-    half = Path("half/checkpoints/last.ckpt")
+    copied = "--trainer.callbacks+=tests.callbacks.remember.finetuning_runs.CopyCheckpoint"
+    whole = main(tiny("--run_dir", "whole", *steps, copied, **sections))
+    half = whole / "checkpoints" / "copy.ckpt"
+    assert torch.load(half, weights_only=True)["global_step"] == 4  # two updates a rollout
     resumed = main(tiny("--run_dir", "resumed", *steps, "--ckpt_path", half, **sections))
     ours, theirs = (load_memory_lm(r / "export").state_dict() for r in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from tests.conftest import run_in
 from tests.lit_modules.remember.test_memory_pretraining import TINY
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
 from triptych.cli import TriptychCLI, main
@@ -31,12 +32,20 @@ def retrofit(export, **model):
     return TINY | {"model": TINY["model"] | {"init_args": arguments}}
 
 
-@pytest.fixture
-def plain(tiny):
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
     """The export of a plain model."""
     arguments = TINY["model"]["init_args"] | {"memory": None}
     sections = TINY | {"model": TINY["model"] | {"init_args": arguments}}
-    return main(tiny("--trainer.max_steps", "2", name="plain", **sections)) / "export"
+    return (
+        run_in(tmp_path_factory.mktemp("plain"), "--trainer.max_steps", "2", **sections) / "export"
+    )
+
+
+@pytest.fixture(scope="module")
+def healed_export(tmp_path_factory, plain):
+    """The export of a healing run."""
+    return run_in(tmp_path_factory.mktemp("healed"), **retrofit(plain)) / "export"
 
 
 def batch_of(model):
@@ -48,9 +57,8 @@ def logits(model):
     return model.eval()(input_ids=batch_of(model), use_cache=False).logits
 
 
-def test_healing_trains_the_memory_and_not_a_bit_of_the_rest(tiny, plain):
-    run = main(tiny("--trainer.gradient_clip_val", "1.0", **retrofit(plain)))
-    base, healed = load_memory_lm(plain), load_memory_lm(run / "export")
+def test_healing_trains_the_memory_and_not_a_bit_of_the_rest(plain, healed_export):
+    base, healed = load_memory_lm(plain), load_memory_lm(healed_export)
     frozen = base.state_dict()
     # Beside a memory the block's own FFN is called `mlp.ffn`.
     state = {name.replace(".mlp.ffn.", ".mlp."): t for name, t in healed.state_dict().items()}
@@ -63,7 +71,7 @@ def test_healing_trains_the_memory_and_not_a_bit_of_the_rest(tiny, plain):
     assert not torch.equal(logits(healed), logits(base))
 
     # What was healed can be taken up again, and then learns by its slots alone.
-    learner = load_memory_lm(run / "export")
+    learner = load_memory_lm(healed_export)
     assert learner.config.memory["relevance_gate"] is True
     assert torch.equal(logits(learner), logits(healed))
 
@@ -88,14 +96,13 @@ def test_zero_steps_leave_the_logits_as_they_were(tiny, plain):
     assert torch.equal(logits(fitted), logits(base))
 
 
-def test_a_healed_model_learns_by_its_slots_alone(tiny, plain):
-    healed = main(tiny(**retrofit(plain))) / "export"
-    before = load_memory_lm(healed)
+def test_a_healed_model_learns_by_its_slots_alone(tiny, healed_export):
+    before = load_memory_lm(healed_export)
     learning = {
         "data": TINY["data"],
         "model": {
             "class_path": "triptych.lit_modules.remember.continual_finetuning.ContinualFinetuning",
-            "init_args": {"init_from": str(healed), "max_new_tokens": 3},
+            "init_args": {"init_from": str(healed_export), "max_new_tokens": 3},
         },
         "trainer": TINY["trainer"]
         | {

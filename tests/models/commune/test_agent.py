@@ -76,5 +76,5 @@ def test_gradients_reach_the_prefix_and_nothing_else(agents):
 def test_inputs_that_do_not_fit_are_refused(agents):
     with pytest.raises(ValueError, match=r"\[1\] have no tokens"):
         agents[0].pad([[2], []])
-    with pytest.raises(ValueError, match="adapter of this agent"):
+    with pytest.raises(ValueError, match="prefixes of this agent's adapter"):
         agents[0].states(*agents[0].pad([[2]]), StateConfig(), torch.zeros(1, 1, 24))

@@ -1,4 +1,4 @@
-"""Which hidden state is read."""
+"""The choice of the hidden state."""
 
 import pytest
 import torch

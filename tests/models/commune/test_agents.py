@@ -1,4 +1,4 @@
-"""Several agents: what they share, and how they are saved."""
+"""Groups of agents: shared models, saving and loading."""
 
 import pytest
 

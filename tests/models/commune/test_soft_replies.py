@@ -8,7 +8,7 @@ from triptych.models.commune.soft_replies import sample_soft_reply
 
 
 class Tokenizer(PreTrainedTokenizerFast):
-    """Only its special tokens are asked for."""
+    """A tokenizer with special tokens only."""
 
     def __init__(self):
         pass

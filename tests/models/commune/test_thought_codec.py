@@ -1,4 +1,4 @@
-"""The codec: its statistics, its masks, what its latents look like, and that it comes back."""
+"""The codec: statistics, masks, latents, saving and loading."""
 
 import json
 import re

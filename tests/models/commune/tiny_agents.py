@@ -1,4 +1,4 @@
-"""Tiny agents of three families, and what they are made of."""
+"""Tiny agents of three families, and their models."""
 
 import torch
 from tokenizers import Tokenizer

@@ -1,4 +1,4 @@
-"""A policy that is a table, against what the seam of policies asks of every one."""
+"""The tabular policy, against the contract of policies."""
 
 import pytest
 import torch

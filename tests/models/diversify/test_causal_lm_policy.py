@@ -1,4 +1,4 @@
-"""A language model policy: groups, references, exports, and what it refuses."""
+"""A language model policy: groups, references, exports, errors."""
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_training_moves_the_policy_and_not_its_reference(kind, trainable):
 
 
 def test_a_reference_may_be_asked_for_between_forward_and_backward():
-    """Adapters that are off for a moment keep their gradients."""
+    """Switching adapters off for a moment keeps their gradients."""
     made = policy(trainable="lora")
     rollout = sample(made)
     log_prob = made.log_prob(rollout)
@@ -264,7 +264,7 @@ def test_bad_prompts_are_named():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sampling_within_autocast_takes_no_gradient_away(kind):
-    """Autocast keeps casts of weights; those made while sampling have no gradient."""
+    """Autocast caches casts of weights, and casts made in sampling have no gradient."""
     made = policy(kind)
     rollout = sample(made)
     gradients = []

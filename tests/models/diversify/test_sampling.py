@@ -1,4 +1,4 @@
-"""Sampling: the right distribution, the right log-probabilities, whatever is done for speed."""
+"""Sampling: correct distribution and log-probabilities with all optimizations."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ def model(request):
 
 
 def padded(prompts: list[list[int]], extra: int = 0):
-    """Left-padded with a token that is no padding, so that reading it would show."""
+    """Left-pad with an ordinary token, so that attention to it would change results."""
     width = max(map(len, prompts)) + extra
     ids = torch.tensor([[11] * (width - len(p)) + p for p in prompts])
     mask = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts])
@@ -43,7 +43,7 @@ def sampled(model, prompts=PROMPTS, num_samples=5, seed=3, extra=0, max_new_toke
 
 @torch.no_grad()
 def scored_alone(model, prompt: list[int], reply: list[int]) -> list[float]:
-    """Log-probability of each token, one sequence at a time and without any cache."""
+    """Compute each token's log-probability, one sequence at a time and without a cache."""
     logits = model(input_ids=torch.tensor([prompt + reply]), use_cache=False).logits[0].double()
     log_prob = logits.log_softmax(-1)
     return [float(log_prob[len(prompt) - 1 + i, token]) for i, token in enumerate(reply)]
@@ -154,7 +154,7 @@ def test_completions_follow_the_models_distribution():
 
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, [0.2, 0.8]), (0.5, [1 / 17, 16 / 17])])
 def test_one_number_chooses_the_token_by_the_cumulative_distribution(temperature, expected):
-    """By hand: logits 0 and ln 4 are one fifth and four fifths, squared and normalised 1 and 16."""
+    """By hand: logits 0 and ln 4 give 1/5 and 4/5; squared and normalised 1/17 and 16/17."""
     model = tiny_model("llama", vocab_size=2).eval()
     made = []
     for ids in ([[0]], [[1]]):
@@ -185,7 +185,7 @@ def test_a_word_without_probability_is_never_said():
 
 
 def test_eager_attention_samples_the_same():
-    """It takes the masks that transformers makes."""
+    """Windowed attention uses the masks of transformers."""
     model = tiny_model("llama").eval()
     plain = sampled(model)
     model.config._attn_implementation = "eager"

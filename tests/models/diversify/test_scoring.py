@@ -1,4 +1,4 @@
-"""Scoring in packed passes: the numbers and gradients of one plain pass a row."""
+"""Scoring in packed passes: numbers and gradients equal those of one plain pass per row."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def packed(rows=ROWS):
 
 
 def plain(model, rows=ROWS) -> list[torch.Tensor]:
-    """Log-probabilities of each reply, a row at a time, from all the logits there are."""
+    """Compute log-probabilities of each reply, one row at a time, from full logits."""
     scores = []
     for prompt, reply in rows:
         ids = torch.tensor([prompt + reply])
@@ -164,7 +164,7 @@ def test_reads_of_a_scored_batch_are_those_of_its_tokens_without_padding(rows):
 
 
 def test_the_loss_of_a_table_by_itself_counts_as_before():
-    """The mask is of a pass within `counting_only`, not of the table."""
+    """The mask belongs to a pass inside `counting_only`, not to the table."""
     table = ValueTable(5, 2, "selected_rows")
     ids, weights = torch.tensor([[0], [1]]), torch.ones(2, 1)
     table(ids, weights).sum().backward()
@@ -172,7 +172,7 @@ def test_the_loss_of_a_table_by_itself_counts_as_before():
 
 
 def test_logits_of_all_tokens_never_exist():
-    """Peak memory of tensors while scoring, in numbers of tokens times vocabulary."""
+    """Measure the peak tensor memory of scoring, in tokens times vocabulary."""
     from triptych.benchmarks.paired import peak_bytes
 
     vocabulary, tokens = 3000, 400

@@ -1,4 +1,4 @@
-"""Language models and a tokenizer so small that a test can enumerate what they may say."""
+"""Language models and a tokenizer small enough to enumerate their completions."""
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -15,7 +15,7 @@ KINDS = ["llama", "qwen2", "gpt2", "memory"]
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One word a token."""
+    """A tokenizer with one token per word."""
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<pad>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<end>")

@@ -1,4 +1,4 @@
-"""The dense twin costs what the memory model costs."""
+"""The dense twin has the cost of the memory model."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def build(family: str, **settings) -> PreTrainedModel:
 
 
 def multiply_adds(model: PreTrainedModel) -> float:
-    """Matrix products as torch counts them, plus those that the memory's own kernels do."""
+    """Count the matrix products of torch, plus those of the memory's kernels."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(input_ids=torch.zeros(1, TOKENS, dtype=torch.int64), use_cache=False)

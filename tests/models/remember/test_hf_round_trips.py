@@ -44,7 +44,7 @@ def build(family: str, **settings) -> PreTrainedModel:
 
 
 def open_gates(model: PreTrainedModel) -> None:
-    """Let memory beside an FFN take part."""
+    """Open the gates of memories beside FFNs."""
     for module in model.modules():
         if isinstance(module, FFNWithMemory):
             module.memory_gate.data.fill_(0.7)

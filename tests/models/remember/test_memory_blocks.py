@@ -1,4 +1,4 @@
-"""Where memory layers go, and models that have no place for them."""
+"""Places of memory layers, and models without such places."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Memory settings that cannot work are refused, saying what and what to do."""
+"""Memory settings: errors, sizes, plain types."""
 
 import pytest
 import torch

@@ -28,7 +28,7 @@ def make_layer(
 
 
 def reference(layer: MemoryLayer, x: Tensor) -> Tensor:
-    """2412.09764, section 3.1, over all slots: softmax over the true top k, values, swilu."""
+    """Compute 2412.09764, section 3.1, over all slots: softmax over the top k, values, swilu."""
     q = (x @ layer.query.weight.T + layer.query.bias).unflatten(-1, (3, 2, 4))
     rows = torch.einsum("...hd,hnd->...hn", q[..., 0, :], layer.index.keys[:, 0])
     columns = torch.einsum("...hd,hnd->...hn", q[..., 1, :], layer.index.keys[:, 1])

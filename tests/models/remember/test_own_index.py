@@ -1,4 +1,4 @@
-"""A slot index in a file of the user's own: settings, training, export, and trust in loading."""
+"""A slot index in a user's file: settings, training, export, and trust in loading."""
 
 import json
 import sys

@@ -19,14 +19,14 @@ VOCABULARY = 32_000  # the paper does not say; Llama's
 
 
 def peak_bytes() -> int:
-    """The most memory that this process ever had."""
+    """Return the peak memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 @pytest.fixture(scope="module")
 def built() -> tuple[PreTrainedModel, int]:
-    """The model, and by how many bytes building it raised the process's peak."""
+    """Build the model; returns it and the bytes by which the process's peak memory grew."""
     config = yaml.safe_load((ROOT / "configs/remember/pretrain_1b.yaml").read_text())
     settings = config["model"]["init_args"]
     base, memory = BaseLMConfig(**settings["base"]), MemoryConfig(**settings["memory"])

@@ -19,7 +19,7 @@ FAISS = "triptych.models.remember.index.faiss_index.FaissSlotIndex"
 
 
 def build(family: str = "llama", dropout: float = 0.0, **memory) -> PreTrainedModel:
-    """Three blocks, memory in the last two; frozen, its tables as in sparse memory finetuning."""
+    """Build three blocks, memory in the last two; frozen, with tables as in sparse finetuning."""
     torch.manual_seed(0)
     base = BaseLMConfig(
         family=family,
@@ -46,7 +46,7 @@ def batch(seed: int) -> torch.Tensor:
 
 
 def step(model: PreTrainedModel, ids_BT: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A step as sparse memory finetuning takes it; returns logits and the rows' gradients."""
+    """Take a step like sparse memory finetuning; returns logits and the rows' gradients."""
     mask_BT = torch.ones_like(ids_BT)
     mask_BT[0, 5:] = 0
     logits = model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
@@ -62,7 +62,7 @@ def step(model: PreTrainedModel, ids_BT: torch.Tensor) -> tuple[torch.Tensor, ..
 
 
 class Calls:
-    """Counts the calls of a module; without a hook, which would have every call made."""
+    """Counts the calls of a module, without a hook, which would switch remembering off."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.count = 0
@@ -226,7 +226,7 @@ def test_what_was_changed_in_place_is_computed_anew():
 
 def test_frozen_parts_have_no_dropout_and_the_others_keep_theirs():
     plain, remembering = build("gpt2", dropout=0.3), build("gpt2", dropout=0.3)
-    plain.transformer.drop.eval()  # of the embeddings, which would make all input new
+    plain.transformer.drop.eval()  # this dropout, of the embeddings, would make all input new
     remembering.transformer.drop.eval()
     lowest, block, _ = decoder_blocks(plain)
     for part in (lowest, block.ln_1, block.attn, block.ln_2):
@@ -242,7 +242,7 @@ def test_frozen_parts_have_no_dropout_and_the_others_keep_theirs():
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(*steps, strict=True))
         logits.append(steps[0][0])
     assert calls.count == 1
-    # Nor is the dropout of what lies above the memory lost.
+    # The layers above the memory keep their dropout.
     torch.manual_seed(0)
     one = remembering(input_ids=batch(1), use_cache=False).logits
     assert not torch.equal(one, remembering(input_ids=batch(1), use_cache=False).logits)
@@ -275,7 +275,7 @@ def test_models_that_nothing_is_remembered_of():
     assert remember_repeated_input(nameless) == []
     replaced = build()
     block = decoder_blocks(replaced)[0]
-    block.forward = block.forward  # somebody else's, which is to be called
+    block.forward = block.forward  # replaced by somebody else, and must be called
     assert remember_repeated_input(replaced) == []
     assert all(module.training for module in (*plain.modules(), *replaced.modules()))
 

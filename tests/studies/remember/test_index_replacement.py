@@ -1,4 +1,4 @@
-"""A trained model's product keys become full keys: it writes the same, and is saved and loaded."""
+"""Product keys converted to full keys: same outputs, saving and loading."""
 
 import copy
 import pickle

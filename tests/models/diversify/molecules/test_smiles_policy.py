@@ -1,4 +1,4 @@
-"""The recurrent policy: what is sampled is what is scored, whatever leaves the batch on the way."""
+"""The recurrent policy: sampled and scored distributions are equal, also with a shrinking batch."""
 
 import pytest
 import torch

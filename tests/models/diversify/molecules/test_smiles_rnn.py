@@ -1,4 +1,4 @@
-"""The recurrent network: against torch's own cells, on disk, and with a vocabulary that differs."""
+"""The recurrent network against torch's cells, on disk, and with another vocabulary."""
 
 import json
 

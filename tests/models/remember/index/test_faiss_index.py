@@ -37,7 +37,7 @@ TORCH = pytest.param(FaissOptions(backend="torch"), id="torch")
 def clustered_product_keys(
     num_keys: int, num_heads: int = 2, dim: int = 16, qk_norm: bool = True
 ) -> ProductKeyIndex:
-    """Product keys as training leaves them: half keys in clusters."""
+    """Make product keys like trained ones: half keys in clusters."""
     index = ProductKeyIndex(num_keys, num_heads, dim, qk_norm)
     centres = torch.randn(num_heads, 2, 24, dim // 2)
     chosen = torch.randint(24, (num_heads, 2, num_keys, 1)).expand(-1, -1, -1, dim // 2)
@@ -47,7 +47,7 @@ def clustered_product_keys(
 
 
 def queries_near(index: FaissSlotIndex, num_queries: int, noise: float = 1.0) -> Tensor:
-    """Queries about keys of the index, as a trained model asks."""
+    """Make queries near keys of the index, like those of a trained model."""
     ids = torch.randint(index.num_slots, (num_queries,))
     keys = index.keys[:, ids].transpose(0, 1)
     return keys + noise * keys.std() * torch.randn_like(keys)
@@ -62,7 +62,7 @@ def index_of(options: FaissOptions, num_slots: int = 1024, **sizes) -> FaissSlot
 
 
 def best(index: FaissSlotIndex, query: Tensor, num_kept: int) -> Tensor:
-    """The true top K among active slots, from the definition."""
+    """Find the true top K among active slots, by definition."""
     scores = torch.einsum("bhd,hsd->bhs", query.double(), index.keys.double())
     scores[..., ~index.active] = -torch.inf
     return scores.topk(num_kept).indices
@@ -104,8 +104,10 @@ def test_default_settings_find_the_best_of_65536_slots(qk_norm):
     "settings",
     [
         {"num_lists": 64, "num_probes": 24},
-        {"num_centroids": 256, "num_subvectors": 8},
-        {"num_centroids": 256, "num_lists": 64, "num_probes": 24},
+        pytest.param({"num_centroids": 256, "num_subvectors": 8}, marks=pytest.mark.slow),
+        pytest.param(
+            {"num_centroids": 256, "num_lists": 64, "num_probes": 24}, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
@@ -406,7 +408,7 @@ def test_without_faiss_torch_searches_exactly(monkeypatch):
 
 
 class GpuFaiss:
-    """faiss-gpu as far as the index uses it, on the CPU: shows the calls, not the kernels."""
+    """The part of faiss-gpu that the index uses, on the CPU: tests the calls, not the kernels."""
 
     def __init__(self, faiss):
         self._faiss = faiss

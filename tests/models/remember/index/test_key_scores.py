@@ -1,4 +1,4 @@
-"""Scores of named keys against einsum, with both gradients."""
+"""Scores of given keys against einsum, with both gradients."""
 
 import pytest
 import torch

@@ -30,7 +30,7 @@ def draw(
 
 
 def all_scores(query: Tensor, keys: Tensor) -> Tensor:
-    """Dot products of the whole query with the whole key [K1_i; K2_j] of every slot."""
+    """Compute dot products of full queries with the full key [K1_i; K2_j] of every slot."""
     num_heads, _, num_keys, half_dim = keys.shape
     first = keys[:, 0].unsqueeze(2).expand(-1, -1, num_keys, -1)
     second = keys[:, 1].unsqueeze(1).expand(-1, num_keys, -1, -1)

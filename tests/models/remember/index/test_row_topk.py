@@ -1,4 +1,4 @@
-"""Top-k of rows against `torch.topk`: values to the bit, columns that hold those values."""
+"""Top-k of rows against `torch.topk`: equal values to the bit, in the returned columns."""
 
 import pytest
 import torch

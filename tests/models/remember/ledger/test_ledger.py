@@ -1,4 +1,4 @@
-"""Ledgers: any fact taken out again, two ledgers merged, rows looked up."""
+"""Ledgers: removing any fact, merging, looking up rows."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ CHAINS = st.lists(st.tuples(ROWS, st.sets(st.integers(0, 4), max_size=2)), min_s
 
 
 def teach(model: TwoTables, chain, prefix: str = "fact") -> tuple[Ledger, list]:
-    """Learn facts one after another; the ledger, and the values before each and at the end."""
+    """Learn facts in turn; returns the ledger, and the values before each fact and at the end."""
     base = BaseFingerprint.of(model)
     entries, states = [], [model.snapshot()]
     for number, rows in enumerate(chain):
@@ -29,7 +29,7 @@ def teach(model: TwoTables, chain, prefix: str = "fact") -> tuple[Ledger, list]:
 
 
 def by_hand() -> tuple[TwoTables, Ledger]:
-    """Three facts that write 1, 2 and 4 onto zeros; the first two share row 1, all share row 2."""
+    """Learn facts that add 1, 2 and 4 to zeros; the first two share row 1, all share row 2."""
     model = TwoTables()
     weight = model.tables[0].weight.data
     weight[:] = 0
@@ -50,7 +50,7 @@ def first_column(model: TwoTables) -> list[float]:
 
 
 def assert_chain(ledger: Ledger, base: list) -> None:
-    """Each entry begins, bit for bit, where those before it ended."""
+    """Check that each entry starts, to the bit, from the result of those before it."""
     values = [table.clone() for table in base]
     for entry in ledger:
         for change, table in zip(entry.tables, values, strict=True):
@@ -238,7 +238,7 @@ def test_a_model_changed_elsewhere_is_refused(row, message):
 
 
 def two_runs() -> tuple[TwoTables, Ledger, Ledger, list]:
-    """From zeros: the first writes 1 and 2 into rows 0 and 1, the second 10 and 20 into 1 and 2."""
+    """Make ledgers from zeros that write 1, 2 to rows 0, 1 and 10, 20 to rows 1, 2."""
     model = TwoTables()
     weight = model.tables[0].weight.data
     weight[:] = 0

@@ -1,4 +1,4 @@
-"""Deltas: applied and taken back to the bit, compared, and kept as files."""
+"""Deltas: applied and reverted to the bit, compared, and saved as files."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 
 
 class TwoTables(nn.Module):
-    """Two value tables and something around them."""
+    """Two value tables and another parameter."""
 
     def __init__(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class TwoTables(nn.Module):
 
 
 def bits(values: list[Tensor]) -> list[list[int]]:
-    """Every byte, so that NaN equals NaN and 0.0 is not -0.0."""
+    """Return every byte, so that NaN equals NaN and 0.0 differs from -0.0."""
     return [value.contiguous().view(torch.uint8).flatten().tolist() for value in values]
 
 
 def learn(model: TwoTables, written: list[list[int]], **fields) -> SlotDelta:
-    """Write random numbers into rows of each table, and say what was done."""
+    """Write random numbers into rows of each table, and return the delta."""
     before = model.snapshot()
     base = fields.pop("base", None) or BaseFingerprint.of(model)
     tables = []
@@ -133,7 +133,7 @@ def test_rows_that_others_wrote_by_hand():
 
 
 def test_the_difference_is_rounded_once():
-    """256 - 0.5 is 256 in bfloat16, so that 258 would become 2."""
+    """256 - 0.5 is 256 in bfloat16, so 258 would become 2."""
     model = TwoTables(torch.bfloat16)
     base = BaseFingerprint.of(model)
     old, new = torch.full((2, 1, 3), 0.5).bfloat16()
@@ -310,7 +310,7 @@ def test_difference_refuses_deltas_of_different_bases():
         diff(a, learn(TwoTables(seed=1), [[1], []]))
     model = TwoTables()
     model.tables[0].weight.data[0] += 1
-    with pytest.raises(ValueError, match="whose values differ"):
+    with pytest.raises(ValueError, match=r"bases \(values differ\)"):
         diff(a, learn(model, [[1], []]))
     model = TwoTables()
     model.tables[0].weight.data[1] += 1
@@ -396,7 +396,7 @@ def test_another_kind_of_file_is_refused(tmp_path):
     from triptych.models.tensor_file import save_tensors
 
     save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"model.safetensors is a safetensors file of something"):
+    with pytest.raises(ValueError, match=r"model.safetensors is another kind of safetensors file"):
         SlotDelta.load(tmp_path / "model.safetensors")
     save_tensors(tmp_path / "counts.safetensors", {"counts": torch.zeros(2)}, {"format": "other"})
     with pytest.raises(ValueError, match=r"counts.safetensors is not a slot delta"):

@@ -1,4 +1,4 @@
-"""Row optimizers against torch's on one parameter a row, and that no other row moves by a bit."""
+"""Row optimizers against torch's on one parameter per row; no other row changes."""
 
 import copy
 import pickle
@@ -40,7 +40,7 @@ every_optimizer = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys
 def selections(
     num_steps: int = 12, num_slots: int = 40, width: int = 5
 ) -> list[tuple[Tensor, Tensor]]:
-    """Rows in no order, some of them in many steps, and their gradients."""
+    """Make rows in random order, some in many steps, and their gradients."""
     steps = []
     for _ in range(num_steps):
         rows = torch.randperm(num_slots // 2)[: int(torch.randint(1, 9, ()))] * 2
@@ -259,7 +259,7 @@ def test_rows_and_gradients_that_do_not_fit():
 )
 def test_the_state_of_another_optimizer(ours: RowOptimizer, other: RowOptimizer):
     other.step(torch.zeros(9, 3), torch.tensor([1]), torch.ones(1, 3))
-    with pytest.raises(ValueError, match="go on with the optimizer and the momentum"):
+    with pytest.raises(ValueError, match="resume with the optimizer and the momentum"):
         ours.load_state_dict(other.state_dict())
 
 

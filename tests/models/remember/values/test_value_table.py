@@ -18,14 +18,14 @@ WIDTHS = [1, 37, 64, 896]
 def reads(
     num_slots: int, num_bags: int = 9, num_reads: int = 6, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Slots with repeats, weights, and a function of the output to differentiate."""
+    """Make slots with repeats, weights, and a function of the output to differentiate."""
     ids = torch.randint(num_slots, (num_bags, num_reads))
     ids[:, 0] = 2
     return ids, torch.rand(num_bags, num_reads, dtype=dtype), torch.randn(num_bags, 1, dtype=dtype)
 
 
 def run(table: ValueTable, ids: Tensor, weights: Tensor, factor: Tensor) -> Tensor:
-    """Forward and backward of a loss that gives every output its own gradient."""
+    """Run forward and backward of a loss with a different gradient for every output."""
     out = table(ids, weights)
     (out.square() * factor).sum().backward()
     return out.detach()
@@ -86,7 +86,7 @@ def test_gradcheck_of_the_values():
 
 
 def twins(num_slots: int, width: int, **settings) -> tuple[ValueTable, ValueTable]:
-    """The same table in both modes."""
+    """Make the same table in both modes."""
     dense = ValueTable(num_slots, width, **settings)
     selected = copy.deepcopy(dense)
     selected.set_gradient("selected_rows")
@@ -243,7 +243,7 @@ def test_frozen_weights_form_no_weight_gradient():
 
 
 def anchored(num_slots: int, width: int, **settings) -> tuple[ValueTable, nn.Parameter]:
-    """A frozen table whose reads are recorded by an anchor."""
+    """Make a frozen table with an anchor, so that it records reads."""
     table = ValueTable(num_slots, width, "selected_rows", **settings)
     table.weight.requires_grad_(False)
     anchor = nn.Parameter(torch.zeros(()))

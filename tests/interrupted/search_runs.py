@@ -1,26 +1,11 @@
-"""A search for molecules that is killed and goes on, held against one that was left alone.
+"""What a search for molecules leaves, held against another one; and how to wait for a process."""
 
-    python -m tests.interrupted.killed_search configs/diversify/molecules.yaml \
-        --kill_at 700 --out FOLDER
-
-runs the configuration whole, then again until its ledger has so many calls, ends that process by
-SIGKILL, goes on from its last checkpoint, and names every difference. Words that this program does
-not know go to train.py.
-"""
-
-import argparse
 import csv
 import json
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-from triptych import ROOT
 
 
 def calls(run: Path) -> list[tuple]:
@@ -93,36 +78,3 @@ def wait_until(
         if time.monotonic() > deadline:
             raise TimeoutError(f"the run did not come that far in {timeout_s:g} s")
         time.sleep(0.02)
-
-
-def main() -> None:
-    """Run, kill, go on, compare."""
-    parser = argparse.ArgumentParser(description="Kill a search, go on, and compare.")
-    parser.add_argument("config")
-    parser.add_argument("--kill_at", type=int, default=700, help="oracle calls")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    options, more = parser.parse_known_args()
-    words = [sys.executable, str(ROOT / "train.py"), "fit", "--config", options.config, *more]
-    whole, killed = options.out / "whole", options.out / "killed"
-    subprocess.run([*words, "--run_dir", str(whole)], check=True)
-    running = subprocess.Popen([*words, "--run_dir", str(killed)])
-    wait_until(
-        lambda: num_scored(killed) >= options.kill_at, lambda: running.poll() is None, 3600.0
-    )
-    os.kill(running.pid, signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
-    at_kill = {row[1]: row for row in calls(killed) if row[3] is not None}
-    print(f"killed after {len(at_kill):,} calls")
-    checkpoint = killed / "checkpoints" / "last.ckpt"
-    subprocess.run([*words, "--run_dir", str(killed), "--ckpt_path", str(checkpoint)], check=True)
-    found = differences(whole, killed)
-    after = {row[1]: row for row in calls(killed)}
-    kept = sum(after[text] == row for text, row in at_kill.items())
-    print(f"{kept:,} of {len(at_kill):,} calls are as they were at the kill")
-    print(f"{len(after):,} calls in the end, of as many different molecules")
-    print("\n".join(found) if found else "no difference from the run that was left alone")
-    sys.exit(bool(found) or kept != len(at_kill))
-
-
-if __name__ == "__main__":
-    main()
