@@ -238,6 +238,7 @@ class SupervisedReplies(PackedDataModule):
     def __init__(
         self,
         replies: RepliesConfig = RepliesConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
