@@ -330,7 +330,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
                 "of them to 1"
             )
         data = data_of(self)
-        if isinstance(self.policy, CausalLMPolicy) and hasattr(data, "tokenizer"):
+        if isinstance(self.policy, CausalLMPolicy) and isinstance(data, HasTokenizer):
             self.policy.use_tokenizer(data.tokenizer)
 
     def on_fit_start(self) -> None:
