@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
@@ -29,6 +28,7 @@ from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from triptych.models.diversify.policy import Policy
 from triptych.models.diversify.rollout import Rollout
+from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_settings
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.kl import KlPenalty
@@ -286,10 +286,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         return loss.mean(count, self._world_size)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
-        # SeedSequence mixes well even for consecutive seeds and steps.
-        mixed = np.random.SeedSequence([self._seed, step, rank, purpose]).generate_state(2)
-        generator = torch.Generator(device=self.device)
-        return generator.manual_seed(int(mixed[0]) << 31 ^ int(mixed[1]))
+        return seeded_generator(self.device, self._seed, step, rank, purpose)
 
     def _gathered(self, column_B: Tensor) -> Tensor:
         """Concatenate the rows of all ranks."""

@@ -23,6 +23,7 @@ def losses(run: Path) -> dict[int, str]:
     return {int(row["step"]): row["train/loss_nats"] for row in rows if row["train/loss_nats"]}
 
 
+@pytest.mark.learning_curves
 def test_run_directory_holds_everything(tiny):
     run = main(tiny("--checkpoint.monitor", "val/loss_nats", trainer={"log_every_n_steps": 1}))
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}

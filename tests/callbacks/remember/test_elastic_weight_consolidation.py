@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.callbacks.remember.finetuning_runs import (
     CopyCheckpoint,
@@ -77,7 +78,8 @@ def test_fisher_is_the_mean_squared_gradient_of_a_row(finetune_by_yaml, export):
 def with_state(weight: float) -> tuple[ElasticWeightConsolidation, SimpleNamespace]:
     """Two weights by hand: F = (2, 0.5), theta0 = (1, -1), theta = (1.5, 3)."""
     callback = ElasticWeightConsolidation(Facts(), weight=weight)
-    model = torch.nn.Module()
+    sizes = {"vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=1))
     model.pair = torch.nn.Parameter(torch.tensor([1.5, 3.0]))
     callback.fisher = {"pair": torch.tensor([2.0, 0.5])}
     callback.anchors = {"pair": torch.tensor([1.0, -1.0])}

@@ -394,7 +394,7 @@ def test_data_without_visits(fit, taught):
     run = fit(data=data(), **options, every_n_steps=2, at_start=False).folder
     assert measured_at(run) == [(2, None), (3, None)]
     assert [row["change"] for row in report(run)["rows"] if row["step"] == 2] == [0.0] * 3
-    with pytest.raises(ValueError, match=r"every_n_visits needs data that come visit by visit"):
+    with pytest.raises(ValueError, match=r"every_n_visits needs data with visits"):
         fit(data=data(), **options, every_n_visits=2)
 
 
