@@ -166,6 +166,10 @@ def test_slip_in_a_file_is_found_there(words, capsys, replaced, fragments):
             ["learning_rate: expected a number of at least 0, got -1"],
         ),
         (["--model", "3"], ["model: expected a class_path or the path of a .yaml file, got '3'"]),
+        (
+            [DATA + "facts_share", "1.5"],
+            ["data.init_args.facts_share: expected a number between 0 and 1, got 1.5"],
+        ),
         (["--config", "mime.yaml"], ["there is no file", "mime.yaml", "did you mean mine.yaml?"]),
         (["--config", "broken.yaml"], ["broken.yaml, line 4: not valid YAML"]),
         (["--config", "list.yaml"], ["list.yaml holds no configuration", "`model:`"]),
@@ -213,7 +217,6 @@ def test_command_line_without_an_experiment_gets_an_example(workdir, capsys, wor
         ([DATA + "text.train", "[{path: blank.jsonl}]"], ["no text in 'blank.jsonl'"]),
         ([DATA + "facts.source.path", "empty.jsonl"],
          ["no rows in 'empty.jsonl'", "give one with at least one row"]),
-        ([DATA + "facts_share", "1.5"], ["facts_share is 1.5: set it between 0 and 1"]),
         ([MODEL + "base.max_position_embeddings", "32"],
          ["context_length is 96, but the model has 32 positions: lower it, or raise"]),
         ([MODEL + "init_from", "nowhere"], ["init_from: there is no folder nowhere", "`export`"]),
