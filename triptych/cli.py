@@ -25,6 +25,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ class TriptychCLI(LightningCLI):
         try:
             self._resolve_init_from(self.config[self.subcommand])
             with self._errors.shown():
-                made_by = [
+                made_by: list[tuple[Callable[..., Any], type]] = [
                     (_InstantiatorFn(self, "model"), LightningModule),
                     (_InstantiatorFn(self, "data"), LightningDataModule),
                     (construct, object),

@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
     >>> [type(number) for number in plain([restricted.PositiveInt(3), restricted.PositiveFloat(2)])]
     [<class 'int'>, <class 'float'>]
     """
-    if isinstance(value, _TYPES):
+    if isinstance(value, _TYPES) and isinstance(value, int | float):
         return int(value) if isinstance(value, int) else float(value)
     if type(value) in (list, tuple):
         return type(value)(plain(item) for item in value)
