@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import NonNegativeFloat
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class TinyModule(LightningModule):
         vocab_size: int,
         width: Width | None = None,
         beta: float = 0.5,
-        learning_rate: float = 0.1,
+        learning_rate: NonNegativeFloat = 0.1,
         init_from: str | None = None,
         nan_at_step: int | None = None,
         grad_nan_at_step: int | None = None,

@@ -25,6 +25,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
 from triptych.given_model import pretrained_base, use_tokenizer_of
+from triptych.plain_numbers import with_plain_numbers
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
@@ -174,15 +176,16 @@ class TriptychCLI(LightningCLI):
         try:
             self._resolve_init_from(self.config[self.subcommand])
             with self._errors.shown():
+                made_by: list[tuple[Callable[..., Any], type]] = [
+                    (_InstantiatorFn(self, "model"), LightningModule),
+                    (_InstantiatorFn(self, "data"), LightningDataModule),
+                    (construct, object),
+                ]
                 self.config_init = self.parser.instantiate(
                     self.config,
                     instantiators=[
                         (self._errors.watch(with_plain_numbers(make)), kind, True)
-                        for make, kind in (
-                            (_InstantiatorFn(self, "model"), LightningModule),
-                            (_InstantiatorFn(self, "data"), LightningDataModule),
-                            (construct, object),
-                        )
+                        for make, kind in made_by
                     ],
                 )
                 self.datamodule = self._get(self.config_init, "data")

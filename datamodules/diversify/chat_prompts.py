@@ -253,6 +253,7 @@ class ChatPrompts(PackedDataModule):
     def __init__(
         self,
         prompts: PromptsConfig = PromptsConfig(),
+        *,
         data_dir: str | None = None,
         max_prompt_tokens: PositiveInt = 256,
         **kwargs: Any,

@@ -92,7 +92,7 @@ class RepliesPart(DataPart):
         self._made: tuple[RowFormat, list[TaughtPrompt], list[TaughtPrompt]] | None = None
 
     def fingerprint(self) -> str:
-        """Hash the rows and everything that determines what is taught."""
+        """Hash the rows and the settings that determine the taught replies."""
         settings = asdict(self.config)
         for name in ("source", "validation_prompts"):
             del settings[name]
@@ -238,6 +238,7 @@ class SupervisedReplies(PackedDataModule):
     def __init__(
         self,
         replies: RepliesConfig = RepliesConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:

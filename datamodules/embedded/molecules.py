@@ -42,8 +42,7 @@ def grow_molecules(count: int, seed: int = 0) -> list[str]:
 
     whole = [Chem.MolFromSmiles(smiles) for smiles in drugs().values()]
     grown = dict.fromkeys(Chem.MolToSmiles(molecule) for molecule in whole)
-    decompose: Any = BRICS.BRICSDecompose  # no annotations
-    names = sorted({piece for molecule in whole for piece in decompose(molecule)})
+    names = sorted({piece for molecule in whole for piece in BRICS.BRICSDecompose(molecule)})
     pieces = [Chem.MolFromSmiles(name) for name in names]
     with_label = defaultdict(list)  # fragments with a cut of this kind
     for piece in pieces:
@@ -74,7 +73,7 @@ def _grow(molecule: Any, with_label: dict[int, list[tuple[Any, int]]], rng: rand
 
 
 def _join(left: Any, left_cut: int, right: Any, right_cut: int, double: bool) -> Any:
-    """Bond the atoms beside two open cuts and remove the placeholders."""
+    """Bond the atoms next to two open cuts and remove the placeholders."""
     from rdkit import Chem
 
     joined: Any = Chem.RWMol(Chem.CombineMols(left, right))

@@ -135,11 +135,11 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.policy = _policy(policy, init_from, vocab_size)
         self.num_samples = num_samples
         self.updates_per_rollout = updates_per_rollout
-        # Plain floats: the optimizer's state goes into checkpoints, which hold no other types.
-        self.learning_rate = float(learning_rate)
-        rate = learning_rate if value_learning_rate is None else value_learning_rate
-        self.value_learning_rate = float(rate)
-        self.weight_decay = float(weight_decay)
+        self.learning_rate = learning_rate
+        self.value_learning_rate = (
+            learning_rate if value_learning_rate is None else value_learning_rate
+        )
+        self.weight_decay = weight_decay
         self.betas = (betas[0], betas[1])
         self.schedule = schedule
         self.warmup_steps = warmup_steps

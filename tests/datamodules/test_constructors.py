@@ -1,4 +1,4 @@
-"""Options of every datamodule, as the command line parses them: inherited ones stay flat."""
+"""Options of every datamodule on the command line: inherited ones are flat."""
 
 from argparse import ArgumentError
 
@@ -33,7 +33,7 @@ VISITED = {name: value for name, value in PACKED.items() if name not in NOT_VISI
 }
 TASK = "triptych.datamodules.commune.pooled_evidence.PooledEvidence"
 DEBATE = {"batch_size": 256, "eval_batch_size": None, "seed": 0}
-# Options by datamodule. `...` stands for a group of settings with defaults of its own.
+# Options by datamodule. `...` stands for a group of settings, with any defaults.
 OPTIONS = {
     "TextCorpus": {"text": ...} | TOKENIZER | PACKED,
     "TextAndFacts": {"text": ..., "facts": ..., "facts_share": 0.5} | TOKENIZER | PACKED,
@@ -172,7 +172,7 @@ def test_a_rewriter_out_of_range_is_refused(option, value, tmp_path):
         main(["fit", "--config", str(config)])
 
 
-def test_what_a_parent_is_given_by_its_subclass_is_no_option():
+def test_an_argument_that_a_subclass_sets_is_no_option():
     stream = next(kind for kind in DATAMODULES if kind.__name__ == "FactStream")
     with pytest.raises(ArgumentError, match=r"rows_per_epoch: there is no such option.*num_worker"):
         main([*words(stream), "--data.rows_per_epoch", "4"])

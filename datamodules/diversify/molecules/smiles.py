@@ -287,6 +287,7 @@ class Smiles(PackedDataModule):
     def __init__(
         self,
         smiles: SmilesConfig = SmilesConfig(),
+        *,
         data_dir: str | None = None,
         context_length: PositiveInt = 128,
         batch_size: PositiveInt = 64,

@@ -1,7 +1,6 @@
 """The tokenizer of SMILES strings: the tokens of `smiles_tokens` in a transformers tokenizer."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -28,8 +27,7 @@ def atomwise_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    fast: Any = PreTrainedTokenizerFast  # its constructor has no annotations
-    made: PreTrainedTokenizerFast = fast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -39,4 +37,3 @@ def atomwise_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
         split_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
-    return made

@@ -98,7 +98,7 @@ class Paraphrases:
             self._file.files()
 
     def fingerprint(self) -> str:
-        """Hash what determines the wordings, without the templates."""
+        """Hash the settings and sources of the wordings, without the templates."""
         config = self.config
         rows = source_fingerprint(self._file) if self._file else None
         model = rewriter_fingerprint(config.model) if config.model else None

@@ -236,6 +236,7 @@ class FactStream(VisitDataModule):
         steps_per_visit: PositiveInt = 1,
         shuffle: bool = True,
         ask_statements: bool = True,
+        *,
         data_dir: str | None = None,
         context_length: PositiveInt = 128,
         **kwargs: Any,

@@ -264,6 +264,7 @@ class Facts(PackedDataModule):
     def __init__(
         self,
         facts: FactsConfig = FactsConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -70,7 +70,7 @@ class AugmentationsConfig:
             )
 
     def fingerprint(self) -> str:
-        """Hash what determines the texts, without the rows."""
+        """Hash the settings of the texts, without the rows."""
         model = rewriter_fingerprint(self.model) if self.model else None
         settings = [asdict(self) | {"model": model}]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()

@@ -193,6 +193,7 @@ class DocumentStream(VisitDataModule):
         chunks_per_batch: PositiveInt = 1,
         steps_per_visit: PositiveInt = 1,
         shuffle: bool = False,
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:

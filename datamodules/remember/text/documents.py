@@ -107,7 +107,7 @@ def _cut(row: dict[str, Any], row_format: RowFormat, lead: str) -> list[str]:
     try:
         return chunk_text(row["text"], lambda text: _fits(lead + text, row_format))
     except ValueError as error:
-        before = f", whose augmentations begin with {lead!r}" if lead else ""
+        before = f" (its augmentations begin with {lead!r})" if lead else ""
         raise ValueError(
             f"context_length is {row_format.context_length}, too short for any of document "
             f"{row['id']!r}{before}: raise it"

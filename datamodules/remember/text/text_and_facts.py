@@ -30,6 +30,7 @@ class TextAndFacts(PackedDataModule):
         text: TextConfig = TextConfig(),  # noqa: B008 (frozen)
         facts: FactsConfig = FactsConfig(),  # noqa: B008 (frozen)
         facts_share: OpenUnitInterval = 0.5,
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -162,6 +162,7 @@ class TextCorpus(PackedDataModule):
     def __init__(
         self,
         text: TextConfig = TextConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Synthetic thoughts: what they are made of, and that their structure is the one they name."""
+"""Synthetic thoughts: their distributions, and the structure that they name."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Prompts: read, filtered, split, worded, and shared out among processes exactly."""
+"""Prompts: reading, filters, splits, templates, and exact sharding over processes."""
 
 import itertools
 import json
@@ -170,7 +170,7 @@ def test_batches_resume_exactly_and_ranks_share_them_out(write_jsonl):
         data.__class__ = type("Ranked", (ChatPrompts,), {"_shard": Shard(rank, 2)})
         ranks.append(read(data.train_dataloader(), 6))
     assert [first + second for first, second in zip(*ranks, strict=True)] == whole
-    # Stopped after three batches, a new loader goes on with the fourth.
+    # After a stop at three batches, a new loader continues with the fourth.
     loader = make(path, batch_size=4).train_dataloader()
     read(loader, 3)
     other = make(path, batch_size=4).train_dataloader()

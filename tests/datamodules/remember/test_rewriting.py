@@ -1,4 +1,4 @@
-"""Texts rewritten by a model: a fake one for the cache, tiny random ones for the real path."""
+"""Rewrites: a fake model for the cache, tiny random models for the real path."""
 
 import pytest
 import torch

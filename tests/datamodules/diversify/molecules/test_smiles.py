@@ -1,4 +1,4 @@
-"""Molecules for a prior: read from anywhere, filtered, split, spelled, batched, resumed."""
+"""Molecules for a prior: reading, filters, splits, spellings, batches, resuming."""
 
 import gzip
 import itertools

@@ -1,4 +1,4 @@
-"""Choosing facts: capped answers, and OLD and NEW parts that share nothing."""
+"""Choice of facts: capped answers, and disjoint OLD and NEW parts."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Where the wordings of a stream of facts come from."""
+"""Paraphrases from templates, files and models."""
 
 import json
 

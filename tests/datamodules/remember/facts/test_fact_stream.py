@@ -1,4 +1,4 @@
-"""A stream of facts as the trainer meets it: batches, validation, and going on after a stop."""
+"""A stream of facts in training: batches, validation, and resuming."""
 
 import itertools
 
@@ -121,7 +121,7 @@ def test_few_wordings_are_drawn_anew_in_each_pass():
 
 
 class OtherRank(FactStream):
-    """The stream as a process of several sees it."""
+    """Return the stream of one of several processes."""
 
     shard = Shard()
 
@@ -215,11 +215,11 @@ def test_statements_that_go_on_after_their_answer_are_not_asked(write_jsonl):
     assert batch["answers"] == [["Ann"]]
 
 
-# --- going on after a stop ------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 class Recorder(LightningModule):
-    """Learns one number a token, and remembers its batches."""
+    """A model of one number per token that records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class Recorder(LightningModule):
 
 
 class Killed(Exception):  # noqa: N818
-    """Stands for the end of the process."""
+    """Simulate the end of the process."""
 
 
 class SaveAndDie(Callback):
@@ -310,12 +310,12 @@ def test_a_run_stopped_within_a_visit_goes_on_exactly(
         {"paraphrases": ParaphrasesConfig(per_fact=2)},
     ],
 )
-def test_another_stream_is_not_gone_on_with(tmp_path, changed):
+def test_another_stream_is_refused(tmp_path, changed):
     path = str(tmp_path / "killed.ckpt")
     with pytest.raises(Killed):
         fit([SaveAndDie(4, path)])
     with pytest.raises(ValueError, match="cannot continue where it stopped"):
-        # The same tokenizer, whatever facts there are.
+        # The same tokenizer for all facts.
         fit((), path, **changed, tokenizer=TokenizerConfig(saved_tokenizer(tmp_path)))
 
 
@@ -325,7 +325,7 @@ def saved_tokenizer(tmp_path):
     return folder
 
 
-# --- what a user can get wrong --------------------------------------------------------------------
+# --- user errors ----------------------------------------------------------------------------------
 
 
 def test_a_validation_source_with_a_taken_name_is_refused():

@@ -1,4 +1,4 @@
-"""Facts as data: what is read, what is trained on, what is asked."""
+"""Facts as data: reading, training documents, validation questions."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ SPECIAL = ["<bos>", "<eos>", "<pad>"]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Bytes as tokens: whatever a test decodes, it reads letter by letter."""
+    """A tokenizer of bytes, so that tests decode letter by letter."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -244,7 +244,7 @@ def test_held_out_questions_are_never_trained_on(tokenizer):
             if asked:
                 assert asked[1] not in held_out
             seen.add(text)
-    # Long enough that nearly every wording has had its turn.
+    # Enough epochs to draw nearly every wording.
     assert len(seen) > 0.8 * sum(len(source.wordings(index)) for index in range(len(facts)))
 
 

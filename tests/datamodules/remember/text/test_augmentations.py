@@ -1,4 +1,4 @@
-"""Further texts that say what a chunk says."""
+"""Augmentations of chunks."""
 
 import random
 from collections import Counter

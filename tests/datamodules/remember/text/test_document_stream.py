@@ -1,4 +1,4 @@
-"""A stream of documents: chunks in order, with what says the same, padded and never packed."""
+"""A stream of documents: chunks in order with augmentations, padded and never packed."""
 
 import itertools
 
@@ -196,7 +196,7 @@ def test_embedded_documents_are_one_article_an_entity():
     assert "countries/Bahamas" in {row["id"] for row in documents}
 
 
-# --- texts of the rows' own -----------------------------------------------------------------------
+# --- augmentations from rows ----------------------------------------------------------------------
 
 
 def test_rows_bring_their_augmentations(write_jsonl):
@@ -225,7 +225,7 @@ def test_an_augmentation_longer_than_the_context_is_refused(write_jsonl):
         data.train_dataloader()
 
 
-# --- what a user can get wrong --------------------------------------------------------------------
+# --- user errors ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

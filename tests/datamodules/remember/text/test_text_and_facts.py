@@ -1,4 +1,4 @@
-"""The mixture: shares, one tokenizer, both validations; and every data file of text parses."""
+"""The mixture: shares, one tokenizer, both validations; every data config of text parses."""
 
 import itertools
 

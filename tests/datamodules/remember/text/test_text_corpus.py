@@ -1,4 +1,4 @@
-"""Text from its sources to batches: nothing lost, nothing seen twice, everything resumable."""
+"""Text from sources to batches: nothing lost or repeated, resumable."""
 
 import itertools
 import pickle
@@ -43,7 +43,7 @@ def same(first, second):
 
 
 def predicted_texts(corpus, batches):
-    """Put documents together again from the predicted tokens of an epoch, in any order."""
+    """Rebuild documents from the predicted tokens of an epoch, in any order."""
     pieces = []
     for batch in batches:
         for ids, segments in zip(batch["input_ids"], batch["segment_ids"], strict=True):
