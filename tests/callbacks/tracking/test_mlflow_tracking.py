@@ -52,6 +52,7 @@ def summary(run: Path) -> dict:
     return json.loads((run / "summary.json").read_text())
 
 
+@pytest.mark.learning_curves
 def test_run_is_in_the_store_with_everything(tiny, client):
     run_dir = main(tiny(**tracked(tags={"purpose": "test"}), trainer={"log_every_n_steps": 2}))
     run = only_run(client)
@@ -100,6 +101,7 @@ def test_run_resumed_in_place_goes_on_with_the_same_run(tiny, client):
     assert steps == {7, 15}
 
 
+@pytest.mark.learning_curves
 def test_unreachable_server_stops_nothing_and_is_reported(tiny, client, caplog):
     run_dir = main(tiny(**tracked(NOBODY), trainer={"log_every_n_steps": 2}))
     assert summary(run_dir)["status"] == "finished"
