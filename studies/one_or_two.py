@@ -66,9 +66,11 @@ class Way:
         return self.name if self.beta == BETA else f"{self.name}, beta {self.beta:g}"
 
     @property
-    def algorithm(self) -> int | None:
+    def algorithm(self) -> Literal[1, 2] | None:
         """Algorithm of MARA; None without it."""
-        return {MARA: 1, OVERSHOOT: 1, EXACT: 2}.get(self.name)
+        if self.name == EXACT:
+            return 2
+        return 1 if self.name in (MARA, OVERSHOOT) else None
 
     @property
     def divergence(self) -> Literal["reverse", "forward"]:
