@@ -35,6 +35,7 @@ from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
 from triptych.objectives.rewards.base import Reward, Scores
+from triptych.protocols import HasTokenizer
 
 # Shapes: B completions, T completion positions
 
@@ -330,8 +331,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
                 "of them to 1"
             )
         data = data_of(self)
-        if isinstance(self.policy, CausalLMPolicy) and hasattr(data, "tokenizer"):
-            self.policy.use_tokenizer(data.tokenizer)
+        tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
+        if isinstance(self.policy, CausalLMPolicy) and tokenizer is not None:
+            self.policy.use_tokenizer(tokenizer)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""
