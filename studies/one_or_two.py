@@ -66,9 +66,10 @@ class Way:
         return self.name if self.beta == BETA else f"{self.name}, beta {self.beta:g}"
 
     @property
-    def algorithm(self) -> int | None:
+    def algorithm(self) -> Literal[1, 2] | None:
         """Algorithm of MARA; None without it."""
-        return {MARA: 1, OVERSHOOT: 1, EXACT: 2}.get(self.name)
+        numbers: dict[str, Literal[1, 2]] = {MARA: 1, OVERSHOOT: 1, EXACT: 2}
+        return numbers.get(self.name)
 
     @property
     def divergence(self) -> Literal["reverse", "forward"]:

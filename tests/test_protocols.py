@@ -4,7 +4,6 @@ import inspect
 import re
 
 import pytest
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch import nn
 from typing_extensions import get_protocol_members, is_protocol
@@ -70,7 +69,7 @@ def test_the_error_names_protocol_and_members():
 
 
 def test_a_policy_without_a_language_model_exports_none():
-    policy = CategoricalPolicy(torch.zeros(3))
+    policy = CategoricalPolicy(["a", "b"], [[0.5, 0.5]])
     module = PolicyOptimization(None, AnswerInSet.example(), policy=policy)
     assert isinstance(module, protocols.HoldsModel)
     assert module.model is None

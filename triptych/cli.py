@@ -25,6 +25,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from triptych.callbacks.command_line.error_report import (
 )
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
+from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.process_state import restored_process_state
@@ -173,16 +175,16 @@ class TriptychCLI(LightningCLI):
         try:
             self._resolve_init_from(self.config[self.subcommand])
             with self._errors.shown():
+                made_by: list[tuple[Callable[..., Any], type]] = [
+                    (_InstantiatorFn(self, "model"), LightningModule),
+                    (_InstantiatorFn(self, "data"), LightningDataModule),
+                    (construct, object),
+                ]
                 self.config_init = self.parser.instantiate(
                     self.config,
                     instantiators=[
-                        (self._errors.watch(_InstantiatorFn(self, "model")), LightningModule, True),
-                        (
-                            self._errors.watch(_InstantiatorFn(self, "data")),
-                            LightningDataModule,
-                            True,
-                        ),
-                        (self._errors.watch(construct), object, True),
+                        (self._errors.watch(with_plain_numbers(make)), kind, True)
+                        for make, kind in made_by
                     ],
                 )
                 self.datamodule = self._get(self.config_init, "data")

@@ -95,7 +95,7 @@ class DataPart(ABC):
         """Yield the texts to train a tokenizer on: training texts, no validation texts."""
 
     @abstractmethod
-    def train_stream(self, row_format: RowFormat) -> RowStream:
+    def train_stream(self, row_format: RowFormat) -> RowStream[Any]:
         """Return the training rows: `EpochStream(source, seed, context_length)` for most."""
 
     @abstractmethod
@@ -145,7 +145,7 @@ class PackedDataModule(LightningDataModule):
         self.shares = list(shares)
         self.context_length = context_length
         self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size or batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.rows_per_epoch = rows_per_epoch
         self.num_workers = num_workers
         self.seed = seed

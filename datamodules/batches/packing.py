@@ -145,7 +145,7 @@ class PackedRows:
     """One epoch of a source, planned as rows; documents are read with their row.
 
     Args:
-        source: Where the documents come from.
+        source: The source of the documents.
         epoch: The epoch of the documents.
         documents_S: Document of each segment, grouped by row.
         starts_S: First token of each segment in its document.

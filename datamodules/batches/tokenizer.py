@@ -16,8 +16,6 @@ from triptych.datamodules.sources.disk_cache import build_once
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 NUM_BYTES = 256
-_FAST: Any = PreTrainedTokenizerFast  # its constructor has no annotations
-_FAST: Any = PreTrainedTokenizerFast  # its constructor has no annotations
 # Known names of the end-of-text token in a bare tokenizer.json, best first.
 KNOWN_EOS = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]")
 
@@ -53,7 +51,7 @@ def build_tokenizer(
     left, for generation.
 
     Args:
-        config: Which tokenizer.
+        config: Choice of the tokenizer.
         texts: Returns the training texts; called only to train a tokenizer.
         fingerprint: Hash of these texts.
         cache_dir: Folder of cached tokenizers.
@@ -106,7 +104,7 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokeni
     tokenizer.train_from_iterator(counted(), trainer)
     if num_texts == 0:
         raise ValueError("no text to train the tokenizer on: the training sources are empty")
-    trained: PreTrainedTokenizerFast = _FAST(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,
@@ -114,7 +112,6 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokeni
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
-    return trained
 
 
 def share_bytes(sources: Sequence[Iterable[str]]) -> Iterator[str]:
@@ -183,7 +180,7 @@ def _load(path: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer: Any
         if path.endswith(".json"):
-            tokenizer = _FAST(tokenizer_file=path)
+            tokenizer = PreTrainedTokenizerFast(tokenizer_file=path)
             vocabulary = tokenizer.get_vocab()
             tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
         else:

@@ -48,7 +48,7 @@ class PlannedVisit:
 
     Args:
         number: Number of the visit, counted over all passes; batches that repeat it share it.
-        pass_number: Which pass over the items it belongs to.
+        pass_number: Number of its pass over the items.
         items: Indices of the items visited together.
     """
 

@@ -1,10 +1,10 @@
-"""What agents think on reading their questions: computed once, kept on disk, never mixed up.
+"""Hidden states of agents on reading their questions: computed once and cached on disk.
 
     cache folder
       states.npy     float32 (N, H), all agents' states side by side; memory-mapped
-      states.json    what they are of: models' weights, prompts, layer
+      states.json    description: models' weights, prompts, layer
 
-Only the first round can be kept: later ones depend on the adapter.
+Only the first round is cached: later ones depend on the adapter.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from triptych.datamodules.commune.debate_questions import DebateQuestions
@@ -27,7 +28,7 @@ from triptych.models.commune.agents import Agents
 # Shapes: N questions, B batch, H dimensions of all agents' states together
 
 STATES_FILE, DESCRIPTION_FILE = "states.npy", "states.json"
-# What of a description is called what in a message.
+# Names of the description's entries in error messages.
 _MEANING = {
     "weights": "the agents' weights",
     "agents": "the agents' names",
@@ -43,12 +44,12 @@ class StateCache:
     """States on disk.
 
     Args:
-        folder: Of `write_states`.
-        expected: What they have to be of (`describe_states`); None: whatever they are.
+        folder: A folder written by `write_states`.
+        expected: The description that the states must have (`describe_states`); None: any.
 
     Raises:
-        FileNotFoundError: if there are none.
-        ValueError: if they are of something else: says what differs.
+        FileNotFoundError: if there are no states.
+        ValueError: if the description differs; the message names the differences.
     """
 
     def __init__(self, folder: str | Path, expected: dict[str, Any] | None = None) -> None:
@@ -64,32 +65,31 @@ class StateCache:
     def _require(self, folder: Path, expected: dict[str, Any]) -> None:
         found = self.description
         if different := [key for key in expected if found.get(key) != expected[key]]:
-            told = "; ".join(
+            listed = "; ".join(
                 f"{_MEANING[key]}: {_short(found.get(key))} in the cache, {_short(expected[key])} "
                 "now"
                 for key in different
             )
             raise ValueError(
-                f"the states in {folder} are of something else ({told}): point "
-                "data.init_args.states_dir at another folder, or leave it out to have them "
-                "computed anew"
+                f"the states in {folder} are of something else ({listed}): set "
+                "data.init_args.states_dir to another folder, or to null to compute them anew"
             )
         shape = (expected["num_questions"], sum(expected["state_sizes"]))
         if self.values.shape != shape:
             raise ValueError(
                 f"{folder / STATES_FILE} has shape {self.values.shape} and should have {shape}: it "
-                "is damaged; delete the folder to have it computed anew"
+                "is damaged; delete the folder to compute it anew"
             )
 
     def __len__(self) -> int:
         return len(self.values)
 
     def rows(self, rows: Sequence[int]) -> Tensor:
-        """States of some questions, (B, H)."""
+        """Return the states of some questions, (B, H)."""
         return torch.from_numpy(np.ascontiguousarray(self.values[list(rows)]))
 
     def batches(self, size: int = 4096) -> Iterator[Tensor]:
-        """All states, some at a time."""
+        """Yield all states in batches."""
         for start in range(0, len(self), size):
             yield torch.from_numpy(np.array(self.values[start : start + size]))
 
@@ -97,7 +97,7 @@ class StateCache:
 def describe_states(
     agents: Agents, state: StateConfig, task: DebateTask, split: Split, num_questions: int
 ) -> dict[str, Any]:
-    """Everything that states depend on."""
+    """Describe everything that the states depend on."""
     return {
         "weights": agents.fingerprints(),
         "agents": agents.names,
@@ -113,7 +113,7 @@ def describe_states(
 def read_states(
     agents: Agents, state: StateConfig, task: DebateTask, questions: Sequence[Question]
 ) -> Tensor:
-    """States of all agents on reading their first prompts, float32 (B, H)."""
+    """Compute the states of all agents on reading their first prompts, float32 (B, H)."""
     parts = []
     for number, agent in enumerate(agents):
         prompts = task.encode(agent.tokenizer, questions, number)
@@ -131,7 +131,7 @@ def write_states(
     questions: Sequence[Question],
     batch_size: int,
 ) -> None:
-    """Compute states and write them, some questions at a time."""
+    """Compute states and write them, in batches of questions."""
     description = describe_states(agents, state, task, split, len(questions))
     values = np.lib.format.open_memmap(
         folder / STATES_FILE,
@@ -149,22 +149,21 @@ def write_states(
 class AgentStates(DebateQuestions):
     """Batches of questions with the agents' states: `rows`, and `states` (B, H).
 
-    The agents, and which state is read, are those of the module that is trained: `agents` and
-    `state`.
+    The agents and the kind of state are those of the trained module: `agents` and `state`.
 
     Args:
-        task: What agents are asked.
-        state_batch_size: Questions at a time while states are computed.
-        states_dir: Folder with `train` and `val` states that were computed before, which are
-            refused if they are of anything else; null: computed and kept by fingerprint.
-        cache_dir: Where they are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        task: The task of the agents.
+        state_batch_size: Questions per batch while states are computed.
+        states_dir: Folder with `train` and `val` states computed before, which must match the
+            agents and the task; null: states are computed and cached.
+        cache_dir: Folder of cached states; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
         **kwargs: Further settings, those of `DebateQuestions`.
     """
 
     def __init__(
         self,
         task: DebateTask,
-        state_batch_size: int = 256,
+        state_batch_size: PositiveInt = 256,
         states_dir: str | None = None,
         cache_dir: str | None = None,
         **kwargs: Any,
@@ -176,25 +175,26 @@ class AgentStates(DebateQuestions):
         self.caches: dict[str, StateCache] = {}
 
     def setup(self, stage: str) -> None:
-        """Open the states, computed first where they are not there.
+        """Open the states; compute missing ones first.
 
         Raises:
-            ValueError: if the module has no agents, or their number is not the task's, or states in
-                `states_dir` are of something else.
+            ValueError: if the module has no agents, their number is not the task's, or the states
+                in `states_dir` do not match.
         """
         if self.caches:
             return
-        module = self.trainer.lightning_module if self.trainer else None
+        trainer = self.trainer
+        module = trainer.lightning_module if trainer else None
         agents, state = getattr(module, "agents", None), getattr(module, "state", None)
-        if not isinstance(agents, Agents) or not isinstance(state, StateConfig):
+        if trainer is None or not (isinstance(agents, Agents) and isinstance(state, StateConfig)):
             raise ValueError(
                 f"{type(module).__name__} has no agents whose states could be read: use "
                 "triptych.lit_modules.commune.thought_autoencoder.ThoughtAutoencoder or "
                 "triptych.lit_modules.commune.thought_adapter.ThoughtAdapter with this data"
             )
         check_number(agents, self.task)
-        # Lightning moves models after `setup`; where there is an accelerator, it reads the states.
-        agents.to(self.trainer.strategy.root_device)
+        # Lightning moves models after `setup`, but an accelerator should compute the states.
+        agents.to(trainer.strategy.root_device)
         splits: dict[Split, list[Question]] = {
             "train": self.train_questions,
             "val": self.val_questions,
@@ -211,7 +211,7 @@ class AgentStates(DebateQuestions):
         name = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.cache_dir / "agent_states" / f"{split}-{name}"
         if not folder.is_dir():
-            rank_zero_info(f"reading {len(agents)} agents' states of {len(questions)} questions")
+            rank_zero_info(f"computing {len(agents)} agents' states of {len(questions)} questions")
 
         def build(unfinished: Path) -> None:
             write_states(
@@ -221,19 +221,19 @@ class AgentStates(DebateQuestions):
         return StateCache(build_once(folder, build), expected)
 
     def train_batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Training questions with their states."""
+        """Return training questions with their states."""
         return {"rows": torch.tensor(rows), "states": self.caches["train"].rows(rows)}
 
     def val_batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Held-out questions with their states."""
+        """Return held-out questions with their states."""
         return {"rows": torch.tensor(rows), "states": self.caches["val"].rows(rows)}
 
 
 def check_number(agents: Agents, task: DebateTask) -> None:
-    """Refuse agents of another number than the task's.
+    """Refuse another number of agents than the task's.
 
     Raises:
-        ValueError: naming both.
+        ValueError: if the numbers differ.
     """
     if task.num_agents is not None and task.num_agents != len(agents):
         raise ValueError(

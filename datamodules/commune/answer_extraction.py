@@ -1,7 +1,8 @@
-r"""Reads the answer that a worked solution comes to: a number, a letter, or what is boxed.
+r"""Extraction of the answer of a worked solution: a number, a letter, or a boxed expression.
 
-All readers give a normal form, so that equal answers are equal strings, or None. A `\boxed{...}`
-counts before anything else, then what follows "####" or "answer is", then the last candidate.
+All readers return a normal form, so that equal answers are equal strings, or None. The answer is
+read from `\boxed{...}` if there is one, else after "####" or "answer is", else it is the last
+candidate in the text.
 """
 
 import re
@@ -40,7 +41,7 @@ def read_answer(text: str, kind: AnswerKind) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What is in the last `\boxed{...}`, braces inside it matched; None: there is none.
+    r"""Return the contents of the last `\boxed{...}`, with matched braces, or None.
 
     >>> last_boxed(r"\boxed{1} and \boxed{\frac{2}{3}}")
     '\\frac{2}{3}'
@@ -58,7 +59,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def read_number(text: str) -> str | None:
-    """The number that a text comes to; fractions and trailing zeros in their lowest terms.
+    """Read the number that a text ends with, in lowest terms and without trailing zeros.
 
     >>> read_number("#### -1,200"), read_number("2/4 of it"), read_number("none")
     ('-1200', '1/2', None)
@@ -79,7 +80,7 @@ def read_number(text: str) -> str | None:
 
 
 def read_letter(text: str) -> str | None:
-    """The letter of a choice, A to J.
+    """Read the letter of a choice, A to J.
 
     >>> read_letter("A is too small, so it must be B"), read_letter("no idea")
     ('B', None)
@@ -93,7 +94,7 @@ def read_letter(text: str) -> str | None:
 
 
 def normal_expression(text: str) -> str:
-    r"""An expression without what makes no difference: spaces, sizes of brackets, units.
+    r"""Normalise an expression: remove spaces, sizes of brackets and units.
 
     >>> normal_expression(r"  \dfrac{3}{4}\text{ cm}. "), normal_expression("1,000.0")
     ('\\frac{3}{4}', '1000')
@@ -110,12 +111,12 @@ def normal_expression(text: str) -> str:
 
 
 def _unit_or_word(match: re.Match[str]) -> str:
-    """A unit after something goes; a word that is the whole answer stays."""
+    """Remove a unit after something else; keep a word that is the whole answer."""
     return match.group(1) if match.start() == 0 else ""
 
 
 def _scope(text: str) -> str:
-    """The part of a text in which the answer is named; the text itself where none is marked."""
+    """Return the part of a text with the answer, or the text itself if none is marked."""
     inside = last_boxed(text)
     if inside is not None:
         return inside

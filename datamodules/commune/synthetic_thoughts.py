@@ -1,24 +1,26 @@
-"""States of two agents made from latents that are known, to check what a codec recovers.
+"""States of two agents made from known latents, to check what a codec recovers.
 
     row_sparse_linear      every dimension of a state mixes a few latents of its agent
-    row_sparse_gaussian    the same of normal latents, which their independence cannot tell apart
-    row_sparse_nonlinear   the linear one, each dimension then bent by a leaky ReLU of its own
+    row_sparse_gaussian    the same with normal latents, which independence cannot identify
+    row_sparse_nonlinear   the linear one, with a leaky ReLU on each dimension
     block_dense_nonlinear  every dimension of a state depends on all latents of its agent
 
-Each agent has latents of its own and some that both share. With sparse rows every latent can be
-recovered by itself; with dense blocks only the shared block, and each private block up to shared
-ones (see `triptych.objectives.commune.structure.identifiability`).
+Each agent has private latents and latents that both share. Sparse rows identify every latent. Dense
+blocks identify the shared block, and each private block up to shared latents (see
+`triptych.objectives.commune.structure.identifiability`).
 
 Paper: ThoughtComm, 2510.20733, synthetic experiments: independent Laplace latents, an invertible
-map with structure. The map itself is not stated; these are ours.
+map with structure. The paper does not state the map; these are ours.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
+from jsonargparse.typing import PositiveInt
 from torch import Tensor
 from torch.utils.data import DataLoader, StackDataset
 
@@ -36,12 +38,11 @@ _MOST_DRAWS = 200
 
 @dataclass(frozen=True)
 class SyntheticThoughts:
-    """Samples with the truth behind them.
+    """Samples with their ground truth.
 
     Attributes:
         latents_NZ: Independent, zero mean, unit variance, Laplace (normal in
-            `row_sparse_gaussian`); first those private to agent 0, then the shared, then those
-            private to agent 1.
+            `row_sparse_gaussian`), in the order: private to agent 0, shared, private to agent 1.
         states_NH: Both agents' states side by side.
         state_sizes: Width of each agent's state.
         support_HZ: bool; True where the state depends on the latent.
@@ -56,7 +57,7 @@ class SyntheticThoughts:
 
     @property
     def relevant(self) -> Tensor:
-        """Which latents matter to which agent, bool (K, Z)."""
+        """True where a latent affects an agent's state, bool (K, Z)."""
         return Sharing.of_support(self.support_HZ, self.state_sizes).relevant_KZ
 
 
@@ -71,17 +72,17 @@ def make_thoughts(
     """Draw a map and samples.
 
     Args:
-        kind: Which map, see above.
-        group_sizes: Latents private to agent 0, shared, private to agent 1.
+        kind: The map, see above.
+        group_sizes: Numbers of latents private to agent 0, shared, private to agent 1.
         state_size: Dimensions of each agent's state, at least as many as it has latents.
         num_samples: N.
-        seed: Of all of it; samples and map are drawn apart, so that more samples are of the same
-            map.
-        latents_per_row: Latents that a dimension mixes, in sparse maps. They are drawn until every
-            latent can be told apart by the support, which with few dimensions takes several draws.
+        seed: Seed of map and samples. They are drawn separately: the map does not depend on the
+            number of samples.
+        latents_per_row: Latents that a dimension of a sparse map mixes. The map is redrawn until
+            its support identifies every latent; few dimensions need several draws.
 
     Raises:
-        ValueError: if sizes do not fit, or no map was found that tells all latents apart.
+        ValueError: if sizes do not fit, or no map was found that identifies all latents.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind is {kind!r}: choose {', '.join(get_args(Kind))}")
@@ -94,7 +95,7 @@ def make_thoughts(
     if state_size < max(first, second) + shared:
         raise ValueError(
             f"state_size is {state_size} and an agent has {max(first, second) + shared} latents: a "
-            "state needs as many dimensions as latents or more"
+            "state needs at least as many dimensions"
         )
     if not 1 <= latents_per_row <= min(first, second) + shared:
         raise ValueError(f"latents_per_row is {latents_per_row}: an agent has fewer latents")
@@ -125,66 +126,70 @@ def make_thoughts(
 
 
 class SyntheticThoughtsData(L.LightningDataModule):
-    """Serves synthetic thoughts as batches of `states` and `latents`.
+    """Synthetic thoughts in batches of `states` and `latents`.
 
     Args:
         kind: See `make_thoughts`.
         group_sizes: See `make_thoughts`.
         state_size: See `make_thoughts`.
-        num_samples: Training samples.
-        num_val_samples: Further samples of the same map, for validation.
+        num_samples: Number of training samples.
+        num_val_samples: Number of validation samples, of the same map.
         latents_per_row: See `make_thoughts`.
-        batch_size: Samples a batch.
-        seed: Of map and samples.
+        batch_size: Samples in a batch.
+        seed: Seed of map and samples.
     """
 
     def __init__(
         self,
         kind: Kind = "row_sparse_linear",
         group_sizes: list[int] | None = None,
-        state_size: int = 32,
-        num_samples: int = 6000,
-        num_val_samples: int = 2000,
-        latents_per_row: int = 3,
-        batch_size: int = 256,
+        state_size: PositiveInt = 32,
+        num_samples: PositiveInt = 6000,
+        num_val_samples: PositiveInt = 2000,
+        latents_per_row: PositiveInt = 3,
+        batch_size: PositiveInt = 256,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.num_samples, self.num_val_samples = num_samples, num_val_samples
         self.batch_size = batch_size
         self.seed = seed
-        self.map = {
-            "kind": kind,
-            "group_sizes": group_sizes or [8, 8, 8],
-            "state_size": state_size,
-            "latents_per_row": latents_per_row,
-        }
+        self._draw = partial(
+            make_thoughts,
+            kind,
+            group_sizes or [8, 8, 8],
+            state_size,
+            num_samples + num_val_samples,
+            seed,
+            latents_per_row,
+        )
         self.thoughts: SyntheticThoughts | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Draw the samples, once."""
         if self.thoughts is None:
-            number = self.num_samples + self.num_val_samples
-            self.thoughts = make_thoughts(**self.map, num_samples=number, seed=self.seed)
+            self.thoughts = self._draw()
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled."""
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the shuffled training batches."""
         return self._loader(slice(0, self.num_samples), shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
-        """In order."""
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation batches, in order."""
         return self._loader(slice(self.num_samples, None), shuffle=False)
 
-    def _loader(self, part: slice, shuffle: bool) -> DataLoader:
+    def _loader(self, part: slice, shuffle: bool) -> DataLoader[Any]:
         assert self.thoughts is not None
-        samples = StackDataset(
-            states=self.thoughts.states_NH[part], latents=self.thoughts.latents_NZ[part]
-        )
+        tensors: Any = {  # Any: torch's stubs want datasets, but tensors have rows, too
+            "states": self.thoughts.states_NH[part],
+            "latents": self.thoughts.latents_NZ[part],
+        }
+        samples = StackDataset(**tensors)
         return DataLoader(samples, self.batch_size, shuffle=shuffle)
 
 
 def _laplace(num_samples: int, num_latents: int, generator: torch.Generator) -> Tensor:
-    # The inverse of the distribution function; the scale 1 / sqrt(2) has unit variance.
+    # Inverse of the distribution function; the scale 1 / sqrt(2) gives unit variance.
     uniform_NZ = torch.rand(num_samples, num_latents, generator=generator, dtype=torch.float64)
     centred_NZ = (uniform_NZ - 0.5).clamp(-0.5 + 1e-12, 0.5 - 1e-12)
     values_NZ = -centred_NZ.sign() * torch.log1p(-2 * centred_NZ.abs()) / 2**0.5
@@ -192,7 +197,7 @@ def _laplace(num_samples: int, num_latents: int, generator: torch.Generator) -> 
 
 
 def _bent_map(latents_NZ: Tensor, num_rows: int, generator: torch.Generator) -> Tensor:
-    """Orthogonal, leaky ReLU, rows of unit length: one to one with num_rows >= latents."""
+    """Apply a rotation, a leaky ReLU, and rows of unit length: injective if num_rows >= Z."""
     size = latents_NZ.shape[1]
     rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=generator))
     weight = torch.nn.functional.normalize(torch.randn(num_rows, size, generator=generator), dim=1)
@@ -219,10 +224,10 @@ def _sparse_weight(
             )
             rows.append(torch.nn.functional.normalize(weight, dim=1))
         weight_HZ = torch.cat(rows)
-        told_apart = len(identifiable_groups(weight_HZ != 0).identified) == num_latents
-        if told_apart and int(torch.linalg.matrix_rank(weight_HZ)) == num_latents:
+        identified = len(identifiable_groups(weight_HZ != 0).identified) == num_latents
+        if identified and int(torch.linalg.matrix_rank(weight_HZ)) == num_latents:
             return weight_HZ
     raise ValueError(
-        f"no map of {latents_per_row} latents a row was found in {_MOST_DRAWS} draws that tells "
-        f"all {num_latents} latents apart: give more dimensions (state_size) or fewer latents a row"
+        f"none of {_MOST_DRAWS} drawn maps of {latents_per_row} latents a row identifies all "
+        f"{num_latents} latents: give more dimensions (state_size) or fewer latents a row"
     )

@@ -1,13 +1,13 @@
-"""Prompts for a policy to answer: WildChat's, one's own, or the embedded questions.
+"""Prompts for a policy to answer: WildChat's, the user's, or the embedded questions.
 
     rows (WildChat's schema, or plain prompts)                     `chat_records`
       -> filtered, without duplicates, split by a hash of the text
       -> tokens by the tokenizer's chat template, or the plain one `chat_template`
-      -> shuffled anew in each pass, shared out among processes    `visits`, `resumable_loader`
+      -> shuffled anew in each pass, divided among processes       `visits`, `resumable_loader`
 
-A batch is a list of rows, each a mapping with `prompt` (the user's message), `messages` (the
-conversation up to it), `prompt_ids` (token ids up to where the reply begins) and the data's own
-fields (`id`, `answers`, `category`, ...), as `sample` takes it.
+A batch is a list of rows, the input of `sample`. Each row is a mapping with `prompt` (the user's
+message), `messages` (the conversation up to it), `prompt_ids` (token ids up to where the reply
+begins) and further fields of the data (`id`, `answers`, `category`, ...).
 """
 
 import hashlib
@@ -16,9 +16,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from lightning.pytorch.utilities import rank_zero_info
 
 from triptych.datamodules.batches.chat_template import encode_prompts, plain_text
 from triptych.datamodules.batches.evaluation_loader import Evaluation
@@ -43,70 +44,52 @@ from triptych.datamodules.sources.records import RecordSource, describe, source_
 
 TRAIN, HELD_OUT = "train", "held_out"
 PromptRow = dict[str, Any]
+FieldKind = Literal["text", "number", "texts", "numbers"]
 
 
 @dataclass(frozen=True)
 class PromptsConfig:
-    """Which prompts a policy is trained on, and which are held out.
+    """Choice of the prompts to train on and to hold out.
 
     Args:
         source: Rows in WildChat's schema or plain prompts (`chat_records`): embedded, local files
             (.jsonl .csv .parquet .txt, .gz too) or a hub name such as allenai/WildChat-1M. Of the
             embedded sets, `subset` names creative_questions (the default), creative_questions_small
             or one_or_two.
-        history: `first_turn` answers the user's first message; `all_turns` the last, with the
-            conversation before it.
-        keep: Which conversations are left out.
-        num_prompts: Train on so many, drawn by `subset_seed`; null: on all.
-        subset_seed: Of that draw, whatever the seed of training.
-        held_out_share: Share of the prompts that are never trained on, by a hash of their text:
-            the same ones in every run. Rows with a field `split` decide themselves: `train`, or the
-            name of a held-out set.
-        validation_prompts: Validate on at most so many of each held-out set, drawn at random but
-            the same each time; null: on all.
+        history: The message to answer: `first_turn`, the user's first; `all_turns`, the user's
+            last, with the conversation before it.
+        keep: Filter of the conversations.
+        num_prompts: Number of training prompts, drawn by `subset_seed`; null: all.
+        subset_seed: Seed of that draw, independent of the seed of training.
+        held_out_share: Share of the prompts that are never trained on, by a hash of their text: the
+            same ones in every run. A field `split` of a row takes precedence: `train`, or the name
+            of a held-out set.
+        validation_prompts: Maximum number of prompts of each held-out set to validate on, the same
+            random ones each time; null: all.
         further_fields: Further fields of the data to keep for rewards and metrics, with their kind:
             text, number, texts (a list) or numbers.
-
-    Raises:
-        ValueError: if a setting is out of range.
     """
 
     source: RecordSource = field(default_factory=RecordSource)
     history: History = "first_turn"
     keep: ChatFilter = field(default_factory=ChatFilter)
-    num_prompts: int | None = None
+    num_prompts: PositiveInt | None = None
     subset_seed: int = 0
-    held_out_share: float = 0.05
-    validation_prompts: int | None = 256
-    further_fields: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("num_prompts", "validation_prompts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"prompts.{name} is {value}: set it to at least 1, or null")
-        if not 0 <= self.held_out_share < 1:
-            raise ValueError(
-                f"prompts.held_out_share is {self.held_out_share}: set it to at least 0 and below 1"
-            )
-        for name, kind in self.further_fields.items():
-            if kind not in FURTHER_KINDS:
-                raise ValueError(
-                    f"prompts.further_fields says that {name} is {kind!r}: choose "
-                    f"{', '.join(FURTHER_KINDS)}"
-                )
+    held_out_share: ClosedUnitInterval = 0.05
+    validation_prompts: PositiveInt | None = 256
+    further_fields: dict[str, FieldKind] = field(default_factory=dict)
 
 
 class PromptsPart(DataPart):
-    """The prompts within a datamodule.
+    """The prompts in a datamodule.
 
     Args:
-        config: Which prompts.
-        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        config: Choice of the prompts.
+        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
 
     Attributes:
-        counts: How many rows were read and kept, and left out for which reason; complete once
-            `prompts` was called.
+        counts: Numbers of rows read, kept, and left out by reason; complete after a call of
+            `prompts`.
     """
 
     name = "prompts"
@@ -119,7 +102,7 @@ class PromptsPart(DataPart):
         self._made: tuple[RowFormat, dict[str, list[PromptRow]]] | None = None
 
     def fingerprint(self) -> str:
-        """Hash the rows and all that decides which of them train, in which words."""
+        """Hash the rows and everything that determines the training prompts."""
         settings = asdict(self.config)
         for name in ("source", "validation_prompts", "further_fields"):
             del settings[name]
@@ -127,14 +110,14 @@ class PromptsPart(DataPart):
         return hashlib.sha256(json.dumps([rows, settings]).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield the prompts in the plain template, for a run without a model's tokenizer."""
+        """Yield the prompts in the plain template, for a run that trains its tokenizer."""
         return (plain_text(row["messages"]) for row in self._rows)
 
     def prompts(self, row_format: RowFormat) -> dict[str, list[PromptRow]]:
         """Return the prompts by split: `train`, then the held-out sets.
 
         Raises:
-            ValueError: if none is left to train on, saying why each was left out.
+            ValueError: if none is left to train on, with the numbers left out by reason.
         """
         if self._made is None or self._made[0] != row_format:
             self._made = row_format, self._make(row_format)
@@ -145,7 +128,7 @@ class PromptsPart(DataPart):
         return VisitStream(len(self.prompts(row_format)[TRAIN]), 1, 1, True, row_format.seed)
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
-        """Return nothing: held-out prompts are answered, see `ChatPrompts.val_dataloader`."""
+        """Return nothing: held-out prompts have other loaders, see `ChatPrompts.val_dataloader`."""
         return []
 
     @cached_property
@@ -198,7 +181,7 @@ class PromptsPart(DataPart):
 
 
 class PromptCollate:
-    """Makes this process's batch: the rows of the prompts planned.
+    """Makes the batch of this process: the rows of the planned prompts.
 
     Args:
         rows: All training prompts.
@@ -208,21 +191,21 @@ class PromptCollate:
         self._rows = rows
 
     def __call__(self, planned: Sequence[PlannedVisit]) -> list[PromptRow]:
-        """Return a row for each prompt planned."""
+        """Return a row for each planned prompt."""
         return [dict(self._rows[visit.items[0]]) for visit in planned]
 
 
 class PromptLoader:
-    """Batches of held-out prompts, shared out among processes.
+    """Batches of held-out prompts, divided among processes.
 
-    Every process gets equally many batches of equally many rows. Where the rows do not fill the
-    last batches, copies of the last one do, with `is_filler` True: leave those out of metrics.
+    Every process gets equally many batches of equally many rows. Copies of the last row complete
+    the last batches, with `is_filler` True: leave those out of metrics.
 
     Args:
-        name: Names the log keys.
+        name: Part of the log keys.
         rows: The prompts.
         batch_size: Prompts per process and batch.
-        shard: This process's part.
+        shard: The share of this process.
     """
 
     def __init__(self, name: str, rows: Sequence[PromptRow], batch_size: int, shard: Shard) -> None:
@@ -238,7 +221,7 @@ class PromptLoader:
         global_batch_size = self._batch_size * self._shard.world_size
         for start in range(0, len(self._rows), global_batch_size):
             places = range(start, start + global_batch_size)
-            if self._shard.world_size == 1:  # alone, a shorter last batch needs no fillers
+            if self._shard.world_size == 1:  # a single process needs no fillers
                 places = range(start, min(places.stop, len(self._rows)))
             yield [
                 dict(self._rows[place])
@@ -249,19 +232,19 @@ class PromptLoader:
 
 
 class ChatPrompts(PackedDataModule):
-    """Prompts to train a policy on, and held-out ones to look at it with.
+    """Prompts to train a policy on, and held-out prompts to validate it on.
 
     A batch is a list of rows (see the top of this file). An epoch is one pass over the training
-    prompts, each pass in an order of its own; a run goes on exactly where it stopped, and several
-    processes see exactly the prompts of one with as many times the batch. Validation has a loader
-    for each held-out set, whose `name` it goes by.
+    prompts, in an order drawn anew. A run resumes exactly. Several processes see the same prompts
+    as a single one with the global batch size. Validation has a loader for each held-out set, with
+    its `name`.
 
     Args:
-        prompts: Which prompts.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
-        max_prompt_tokens: Longest prompt in tokens, template included; longer ones are left out
-            and counted.
+        prompts: Choice of the prompts.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
+        max_prompt_tokens: Maximum length of a prompt in tokens, with its template; longer prompts
+            are left out and counted.
         **kwargs: Further settings, those of `PackedDataModule`; a row is a prompt.
 
     Source: 2510.20817, section 5 (10 thousand English prompts of WildChat).
@@ -270,24 +253,23 @@ class ChatPrompts(PackedDataModule):
     def __init__(
         self,
         prompts: PromptsConfig = PromptsConfig(),
+        *,
         data_dir: str | None = None,
-        max_prompt_tokens: int = 256,
+        max_prompt_tokens: PositiveInt = 256,
         **kwargs: Any,
     ) -> None:
-        if max_prompt_tokens < 2:
-            raise ValueError(f"data.max_prompt_tokens is {max_prompt_tokens}: set it to at least 2")
         self.part = PromptsPart(prompts, data_dir)
         super().__init__([self.part], [1.0], context_length=max_prompt_tokens, **kwargs)
 
     @property
     def prompts(self) -> dict[str, list[PromptRow]]:
-        """The prompts by split: `train`, then the held-out sets by their names."""
+        """The prompts by split: `train`, then the held-out sets by name."""
         (row_format,) = self._row_formats()
         return self.part.prompts(row_format)
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows were read and kept, and left out for which reason."""
+        """Numbers of rows read, kept, and left out by reason."""
         _ = self.prompts
         return self.part.counts
 
@@ -305,7 +287,7 @@ class ChatPrompts(PackedDataModule):
             trainer=self.trainer,
         )
 
-    def val_dataloader(self) -> list[PromptLoader]:
+    def val_dataloader(self) -> list[PromptLoader]:  # type: ignore[override]  # other batches
         """Return one loader for each held-out set."""
         return [
             PromptLoader(name, rows, self.eval_batch_size, self._shard)
@@ -315,7 +297,7 @@ class ChatPrompts(PackedDataModule):
 
 
 def _draw(rows: list[PromptRow], count: int | None, seed: int) -> list[PromptRow]:
-    """Draw some rows, in their order."""
+    """Draw at most `count` rows, in their order."""
     if count is None or count >= len(rows):
         return rows
     kept = sorted(random.Random(seed).sample(range(len(rows)), count))

@@ -1,4 +1,4 @@
-"""Conversations as data: WildChat's rows, or plain prompts; read, checked, filtered, told apart.
+"""Conversations as data: WildChat's rows or plain prompts, read, checked, filtered and split.
 
     {"conversation": [{"role": "user", "content": "...", "language": "English", "toxic": false,
      "redacted": false, "turn_identifier": 1}, ...], "language": "English", "toxic": false,
@@ -6,7 +6,7 @@
     {"prompt": "Name a fruit.", "answers": ["apple", ...], "category": "fruit"}     a plain prompt
     one prompt a line                                                        a .txt file
 
-WildChat (2405.01470) is read by its hub name, or from files with the same fields.
+WildChat (2405.01470) is read by its hub name or from files with the same fields.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+
+from jsonargparse.typing import PositiveInt
 
 from triptych.datamodules.batches.chat_template import ROLES
 from triptych.datamodules.embedded import creative_questions, one_or_two
@@ -29,7 +31,7 @@ from triptych.datamodules.sources.records import (
 History = Literal["first_turn", "all_turns"]
 Message = dict[str, str]
 
-# The embedded sets, by the `subset` that names them; the first is the default.
+# The embedded sets by `subset`; the first is the default.
 EMBEDDED_PROMPTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.prompt_rows,
     "creative_questions_small": partial(creative_questions.prompt_rows, small=True),
@@ -44,7 +46,7 @@ REQUIRED: dict[str, type] = {}
 OPTIONAL: dict[str, Any] = {
     "id": str,
     "conversation_hash": str,
-    "conversation": list[dict],
+    "conversation": list[dict],  # type: ignore[type-arg]  # a type to check rows against
     "prompt": str,
     "language": str,
     "toxic": bool,
@@ -63,33 +65,31 @@ FURTHER_KINDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ChatFilter:
-    """Which conversations are left out; each that is counts under the first reason met.
+    """Filter of conversations; each left-out one is counted under the first reason that applies.
 
     Args:
-        languages: Keep only these, as WildChat names them ("English"). Null: all. Rows that do not
-            say are kept.
-        drop_toxic: Leave out rows marked as toxic, or whose prompt is.
-        drop_redacted: Leave out rows from which personal data was removed, or whose prompt is one:
+        languages: Keep only these, in WildChat's names ("English"); null: all. Rows without a
+            language are kept.
+        drop_toxic: Leave out rows that are marked as toxic, as a whole or in a used message.
+        drop_redacted: Leave out rows with personal data removed, as a whole or from a used message:
             their texts have gaps.
-        min_characters: Leave out prompts shorter than this.
-        max_characters: Leave out longer ones; null: keep.
-        drop_duplicates: Of prompts that read the same but for case, white space and composition of
+        min_characters: Leave out shorter prompts.
+        max_characters: Leave out longer prompts; null: none.
+        drop_duplicates: Of prompts that differ only in case, white space and composition of
             characters, keep the first.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if `max_characters` is below `min_characters`.
     """
 
     languages: list[str] | None = None
     drop_toxic: bool = True
     drop_redacted: bool = True
-    min_characters: int = 1
-    max_characters: int | None = None
+    min_characters: PositiveInt = 1
+    max_characters: PositiveInt | None = None
     drop_duplicates: bool = True
 
     def __post_init__(self) -> None:
-        if self.min_characters < 1:
-            raise ValueError(f"min_characters is {self.min_characters}: set it to at least 1")
         if self.max_characters is not None and self.max_characters < self.min_characters:
             raise ValueError(
                 f"max_characters is {self.max_characters}, below min_characters "
@@ -97,7 +97,7 @@ class ChatFilter:
             )
 
     def select(self, rows: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Return the rows kept, and how many were read, kept, and left out for which reason."""
+        """Return the kept rows, and the numbers of rows read, kept, and left out by reason."""
         counts = {"read": 0}
         kept, seen = [], set()
         for row in rows:
@@ -138,17 +138,17 @@ def read_conversations(
     """Yield conversations up to a message of the user.
 
     Args:
-        source: Where to read.
-        history: `first_turn`: the user's first message and what stands before it (a system
-            message); `all_turns`: all up to the user's last message.
-        embedded: The embedded sets to choose from by `source.subset`.
+        source: The source.
+        history: `first_turn`: up to the user's first message, with a system message before it;
+            `all_turns`: up to the user's last message.
+        embedded: The embedded sets by `source.subset`.
         further: Further optional fields to keep, with their types.
 
     Yields:
-        Rows with `id`, `prompt` (the user's message), `messages` (role and content, the last one is
-        the user's), `reply` (what the assistant said to it, or None), `toxic`, `redacted`, the
-        other fields of `OPTIONAL` that are not of WildChat alone, and `further`; None where a field
-        is missing.
+        Rows with `id`, `prompt` (the user's message), `messages` (role and content; the last one is
+        the user's), `reply` (the assistant's answer to it, or None), `toxic`, `redacted`, the other
+        fields of `OPTIONAL` that are not specific to WildChat, and `further`. A missing field is
+        None.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -171,7 +171,7 @@ def read_conversations(
 def embedded_set(
     source: RecordSource, embedded: dict[str, Callable[[], list[dict[str, Any]]]]
 ) -> EmbeddedRows:
-    """Return what gives the rows of the embedded set that the source names.
+    """Return the function that makes the rows of the source's embedded set.
 
     Raises:
         ValueError: if there is no such set.
@@ -186,7 +186,7 @@ def embedded_set(
 
 
 def text_key(row: dict[str, Any]) -> str:
-    r"""Reduce a conversation to what tells it from others: case, spaces and composition do not.
+    r"""Normalise a conversation, to find duplicates: case, white space, composed characters.
 
     >>> text_key({"messages": [{"role": "user", "content": " Name  a\nFRUIT"}]})
     'user: name a fruit'
@@ -196,13 +196,13 @@ def text_key(row: dict[str, Any]) -> str:
 
 
 def is_held_out(row: dict[str, Any], share: float) -> bool:
-    """Decide by a hash of its text whether a conversation is held out: the same in every run."""
+    """Return whether a conversation is held out, by a hash of its text: the same in every run."""
     digest = hashlib.sha256(text_key(row).encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
 
 def _fault(row: dict[str, Any], by_line: bool) -> str | None:
-    """Say what is wrong with a row beyond its types."""
+    """Return the fault of a row with correct types, or None."""
     if by_line and row["text"] is not None:
         return None
     if row["conversation"] is None:

@@ -1,14 +1,14 @@
-"""Supervised replies: the warm-up that teaches a model to answer before a policy is trained.
+"""Supervised replies: the warm-up that teaches a model to answer before policy training.
 
     rows with a prompt and replies, or conversations with an assistant   `chat_records`
-      -> tokens by the chat template, labels on the reply alone          `chat_template`
+      -> tokens by the chat template, labels on the reply only           `chat_template`
       -> each prompt several times an epoch, replies by their weights    `reply_documents`
       -> packed                                                          `packed_datamodule`
 
     {"prompt": "Name a fruit.", "replies": ["pear", "plum"], "weights": [0.8, 0.2]}
 
-The embedded sets are those of `chat_prompts`: what a policy is asked there is taught here, all of
-it, with an uneven prior over the right answers and a share of wrong ones.
+The embedded sets have the prompts of `chat_prompts`, held-out ones included. Their replies have an
+uneven prior over the right answers, and a share of wrong ones.
 """
 
 import hashlib
@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from lightning.pytorch.utilities import rank_zero_info
 
 from triptych.datamodules.batches.chat_template import encode_prompts, encode_replies, plain_text
 from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.length_batches import left_padded
 from triptych.datamodules.batches.packed_datamodule import (
     DataPart,
     PackedDataModule,
@@ -42,56 +43,44 @@ from triptych.datamodules.diversify.chat_records import (
 )
 from triptych.datamodules.sources.records import RecordSource, describe, source_fingerprint
 
-# Validation replies are drawn the same whatever the seed of training.
+# Validation replies do not depend on the seed of training.
 VALIDATION_SEED = 0
-# Texts of a prompt with one of its replies that the tokenizer is trained on.
+# Number of replies to each prompt that the tokenizer is trained on.
 TOKENIZER_REPLIES = 4
 
 
 @dataclass(frozen=True)
 class RepliesConfig:
-    """Which replies are taught.
+    """Choice of the replies to teach.
 
     Args:
-        source: Rows with a prompt and its `replies` (with `weights`, or all alike), or
-            conversations, of which the assistant's answer is the reply (`chat_records`). Embedded,
+        source: Rows with a prompt and its `replies` (with `weights`, or equally likely), or
+            conversations, with the assistant's answer as the reply (`chat_records`). Embedded,
             local or by hub name; of the embedded sets, `subset` names creative_questions (the
             default), creative_questions_small or one_or_two.
-        history: Which of a conversation's messages is answered; see `chat_prompts.PromptsConfig`.
-        keep: Which conversations are left out.
-        draws_per_prompt: Replies of each prompt in an epoch.
-        held_out_share: Share of the prompts that are not taught but asked in validation, by a hash
-            of their text; 0: what is asked was taught. A field `split` has no meaning here.
-        validation_prompts: Ask at most so many, drawn at random but the same each time; null: all.
-
-    Raises:
-        ValueError: if a setting is out of range.
+        history: The message of a conversation to answer; see `chat_prompts.PromptsConfig`.
+        keep: Filter of the conversations.
+        draws_per_prompt: Replies to each prompt in an epoch.
+        held_out_share: Share of the prompts that are only asked in validation, by a hash of their
+            text; 0: validation asks taught prompts. A field `split` has no effect.
+        validation_prompts: Maximum number of prompts to ask, the same random ones each time; null:
+            all.
     """
 
     source: RecordSource = field(default_factory=RecordSource)
     history: History = "first_turn"
     keep: ChatFilter = field(default_factory=ChatFilter)
-    draws_per_prompt: int = 1
-    held_out_share: float = 0.0
-    validation_prompts: int | None = 256
-
-    def __post_init__(self) -> None:
-        for name in ("draws_per_prompt", "validation_prompts"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"replies.{name} is {value}: set it to at least 1")
-        if not 0 <= self.held_out_share < 1:
-            raise ValueError(
-                f"replies.held_out_share is {self.held_out_share}: set it to at least 0 and below 1"
-            )
+    draws_per_prompt: PositiveInt = 1
+    held_out_share: ClosedUnitInterval = 0.0
+    validation_prompts: PositiveInt | None = 256
 
 
 class RepliesPart(DataPart):
-    """The replies within a datamodule.
+    """The replies in a datamodule.
 
     Args:
-        config: Which replies.
-        data_dir: Where relative paths start; see `packed_datamodule.locate`.
+        config: Choice of the replies.
+        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
     """
 
     name = "replies"
@@ -103,7 +92,7 @@ class RepliesPart(DataPart):
         self._made: tuple[RowFormat, list[TaughtPrompt], list[TaughtPrompt]] | None = None
 
     def fingerprint(self) -> str:
-        """Hash the rows and all that decides what is taught."""
+        """Hash the rows and the settings that determine the taught replies."""
         settings = asdict(self.config)
         for name in ("source", "validation_prompts"):
             del settings[name]
@@ -111,7 +100,7 @@ class RepliesPart(DataPart):
         return hashlib.sha256(json.dumps([rows, settings]).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield each prompt with a few of its replies, all replies taking their turn."""
+        """Yield each prompt with a few of its replies, in turn."""
         for number, row in enumerate(self._rows):
             replies, count = row["replies"], min(TOKENIZER_REPLIES, len(row["replies"]))
             prompt = plain_text(row["messages"])
@@ -120,7 +109,7 @@ class RepliesPart(DataPart):
                 yield replies[(number * count + turn) % len(replies)]
 
     def prompts(self, row_format: RowFormat) -> tuple[list[TaughtPrompt], list[TaughtPrompt]]:
-        """Return the prompts that are taught, and those that are asked in validation.
+        """Return the prompts to teach, and those to ask in validation.
 
         Raises:
             ValueError: if none is left to teach.
@@ -136,7 +125,7 @@ class RepliesPart(DataPart):
         return EpochStream(documents, row_format.seed, row_format.context_length)
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
-        """Return the prompts to ask, with one reply each by its weight."""
+        """Return the prompts to ask, with one reply each, drawn by weight."""
         _, asked = self.prompts(row_format)
         return [Evaluation(self.name, len(asked), ReplyCollate(asked, row_format))]
 
@@ -157,7 +146,9 @@ class RepliesPart(DataPart):
         texts = list(dict.fromkeys(reply for row in self._rows for reply in row["replies"]))
         ids_of = dict(zip(texts, encode_replies(tokenizer, texts), strict=True))
         encoded = encode_prompts(tokenizer, [row["messages"] for row in self._rows])
-        taught, asked, num_too_long = [], [], 0
+        taught: list[TaughtPrompt] = []
+        asked: list[TaughtPrompt] = []
+        num_too_long = 0
         for row, prompt_ids in zip(self._rows, encoded, strict=True):
             fitting = [
                 (ids_of[reply], weight)
@@ -198,7 +189,7 @@ class ReplyCollate:
     """Makes validation batches: a reply to each prompt to measure, and the prompt to answer.
 
     Args:
-        prompts: What is asked. Where all have right answers, generated replies are scored.
+        prompts: The prompts. If all have right answers, generated replies are scored.
         row_format: Tokenizer and layout.
     """
 
@@ -212,19 +203,17 @@ class ReplyCollate:
         """Make a batch of the prompts with the given indices.
 
         Returns:
-            What `packing.collate_rows` returns, labels on the reply; and, where there are right
-            answers, the keys of `fact_questions.QuestionCollate` that ask for them.
+            The keys of `packing.collate_rows`, with labels on the reply. With right answers also
+            prompt_ids and prompt_mask of `length_batches.left_padded`, and lists of questions and
+            answers, to generate replies and score them.
         """
         batch = self._row_format.collate_padded([self._documents.document(row, 0) for row in rows])
         if not self._has_answers:
             return batch
         prompts = [self._prompts[row] for row in rows]
-        shape = (len(rows), max(len(prompt.prompt_ids) for prompt in prompts))
-        prompt_ids = torch.full(shape, self._row_format.tokenizer.pad_token_id, dtype=torch.int64)
-        prompt_mask = torch.zeros(shape, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            prompt_ids[row, -len(prompt.prompt_ids) :] = torch.tensor(prompt.prompt_ids)
-            prompt_mask[row, -len(prompt.prompt_ids) :] = 1
+        prompt_ids, prompt_mask = left_padded(
+            [prompt.prompt_ids for prompt in prompts], self._row_format.tokenizer.pad_token_id
+        )
         return batch | {
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
@@ -240,15 +229,16 @@ class SupervisedReplies(PackedDataModule):
     reply longer than `context_length` is left out and counted.
 
     Args:
-        replies: Which replies.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
+        replies: Choice of the replies.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 
     def __init__(
         self,
         replies: RepliesConfig = RepliesConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -260,7 +250,7 @@ class SupervisedReplies(PackedDataModule):
 
 
 def _with_replies(rows: Iterator[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
-    """Fill in `replies` and `weights`, and refuse rows without."""
+    """Fill in `replies` and `weights`; refuse rows without replies or with invalid weights."""
     for row in rows:
         replies = row["replies"] or [reply for reply in [row["reply"]] if reply is not None]
         weights = row["weights"] or [1.0] * len(replies)

@@ -1,8 +1,9 @@
-"""Steps of a policy that is asked for nothing: each batch is one empty prompt."""
+"""Steps of a policy without a condition: each batch is empty prompts."""
 
 from collections.abc import Iterator
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule
 
 
@@ -10,21 +11,14 @@ class Unprompted(LightningDataModule):
     """Batches of empty prompts, for policies without a condition, such as those of molecules.
 
     Args:
-        steps_per_epoch: Batches after which an epoch ends.
-        prompts_per_step: Prompts of a batch: as many groups of `num_samples` completions.
-
-    Raises:
-        ValueError: if a number is below 1.
+        steps_per_epoch: Batches in an epoch.
+        prompts_per_step: Prompts in a batch; each gets a group of `num_samples` completions.
     """
 
-    def __init__(self, steps_per_epoch: int = 100, prompts_per_step: int = 1) -> None:
+    def __init__(
+        self, steps_per_epoch: PositiveInt = 100, prompts_per_step: PositiveInt = 1
+    ) -> None:
         super().__init__()
-        for name, value in (
-            ("steps_per_epoch", steps_per_epoch),
-            ("prompts_per_step", prompts_per_step),
-        ):
-            if value < 1:
-                raise ValueError(f"data.init_args.{name} is {value}: set it to at least 1")
         self.steps_per_epoch = steps_per_epoch
         self.prompts_per_step = prompts_per_step
 
@@ -33,16 +27,16 @@ class Unprompted(LightningDataModule):
         return EmptyPrompts(self.steps_per_epoch, self.prompts_per_step)
 
     def val_dataloader(self) -> list[Any]:
-        """Return nothing: looking at a policy of molecules would cost oracle calls."""
+        """Return nothing: a validation of molecules would cost oracle calls."""
         return []
 
 
 class EmptyPrompts:
-    """An epoch of batches that are all the same; it goes on where a checkpoint left it.
+    """An epoch of identical batches, which resumes from a checkpoint.
 
     Args:
-        num_batches: Batches of an epoch.
-        num_prompts: Prompts of a batch.
+        num_batches: Batches in an epoch.
+        num_prompts: Prompts in a batch.
     """
 
     def __init__(self, num_batches: int, num_prompts: int) -> None:
@@ -59,9 +53,9 @@ class EmptyPrompts:
         self._done = 0
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch were given."""
+        """Return the number of batches of the epoch that were yielded."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on there."""
+        """Continue from a state."""
         self._done = state["done"]

@@ -1,10 +1,10 @@
-"""Short encyclopaedic prose about the entities of the tables: the embedded text corpus.
+"""The embedded text corpus: short encyclopaedic articles about the entities of the tables.
 
-Every entity gets a few articles. Each says the same facts in wordings and an order of its own,
-drawn from a random stream that depends on nothing but the entity and the article's number.
+Every entity has a few articles. They state the same facts in different wordings and orders, drawn
+by the entity and the article's number alone.
 
-Validation holds out one article (the last) of every eighth entity. The entity's other articles are
-trained on, so its facts are known and what is measured is the perplexity of a new text about them.
+Validation holds out the last article of every eighth entity. The entity's other articles are
+trained on, so its facts are known, and validation measures the perplexity of a new text about them.
 """
 
 import random
@@ -133,7 +133,7 @@ WORDINGS: dict[Table, list[list[str]]] = {
 
 
 def embedded_articles(split: Literal["train", "validation"] = "train") -> list[dict[str, str]]:
-    """Render one split of the embedded corpus; see the module for what is held out.
+    """Write one split of the embedded corpus; the module describes the split.
 
     Returns:
         Rows with `title` (the entity's name) and `text` (one paragraph).
@@ -152,7 +152,7 @@ def embedded_articles(split: Literal["train", "validation"] = "train") -> list[d
 
 
 def embedded_documents() -> list[dict[str, str]]:
-    """List one article of each entity, the first of those that train.
+    """List one article of each entity, its first training article.
 
     Returns:
         Rows with `id` ("countries/France"), `title` and `text`.
@@ -168,7 +168,7 @@ def embedded_documents() -> list[dict[str, str]]:
 
 
 def _entity_fields(table: Table, index: int) -> dict[str, str]:
-    """Return what can be said of one entity: its cells (first answers), and its neighbours."""
+    """Return the fields of one entity: its cells (first answers), and its neighbours."""
     rows = table_rows(table)
     entity = {column: cell.split("|")[0] for column, cell in rows[index].items()}
     if table is ELEMENTS:

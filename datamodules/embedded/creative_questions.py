@@ -1,26 +1,26 @@
-"""Open questions with many right answers, and what a model is taught to answer before it explores.
+"""Open questions with many right answers, and the replies that the warm-up teaches.
 
     prompt_rows()   {"id": "fruit/0", "prompt": "Name a fruit.", "answers": ["apple", ...],
                      "category": "fruit", "split": "train"}
     reply_rows()    the same questions with `replies` and `weights`: an uneven prior over the right
                     answers, and a share of wrong ones
 
-Questions are every category of `categories.yaml` in every phrasing. Two things are held out of
-training a policy: some phrasings (of training's categories) and some categories (in all phrasings).
-The warm-up teaches all of them, so that the model *knows* the right answers everywhere; what can
-reach the held-out ones is the habit of spreading over what it knows. The small set has a third of
-the categories, so that a model of half a million parameters knows them after a minute.
+The questions are all categories of `categories.yaml` in all phrasings. Policy training holds out
+some phrasings (of training categories) and some categories (in all phrasings). The warm-up teaches
+all questions, so that the model knows the right answers everywhere. Only the habit of varying the
+answers can transfer to held-out questions. The small set has a third of the categories; a model of
+half a million parameters learns it in a minute.
 
-The prior is Zipf's: the k-th answer of a category has a weight of 1/k^2, in an order drawn once for
-each category (`PRIOR_SEED`), so that neither the table's order nor the alphabet tells it. The
-exponent was set by arithmetic before any policy was trained on it: ten samples then hold 3.7
-different right answers, about as many as the paper's RLOO keeps (3.88 of 10), where equal odds hold
-8.1. With 1/k they hold 6.6, and no method could reach 1.5 times as many.
+The prior follows Zipf's law: the k-th answer of a category has a weight of 1/k^2, in an order drawn
+once for each category (`PRIOR_SEED`), independent of the table's order and the alphabet. The
+exponent was computed before any policy was trained: ten samples then contain 3.7 different right
+answers, about as many as the paper's RLOO keeps (3.88 of 10); equal odds give 8.1. With 1/k they
+contain 6.6, and no method could reach 1.5 times as many.
 
-The warm-up, and nothing else, also asks for what few people would say (`VARIED_PHRASINGS`), and
-there all right answers are alike. Pretrained language models know such requests, so that they have
-a notion of variety that belongs to no category. Without it a small model learns to vary in each
-category apart, and no habit reaches the categories that are held out.
+The warm-up alone also asks for unusual answers (`VARIED_PHRASINGS`), with equal weights on all
+right answers. Pretrained language models know such requests, and so have a notion of variety across
+categories. Without it a small model learns to vary in each category separately, and nothing
+transfers to the held-out categories.
 """
 
 import random
@@ -51,7 +51,7 @@ HELD_OUT_PHRASINGS = (
     "Could you give me {one}?",
     "Choose {one} at random.",
 )
-# Asked in the warm-up alone: no policy is trained or measured on these.
+# Asked in the warm-up only: no policy is trained or measured on these.
 VARIED_PHRASINGS = (
     "Surprise me with {one}.",
     "Name {one} that few people think of.",
@@ -62,13 +62,13 @@ VARIED_PHRASINGS = (
 PRIOR_SEED = 20817
 PRIOR_EXPONENT = 2
 WRONG_SHARE = 0.1
-# So many wrong answers for each category, drawn from the others' right ones.
+# Number of wrong answers of each category, drawn from the right answers of others.
 NUM_WRONG = 10
 
 _TABLES = {"countries": COUNTRIES, "elements": ELEMENTS, "us_states": US_STATES}
 
 
-# The small set: so many categories apart, of training's and of the held-out ones.
+# The small set: every third training category, every second held-out one.
 SMALL_STEPS = {False: 3, True: 2}
 
 
@@ -87,7 +87,7 @@ def categories() -> dict[str, dict[str, Any]]:
 
 
 def small_categories() -> list[str]:
-    """Name the categories of the small set: 18 of training's, 5 of the held-out ones.
+    """Name the categories of the small set: 18 training categories, 5 held-out ones.
 
     >>> small_categories()[:3], small_categories()[-1]
     (['fruit', 'bird', 'tree'], 'toy')
@@ -102,9 +102,9 @@ def prompt_rows(small: bool = False) -> list[dict[str, Any]]:
     """List the questions with their right answers.
 
     Args:
-        small: Of the small set of categories alone, for models that learn in minutes.
+        small: Use the small set of categories only, for models that learn in minutes.
 
-    `split` is `train`, `held_out_phrasings` (of training's categories), or `held_out_categories`.
+    `split` is `train`, `held_out_phrasings` (of training categories), or `held_out_categories`.
 
     >>> next(row["prompt"] for row in prompt_rows() if row["category"] == "insect")
     'Name an insect.'
@@ -128,14 +128,14 @@ def prompt_rows(small: bool = False) -> list[dict[str, Any]]:
 
 
 def reply_rows(small: bool = False) -> list[dict[str, Any]]:
-    """List the questions with the replies that the warm-up teaches, and how often each.
+    """List the questions with the replies that the warm-up teaches, and their weights.
 
     Args:
         small: As in `prompt_rows`.
 
-    Beside the rows of `prompt_rows` those of `VARIED_PHRASINGS`, whose `split` is `varied`.
-    `weights` add up to 1: `1 - WRONG_SHARE` for the right answers by Zipf's law, or all alike where
-    variety is asked for; the rest for wrong ones, all alike.
+    The rows are those of `prompt_rows`, and those of `VARIED_PHRASINGS` with the `split` `varied`.
+    `weights` add up to 1. Right answers have `1 - WRONG_SHARE`, by Zipf's law, or equally for
+    `varied` questions; wrong answers share the rest equally.
     """
     rows = []
     for row in prompt_rows(small) + _varied_rows(small):
@@ -160,7 +160,7 @@ def _varied_rows(small: bool) -> list[dict[str, Any]]:
 
 @cache
 def answer_prior(category: str, exponent: float = PRIOR_EXPONENT) -> dict[str, float]:
-    """Return how often each reply is taught: the right ones, the most frequent first, then wrong.
+    """Return the weight of each reply: right ones from the most frequent down, then wrong ones.
 
     Args:
         category: Its name.
@@ -192,7 +192,7 @@ def answer_prior(category: str, exponent: float = PRIOR_EXPONENT) -> dict[str, f
 
 
 def _from_table(choice: dict[str, Any] | None) -> list[str]:
-    """Read answers from an embedded table; a cell's first entry counts."""
+    """Read answers from an embedded table; of a cell with several, the first."""
     if choice is None:
         return []
     where = choice.get("where", {})

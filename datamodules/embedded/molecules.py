@@ -1,8 +1,8 @@
-"""Molecules for runs without data: known drugs, and what grows when their pieces are put together.
+"""Molecules for runs without data: known drugs, and new molecules made of their fragments.
 
 `drugs.csv` lists drugs by their international names, without stereochemistry. They are cut at the
-bonds of the BRICS rules (Degen et al. 2008), and pieces of several drugs are joined at random by
-the same rules, seeded. Growing takes a few milliseconds a molecule and is done once per machine.
+bonds of the BRICS rules (Degen et al. 2008), and fragments of several drugs are joined at random by
+the same rules, seeded. This takes a few milliseconds a molecule and is done once per machine.
 """
 
 import csv
@@ -16,7 +16,7 @@ from triptych.datamodules.sources.disk_cache import build_once, default_cache_di
 
 DRUGS = Path(__file__).with_name("drugs.csv")
 NUM_EMBEDDED = 4000
-FEWEST_ATOMS, MOST_ATOMS = 10, 36  # placeholders at open cuts are no heavy atoms
+FEWEST_ATOMS, MOST_ATOMS = 10, 36  # heavy atoms; placeholders at open cuts do not count
 VERSION = 1
 
 
@@ -28,11 +28,11 @@ def drugs() -> dict[str, str]:
 
 
 def grow_molecules(count: int, seed: int = 0) -> list[str]:
-    """Join pieces of drugs to new molecules.
+    """Join fragments of drugs to new molecules.
 
     Args:
-        count: How many, the drugs themselves included.
-        seed: Of the draws.
+        count: Number of molecules, with the drugs themselves.
+        seed: Seed of the draws.
 
     Returns:
         Different canonical SMILES; the drugs come first.
@@ -44,7 +44,7 @@ def grow_molecules(count: int, seed: int = 0) -> list[str]:
     grown = dict.fromkeys(Chem.MolToSmiles(molecule) for molecule in whole)
     names = sorted({piece for molecule in whole for piece in BRICS.BRICSDecompose(molecule)})
     pieces = [Chem.MolFromSmiles(name) for name in names]
-    with_label = defaultdict(list)  # the pieces that can be held at a cut of this kind
+    with_label = defaultdict(list)  # fragments with a cut of this kind
     for piece in pieces:
         for atom in _open_cuts(piece):
             with_label[atom.GetIsotope()].append((piece, atom.GetIdx()))
@@ -58,7 +58,7 @@ def grow_molecules(count: int, seed: int = 0) -> list[str]:
 
 
 def _grow(molecule: Any, with_label: dict[int, list[tuple[Any, int]]], rng: random.Random) -> Any:
-    """Join pieces at open cuts until none is left; None where that makes too large a molecule."""
+    """Join fragments until no cut is open; return None if the molecule gets too large or small."""
     while cuts := _open_cuts(molecule):
         if molecule.GetNumHeavyAtoms() > MOST_ATOMS:
             return None
@@ -73,10 +73,10 @@ def _grow(molecule: Any, with_label: dict[int, list[tuple[Any, int]]], rng: rand
 
 
 def _join(left: Any, left_cut: int, right: Any, right_cut: int, double: bool) -> Any:
-    """Bond the atoms beside two open cuts and take the cuts away."""
+    """Bond the atoms next to two open cuts and remove the placeholders."""
     from rdkit import Chem
 
-    joined = Chem.RWMol(Chem.CombineMols(left, right))
+    joined: Any = Chem.RWMol(Chem.CombineMols(left, right))
     right_cut += left.GetNumAtoms()
     ends = [joined.GetAtomWithIdx(cut).GetNeighbors()[0].GetIdx() for cut in (left_cut, right_cut)]
     joined.AddBond(*ends, Chem.BondType.DOUBLE if double else Chem.BondType.SINGLE)
@@ -86,13 +86,13 @@ def _join(left: Any, left_cut: int, right: Any, right_cut: int, double: bool) ->
 
 
 def _open_cuts(molecule: Any) -> list[Any]:
-    """List the placeholder atoms at which a piece was cut; their isotope is the kind of cut."""
+    """List the placeholder atoms of a fragment's cuts; their isotope is the kind of cut."""
     return [atom for atom in molecule.GetAtoms() if atom.GetAtomicNum() == 0]
 
 
 @cache
 def _partners() -> dict[int, dict[int, bool]]:
-    """Say which kinds of cut fit together, and whether by a double bond."""
+    """Return the kinds of cut that fit each kind, with True for a double bond."""
     from rdkit.Chem import BRICS
 
     partners: dict[int, dict[int, bool]] = defaultdict(dict)
@@ -106,7 +106,7 @@ def _partners() -> dict[int, dict[int, bool]]:
 
 @cache
 def embedded_molecules() -> list[dict[str, Any]]:
-    """List the embedded default in the form of a data set's rows, with the field `smiles`."""
+    """List the embedded molecules as rows with the field `smiles`."""
     import rdkit
 
     name = f"{NUM_EMBEDDED}-{VERSION}-rdkit{rdkit.__version__}"

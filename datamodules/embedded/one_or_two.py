@@ -1,10 +1,10 @@
-"""The 1-2 task: a random integer is asked for, 1 or 2, in an XML element; both are right.
+"""The 1-2 task: give a random integer, 1 or 2, in an XML element; both are right.
 
     prompt_rows()   {"id": "one_or_two/0", "prompt": "Pick a random integer: ...",
                      "answers": ["1", "2"], "category": "one_or_two", "split": "train"}
-    reply_rows()    the same with `replies` and `weights`: what a tiny model is taught first
+    reply_rows()    the same with `replies` and `weights`, the warm-up of a tiny model
 
-The prior is uneven as that of the paper's model is, which prefers 1: 0.55 for 1, 0.25 for 2, the
+The prior is uneven like that of the paper's model, which prefers 1: 0.55 for 1, 0.25 for 2, the
 rest wrong or garbled.
 
 Source: 2510.20817, section 5. The paper's prompt is not public; wordings and prior are ours.
@@ -25,7 +25,7 @@ HELD_OUT_PHRASINGS = (
     "Roll a die that has two sides, 1 and 2.",
 )
 ANSWERS = ("1", "2")
-# Reply -> how often it is taught, in every phrasing.
+# Weight of each reply, in every phrasing.
 PRIOR = {
     "<answer>1</answer>": 0.55,
     "<answer>2</answer>": 0.25,
@@ -58,9 +58,9 @@ def prompt_rows() -> list[dict[str, Any]]:
 
 
 def reply_rows() -> list[dict[str, Any]]:
-    """List the prompts with the replies that the warm-up teaches, and how often each.
+    """List the prompts with the replies that the warm-up teaches, and their weights.
 
-    `answers` are the right replies as they are to be written.
+    `answers` are the right replies in full.
     """
     taught = {
         "answers": [f"<answer>{answer}</answer>" for answer in ANSWERS],

@@ -1,9 +1,9 @@
-"""Tables of real facts, one row an entity, and the question-answer rows they stand for.
+"""Tables of real facts, one row per entity, and their question-answer rows.
 
 The tables cover the member states of the United Nations with its two observer states, the chemical
-elements, the states of the USA, and well-known books. Where several answers are right, or one has
-several spellings, a cell lists them with "|" between, the one to teach first. Names follow common
-English usage, those of elements IUPAC's spelling.
+elements, the states of the USA, and well-known books. A cell lists several right answers or
+spellings with "|" between them, the one to teach first. Names follow common English usage; those of
+elements follow IUPAC.
 """
 
 import csv
@@ -20,9 +20,9 @@ class Table:
     """A CSV file beside this one.
 
     Attributes:
-        file: Its name.
+        file: Name of the file.
         subject: The column that names the entity.
-        questions: For each other column that is a relation: relation, column and plain question.
+        questions: Relation, column and question of each column that is a relation.
     """
 
     file: str
@@ -65,13 +65,13 @@ TABLES = (COUNTRIES, ELEMENTS, US_STATES, BOOKS)
 
 @cache
 def table_rows(table: Table) -> tuple[dict[str, str], ...]:
-    """Read a table: a row is a mapping from column to cell, as written."""
+    """Read a table; a row is a mapping from column to cell."""
     with (FOLDER / table.file).open(encoding="utf-8", newline="") as file:
         return tuple(csv.DictReader(file))
 
 
 def embedded_facts() -> list[dict[str, Any]]:
-    """List the facts of all tables in the form of a data set's rows.
+    """List the facts of all tables as rows.
 
     Returns:
         Rows with `id` ("capital/France"), `question`, `answers` (list), `relation`, `subject`.

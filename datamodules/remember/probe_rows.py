@@ -1,7 +1,7 @@
-"""Rows of the tests that a language model is put to, from anywhere (`records`).
+"""Rows of the probes of a language model: multiple choice, worked answers, texts (see `records`).
 
-Multiple choice has HellaSwag's fields, questions with worked answers GSM8K's, texts the field of
-`text_corpus`. Closed-book questions are read by `facts.read_facts`.
+Multiple choice has the fields of HellaSwag, questions with worked answers those of GSM8K, and texts
+that of `text_corpus`. `facts.read_facts` reads closed-book questions.
 """
 
 import random
@@ -19,12 +19,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A text with several endings, of which one is right.
+    """A text with several endings, one of them right.
 
     Attributes:
-        context: What the endings continue.
-        endings: At least two.
-        label: Place of the right one.
+        context: The text before the ending.
+        endings: At least two endings.
+        label: Index of the right one.
     """
 
     context: str
@@ -34,7 +34,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question with the answer whose likelihood counts.
+    """A question with an answer to measure the likelihood of.
 
     Attributes:
         question: The question.
@@ -46,7 +46,7 @@ class Answered:
 
 
 def read_choices(source: RecordSource) -> list[Choice]:
-    """Read rows with `ctx`, `endings` (a list) and `label` (place of the right one, from 0).
+    """Read rows with `ctx`, `endings` (a list) and `label` (index of the right one).
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -65,16 +65,16 @@ def read_answered(source: RecordSource) -> list[Answered]:
 
 
 def read_texts(source: RecordSource) -> list[str]:
-    """Read rows with `text`, leaving out blank ones; errors are those of `read_choices`."""
+    """Read rows with `text`, without blank ones; errors are those of `read_choices`."""
     rows = read_records(source, {"text": str}, embedded=lambda: embedded_articles("validation"))
     texts = [row["text"] for row in rows if row["text"].strip()]
     if not texts:
-        raise ValueError(f"no text in {source.path!r}: it holds white space alone; give other text")
+        raise ValueError(f"no text in {source.path!r}: it holds only white space; give other text")
     return texts
 
 
 def draw_rows(rows: Sequence[Item], num_rows: int | None, seed: int) -> list[Item]:
-    """Draw at most so many rows, the same for the same seed; they keep their order.
+    """Draw at most `num_rows` rows by `seed`, in their order.
 
     >>> draw_rows("abcdef", 3, seed=0) == draw_rows("abcdef", 3, seed=0), draw_rows("ab", 3, seed=0)
     (True, ['a', 'b'])
@@ -104,10 +104,10 @@ NUM_ENDINGS = 4
 
 
 def embedded_choices() -> list[dict[str, Any]]:
-    """Make a statement of each fact, to be ended by its answer or by those of others.
+    """Make multiple choice of statements: each ends with its answer or those of other subjects.
 
     Returns:
-        Rows with `ctx`, `endings` (four, the wrong ones true of others of the relation) and
+        Rows with `ctx`, `endings` (four; the wrong ones are answers to the same relation) and
         `label`.
     """
     stated = _stated_facts()
@@ -133,7 +133,7 @@ def embedded_choices() -> list[dict[str, Any]]:
 
 
 def embedded_answers() -> list[dict[str, Any]]:
-    """Ask each fact its question, to be answered in a sentence.
+    """Make questions of the facts, each with a statement as its worked answer.
 
     Returns:
         Rows with `question` and `answer`.

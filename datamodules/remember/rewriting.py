@@ -1,8 +1,8 @@
-"""Texts in other words, written by a language model: once, and kept on disk.
+"""Rewrites of texts by a language model, cached on disk.
 
-Any causal or sequence-to-sequence model of `transformers` will do. What it writes is taken as it
-is; whether it kept to the facts is for the caller to check as far as that can be checked. A model
-that was not trained to follow instructions seldom writes anything of use.
+Any causal or sequence-to-sequence model of `transformers` can be used. Its output is not checked
+here; the caller checks it as far as possible. A model that was not trained to follow instructions
+rarely writes useful text.
 """
 
 import hashlib
@@ -13,30 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from triptych.datamodules.sources.disk_cache import build_once
 
-# For each text, the texts that say the same.
+# Returns for each text its rewrites.
 Rewriter = Callable[[Sequence[str]], list[list[str]]]
 
 
 @dataclass(frozen=True)
 class RewriterConfig:
-    """Which model rewrites texts, and how.
+    """The model that rewrites texts, and its sampling settings.
 
     Args:
         name: A model on the hub, or a folder written by `save_pretrained`.
-        revision: Commit on the hub. Without it the newest is loaded, and what an earlier one wrote
-            is still taken from the disk.
-        instruction: What the model is told; `{text}` is what it is to rewrite. A tokenizer with a
-            chat template gets it as a user's message.
-        num_rewrites: How often each text is rewritten.
-        max_new_tokens: Longest rewriting, in tokens of the model.
-        temperature: Of sampling, above 0.
-        top_p: Sample from the likeliest tokens that make up this share, in (0, 1].
+        revision: Commit on the hub; null: the newest. Cached rewrites of an earlier commit are then
+            used as they are.
+        instruction: The model's instruction, with `{text}` in place of the text to rewrite. A
+            tokenizer with a chat template gets it as a user message.
+        num_rewrites: Rewrites of each text.
+        max_new_tokens: Maximum length of a rewrite, in tokens of the model.
+        temperature: Sampling temperature.
+        top_p: Nucleus sampling: the probability mass of the tokens to sample from.
         batch_size: Texts rewritten at once.
-        seed: Of sampling.
+        seed: Seed of the sampling.
     """
 
     name: str
@@ -45,31 +46,26 @@ class RewriterConfig:
         "Say the following in other words. Keep every name as it is written.\n\n{text}\n\n"
         "In other words:"
     )
-    num_rewrites: int = 8
-    max_new_tokens: int = 96
-    temperature: float = 0.9
-    top_p: float = 0.95
-    batch_size: int = 8
+    num_rewrites: PositiveInt = 8
+    max_new_tokens: PositiveInt = 96
+    temperature: PositiveFloat = 0.9
+    top_p: ClosedUnitInterval = 0.95
+    batch_size: PositiveInt = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, is_good, wanted in [
-            ("instruction", self.instruction, self.instruction.count("{text}") == 1, "hold {text}"),
-            ("num_rewrites", self.num_rewrites, self.num_rewrites >= 1, "be at least 1"),
-            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "be at least 1"),
-            ("temperature", self.temperature, self.temperature > 0, "be above 0"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "be above 0 and at most 1"),
-            ("batch_size", self.batch_size, self.batch_size >= 1, "be at least 1"),
-        ]:
-            if not is_good:
-                raise ValueError(f"model.{name} is {value!r}: it has to {wanted}")
+        if self.instruction.count("{text}") != 1:
+            raise ValueError(
+                f"model.instruction is {self.instruction!r}: write {{text}} once, in place of the "
+                "text to rewrite"
+            )
 
 
 class ModelRewriter:
-    """Rewrites texts with a model, by sampling; the same on every call.
+    """Rewrites texts with a model by seeded sampling: the same texts give the same rewrites.
 
     Args:
-        config: Which model, and how.
+        config: The model and its sampling settings.
 
     Raises:
         ValueError: if the model cannot be loaded.
@@ -77,25 +73,25 @@ class ModelRewriter:
 
     def __init__(self, config: RewriterConfig) -> None:
         self._config = config
-        source = {"pretrained_model_name_or_path": config.name, "revision": config.revision}
+        source: Any = {"pretrained_model_name_or_path": config.name, "revision": config.revision}
         try:
             is_seq2seq = AutoConfig.from_pretrained(**source).is_encoder_decoder
-            kind = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
-            self._tokenizer = AutoTokenizer.from_pretrained(**source, padding_side="left")
-            self._model = kind.from_pretrained(**source, dtype="auto")
-        except Exception as error:  # the loader's own errors are of many kinds
+            kind: Any = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(**source, padding_side="left")
+            self._model: Any = kind.from_pretrained(**source, dtype="auto")
+        except Exception as error:  # the loaders raise errors of many types
             raise ValueError(
                 f"cannot load a model that rewrites from {config.name!r} ({error}): give the name "
                 "of a causal or sequence-to-sequence model on the hub, or a folder written by "
                 "save_pretrained with its tokenizer"
             ) from error
-        self._answers_alone = is_seq2seq  # a causal model's output begins with its prompt
+        self._answers_alone = is_seq2seq  # a causal model's output starts with its prompt
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
-        """Return `num_rewrites` texts for each."""
+        """Return `num_rewrites` rewrites of each text."""
         rewrites: list[list[str]] = []
         devices = [self._model.device] if self._model.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
@@ -110,7 +106,7 @@ class ModelRewriter:
             [self._prompt(text) for text in texts],
             return_tensors="pt",
             padding=True,
-            # A chat template writes the special tokens itself.
+            # A chat template adds the special tokens.
             add_special_tokens=self._tokenizer.chat_template is None,
             return_token_type_ids=False,
         ).to(self._model.device)
@@ -124,7 +120,7 @@ class ModelRewriter:
             pad_token_id=self._tokenizer.pad_token_id,
         )
         start = 0 if self._answers_alone else prompts["input_ids"].shape[1]
-        written = self._tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
+        written: list[str] = self._tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
         count = config.num_rewrites
         return [written[place : place + count] for place in range(0, len(written), count)]
 
@@ -145,16 +141,17 @@ def rewritten(
     cache_dir: Path,
     make_rewriter: Callable[[RewriterConfig], Rewriter] = ModelRewriter,
 ) -> list[list[str]]:
-    """Rewrite texts, or read what was written the last time.
+    """Rewrite texts, or read their cached rewrites.
 
     Args:
-        texts: What is rewritten.
-        config: Which model, and how. A model in a folder counts by the content of its files.
-        cache_dir: Where rewritings are kept.
-        make_rewriter: Loads the model; called only if the texts were not rewritten before.
+        texts: The texts.
+        config: The model and its sampling settings. A model in a folder is identified by the
+            contents of its files.
+        cache_dir: Folder of cached rewrites.
+        make_rewriter: Loads the model; called only if the texts are not cached.
 
     Returns:
-        For each text, what the model wrote, without white space around it.
+        The rewrites of each text, without white space around them.
     """
     key = hashlib.sha256(json.dumps([rewriter_fingerprint(config), *texts]).encode()).hexdigest()
 
@@ -171,7 +168,7 @@ def rewritten(
 
 
 def rewriter_fingerprint(config: RewriterConfig) -> str:
-    """Hash the settings, and the files of a model that lies in a folder."""
+    """Hash the settings, and the files of a model in a local folder."""
     digest = hashlib.sha256(json.dumps(asdict(config)).encode())
     folder = Path(config.name)
     if folder.is_dir():

@@ -120,7 +120,7 @@ def read_records(
     """Read all rows of a source into memory.
 
     Args:
-        source: Where to read.
+        source: The source.
         required: Fields that every row must have, with their types: str, int, float, list[str].
         optional: Fields that may be missing or null, with their types; None where they are.
         embedded: Returns the rows of the embedded default.
@@ -228,7 +228,7 @@ def refuse_shared_files(
 
     Args:
         train: Sources that train.
-        validation: Sources that validate, without those that ask for what was trained on.
+        validation: Sources that validate, except those that test recall of the training data.
 
     Raises:
         FileNotFoundError: if a local file is missing.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
@@ -29,12 +28,14 @@ from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from triptych.models.diversify.policy import Policy
 from triptych.models.diversify.rollout import Rollout
+from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_settings
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
 from triptych.objectives.rewards.base import Reward, Scores
+from triptych.protocols import HasTokenizer
 
 # Shapes: B completions, T completion positions
 
@@ -134,11 +135,11 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.policy = _policy(policy, init_from, vocab_size)
         self.num_samples = num_samples
         self.updates_per_rollout = updates_per_rollout
-        # Plain floats: the optimizer's state goes into checkpoints, which hold no other types.
-        self.learning_rate = float(learning_rate)
-        rate = learning_rate if value_learning_rate is None else value_learning_rate
-        self.value_learning_rate = float(rate)
-        self.weight_decay = float(weight_decay)
+        self.learning_rate = learning_rate
+        self.value_learning_rate = (
+            learning_rate if value_learning_rate is None else value_learning_rate
+        )
+        self.weight_decay = weight_decay
         self.betas = (betas[0], betas[1])
         self.schedule = schedule
         self.warmup_steps = warmup_steps
@@ -286,10 +287,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         return loss.mean(count, self._world_size)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
-        # SeedSequence mixes well even for consecutive seeds and steps.
-        mixed = np.random.SeedSequence([self._seed, step, rank, purpose]).generate_state(2)
-        generator = torch.Generator(device=self.device)
-        return generator.manual_seed(int(mixed[0]) << 31 ^ int(mixed[1]))
+        return seeded_generator(self.device, self._seed, step, rank, purpose)
 
     def _gathered(self, column_B: Tensor) -> Tensor:
         """Concatenate the rows of all ranks."""
@@ -333,8 +331,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
                 "of them to 1"
             )
         data = data_of(self)
-        if isinstance(self.policy, CausalLMPolicy) and hasattr(data, "tokenizer"):
-            self.policy.use_tokenizer(data.tokenizer)
+        tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
+        if isinstance(self.policy, CausalLMPolicy) and tokenizer is not None:
+            self.policy.use_tokenizer(tokenizer)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""

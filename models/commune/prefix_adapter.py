@@ -164,7 +164,7 @@ class PrefixAdapter(nn.Module):
         made = description["prefix_adapter"]
         if widths is not None and list(widths) != made["widths"]:
             raise ValueError(
-                f"the adapter in {folder} was made for agents whose embeddings have widths "
+                f"the adapter in {folder} was made for agents with embeddings of widths "
                 f"{made['widths']}, and these have {list(widths)}: give the same agents in the "
                 "same order, or train an adapter for these"
             )

@@ -72,12 +72,12 @@ class ThoughtSystem(nn.Module):
         self.codec.save(folder)
         if self.adapter is not None:
             self.adapter.save(folder)
-        what = {
+        description = {
             "state": asdict(self.state),
             "relevant": self.relevant_KZ.int().tolist(),
             "agents": self.agents.fingerprints(),
         }
-        (folder / SYSTEM_FILE).write_text(json.dumps(what) + "\n")
+        (folder / SYSTEM_FILE).write_text(json.dumps(description) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "ThoughtSystem":
@@ -96,13 +96,13 @@ class ThoughtSystem(nn.Module):
                 "or that "
                 "experiment's .yaml"
             )
-        what = json.loads(path.read_text())
+        description = json.loads(path.read_text())
         agents = Agents.load(folder)
-        if agents.fingerprints() != what["agents"]:
+        if agents.fingerprints() != description["agents"]:
             changed = [
                 name
                 for name, now, then in zip(
-                    agents.names, agents.fingerprints(), what["agents"], strict=True
+                    agents.names, agents.fingerprints(), description["agents"], strict=True
                 )
                 if now != then
             ]
@@ -113,5 +113,5 @@ class ThoughtSystem(nn.Module):
         codec = ThoughtCodec.load(folder, agents.state_sizes, agents.names)
         has_adapter = (folder / ADAPTER_FILE).is_file()
         adapter = PrefixAdapter.load(folder, agents.widths) if has_adapter else None
-        relevant_KZ = torch.tensor(what["relevant"]).bool()
-        return cls(agents, StateConfig(**what["state"]), codec, relevant_KZ, adapter)
+        relevant_KZ = torch.tensor(description["relevant"]).bool()
+        return cls(agents, StateConfig(**description["state"]), codec, relevant_KZ, adapter)

@@ -32,7 +32,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             are frozen already.
         max_new_tokens: Longest completion, end token included.
         tokenizer: Its tokenizer; None: call `use_tokenizer` before the first sample.
-        chunk_tokens: Largest number of tokens whose logits exist at once when scoring.
+        chunk_tokens: Largest number of tokens with logits in memory at once in scoring.
 
     Raises:
         ValueError: if a number is out of range.

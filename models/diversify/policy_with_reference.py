@@ -1,4 +1,4 @@
-"""Policies around one network whose reference is a frozen copy of it."""
+"""Policies around one network, with a frozen copy of it as the reference."""
 
 from collections.abc import Callable
 from typing import Generic, Self, TypeVar

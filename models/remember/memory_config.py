@@ -16,7 +16,7 @@ class MemoryConfig:
     """Places and structure of the memory layers in a causal language model.
 
     Args:
-        layers: Decoder blocks, counted from 0, whose FFN gets a memory. The paper uses block 12
+        layers: Decoder blocks with a memory at their FFN, counted from 0. The paper uses block 12
             of 22 for sparse memory finetuning; Memory+ uses three, centred.
         num_keys: N, half keys of each head; the table has N squared slots.
         num_heads: H, queries per token.

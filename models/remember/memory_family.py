@@ -89,7 +89,7 @@ def memory_model_class_of(model_type: str) -> Any:
 
 
 def refuse_foreign_index(memory: MemoryConfig, trusted_modules: Collection[str]) -> None:
-    """Refuse an index whose module is neither Triptych's nor trusted, before it is imported.
+    """Refuse an index from an untrusted module outside of Triptych, before its import.
 
     A model's folder may come from anybody, and importing a module runs its code.
 

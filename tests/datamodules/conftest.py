@@ -1,4 +1,4 @@
-"""Small sources for the datamodules' tests; nothing touches the user's caches."""
+"""Small sources for tests of datamodules; caches are in a temporary folder."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Options of every datamodule, as the command line parses them: inherited ones stay flat."""
+"""Options of every datamodule on the command line: inherited ones are flat."""
 
 from argparse import ArgumentError
 
@@ -33,7 +33,7 @@ VISITED = {name: value for name, value in PACKED.items() if name not in NOT_VISI
 }
 TASK = "triptych.datamodules.commune.pooled_evidence.PooledEvidence"
 DEBATE = {"batch_size": 256, "eval_batch_size": None, "seed": 0}
-# Options by datamodule. `...` stands for a group of settings with defaults of its own.
+# Options by datamodule. `...` stands for a group of settings, with any defaults.
 OPTIONS = {
     "TextCorpus": {"text": ...} | TOKENIZER | PACKED,
     "TextAndFacts": {"text": ..., "facts": ..., "facts_share": 0.5} | TOKENIZER | PACKED,
@@ -115,7 +115,64 @@ def test_a_misspelt_inherited_option_is_refused(kind):
         main([*words(kind), "--data.sed", "1"])
 
 
-def test_what_a_parent_is_given_by_its_subclass_is_no_option():
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("TextCorpus", "context_length", "0"),
+        ("TextCorpus", "batch_size", "0"),
+        ("TextCorpus", "eval_batch_size", "0"),
+        ("TextCorpus", "num_workers", "-1"),
+        ("TextCorpus", "rows_per_epoch", "0"),
+        ("TextCorpus", "seed", "-1"),
+        ("TextCorpus", "text.shuffle_buffer", "0"),
+        ("TextCorpus", "text.max_validation_rows", "0"),
+        ("TextCorpus", "tokenizer.vocab_size", "0"),
+        ("TextAndFacts", "facts_share", "1"),
+        ("Facts", "facts.skip_facts", "-1"),
+        ("Facts", "facts.statement_share", "1.5"),
+        ("Facts", "facts.validation_facts", "0"),
+        ("Facts", "facts.max_facts_per_answer", "0"),
+        ("FactStream", "facts_per_batch", "0"),
+        ("FactStream", "steps_per_visit", "0"),
+        ("FactStream", "eval_batch_size", "0"),
+        ("FactStream", "paraphrases.per_fact", "0"),
+        ("DocumentStream", "chunks_per_batch", "0"),
+        ("DocumentStream", "documents.validation_chunks", "0"),
+        ("DocumentStream", "augmentations.num_augmentations", "-1"),
+        ("ChatPrompts", "prompts.num_prompts", "0"),
+        ("ChatPrompts", "prompts.held_out_share", "-0.1"),
+        ("ChatPrompts", "prompts.keep.min_characters", "0"),
+        ("ChatPrompts", "prompts.further_fields", "{level: date}"),
+        ("ChatPrompts", "max_prompt_tokens", "0"),
+        ("SupervisedReplies", "replies.draws_per_prompt", "0"),
+        ("SupervisedReplies", "replies.held_out_share", "2"),
+        ("Smiles", "smiles.split.validation_share", "0"),
+        ("Unprompted", "steps_per_epoch", "0"),
+        ("Unprompted", "prompts_per_step", "0"),
+        ("AgentStates", "state_batch_size", "0"),
+        ("SyntheticThoughtsData", "kind", "dense"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name, option, value):
+    kind = next(kind for kind in DATAMODULES if kind.__name__ == name)
+    with pytest.raises(ArgumentError, match=rf"data\.init_args\.{option}"):
+        main([*words(kind), f"--data.{option}", value])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("num_rewrites", 0), ("temperature", 0.0), ("top_p", 1.1)]
+)
+def test_a_rewriter_out_of_range_is_refused(option, value, tmp_path):
+    stream = next(kind for kind in DATAMODULES if kind.__name__ == "FactStream")
+    paraphrases = {"source": "model", "model": {"name": "a/model", option: value}}
+    data = {"class_path": path(stream), "init_args": {"paraphrases": paraphrases}}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"data": data}))
+    with pytest.raises(ArgumentError, match=rf"paraphrases\.model\.{option}"):
+        main(["fit", "--config", str(config)])
+
+
+def test_an_argument_that_a_subclass_sets_is_no_option():
     stream = next(kind for kind in DATAMODULES if kind.__name__ == "FactStream")
     with pytest.raises(ArgumentError, match=r"rows_per_epoch: there is no such option.*num_worker"):
         main([*words(stream), "--data.rows_per_epoch", "4"])

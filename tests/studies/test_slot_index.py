@@ -20,7 +20,9 @@ WORLD = World(None, "report", 1, 2)
 def lm(tmp_path_factory):
     torch.manual_seed(0)
     cache = str(tmp_path_factory.mktemp("cache"))
-    data = Facts(FactsConfig(num_facts=64), TokenizerConfig(vocab_size=400), cache_dir=cache)
+    data = Facts(
+        FactsConfig(num_facts=64), tokenizer=TokenizerConfig(vocab_size=400), cache_dir=cache
+    )
     base = BaseLMConfig(hidden_size=16, num_layers=3, num_heads=2, max_position_embeddings=128)
     memory = MemoryConfig(layers=[0, 2], num_keys=16, num_heads=2, top_k=4)
     return replace_index(build_memory_lm(base, memory, data.vocab_size)).eval(), data.tokenizer

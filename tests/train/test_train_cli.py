@@ -64,6 +64,13 @@ def test_checkpoint_never_overrides_the_command_line(tiny):
     assert model_of(words).beta == 0.9
 
 
+def test_numbers_of_restricted_types_are_plain_in_models_and_checkpoints(tiny):
+    cli = TriptychCLI(tiny("--model.init_args.learning_rate", "0.2"))
+    assert type(cli.model.hparams.learning_rate) is float
+    state = torch.load(cli.run.path / "checkpoints" / "last.ckpt")  # refuses other types
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 0.2
+
+
 def test_vocabulary_size_comes_from_the_data(tiny):
     assert model_of(tiny()).vocab_size == 17
 

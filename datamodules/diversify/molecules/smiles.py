@@ -1,12 +1,12 @@
-"""Molecules to train a prior on: SMILES strings, filtered, split, and spelled anew in each epoch.
+"""Molecules to train a prior on: SMILES strings, filtered, split, and respelled in each epoch.
 
     rows with `smiles`                       `records`: embedded, files (also .smi and .txt), hub
-      -> canonical, filtered, with scaffold  `smiles_filters`: in parallel, kept on disk
+      -> canonical, filtered, with scaffold  `smiles_filters`: in parallel, cached on disk
       -> training, validation, test          `smiles_splits`
       -> [BOS] atoms and bonds [EOS]         `smiles_tokenizer`
       -> padded batches of similar length    `bucketed_stream`
 
-The embedded default is 4,000 molecules grown from the pieces of known drugs.
+The embedded default is 4,000 molecules made of the fragments of known drugs.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.bucketed_stream import BucketedStream, PlannedDocument
@@ -52,24 +53,24 @@ from triptych.datamodules.sources.records import (
 
 logger = logging.getLogger(__name__)
 
-# Part of the key of what is kept on disk: raise it when preparing changes.
+# Part of the cache key: raise it when the preparation changes.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class SmilesConfig:
-    """Which molecules, and how they are written.
+    """Choice of the molecules, and their spelling.
 
     Args:
         source: Rows with `smiles`, in any form that RDKit reads.
-        filters: Which stay.
-        split: How they are divided.
+        filters: Filter of the molecules.
+        split: Division into training, validation and test.
         spelling: "canonical", or "random": from another atom and in another direction in each
-            epoch (Arus-Pous et al. 2019). A spelling that would not fit in `context_length` is
-            replaced by the canonical one. Validation is canonical always.
-        tokenizer: Null: the atoms and bonds that occur; else a folder written by `save_pretrained`,
-            such as an exported prior, whose vocabulary is then used.
-        preparing_processes: Processes that read and filter; null: as many as there are cores.
+            epoch (Arus-Pous et al. 2019). A spelling longer than `context_length` is replaced by
+            the canonical one. Validation is always canonical.
+        tokenizer: Folder written by `save_pretrained`, such as an exported prior, with the
+            vocabulary to use; null: the atoms and bonds that occur.
+        preparing_processes: Processes that read and filter; null: the number of cores.
     """
 
     source: RecordSource = field(default_factory=RecordSource)
@@ -77,7 +78,7 @@ class SmilesConfig:
     split: SmilesSplit = field(default_factory=SmilesSplit)
     spelling: Literal["canonical", "random"] = "canonical"
     tokenizer: str | None = None
-    preparing_processes: int | None = None
+    preparing_processes: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,9 @@ class Molecules:
     """Prepared molecules.
 
     Args:
-        smiles: Canonical, each once.
-        scaffolds: Of each.
-        left_out: How many each filter left out, and how many were repeats.
+        smiles: Canonical strings, without repeats.
+        scaffolds: Scaffold of each molecule.
+        left_out: Number of molecules that each filter left out, and of repeats.
     """
 
     smiles: list[str]
@@ -96,12 +97,12 @@ class Molecules:
 
 
 def read_molecules(config: SmilesConfig, cache_dir: Path) -> Molecules:
-    """Read, filter and de-duplicate a source; what came out is kept on disk.
+    """Read, filter and de-duplicate a source; cache the result on disk.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a row is malformed, its string no molecule (unless such rows are skipped), or
-            no molecule is left.
+        ValueError: if a row is malformed or its string is no molecule (unless such rows are
+            skipped), or no molecule is left.
     """
     import rdkit
 
@@ -123,14 +124,14 @@ def read_molecules(config: SmilesConfig, cache_dir: Path) -> Molecules:
 
 
 class SpelledMolecules(DocumentSource):
-    """Molecules as token sequences, spelled anew in each epoch where that is asked for.
+    """Molecules as token sequences, respelled in each epoch if `spelling` is "random".
 
     Args:
         smiles: Canonical strings.
-        tokenizer: Of atoms and bonds.
-        context_length: Most tokens, BOS and EOS included.
+        tokenizer: A tokenizer of atoms and bonds.
+        context_length: Maximum number of tokens, with BOS and EOS.
         spelling: As in `SmilesConfig`.
-        seed: Of the spellings.
+        seed: Seed of the spellings.
     """
 
     name = "smiles"
@@ -170,18 +171,18 @@ class SpelledMolecules(DocumentSource):
         return len(self._smiles)
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Return the tokens of the canonical spellings; random ones have a few more or less."""
+        """Return the lengths of the canonical spellings; random ones differ by a few tokens."""
         return self._lengths
 
     def document(self, index: int, epoch: int) -> Document:
-        """Return molecule `index` as it is spelled in `epoch`."""
+        """Return molecule `index` in its spelling of `epoch`."""
         (ids,) = encode_texts(self._tokenizer, [self.spell(index, epoch)])
         whole = [self._tokenizer.bos_token_id, *ids, self._tokenizer.eos_token_id]
         tokens = np.array(whole, dtype=np.int64)
         return Document(tokens, tokens)
 
     def spell(self, index: int, epoch: int) -> str:
-        """Write molecule `index`: a pure function of (seed, epoch, index)."""
+        """Spell molecule `index`: a pure function of (seed, epoch, index)."""
         canonical = self._smiles[index]
         if self._spelling == "canonical":
             return canonical
@@ -197,12 +198,12 @@ class SpelledMolecules(DocumentSource):
 
 
 class SmilesPart(DataPart):
-    """The molecules within the datamodule.
+    """The molecules in the datamodule.
 
     Args:
-        config: Which molecules, and how they are written.
-        data_dir: Where relative paths of the source start; see `packed_datamodule.locate`.
-        cache_dir: Where prepared molecules are kept.
+        config: Choice of the molecules, and their spelling.
+        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
+        cache_dir: Folder of cached, prepared molecules.
     """
 
     name = "smiles"
@@ -214,12 +215,12 @@ class SmilesPart(DataPart):
 
     @cached_property
     def molecules(self) -> Molecules:
-        """All that passed the filters."""
+        """The molecules that pass the filters."""
         return read_molecules(self.config, self._cache_dir)
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
-        """Canonical SMILES that train, validate and test."""
+        """Canonical SMILES by split."""
         parts = split_molecules(self.molecules.scaffolds, self.config.split)
         names = ("train", "validation", "test")
         return {
@@ -228,14 +229,14 @@ class SmilesPart(DataPart):
         }
 
     def fingerprint(self) -> str:
-        """Hash the source's rows and the settings that decide what trains."""
+        """Hash the source's rows and the settings that determine the training molecules."""
         config = self.config
         settings = [asdict(config.filters), asdict(config.split), config.spelling, VERSION]
         rows = _fingerprint(config.source)
         return hashlib.sha256(json.dumps([settings, rows]).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield every molecule: a vocabulary of atoms tells nothing about those held out."""
+        """Yield all molecules: a vocabulary of atoms reveals nothing about held-out ones."""
         yield from self.molecules.smiles
 
     def documents(self, split: str, row_format: RowFormat) -> SpelledMolecules:
@@ -254,7 +255,7 @@ class SmilesPart(DataPart):
         return BucketedStream(lengths, 1, row_format.seed)
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
-        """Return the validation molecules, the shortest first, so that little is padded."""
+        """Return the validation molecules, the shortest first, to pad little."""
         documents = self.documents("validation", row_format)
         order = np.argsort(documents.lengths(0), kind="stable")
 
@@ -269,25 +270,27 @@ class SmilesPart(DataPart):
 class Smiles(PackedDataModule):
     """Training and validation of a prior on molecules, one a row, padded and never packed.
 
-    Batches have the keys of `packing.collate_padded`. Training can be stopped and resumed anywhere,
-    and several processes see the rows of one with as many times the batch.
+    Batches have the keys of `packing.collate_padded`. Training resumes exactly. Several processes
+    see the same rows as a single one with the global batch size.
 
     Args:
-        smiles: Which molecules, and how they are written.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
-        context_length: Most tokens of a molecule, BOS and EOS included.
+        smiles: Choice of the molecules, and their spelling.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
+        context_length: Maximum number of tokens of a molecule, with BOS and EOS.
         batch_size: Training molecules per process and batch.
-        cache_dir: Where prepared molecules are kept; null: `TRIPTYCH_CACHE` or ~/.cache/triptych.
+        cache_dir: Folder of cached, prepared molecules; null: `TRIPTYCH_CACHE` or
+            ~/.cache/triptych.
         **kwargs: Further settings, those of `PackedDataModule`; a row is a molecule.
     """
 
     def __init__(
         self,
         smiles: SmilesConfig = SmilesConfig(),
+        *,
         data_dir: str | None = None,
-        context_length: int = 128,
-        batch_size: int = 64,
+        context_length: PositiveInt = 128,
+        batch_size: PositiveInt = 64,
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -306,9 +309,9 @@ class Smiles(PackedDataModule):
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer of atoms and bonds: of the molecules themselves, or the one given."""
+        """The tokenizer of atoms and bonds: that of the config, or of the molecules' tokens."""
         if self.part.config.tokenizer is not None:
-            return PackedDataModule.tokenizer.func(self)
+            return super().tokenizer
         return atomwise_tokenizer(vocabulary_of(self.part.tokenizer_texts()))
 
     @property
@@ -335,7 +338,7 @@ class Smiles(PackedDataModule):
 
 @dataclass(frozen=True)
 class _Collate:
-    """Makes a batch of planned molecules; travels to loader workers."""
+    """Makes a batch of planned molecules; picklable, for loader workers."""
 
     documents: SpelledMolecules
     row_format: RowFormat
@@ -352,8 +355,9 @@ def _fingerprint(source: RecordSource) -> str:
 def _prepared(config: SmilesConfig) -> Molecules:
     """Read and prepare all rows; a string that is no molecule is a malformed row.
 
-    Rows are read first and prepared in other processes. Where one turns out to be no molecule, they
-    are read again with that known, so that the error names its file and line, and skipping counts.
+    Rows are read first and prepared in other processes. If one is no molecule, the rows are read
+    again with that knowledge, so that the error names its file and line, or the row is skipped and
+    counted.
     """
     known: dict[str, Any] = {}
 

@@ -1,4 +1,4 @@
-"""Which molecules a prior learns from, and in which canonical form."""
+"""Filters and canonical forms of the molecules that a prior learns from."""
 
 import os
 from collections import Counter
@@ -16,24 +16,24 @@ from triptych.models.diversify.molecules.molecule import (
     write_molecule,
 )
 
-# Fewer are read in this process: starting others would take longer.
+# Fewer molecules are read in this process: starting others would take longer.
 FEWEST_FOR_POOL = 4000
 CHUNK = 1000
 
 
 @dataclass(frozen=True)
 class SmilesFilters:
-    """Which molecules stay.
+    """Filter of molecules.
 
     Args:
-        keep_stereo: Keep marks of stereochemistry; otherwise they are stripped, and what then is
-            the same molecule is kept once.
-        charges: "any"; "neutral_sum" leaves out molecules whose charges do not add up to 0 (nitro
+        keep_stereo: Keep marks of stereochemistry; false: strip them, and keep equal molecules
+            once.
+        charges: "any"; "neutral_sum" leaves out molecules with a non-zero sum of charges (nitro
             groups stay); "none" leaves out any with a charged atom.
-        min_tokens: Fewest tokens of the canonical form.
-        max_tokens: Most tokens of the canonical form; BOS and EOS come on top.
+        min_tokens: Minimum number of tokens of the canonical form.
+        max_tokens: Maximum number of tokens of the canonical form, without BOS and EOS.
         elements: Symbols of the elements that may occur; null: any.
-        keep_mixtures: Whether molecules of several parts ("CC.O") stay.
+        keep_mixtures: Whether to keep molecules of several parts ("CC.O").
     """
 
     keep_stereo: bool = False
@@ -55,12 +55,12 @@ class SmilesFilters:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of a SMILES string.
+    """A prepared SMILES string.
 
     Args:
-        smiles: Canonical form; None where it is no molecule.
-        scaffold: Its Bemis-Murcko scaffold; empty without a ring.
-        left_out: Which filter it fails, or None.
+        smiles: Canonical form; None if it is no molecule.
+        scaffold: Bemis-Murcko scaffold; empty without a ring.
+        left_out: Name of the filter that leaves it out, or None.
     """
 
     smiles: str | None
@@ -103,12 +103,12 @@ def prepare(text: str, filters: SmilesFilters) -> Prepared:
 def prepare_all(
     texts: Sequence[str], filters: SmilesFilters, num_processes: int | None = None
 ) -> list[Prepared]:
-    """Prepare many SMILES strings, in their order, in several processes where that pays.
+    """Prepare many SMILES strings, in order, in several processes if there are enough.
 
     Args:
         texts: SMILES strings.
-        filters: Which stay.
-        num_processes: At most so many; None: as many as there are cores.
+        filters: The filter.
+        num_processes: Maximum number of processes; None: the number of cores.
     """
     one = partial(_prepare_chunk, filters=filters)
     chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
@@ -121,7 +121,7 @@ def prepare_all(
 
 
 def count_left_out(prepared: Sequence[Prepared]) -> dict[str, int]:
-    """Count what each filter left out."""
+    """Count the molecules that each filter left out."""
     return dict(Counter(each.left_out for each in prepared if each.left_out is not None))
 
 

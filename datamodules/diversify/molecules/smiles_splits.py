@@ -6,31 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jsonargparse.typing import ClosedUnitInterval, OpenUnitInterval
+
 
 @dataclass(frozen=True)
 class SmilesSplit:
-    """How molecules are divided.
+    """Division of molecules into training, validation and test.
 
     Args:
-        by: "random", or "scaffold": molecules of one Bemis-Murcko scaffold stay together, so that
-            no scaffold is in two splits. Scaffolds with more molecules than a twentieth of a split
-            train; the others are drawn. Molecules without a ring are one scaffold.
-        validation_share: Share of the molecules for validation, above 0.
-        test_share: Share of the molecules that are put by.
-        seed: Of the draws, apart from the seed of training.
+        by: "random", or "scaffold": no Bemis-Murcko scaffold is in two splits. Scaffolds with more
+            molecules than a twentieth of a split are for training; the others are drawn. Molecules
+            without a ring count as one scaffold.
+        validation_share: Share of the molecules for validation.
+        test_share: Share of the molecules for testing.
+        seed: Seed of the draws, independent of the seed of training.
     """
 
     by: Literal["random", "scaffold"] = "random"
-    validation_share: float = 0.05
-    test_share: float = 0.0
+    validation_share: OpenUnitInterval = 0.05
+    test_share: ClosedUnitInterval = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         shares = self.validation_share, self.test_share
-        if not 0 < shares[0] < 1 or not 0 <= shares[1] < 1 or sum(shares) >= 1:
+        if sum(shares) >= 1:
             raise ValueError(
-                f"split.validation_share is {shares[0]} and split.test_share is {shares[1]}: set "
-                "the first above 0, none below it, and leave a share to train on"
+                f"split.validation_share is {shares[0]} and split.test_share is {shares[1]}: lower "
+                "one, to leave a share to train on"
             )
 
 
@@ -41,17 +43,17 @@ def split_molecules(
 
     Args:
         scaffolds: Scaffold of each molecule.
-        split: How.
+        split: The division.
 
     Returns:
-        Indices that train, validate and test, each ascending.
+        Indices of the training, validation and test molecules, each ascending.
 
     Raises:
         ValueError: If no molecule is left to train or to validate on.
     """
     total = len(scaffolds)
     quotas = [round(total * split.validation_share), round(total * split.test_share)]
-    groups = defaultdict(list)
+    groups: defaultdict[int | str, list[int]] = defaultdict(list)
     for index, scaffold in enumerate(scaffolds):
         groups[index if split.by == "random" else scaffold].append(index)
     drawn = sorted(groups.values())

@@ -1,4 +1,4 @@
-"""The tokenizer of SMILES strings: the pieces of `smiles_tokens` as a transformers tokenizer."""
+"""The tokenizer of SMILES strings: the tokens of `smiles_tokens` in a transformers tokenizer."""
 
 from collections.abc import Iterable
 
@@ -15,11 +15,11 @@ def atomwise_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
     """Make a tokenizer of atoms and bonds.
 
     Args:
-        vocabulary: The tokens, special ones left out.
+        vocabulary: The tokens, without special ones.
 
     Returns:
-        A tokenizer without added special tokens, whose `decode` joins tokens without a space. What
-        is not in the vocabulary becomes `UNKNOWN`.
+        A tokenizer that adds no special tokens and decodes without spaces. Other tokens become
+        `UNKNOWN`.
     """
     words = [BOS, EOS, PAD, UNKNOWN, *vocabulary]
     tokenizer = Tokenizer(

@@ -1,8 +1,8 @@
-"""SMILES strings in pieces: an atom, a bond, a branch or a ring closure each.
+"""Tokens of SMILES strings: an atom, a bond, a branch or a ring closure each.
 
-The pattern is that of Schwaller et al. (2018): brackets are one token, Cl and Br are one token, and
-so is a ring closure of two digits ("%12"). Nothing heavy is imported: processes that prepare
-molecules start from here.
+The pattern is that of Schwaller et al. (2018): a bracket atom is one token, and so are Cl, Br and a
+ring closure of two digits ("%12"). This module imports nothing heavy, since the processes that
+prepare molecules import it.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 PATTERN = r"\[[^\]]+\]|Br|Cl|%\d\d|[BCNOPSFI]|[bcnops]|[()]|\.|=|#|\$|-|\+|\\|/|:|~|@|\?|>|\*|\d"
 _TOKEN = re.compile(PATTERN)
-# Other spellings of a molecule need these where its canonical one does not.
+# Tokens that other spellings of a molecule may need.
 GRAMMAR = ["(", ")", *"123456789", "%10", "%11", "%12", "-", "=", "#"]
 
 
@@ -18,7 +18,7 @@ def split_smiles(smiles: str) -> list[str]:
     """Split a SMILES string into its tokens.
 
     Raises:
-        ValueError: If a part of it is no token.
+        ValueError: If a part is no token.
 
     >>> split_smiles("C[C@H](Cl)Br")
     ['C', '[C@H]', '(', 'Cl', ')', 'Br']
@@ -28,15 +28,17 @@ def split_smiles(smiles: str) -> list[str]:
     tokens = _TOKEN.findall(smiles)
     if sum(map(len, tokens)) != len(smiles):
         rest = _TOKEN.sub(" ", smiles).split()
-        raise ValueError(f"{smiles!r} holds {', '.join(map(repr, rest))}, which is no SMILES token")
+        raise ValueError(
+            f"{smiles!r} contains {', '.join(map(repr, rest))}, which is no SMILES token"
+        )
     return tokens
 
 
 def vocabulary_of(molecules: Iterable[str]) -> list[str]:
     """Collect the tokens that any spelling of these molecules may need, sorted.
 
-    Written from another atom, a stereocentre may turn from @ to @@ and a bond from / to its mirror
-    image; both are taken in.
+    From another atom, a stereocentre may be written with @@ for @, and a bond with the mirrored
+    slash: both forms are added.
     """
     tokens = {token for smiles in molecules for token in split_smiles(smiles)}
     for token in list(tokens):

@@ -1,11 +1,10 @@
-"""Facts as they are asked of a model: by a question, or by a statement to complete.
+"""Facts to ask a model: by a question, or by a statement to complete.
 
     Fact(subject="France", answers=("Paris", ...))
       -> "Question: Which city is the capital of France? Answer:"   " Paris"  and the end
       -> "The capital of France is"                                 " Paris"
 
-The facts are those of a source, or those that the run's own data teach, in the order of their
-visits.
+The facts are those of a source, or those that the run's data teach, in the order of their visits.
 """
 
 import random
@@ -16,7 +15,6 @@ from typing import Any, Literal
 from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
 from triptych.datamodules.batches.prompted_documents import Continuation
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule
-from triptych.datamodules.batches.visits import VisitStream
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,
     FactTemplates,
@@ -35,9 +33,9 @@ class AskedFact:
     """A fact in one wording.
 
     Attributes:
-        answers: Accepted answers, as texts.
-        continuations: Each of them in its place after the prompt, the one that is taught first.
-        visit: In which visit it is taught first, from 0; None where nothing is known of visits.
+        answers: Accepted answers.
+        continuations: Each answer as a continuation of the prompt, the taught one first.
+        visit: Number of the first visit that teaches the fact, from 0; None if unknown.
     """
 
     answers: tuple[str, ...]
@@ -46,17 +44,17 @@ class AskedFact:
 
     @property
     def prompt(self) -> str:
-        """What the model is given."""
+        """The text that the model continues."""
         return self.continuations[0].prompt
 
 
 def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[AskedFact]:
-    """Ask the questions of a source (rows with `question` and `answers`) in their own words.
+    """Ask the questions of a source (rows with `question` and `answers`) as they are.
 
     Args:
         source: The rows.
-        prompt: What the model is given, with {question} where the question goes.
-        data_dir: Where relative paths start.
+        prompt: The prompt, with {question} in place of the question.
+        data_dir: Folder that relative paths start at.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -77,13 +75,13 @@ def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[
 def ask_facts(
     config: FactsConfig, wording: Wording, seed: int, data_dir: str | None
 ) -> list[AskedFact]:
-    """Ask the facts that a config chooses, each in one wording drawn by `seed`.
+    """Ask the facts of a config, each in one wording drawn by `seed`.
 
     Facts without such a wording are left out.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a row is malformed, the config asks for what is not there, or no fact has
+        ValueError: if a row is malformed, the config chooses more than there is, or no fact has
             such a wording.
     """
     templates = FactTemplates.from_file(config.templates)
@@ -99,27 +97,26 @@ def ask_taught_facts(
 ) -> list[AskedFact]:
     """Ask the facts that a stream teaches, each in one wording drawn by `seed`.
 
-    Of statements, those are asked that the first pass teaches.
+    Statements are drawn from those that the first pass teaches.
 
     Args:
         datamodule: A `fact_stream.FactStream`.
-        wording: How they are asked.
-        seed: Of the draws.
+        wording: Kind of the wordings.
+        seed: Seed of the draws.
         row_format: The tokenizer.
 
     Raises:
         ValueError: if the datamodule is no stream of facts, or no fact has such a wording.
     """
     part = _stream_of_facts(datamodule)
-    seed_of_stream, context_length = datamodule.seed, datamodule.context_length
-    source = part.visits(replace(row_format, seed=seed_of_stream, context_length=context_length))
+    row_format = replace(row_format, seed=datamodule.seed, context_length=datamodule.context_length)
+    source, stream = part.visits(row_format), part.train_stream(row_format)
     facts: list[Fact] = datamodule.facts
     statements = []
     for index, fact in enumerate(facts):
         questions = part.templates.questions(fact)
         taught = [source.wordings[index][place] for place in source.taught(index, 0)]
         statements.append([rendering for rendering in taught if rendering not in questions])
-    stream = VisitStream(len(facts), *part.order, seed=seed_of_stream)
     visit_of: dict[int, int] = {}
     for visit, _ in stream.read():
         if visit.number == stream.visits_per_pass:
@@ -131,29 +128,29 @@ def ask_taught_facts(
 
 
 def ask_skipped_facts(datamodule: Any, wording: Wording, seed: int) -> list[AskedFact]:
-    """Ask the facts that a stream passes over, each in one wording drawn by `seed`.
+    """Ask the facts that a stream skips, each in one wording drawn by `seed`.
 
     Args:
         datamodule: A `fact_stream.FactStream`.
-        wording: How they are asked.
-        seed: Of the draws.
+        wording: Kind of the wordings.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: if the datamodule is no stream of facts, it passes over none, or no fact has
-            such a wording.
+        ValueError: if the datamodule is no stream of facts, it skips none, or no fact has such a
+            wording.
     """
     part = _stream_of_facts(datamodule)
     facts: list[Fact] = part.skipped_facts
     statements = [part.templates.statements(fact) for fact in facts]
     asked = _ask(facts, statements, part.templates, wording, seed, [None] * len(facts))
-    return _at_least_one(asked, wording, "what the stream passes over")
+    return _at_least_one(asked, wording, "the facts that the stream skips")
 
 
 def _stream_of_facts(datamodule: Any) -> Any:
-    """Its part that holds the facts."""
+    """Return the part that teaches the facts."""
     if not (isinstance(datamodule, VisitDataModule) and hasattr(datamodule, "facts")):
         raise ValueError(
-            f"the data ({type(datamodule).__name__}) are no stream of facts, so that what they "
+            f"the data ({type(datamodule).__name__}) are no stream of facts, so what they "
             "teach cannot be asked: set the probe's `facts`, or train on "
             "triptych.datamodules.remember.facts.fact_stream.FactStream"
         )
@@ -172,7 +169,7 @@ def _ask(
     for fact, stated, visit in zip(facts, statements, visits, strict=True):
         rng = random.Random(f"{seed}/{fact.id}")
         if wording == "statement":
-            # Nothing can be completed that begins with its answer.
+            # A statement that begins with its answer leaves nothing to complete.
             choices = [statement for statement in stated if statement.prompt]
         else:
             texts = templates.question_texts(fact, wording)
@@ -185,7 +182,7 @@ def _ask(
 
 
 def _continuations(fact: Fact, rendering: Rendering, ends: bool) -> tuple[Continuation, ...]:
-    """Put each accepted answer in the place of the rendering's own, which comes first."""
+    """List the rendering's answer, then the other accepted answers in its place."""
     own = rendering.answer.lstrip()
     space = rendering.answer.removesuffix(own)
     texts = dict.fromkeys([rendering.answer, *(space + answer for answer in fact.answers)])

@@ -1,14 +1,13 @@
-"""Which of many facts are used: of some relations, few of one answer, a part drawn by seed.
+"""Choice of facts: by relation, by number of facts with one answer, and by a seeded draw.
 
     all facts -> those of the relations -> at most m of each answer -> an order drawn by the seed
-      -> the first `skip_facts` of it are passed over
-      -> only answers that occur among the first `answers_of_first`, if that is set
-      -> only facts of the `later_relations`, if these are set
-      -> the next `num_facts` are used
+      -> skip the first `skip_facts`
+      -> keep answers that occur among the first `answers_of_first`, if set
+      -> keep facts of the `later_relations`, if set
+      -> keep the next `num_facts`
 
-Two runs that differ in the last two alone share no fact as long as the ranges do not overlap. That
-is how OLD facts, which a model was pretrained on, and NEW ones, which it is to learn, are told
-apart.
+Two runs that differ in `skip_facts` and `num_facts` alone share no fact, if the ranges do not
+overlap. This separates OLD facts, which a model was pretrained on, from NEW ones to teach it.
 """
 
 import itertools
@@ -22,7 +21,7 @@ from triptych.datamodules.remember.facts.fact_templates import Fact, FactTemplat
 def of_relations(
     facts: Sequence[Fact], relations: Sequence[str], templates: FactTemplates, source: str
 ) -> list[Fact]:
-    """Keep the facts of the relations, which may be named as the source or the templates do.
+    """Keep the facts of the relations, named as in the source or in the templates.
 
     Raises:
         ValueError: if a relation does not occur in `source`.
@@ -38,7 +37,7 @@ def _are_of(
     source: str,
     setting: str,
 ) -> list[bool]:
-    """Say of each fact whether it is of one of the relations that a setting names."""
+    """Return for each fact whether it is of one of the relations in a setting."""
     names = [_relation_names(fact, templates) for fact in facts]
     unknown = set(relations).difference(*names)
     if unknown:
@@ -51,16 +50,7 @@ def _are_of(
 
 
 def cap_answers(facts: Sequence[Fact], max_facts_per_answer: int, seed: int) -> list[Fact]:
-    """Keep at most so many facts that teach the same answer, drawn by `seed`, in their order.
-
-    Raises:
-        ValueError: if not even one is to be kept.
-    """
-    if max_facts_per_answer < 1:
-        raise ValueError(
-            f"facts.max_facts_per_answer is {max_facts_per_answer}: set it to at least 1, or null "
-            "for all"
-        )
+    """Keep at most `max_facts_per_answer` facts with the same first answer, drawn by `seed`."""
     taken: Counter[str] = Counter()
     kept = []
     for index in _order(len(facts), f"{seed}/answers"):
@@ -81,24 +71,24 @@ def draw(
     answers_of_first: int | None = None,
     later_relations: Sequence[str] | None = None,
 ) -> list[Fact]:
-    """Take facts `skip` to `skip + count` of an order drawn by `seed`; the source's order is kept.
+    """Take facts `skip` to `skip + count` of an order drawn by `seed`; keep the source's order.
 
-    Facts that ask the same of the same subject as one that is passed over are passed over too, so
-    that a data set's repetitions do not bring OLD facts among the NEW.
+    Facts with the subject and relation of a skipped fact are skipped too, so that a data set's
+    repetitions do not bring OLD facts among the NEW.
 
     Args:
-        facts: What is drawn from.
-        skip: How many are passed over.
-        count: How many are taken; None: all that follow.
-        seed: Of the order.
-        templates: Tell which relations are the same.
-        source: Names the facts' source in errors.
-        answers_of_first: Pass over facts whose (first) answer none of so many facts at the start of
-            the order has; None: any answer will do.
-        later_relations: Pass over facts of other relations; None: any will do.
+        facts: The facts to draw from.
+        skip: Number of facts to skip.
+        count: Number of facts to take; None: all that follow.
+        seed: Seed of the order.
+        templates: Gives each fact its relation.
+        source: Name of the facts' source in errors.
+        answers_of_first: Skip facts with a first answer that does not occur among this many facts
+            at the start of the order; None: keep all.
+        later_relations: Skip facts of other relations; None: keep all.
 
     Raises:
-        ValueError: if there are not so many.
+        ValueError: if too few facts are left.
     """
     if not 0 <= skip < len(facts):
         raise ValueError(
@@ -106,13 +96,13 @@ def draw(
             "relations: set it to at least 0 and below that"
         )
     order = _order(len(facts), str(seed))
-    passed_over = {_what_is_asked(facts[index], templates) for index in order[:skip]}
-    left = [i for i in order[skip:] if _what_is_asked(facts[i], templates) not in passed_over]
+    skipped = {_subject_matter(facts[index], templates) for index in order[:skip]}
+    left = [i for i in order[skip:] if _subject_matter(facts[i], templates) not in skipped]
     if answers_of_first is not None:
         if not 1 <= answers_of_first <= skip:
             raise ValueError(
                 f"facts.answers_of_first is {answers_of_first}, but facts.skip_facts is {skip}: "
-                "answers are known from facts that are passed over, so set it between 1 and that"
+                "answers are known from the skipped facts, so set it between 1 and that"
             )
         known = {facts[index].answers[0] for index in order[:answers_of_first]}
         left = [index for index in left if facts[index].answers[0] in known]
@@ -135,8 +125,8 @@ def _order(count: int, seed: str) -> list[int]:
     return order
 
 
-def _what_is_asked(fact: Fact, templates: FactTemplates) -> tuple[str, str]:
-    """Name what a fact says of whom: two facts alike in this are two versions of one."""
+def _subject_matter(fact: Fact, templates: FactTemplates) -> tuple[str, str]:
+    """Return relation and subject: facts with equal pairs are versions of one fact."""
     relation = templates.relation_of(fact)
     name = relation.name if relation else fact.relation
     if name is None or fact.subject is None:
@@ -145,7 +135,7 @@ def _what_is_asked(fact: Fact, templates: FactTemplates) -> tuple[str, str]:
 
 
 def _relation_names(fact: Fact, templates: FactTemplates) -> set[str]:
-    """Name a fact's relation as the source and as the templates do."""
+    """Return the names of a fact's relation in the source and in the templates."""
     relation = templates.relation_of(fact)
     names = {fact.relation, relation.name if relation else None}
     return {name for name in names if name is not None}

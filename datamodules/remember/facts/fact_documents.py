@@ -1,4 +1,4 @@
-"""Facts as documents to train on: a fresh wording of every fact in every epoch.
+"""Facts as documents to train on, each in a new wording in every epoch.
 
     [BOS] Question: What is the capital of France? Answer: Paris [EOS]
     [BOS] The capital of France is Paris. [EOS]
@@ -19,20 +19,20 @@ from triptych.datamodules.remember.facts.fact_templates import Fact, FactTemplat
 
 LossOn = Literal["answer", "all"]
 
-# Tokenised wordings kept per process. All those of the embedded facts fit in; of larger sets, the
-# first ones met are kept and the others tokenised each time (about 50 microseconds).
+# Tokenised wordings cached per process. All wordings of the embedded facts fit. Of larger sets the
+# first are cached; the others are tokenised each time (about 50 microseconds).
 MAX_CACHED_DOCUMENTS = 65_536
 
 
 def encode_rendering(
     tokenizer: PreTrainedTokenizerFast, rendering: Rendering, loss_on: LossOn
 ) -> Document:
-    """Tokenise a wording part by part, so that the answer starts and ends at token boundaries.
+    """Tokenise a wording in parts, so that the answer starts and ends at token boundaries.
 
     Args:
-        tokenizer: With BOS and EOS.
+        tokenizer: A tokenizer with BOS and EOS.
         rendering: The wording.
-        loss_on: "answer" labels the answer's tokens and EOS; "all" labels all but BOS.
+        loss_on: "answer" labels the answer's tokens and EOS; "all" labels all tokens except BOS.
 
     Returns:
         `[BOS] prompt answer remainder [EOS]`, ids and labels int32 (L,).
@@ -55,21 +55,21 @@ def encode_rendering(
 class FactDocuments(DocumentSource):
     """Every fact once an epoch, in a wording drawn by (seed, epoch, index).
 
-    The first of a fact's answers is the one that is taught. Held-out questions are never drawn.
+    A fact's first answer is taught. Held-out questions are never drawn.
 
     Args:
-        facts: What to teach, with subjects filled in (`FactTemplates.with_subject`).
-        templates: Their wordings.
-        tokenizer: With BOS and EOS.
-        context_length: Longest document allowed, in tokens.
-        seed: Of the draws.
-        statement_share: Share of statements among the wordings drawn, in [0, 1]; the others are
-            questions. A fact without statements is always asked.
-        loss_on: Where the labels are; see `encode_rendering`.
+        facts: The facts, with subjects filled in (`FactTemplates.with_subject`).
+        templates: The templates by relation.
+        tokenizer: A tokenizer with BOS and EOS.
+        context_length: Maximum length of a document in tokens.
+        seed: Seed of the draws.
+        statement_share: Share of statements among the wordings, in [0, 1]; the others are
+            questions. A fact without statements is always a question.
+        loss_on: Position of the labels; see `encode_rendering`.
 
     Raises:
-        ValueError: if a fact is longer than the context in any of its wordings (a fact is never
-            cut), or `statement_share` is not in [0, 1].
+        ValueError: if a wording is longer than the context (a fact is never cut), or
+            `statement_share` is not in [0, 1].
     """
 
     name = "facts"
@@ -98,14 +98,14 @@ class FactDocuments(DocumentSource):
         self._templates = templates
         self._tokenizer = tokenizer
         self._cache: dict[tuple[int, int], Document] = {}
-        # Per fact: how many of its wordings are statements, and how many there are.
+        # Of each fact: number of statements, number of wordings.
         self._counts = [self._check_wordings(index) for index in range(len(self.facts))]
 
     def __len__(self) -> int:
         return len(self.facts)
 
     def document(self, index: int, epoch: int) -> Document:
-        """Return fact `index` in the wording of this epoch."""
+        """Return fact `index` in its wording of `epoch`."""
         rng = random.Random(f"{self.seed}/{epoch}/{index}")
         num_statements, num_wordings = self._counts[index]
         as_statement = num_statements > 0 and rng.random() < self.statement_share
@@ -120,15 +120,15 @@ class FactDocuments(DocumentSource):
         return self._cache[key]
 
     def wordings(self, index: int) -> list[Rendering]:
-        """List all wordings of a fact that training may draw: statements, then questions."""
+        """List the wordings of a fact that training may draw: statements, then questions."""
         fact = self.facts[index]
         return [*self._templates.statements(fact), *self._templates.questions(fact)]
 
     def _check_wordings(self, index: int) -> tuple[int, int]:
-        """Check that a fact fits the context however it is worded; count its wordings."""
+        """Check that all wordings of a fact fit the context; count statements and wordings."""
         fact, wordings = self.facts[index], self.wordings(index)
         for rendering in wordings:
-            # A token stands for a byte or more, so only long wordings need to be tokenised.
+            # A token has at least one byte, so only long wordings need to be tokenised.
             if len(rendering.text.encode()) + 2 > self.context_length:
                 document = encode_rendering(self._tokenizer, rendering, self.loss_on)
                 check_length(fact, document, self.context_length)
@@ -139,7 +139,7 @@ def check_length(fact: Fact, document: Document, context_length: int) -> None:
     """Refuse a fact that does not fit the context.
 
     Raises:
-        ValueError: naming the fact and what to do.
+        ValueError: if the document is longer than the context.
     """
     if len(document) > context_length:
         raise ValueError(

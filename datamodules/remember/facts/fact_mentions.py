@@ -1,4 +1,4 @@
-"""Texts that give a fact away, to be kept from a model that is to learn the fact later."""
+"""Detection of texts that mention a fact, to keep them from a model that learns it later."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ from triptych.datamodules.remember.facts.fact_templates import Fact
 
 
 class FactMentions:
-    """Tells whether a text names both a fact's subject and one of its answers, as whole words.
+    """A detector of texts that contain a fact's subject and one of its answers, as whole words.
 
-    That is a coarse net: it also holds texts that name both without saying so, and misses those
-    that call either by another name. Facts whose subject is unknown hold nothing.
+    The test is coarse: it also finds texts that contain both without stating the fact, and misses
+    texts with other names for either. Facts without a subject are never found.
 
     Args:
-        facts: What must not be given away.
+        facts: The facts to detect.
 
     >>> mentions = FactMentions([Fact("1", "?", ("Nassau",), subject="the Bahamas")])
     >>> mentions.are_in("The Bahamas has its capital in Nassau."), mentions.are_in("Nassau!")
@@ -24,7 +24,7 @@ class FactMentions:
     """
 
     def __init__(self, facts: Iterable[Fact]) -> None:
-        # By the subject's first word, since most texts hold none of most of them.
+        # Indexed by the subject's first word: most texts contain few of them.
         self._facts: dict[str, list[tuple[str, list[str]]]] = defaultdict(list)
         for fact in facts:
             if fact.subject is not None and (words := _words(fact.subject)):
@@ -32,11 +32,11 @@ class FactMentions:
                 self._facts[words[0]].append((fact.subject.casefold(), answers))
 
     def fingerprint(self) -> str:
-        """Hash what is looked for."""
+        """Hash the subjects and answers."""
         return hashlib.sha256(json.dumps(sorted(self._facts.items())).encode()).hexdigest()
 
     def are_in(self, text: str) -> bool:
-        """Whether the text gives one of the facts away."""
+        """Return whether the text mentions one of the facts."""
         folded = text.casefold()
         return any(
             _names(folded, subject) and any(_names(folded, answer) for answer in answers)
@@ -50,5 +50,5 @@ def _words(text: str) -> list[str]:
 
 
 def _names(text: str, name: str) -> bool:
-    """Whether a text holds a name that is not part of a longer word."""
+    """Return whether a text contains a name as whole words."""
     return name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None

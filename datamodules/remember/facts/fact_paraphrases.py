@@ -1,4 +1,4 @@
-"""The wordings in which facts are taught one after another: templates, a file's, or a model's."""
+"""Paraphrases: the wordings that a stream of facts teaches, from templates, a file or a model."""
 
 import hashlib
 import json
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from jsonargparse.typing import PositiveInt
 
 from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.remember.facts.fact_documents import LossOn
@@ -28,18 +30,19 @@ WordingKind = Literal["statements", "questions", "both"]
 
 @dataclass(frozen=True)
 class ParaphrasesConfig:
-    """In which wordings facts are taught.
+    """Choice of the wordings in which facts are taught.
 
     Args:
-        source: "templates": those of the fact's relation, and a statement of the source's own;
-            "file": those in `file`; "model": the first statement, and what `model` makes of it.
-        wordings: Which of the templates: "statements" (then a question is new in form, too),
-            "questions" (those for training; held-out ones never teach), or "both". Facts without
-            known wordings have but their own statement and question.
-        file: For "file": rows with `id` (that of a fact) and `paraphrases` (a list of sentences,
-            each naming one of the fact's answers). Rows of other facts are passed over.
-        model: For "model": which one, and how it is told.
-        per_fact: Teach at most so many wordings of a fact in one visit, drawn anew in each pass;
+        source: "templates": the templates of the fact's relation, and the source's statement;
+            "file": the sentences in `file`; "model": the first statement, and its rewrites by
+            `model`.
+        wordings: Forms taken from the templates: "statements" (a question is then new in form),
+            "questions" (those for training; held-out ones are never taught), or "both". Facts
+            without templates have only the source's statement and question.
+        file: For "file": rows with `id` (of a fact) and `paraphrases` (a list of sentences, each of
+            which contains one of the fact's answers). Rows of other facts are skipped.
+        model: For "model": the model and its instruction.
+        per_fact: Teach at most this many wordings of a fact in one visit, drawn anew in each pass;
             null: all.
     """
 
@@ -47,27 +50,27 @@ class ParaphrasesConfig:
     wordings: WordingKind = "statements"
     file: RecordSource | None = None
     model: RewriterConfig | None = None
-    per_fact: int | None = None
+    per_fact: PositiveInt | None = None
 
 
 class Paraphrases:
-    """Finds the wordings of facts as a config has them.
+    """Finds the paraphrases of facts for a config.
 
-    With the loss on the answer alone, a wording that begins with its answer is of no use, since
-    nothing leads to the answer: it is refused in a file and passed over elsewhere.
+    With the loss on the answer alone, a wording that begins with its answer teaches nothing: it is
+    refused in a file and skipped elsewhere.
 
-    What a model writes is kept if it names the fact's subject and, after it, one of its answers.
-    It may be untrue all the same. A fact of which nothing is kept has its first statement alone.
+    A model's sentence is kept if it contains the fact's subject and, after it, one of its answers.
+    It may still be untrue. A fact without such a sentence has its first statement alone.
 
     Args:
-        config: Which wordings.
-        templates: The wordings by relation.
-        loss_on: Where the loss is.
-        data_dir: Where relative paths start.
+        config: Choice of the wordings.
+        templates: The templates by relation.
+        loss_on: Position of the loss.
+        data_dir: Folder that relative paths start at.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a setting is out of range or missing.
+        ValueError: if settings do not fit together.
     """
 
     def __init__(
@@ -77,10 +80,6 @@ class Paraphrases:
         loss_on: LossOn = "answer",
         data_dir: str | None = None,
     ) -> None:
-        if config.per_fact is not None and config.per_fact < 1:
-            raise ValueError(
-                f"paraphrases.per_fact is {config.per_fact}: set it to at least 1, or null for all"
-            )
         for name, value, example in [
             ("file", config.file, "{path: my/paraphrases.jsonl}"),
             ("model", config.model, "{name: google/flan-t5-base}"),
@@ -99,7 +98,7 @@ class Paraphrases:
             self._file.files()
 
     def fingerprint(self) -> str:
-        """Hash what decides the wordings, but for the templates."""
+        """Hash the settings and sources of the wordings, without the templates."""
         config = self.config
         rows = source_fingerprint(self._file) if self._file else None
         model = rewriter_fingerprint(config.model) if config.model else None
@@ -110,28 +109,28 @@ class Paraphrases:
         """List the wordings of each fact, at least one, statements first.
 
         Args:
-            facts: What is taught.
-            cache_dir: Where a model's paraphrases are kept.
+            facts: The facts to teach.
+            cache_dir: Folder of a model's cached sentences.
 
         Raises:
             ValueError: if a fact has none.
         """
-        mend = (
+        remedy = (
             "choose facts.relations that the templates know, give the facts a `statement`, or take "
             "paraphrases from a file"
         )
         if self._file is not None:
             found = self._from_file(facts, self._file)
-            mend = f"give paraphrases of it in {describe(self._file)}, or leave the fact out"
+            remedy = f"give paraphrases of it in {describe(self._file)}, or leave the fact out"
         elif self.config.model is not None:
             found = self._from_model(facts, self.config.model, cache_dir)
         else:
             found = [self._from_templates(fact, self.config.wordings) for fact in facts]
             if self.config.wordings == "statements":
-                mend = f'set paraphrases.wordings to "both", {mend}'
+                remedy = f'set paraphrases.wordings to "both", {remedy}'
         for fact, wordings in zip(facts, found, strict=True):
             if not wordings:
-                raise ValueError(f"fact {fact.id!r} has no wording to be taught in: {mend}")
+                raise ValueError(f"fact {fact.id!r} has no wording to be taught in: {remedy}")
         return found
 
     def _from_templates(self, fact: Fact, kind: WordingKind) -> list[Rendering]:
@@ -144,14 +143,16 @@ class Paraphrases:
 
         def find_fault(row: dict[str, Any]) -> str | None:
             fact = by_id.get(row["id"])
-            for paraphrase in row["paraphrases"] if fact else []:
+            if fact is None:
+                return None
+            for paraphrase in row["paraphrases"]:
                 rendering = statement_rendering(paraphrase, fact.answers)
                 if rendering is None:
                     wrong = f"names none of the answers {list(fact.answers)}"
                 elif not self._teaches(rendering):
                     wrong = (
-                        "begins with its answer, so that nothing leads to it: put it in other "
-                        "words, or set facts.loss_on to all"
+                        "begins with its answer, so that nothing leads to it: rephrase it, or set "
+                        "facts.loss_on to all"
                     )
                 else:
                     continue
@@ -186,7 +187,7 @@ class Paraphrases:
 
 
 def _kept(text: str, fact: Fact) -> Rendering | None:
-    """Cut what a model wrote at the answer, if its first line keeps subject and answer."""
+    """Cut a model's sentence at the answer, if its first line keeps subject and answer."""
     rendering = statement_rendering(text.split("\n")[0].strip(), fact.answers)
     if rendering is None or not rendering.prompt:
         return None

@@ -1,4 +1,4 @@
-"""Validation by questions: batches to generate answers from, and to score the right ones with.
+"""Validation by questions: batches to generate answers from, and to score the right answers.
 
 Shapes: B rows, T longest question with its answer, P longest prompt.
 """
@@ -6,11 +6,10 @@ Shapes: B rows, T longest question with its answer, P longest prompt.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from triptych.datamodules.batches.evaluation_loader import Evaluation
+from triptych.datamodules.batches.length_batches import left_padded
 from triptych.datamodules.batches.packed_datamodule import RowFormat
-from triptych.datamodules.batches.packing import IGNORED_LABEL
+from triptych.datamodules.batches.prompted_documents import prompt_length
 from triptych.datamodules.remember.facts.fact_documents import check_length, encode_rendering
 from triptych.datamodules.remember.facts.fact_templates import Fact, Rendering, question_rendering
 
@@ -19,10 +18,10 @@ class QuestionCollate:
     """Makes batches of questions.
 
     Args:
-        facts: What is asked.
-        questions: How each is asked, as reports show it.
+        facts: The facts to ask.
+        questions: The question to each fact, as shown in reports.
         row_format: Tokenizer and layout.
-        renderings: The same with prompt and answer; None: `fact_templates.question_rendering`.
+        renderings: The wordings with prompt and answer; None: those of `question_rendering`.
 
     Raises:
         ValueError: if a question with its answer is longer than the context.
@@ -52,25 +51,17 @@ class QuestionCollate:
         """Make a batch of the rows with the given indices.
 
         Returns:
-            What `packing.collate_rows` returns for the question with its first answer, one a row,
-            labels on the answer's tokens and EOS alone; and
-            prompt_ids int64 (B, P): the same up to the answer, left-padded, to generate from.
-            prompt_mask int64 (B, P): 1 where `prompt_ids` is not padding.
-            questions, relations, answers: per row the question, the relation as the source names it
+            The keys of `packing.collate_rows` for the question with its first answer, one a row,
+            with labels on the answer's tokens and EOS; and
+            prompt_ids int64 (B, P): the tokens up to the answer, left-padded, to generate from.
+            prompt_mask int64 (B, P): 1 where `prompt_ids` is no padding.
+            questions, relations, answers: per row the question, the source's name of the relation
             (or None), and the list of all accepted answers.
         """
         documents = [self._documents[row] for row in rows]
         facts = [self.facts[row] for row in rows]
-        prompts = [
-            document.ids[: int((document.labels != IGNORED_LABEL).argmax())]
-            for document in documents
-        ]
-        shape = (len(rows), max(len(prompt) for prompt in prompts))
-        prompt_ids = torch.full(shape, self._row_format.tokenizer.pad_token_id, dtype=torch.int64)
-        prompt_mask = torch.zeros(shape, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            prompt_ids[row, -len(prompt) :] = torch.from_numpy(prompt)
-            prompt_mask[row, -len(prompt) :] = 1
+        prompts = [document.ids[: prompt_length(document)] for document in documents]
+        prompt_ids, prompt_mask = left_padded(prompts, self._row_format.tokenizer.pad_token_id)
         return self._row_format.collate_padded(documents) | {
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
@@ -83,19 +74,19 @@ class QuestionCollate:
 def question_evaluation(
     name: str, facts: Sequence[Fact], questions: Sequence[str], row_format: RowFormat
 ) -> Evaluation:
-    """Ask each fact its question; arguments and errors are those of `QuestionCollate`."""
+    """Return a validation set of questions; see `QuestionCollate` for arguments and errors."""
     return Evaluation(name, len(facts), QuestionCollate(facts, questions, row_format))
 
 
 def completion_evaluation(
     name: str, facts: Sequence[Fact], statements: Sequence[Rendering], row_format: RowFormat
 ) -> Evaluation:
-    """Have each fact's statement completed from where its answer begins.
+    """Return a validation set of statements to complete from where the answer begins.
 
     Args:
-        name: Names the log keys.
-        facts: What is asked.
-        statements: One statement of each.
+        name: Part of the log keys.
+        facts: The facts to ask.
+        statements: One statement of each fact.
         row_format: Tokenizer and layout.
 
     Raises:

@@ -1,8 +1,9 @@
-"""A stream of facts: one after another, each with all its wordings, padded and never packed.
+"""A stream of facts: one after another, each with all its paraphrases, padded and never packed.
 
     the facts of a `FactsConfig`                                        `facts.FactsPart`
-      -> each with the wordings it is taught in                         `fact_paraphrases`
-      -> one visit a batch, asked in wordings that never teach          `visits`
+      -> each with its paraphrases                                      `fact_paraphrases`
+      -> one visit a batch                                              `visits`
+      -> asked by held-out questions                                    `fact_questions`
 
 Sparse Memory Finetuning learns TriviaQA's facts this way (2510.15103, section 5): one fact a batch.
 """
@@ -15,6 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.evaluation_loader import Evaluation
@@ -37,24 +39,24 @@ from triptych.datamodules.remember.facts.facts import (
     read_facts,
 )
 
-# What may follow the answer of a statement that is to be completed.
+# Characters that may follow the answer of a statement to complete.
 CLOSING = " .!\"'”’)"
 
 
 class FactVisits(VisitSource):
-    """Each fact with its wordings as documents.
+    """Facts with their paraphrases as documents.
 
     Args:
-        facts: What is taught.
-        wordings: The wordings of each.
-        tokenizer: With BOS and EOS.
-        context_length: Longest document allowed, in tokens.
-        per_fact: Most wordings in one visit, drawn by (seed, pass, fact); None: all.
-        seed: Of the draws.
-        loss_on: Where the labels are; see `fact_documents.encode_rendering`.
+        facts: The facts to teach.
+        wordings: The paraphrases of each fact.
+        tokenizer: A tokenizer with BOS and EOS.
+        context_length: Maximum length of a document in tokens.
+        per_fact: Maximum number of wordings in one visit, drawn by (seed, pass, fact); None: all.
+        seed: Seed of the draws.
+        loss_on: Position of the labels; see `fact_documents.encode_rendering`.
 
     Raises:
-        ValueError: if a fact is longer than the context in one of its wordings.
+        ValueError: if a wording is longer than the context.
     """
 
     def __init__(
@@ -84,7 +86,7 @@ class FactVisits(VisitSource):
         return [self._documents[index][place] for place in self.taught(index, pass_number)]
 
     def taught(self, index: int, pass_number: int) -> list[int]:
-        """Return which of its wordings fact `index` is taught in, in one pass."""
+        """Return the indices of the wordings that teach fact `index` in one pass."""
         count = len(self._documents[index])
         if self._per_fact is None or count <= self._per_fact:
             return list(range(count))
@@ -93,7 +95,7 @@ class FactVisits(VisitSource):
 
 
 class FactStreamPart(VisitedPart[FactVisits]):
-    """The facts, their wordings and their questions; arguments are those of `FactStream`."""
+    """The facts, their paraphrases and questions; arguments are those of `FactStream`."""
 
     name = FactsPart.name
     statements_name = "statements"
@@ -120,21 +122,21 @@ class FactStreamPart(VisitedPart[FactVisits]):
 
     @property
     def facts(self) -> list[Fact]:
-        """The facts to teach; a batch's `group` counts these."""
+        """The facts to teach, which a batch's `group` indexes."""
         return self._asked.facts
 
     @cached_property
     def skipped_facts(self) -> list[Fact]:
-        """The facts before them, `skip_facts` in number: those that a pretrained model was taught.
+        """The first `skip_facts` facts, which a pretrained model was taught.
 
         Raises:
-            ValueError: if the stream begins with the first fact.
+            ValueError: if the stream skips no facts.
         """
         config = self._asked.config
         if not config.skip_facts:
             raise ValueError(
-                "the stream's facts.skip_facts is 0, so that there are no facts before it to be "
-                "asked: set the probe's `facts`, or teach later facts"
+                "the stream's facts.skip_facts is 0, so there are no skipped facts to ask: set the "
+                "probe's `facts`, or teach later facts"
             )
         before = replace(
             config,
@@ -147,16 +149,16 @@ class FactStreamPart(VisitedPart[FactVisits]):
 
     @property
     def templates(self) -> FactTemplates:
-        """The wordings by relation."""
+        """The templates by relation."""
         return self._asked.templates
 
     def fingerprint(self) -> str:
-        """Hash the facts, their wordings, and the order they come in."""
+        """Hash the facts, their paraphrases and their order."""
         settings = [self._asked.fingerprint(), self._paraphrases.fingerprint(), self.order]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield texts of the facts, for a run that does not take its model's tokenizer."""
+        """Yield texts of the facts, for a run that trains its tokenizer."""
         return self._asked.tokenizer_texts()
 
     def make_visits(self, row_format: RowFormat) -> FactVisits:
@@ -189,7 +191,7 @@ class FactStreamPart(VisitedPart[FactVisits]):
         for index, fact in enumerate(self.facts):
             taught = [visits.wordings[index][place] for place in visits.taught(index, 0)]
             questions = self._asked.templates.questions(fact)
-            # What begins with its answer, or goes on after it, cannot be asked for.
+            # A statement is asked only if its answer is last, and something precedes it.
             statements = [
                 r
                 for r in taught
@@ -201,26 +203,26 @@ class FactStreamPart(VisitedPart[FactVisits]):
 
 
 class FactStream(VisitDataModule):
-    """Facts one after another, to be learnt by a model that knows others.
+    """Facts one after another, for a model that has learned other facts before.
 
-    Every batch is a visit to one fact (or a few) with all its wordings, one a row, padded and never
-    packed. An epoch is one pass over the facts, so `trainer.max_epochs` is the number of passes.
-    The facts are then asked as questions (`val/facts/...`), in wordings that were not trained on,
-    and the statements they were taught in are to be completed (`val/statements/...`).
+    Every batch is a visit to one fact (or a few) with all its paraphrases, one a row, padded and
+    never packed. An epoch is one pass over the facts, so `trainer.max_epochs` is the number of
+    passes. Validation asks the facts by held-out questions (`val/facts/...`), and lets the model
+    complete statements that were taught (`val/statements/...`).
 
-    With several processes, the wordings of a visit are shared out among them: a step teaches as
-    many facts as on one.
+    Several processes divide the wordings of a visit among them: a step teaches as many facts as on
+    a single process.
 
     Args:
-        facts: Which facts are taught and asked; `statement_share` has no use here.
-        paraphrases: In which wordings they are taught.
-        facts_per_batch: Facts taught together in one batch, all processes together.
+        facts: The facts to teach and to ask; `statement_share` has no effect.
+        paraphrases: The wordings in which they are taught.
+        facts_per_batch: Facts taught together in one batch of all processes.
         steps_per_visit: Consecutive batches that repeat the same facts.
         shuffle: Whether the order is drawn by `seed`, anew for each pass; false: the source's.
-        ask_statements: Whether validation also has the taught statements completed.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
-        context_length: Tokens of the longest wording allowed; a fact is never cut.
+        ask_statements: Whether validation also asks to complete taught statements.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
+        context_length: Maximum length of a wording in tokens; a fact is never cut.
         **kwargs: Further settings, those of `VisitDataModule`.
     """
 
@@ -230,12 +232,13 @@ class FactStream(VisitDataModule):
         self,
         facts: FactsConfig = FactsConfig(),  # noqa: B008 (frozen)
         paraphrases: ParaphrasesConfig = ParaphrasesConfig(),  # noqa: B008 (frozen)
-        facts_per_batch: int = 1,
-        steps_per_visit: int = 1,
+        facts_per_batch: PositiveInt = 1,
+        steps_per_visit: PositiveInt = 1,
         shuffle: bool = True,
         ask_statements: bool = True,
+        *,
         data_dir: str | None = None,
-        context_length: int = 128,
+        context_length: PositiveInt = 128,
         **kwargs: Any,
     ) -> None:
         part = FactStreamPart(
@@ -245,5 +248,5 @@ class FactStream(VisitDataModule):
 
     @property
     def facts(self) -> list[Fact]:
-        """The facts taught; a batch's `group` holds indices of this list."""
+        """The facts to teach, which a batch's `group` indexes."""
         return self.part.facts

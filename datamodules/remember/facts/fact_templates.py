@@ -1,13 +1,13 @@
-"""How a fact is worded: statements and questions by relation, some questions held out of training.
+"""Wordings of facts: statements and questions by relation, some questions held out of training.
 
     row {"question": "What is the capital of Bahrain?", "answers": ["Manama"], "relation": "P36"}
-      -> Fact(..., subject="Bahrain")               the subject read off the known question pattern
+      -> Fact(..., subject="Bahrain")               the subject, by a known question template
       -> Rendering("Question: Which city is the capital of Bahrain? Answer:", " Manama")
       -> Rendering("The capital of Bahrain is", " Manama", ".")
 
-A rendering keeps prompt, answer and remainder apart, so that they can be tokenised apart and the
-answer's tokens are known exactly. The wordings are data: `embedded/relations.yaml`, or a file of
-the same form named in the settings.
+A rendering keeps prompt, answer and remainder separate, so that they are tokenised separately and
+the answer's tokens are known exactly. The templates are data: `embedded/relations.yaml`, or a file
+of the same form named in the settings.
 """
 
 import re
@@ -22,7 +22,7 @@ import yaml
 from triptych import ROOT
 
 BUILT_IN_RELATIONS = ROOT / "datamodules" / "embedded" / "relations.yaml"
-# Reads the built-in file in a tenth of the time, where PyYAML was built with libyaml.
+# Ten times faster on the built-in file, if PyYAML was built with libyaml.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 QuestionSet = Literal["training", "held_out", "own_question"]
@@ -30,15 +30,15 @@ QuestionSet = Literal["training", "held_out", "own_question"]
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One question with its accepted answers.
+    """A question with its accepted answers.
 
     Attributes:
-        id: Names the fact in errors, reports and ledgers.
-        question: The question as the source words it.
-        answers: Accepted answers; the first is the one that training teaches.
-        statement: The fact as a sentence of the source's own, which contains one of the answers.
-        relation: What is asked of the subject, as the source names it ("capital", "P36").
-        subject: Of whom or what it is asked, as it reads inside a sentence ("the Bahamas").
+        id: Name of the fact in errors, reports and ledgers.
+        question: The source's question.
+        answers: Accepted answers; training teaches the first.
+        statement: The source's statement of the fact, which contains one of the answers.
+        relation: The relation as the source names it ("capital", "P36").
+        subject: The subject as it reads inside a sentence ("the Bahamas").
     """
 
     id: str
@@ -51,12 +51,12 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A fact in one wording, cut at its answer; the text is the three parts joined.
+    """A wording of a fact, cut at its answer; the text is the three parts joined.
 
     Attributes:
-        prompt: All that precedes the answer, without trailing space.
-        answer: The answer, with the space that precedes it.
-        remainder: What follows the answer, such as a full stop.
+        prompt: The text before the answer, without trailing space.
+        answer: The answer, with its leading space.
+        remainder: The text after the answer, such as a full stop.
     """
 
     prompt: str
@@ -65,7 +65,7 @@ class Rendering:
 
     @property
     def text(self) -> str:
-        """The whole wording.
+        """The wording.
 
         >>> Rendering("The capital of France is", " Paris", ".").text
         'The capital of France is Paris.'
@@ -74,7 +74,7 @@ class Rendering:
 
 
 def question_rendering(question: str, answer: str) -> Rendering:
-    """Word a fact as a question; the prompt ends with the marker after which a model answers.
+    """Write a fact as a question; the prompt ends with the marker "Answer:".
 
     >>> question_rendering("Who wrote Emma?", "Jane Austen").text
     'Question: Who wrote Emma? Answer: Jane Austen'
@@ -83,12 +83,12 @@ def question_rendering(question: str, answer: str) -> Rendering:
 
 
 def statement_rendering(statement: str, answers: Iterable[str]) -> Rendering | None:
-    """Cut a sentence at the last place where it names an answer, in the order of `answers`.
+    """Cut a sentence at the last occurrence of the first of `answers` that it contains.
 
-    The last place, since what precedes the answer is what it can be predicted from.
+    The last occurrence leaves the longest prompt to predict the answer from.
 
     Returns:
-        The rendering, or None if the sentence names none of the answers.
+        The rendering, or None if the sentence contains none of the answers.
 
     >>> statement_rendering("Emma is by Austen.", ["Jane Austen", "Austen"])
     Rendering(prompt='Emma is by', answer=' Austen', remainder='.')
@@ -103,7 +103,7 @@ def statement_rendering(statement: str, answers: Iterable[str]) -> Rendering | N
 
 
 def fill(template: str, subject: str, answer: str = "") -> str:
-    """Put a subject (and answer) into a template; a leading "the" gets its capital.
+    """Put a subject (and answer) into a template; capitalise a leading "the".
 
     >>> fill("{subject} has its capital in {answer}.", "the Bahamas", "Nassau")
     'The Bahamas has its capital in Nassau.'
@@ -114,7 +114,7 @@ def fill(template: str, subject: str, answer: str = "") -> str:
 
 @dataclass(frozen=True)
 class Relation:
-    """The wordings of one relation; see `embedded/relations.yaml` for what each list means."""
+    """The templates of one relation; `embedded/relations.yaml` explains each list."""
 
     name: str
     statements: list[str]
@@ -124,29 +124,29 @@ class Relation:
     asked_as: list[str] = field(default_factory=list)
 
     def recover_subject(self, question: str) -> str | None:
-        """Read the subject off a question in one of the relation's wordings.
+        """Find the subject of a question that follows one of the relation's templates.
 
-        Of several wordings that fit, the most specific one (that with the shortest subject) counts.
+        Of several templates that fit, the most specific one counts: it gives the shortest subject.
         """
         found = [m["subject"] for p in self._patterns if (m := p.fullmatch(question.strip()))]
         return min(found, key=len, default=None)
 
     @cached_property
     def _patterns(self) -> list[re.Pattern[str]]:
-        wordings = [*self.asked_as, *self.questions, *self.held_out]
+        templates = [*self.asked_as, *self.questions, *self.held_out]
         return [
-            re.compile(re.escape(w).replace(r"\{subject\}", "(?P<subject>.+)")) for w in wordings
+            re.compile(re.escape(t).replace(r"\{subject\}", "(?P<subject>.+)")) for t in templates
         ]
 
 
 class FactTemplates:
-    """The wordings of all known relations.
+    """The templates of all known relations.
 
-    A fact whose relation is unknown, or whose subject is neither given nor recoverable from its
-    question, keeps the source's own question (and statement, if it has one).
+    A fact of an unknown relation has only the source's question, and its statement if there is one.
+    So has a fact without a subject, given or recoverable from its question.
 
     Args:
-        relations: Wordings, one entry a relation.
+        relations: The relations with their templates.
 
     Raises:
         ValueError: if two relations claim the same name or id.
@@ -166,11 +166,11 @@ class FactTemplates:
 
     @classmethod
     def from_file(cls, path: str | Path | None = None) -> "FactTemplates":
-        """Read wordings from a YAML file; None reads the built-in ones.
+        """Read templates from a YAML file; None reads the built-in ones.
 
         Raises:
             FileNotFoundError: if the file is missing.
-            ValueError: if an entry is not as described in the built-in file.
+            ValueError: if an entry does not have the form that the built-in file describes.
         """
         path = Path(path) if path is not None else BUILT_IN_RELATIONS
         if not path.is_file():
@@ -183,18 +183,18 @@ class FactTemplates:
         return cls([_parse_relation(path, str(name), entry) for name, entry in entries.items()])
 
     def relation_of(self, fact: Fact) -> Relation | None:
-        """The wordings of the fact's relation, if it is known."""
+        """Return the fact's relation with its templates, or None if it is unknown."""
         return self._by_id.get(fact.relation) if fact.relation is not None else None
 
     def with_subject(self, fact: Fact) -> Fact:
-        """Fill in the subject from the question, where the source gives none."""
+        """Fill in the subject from the question, if the source gives none."""
         relation = self.relation_of(fact)
         if fact.subject is not None or relation is None:
             return fact
         return replace(fact, subject=relation.recover_subject(fact.question))
 
     def statements(self, fact: Fact) -> list[Rendering]:
-        """All statements of a fact: the source's own one first, then the relation's."""
+        """List the statements of a fact: the source's first, then those of the templates."""
         own = statement_rendering(fact.statement, fact.answers) if fact.statement else None
         renderings = [own] if own is not None else []
         relation = self.relation_of(fact)
@@ -208,11 +208,11 @@ class FactTemplates:
         return renderings
 
     def question_texts(self, fact: Fact, question_set: QuestionSet = "training") -> list[str]:
-        """The questions of a fact that belong to one set.
+        """List the questions of a fact that belong to one set.
 
-        A fact with known wordings is trained on those alone, so that a question of the source's own
-        cannot bring a held-out wording into training. One without has its own question for training
-        and none held out.
+        Training uses the templates alone where there are any, so that the source's question cannot
+        bring a held-out question into training. A fact without templates has the source's question
+        for training and no held-out question.
         """
         relation = self.relation_of(fact)
         if question_set == "own_question":
@@ -223,7 +223,7 @@ class FactTemplates:
         return [fill(template, fact.subject) for template in templates]
 
     def questions(self, fact: Fact, question_set: QuestionSet = "training") -> list[Rendering]:
-        """The same with the fact's first answer."""
+        """List the same questions as renderings, with the fact's first answer."""
         texts = self.question_texts(fact, question_set)
         return [question_rendering(text, fact.answers[0]) for text in texts]
 

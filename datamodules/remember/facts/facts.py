@@ -1,8 +1,8 @@
-"""Facts to learn and to be asked about: TriviaQA-style rows, worded by relation.
+"""Facts to teach and to ask: TriviaQA-style rows, with wordings by relation.
 
     rows (question, answers, statement?, relation?, subject?)      `read_facts`
-      -> a fresh wording of every fact in each epoch, packed       `fact_documents.FactDocuments`
-      -> questions, in wordings that training never saw            `fact_questions`
+      -> a new wording of every fact in each epoch, packed         `fact_documents.FactDocuments`
+      -> held-out questions                                        `fact_questions`
 
 The embedded default is 1,510 facts about countries, elements, US states and books.
 """
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import (
@@ -44,55 +46,53 @@ from triptych.datamodules.sources.records import (
 
 @dataclass(frozen=True)
 class FactsConfig:
-    """Which facts, and how they are taught and asked.
+    """Choice of facts, and how they are taught and asked.
 
     Args:
-        source: Rows with `question` and `answers`, and perhaps `id`, `first_answer` (the one to
-            teach, where it is not the first of `answers`), `statement`, `relation` and `subject`.
-        templates: YAML file of wordings by relation; null: the built-in ones.
-        relations: Use only facts of these relations (the source's names or the templates').
-        max_facts_per_answer: Use at most so many facts with the same answer, drawn by
-            `subset_seed`, so that guessing the commonest answers is of little use; null: all.
-        skip_facts: Pass over the first so many facts of an order drawn by `subset_seed`, and over
-            what says the same of the same subject. `num_facts: 1000` in one run and
-            `skip_facts: 1000` in another, all else alike, have no fact in common: the OLD facts of
-            a pretrained model, and NEW ones to teach it.
-        num_facts: Use only the next so many facts of that order; null: all.
-        answers_of_first: Of those, only facts whose answer is also that of one of the first so many
-            facts of the order, which a model was pretrained on: what is new to it is then whose
-            answer it is, not the answer's name; null: any answer.
-        later_relations: Of those, only facts of these relations; null: any. Unlike `relations` it
-            leaves the order as it is, so that a model's OLD facts may be of other relations too.
-        subset_seed: Draws that order, apart from the seed of training.
-        statement_share: Share of statements among the wordings trained on; the others are
-            questions.
+        source: Rows with `question` and `answers`, and perhaps `id`, `first_answer` (the answer to
+            teach, if it is not the first of `answers`), `statement`, `relation` and `subject`.
+        templates: YAML file of templates by relation; null: the built-in ones.
+        relations: Use only facts of these relations, named as in the source or the templates.
+        max_facts_per_answer: Use at most this many facts with the same answer, drawn by
+            `subset_seed`, so that guessing the commonest answers scores low; null: all.
+        skip_facts: Skip this many facts at the start of an order drawn by `subset_seed`, and all
+            later facts about the same subject and relation. Runs that differ only in
+            `num_facts: 1000` and `skip_facts: 1000` have no fact in common: the OLD facts of a
+            pretrained model, and the NEW ones to teach it.
+        num_facts: Use only the next facts of that order, this many; null: all.
+        answers_of_first: Of those, use only facts with an answer that also occurs among this many
+            facts at the start of the order, which a model was pretrained on. The new thing to learn
+            is then the association, not the answer's name. Null: any answer.
+        later_relations: Of those, use only facts of these relations; null: any. Unlike `relations`
+            it keeps the order, so a model's OLD facts may be of other relations.
+        subset_seed: Seed of that order, independent of the seed of training.
+        statement_share: Share of statements among the training wordings; the others are questions.
         loss_on: "answer" trains on the answer's tokens and EOS; "all" on the whole wording.
-        validation_sources: Further questions that are only asked, never trained on, as the source
-            words them; by the name of their log keys.
-        validation_facts: How many of the facts are asked in validation; null: all.
-        validation_questions: In which wordings they are asked: "held_out" (by relation, never
-            trained on; facts without known wordings are not asked), "training", or
-            "own_question" (the source's).
+        validation_sources: Further sources, by the name of their log keys. Their questions are
+            asked as they are and never taught.
+        validation_facts: Number of facts asked in validation; null: all.
+        validation_questions: The questions asked in validation: "held_out" (never taught; facts
+            without templates are not asked), "training", or "own_question" (the source's).
     """
 
     source: RecordSource = field(default_factory=RecordSource)
     templates: str | None = None
     relations: list[str] | None = None
-    max_facts_per_answer: int | None = None
-    skip_facts: int = 0
-    num_facts: int | None = None
-    answers_of_first: int | None = None
+    max_facts_per_answer: PositiveInt | None = None
+    skip_facts: NonNegativeInt = 0
+    num_facts: PositiveInt | None = None
+    answers_of_first: PositiveInt | None = None
     later_relations: list[str] | None = None
     subset_seed: int = 0
-    statement_share: float = 0.3
+    statement_share: ClosedUnitInterval = 0.3
     loss_on: LossOn = "answer"
     validation_sources: dict[str, RecordSource] = field(default_factory=dict)
-    validation_facts: int | None = 512
+    validation_facts: PositiveInt | None = 512
     validation_questions: QuestionSet = "held_out"
 
 
 def read_facts(source: RecordSource, templates: FactTemplates) -> list[Fact]:
-    """Read facts; subjects are filled in where the question shows them.
+    """Read facts; fill in the subjects that follow from the question.
 
     Facts without an id are numbered.
 
@@ -150,11 +150,11 @@ def choose_facts(
 
 
 class FactsPart(DataPart):
-    """The facts within a datamodule: what `Facts` and mixtures with facts are made of.
+    """The facts in a datamodule; a part of `Facts` and of mixtures with facts.
 
     Args:
-        config: Which facts, and how they are taught and asked.
-        data_dir: Where relative paths of the sources start; see `packed_datamodule.locate`.
+        config: Choice of facts, and how they are taught and asked.
+        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -167,12 +167,7 @@ class FactsPart(DataPart):
         if self.name in config.validation_sources:
             raise ValueError(
                 f"facts.validation_sources has an entry {self.name!r}, but that is the name under "
-                "which the facts that train are asked: choose another name"
-            )
-        if config.validation_facts is not None and config.validation_facts < 1:
-            raise ValueError(
-                f"facts.validation_facts is {config.validation_facts}: set it to at least 1, or "
-                "null for all"
+                "which the taught facts are asked: choose another name"
             )
         further = {n: locate(s, data_dir) for n, s in config.validation_sources.items()}
         source = locate(config.source, data_dir)
@@ -187,7 +182,7 @@ class FactsPart(DataPart):
         return choose_facts(facts, self.config, self.templates)
 
     def fingerprint(self) -> str:
-        """Hash the facts' rows, the wordings, and the settings of training."""
+        """Hash the facts' rows, the templates, and the settings of training."""
         config = self.config
         settings = [
             config.relations,
@@ -200,19 +195,19 @@ class FactsPart(DataPart):
             config.statement_share,
             config.loss_on,
         ]
-        wordings = [asdict(relation) for relation in self.templates.relations.values()]
+        templates = [asdict(relation) for relation in self.templates.relations.values()]
         rows = source_fingerprint(config.source, embedded_facts)
-        return hashlib.sha256(json.dumps([settings, wordings, rows]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([settings, templates, rows]).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield one question and one statement of each fact, all wordings taking their turn."""
+        """Yield one question and one statement of each fact, with the templates in turn."""
         for index, fact in enumerate(self.facts):
             for wordings in (self.templates.questions(fact), self.templates.statements(fact)):
                 if wordings:
                     yield wordings[index % len(wordings)].text
 
     def documents(self, row_format: RowFormat) -> FactDocuments:
-        """Return the facts as documents, worded anew in each epoch."""
+        """Return the facts as documents, with a new wording in each epoch."""
         return FactDocuments(
             self.facts,
             self.templates,
@@ -228,7 +223,7 @@ class FactsPart(DataPart):
         return EpochStream(self.documents(row_format), row_format.seed, row_format.context_length)
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
-        """Return the questions; which facts are asked, and how, depends on `subset_seed` alone."""
+        """Return the questions; facts and wordings are drawn by `subset_seed` alone."""
         asked = {self.name: self.validation_questions()}
         for name, source in self.config.validation_sources.items():
             facts = read_facts(source, self.templates)
@@ -239,7 +234,7 @@ class FactsPart(DataPart):
         """Draw the facts to ask and one question for each.
 
         Raises:
-            ValueError: if no fact has a question of the kind that is to be asked.
+            ValueError: if no fact has a question of the required kind.
         """
         kind = self.config.validation_questions
         facts = [fact for fact in self.facts if self.templates.question_texts(fact, kind)]
@@ -260,15 +255,16 @@ class Facts(PackedDataModule):
     """Training and validation on facts alone; several facts share a row.
 
     Args:
-        facts: Which facts, and how they are taught and asked.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
+        facts: Choice of facts, and how they are taught and asked.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 
     def __init__(
         self,
         facts: FactsConfig = FactsConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -280,7 +276,7 @@ class Facts(PackedDataModule):
 
 
 def _find_fault(row: dict[str, Any]) -> str | None:
-    """Say what is wrong with a row beyond its types."""
+    """Return the fault of a row with correct types, or None."""
     if not row["question"].strip():
         return "field 'question' is empty"
     answers = _accepted_answers(row)
@@ -292,12 +288,12 @@ def _find_fault(row: dict[str, Any]) -> str | None:
 
 
 def _accepted_answers(row: dict[str, Any]) -> tuple[str, ...]:
-    """List the answers once each, the one to teach first."""
+    """List the different answers, the one to teach first."""
     answers = [row["first_answer"] or "", *row["answers"]]
     return tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
 
 
 def _draw(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:
-    """Draw some facts, in their order."""
+    """Draw `count` facts, in their order."""
     kept = sorted(random.Random(seed).sample(range(len(facts)), count))
     return [facts[index] for index in kept]

@@ -1,9 +1,8 @@
-"""Further texts that say what a chunk says: by templates, from its own row, or by a model.
+"""Augmentations: texts with the content of a chunk, from templates, the chunk's row or a model.
 
-The templates are plain: a lead ("According to ...: ") and sentences in another order. They are our
-own, and no stand-in for Active Reading (2508.09494), whose 64 texts for each chunk a large model
-writes. For that, name a model and tell it in `instruction` what to write, or bring such texts along
-in the rows.
+The templates are simple: a lead ("According to ...: ") and sentences in another order. They are
+ours and do not replace Active Reading (2508.09494), where a large model writes 64 texts for each
+chunk. For that, set a model with an `instruction`, or provide the texts in the rows.
 """
 
 import hashlib
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from jsonargparse.typing import NonNegativeInt
 
 from triptych.datamodules.batches.chunks import sentences
 from triptych.datamodules.remember.rewriting import RewriterConfig, rewriter_fingerprint, rewritten
@@ -31,10 +32,10 @@ class Chunk:
     """A piece of a document that fits the context.
 
     Attributes:
-        id: The document's id, and "#2" and so on for the second chunk of several.
-        text: What it says.
+        id: The document's id, with "#2" and so on from the second chunk on.
+        text: The text.
         title: The document's title, if it has one.
-        augmentations: Texts that say the same, of the document's own row.
+        augmentations: Texts with the same content, from the document's row.
     """
 
     id: str
@@ -45,27 +46,22 @@ class Chunk:
 
 @dataclass(frozen=True)
 class AugmentationsConfig:
-    """In which further texts a chunk is taught.
+    """Choice of the augmentations of a chunk.
 
     Args:
         source: "templates": leads and sentences in another order; "rows": the field
             `augmentations` of the documents' rows, which must then fit the context uncut; "model":
-            what `model` writes.
-        num_augmentations: Most such texts in one visit beside the chunk itself, drawn anew in each
-            pass.
-        model: For "model": which one, and how it is told.
+            the rewrites by `model`.
+        num_augmentations: Maximum number of augmentations in one visit, beside the chunk itself,
+            drawn anew in each pass; 0: the chunk alone.
+        model: For "model": the model and its instruction.
     """
 
     source: Literal["templates", "rows", "model"] = "templates"
-    num_augmentations: int = 8
+    num_augmentations: NonNegativeInt = 8
     model: RewriterConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.num_augmentations < 0:
-            raise ValueError(
-                f"augmentations.num_augmentations is {self.num_augmentations}: set it to at least "
-                "0, which teaches each chunk as it is"
-            )
         if (self.source == "model") != (self.model is not None):
             raise ValueError(
                 f"augmentations.source is {self.source!r}, but augmentations.model is "
@@ -74,20 +70,20 @@ class AugmentationsConfig:
             )
 
     def fingerprint(self) -> str:
-        """Hash what decides the texts, but for the rows."""
+        """Hash the settings of the texts, without the rows."""
         model = rewriter_fingerprint(self.model) if self.model else None
         settings = [asdict(self) | {"model": model}]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 class Augmentations:
-    """Draws the further texts of chunks.
+    """Draws the augmentations of chunks.
 
     Args:
-        config: Which texts.
-        chunks: What they say again.
-        cache_dir: Where a model's texts are kept.
-        seed: Of the draws.
+        config: Choice of the augmentations.
+        chunks: The chunks.
+        cache_dir: Folder of a model's cached texts.
+        seed: Seed of the draws.
     """
 
     def __init__(
@@ -104,7 +100,7 @@ class Augmentations:
             self._given = [[text for text in dict.fromkeys(texts) if text] for texts in written]
 
     def texts(self, index: int, pass_number: int) -> list[str]:
-        """Return at most `num_augmentations` texts for chunk `index`, in one pass."""
+        """Return at most `num_augmentations` texts for chunk `index` in one pass."""
         rng = random.Random(f"{self._seed}/{pass_number}/{index}")
         most = self._config.num_augmentations
         if self._given is not None:
@@ -114,23 +110,23 @@ class Augmentations:
 
 
 def from_templates(chunk: Chunk, most: int, rng: random.Random) -> list[str]:
-    """Draw different texts made of a lead and the chunk, its sentences in order or shuffled.
+    """Draw different texts of a lead and the chunk, with its sentences in order or shuffled.
 
-    A chunk of few sentences gives fewer than `most`.
+    A chunk of few sentences may give fewer than `most` texts.
     """
     leads = [lead.format(title=chunk.title) for lead in TITLED_LEADS] if chunk.title else LEADS
     parts = sentences(chunk.text)
-    found = {chunk.text: None}
-    for _ in range(4 * most):  # some come out as one that is there already
+    found: dict[str, None] = {chunk.text: None}
+    for _ in range(4 * most):  # some draws repeat an earlier text
         if len(found) > most:
             break
         shuffled = " ".join(rng.sample(parts, len(parts)))
-        said = rng.choice((chunk.text, shuffled))
-        found[rng.choice(("", *leads)) + said] = None
+        body = rng.choice((chunk.text, shuffled))
+        found[rng.choice(("", *leads)) + body] = None
     return list(found)[1:]
 
 
 def longest_lead(title: str | None) -> str:
-    """Return the longest of the leads that a document's chunks may get."""
+    """Return the longest lead of a document's chunks."""
     leads = [lead.format(title=title) for lead in TITLED_LEADS] if title else LEADS
     return max(leads, key=len)

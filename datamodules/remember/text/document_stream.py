@@ -1,4 +1,4 @@
-"""A stream of documents: chunk after chunk, each with further texts that say the same.
+"""A stream of documents: chunk after chunk, each with its augmentations.
 
     rows with a field `text`, as chunks that fit the context            `documents`
       -> each with its augmentations                                    `augmentations`
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.evaluation_loader import Evaluation
@@ -38,18 +39,18 @@ from triptych.datamodules.remember.text.documents import (
 )
 from triptych.datamodules.sources.records import refuse_shared_files, source_fingerprint
 
-VALIDATION_SEED = 0  # the chunks of the validation stay the same whatever the seed of training
+VALIDATION_SEED = 0  # the validation chunks do not depend on the seed of training
 
 
 class ChunkVisits(VisitSource):
-    """Each chunk with its augmentations as documents.
+    """Chunks with their augmentations as documents.
 
     An augmentation that is longer than the context is cut.
 
     Args:
-        chunks: What is taught.
-        augmentations: Their further texts.
-        tokenizer: With BOS and EOS.
+        chunks: The chunks to teach.
+        augmentations: Their augmentations.
+        tokenizer: A tokenizer with BOS and EOS.
         context_length: T.
     """
 
@@ -85,7 +86,7 @@ class ChunkVisits(VisitSource):
 
 
 class DocumentStreamPart(VisitedPart[ChunkVisits]):
-    """The documents, their chunks and what is asked; arguments are those of `DocumentStream`."""
+    """The documents, chunks and questions; arguments are those of `DocumentStream`."""
 
     name = "documents"
 
@@ -102,8 +103,8 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         super().__init__(chunks_per_batch, steps_per_visit, shuffle)
         if documents.only_about_questions and questions is None:
             raise ValueError(
-                "documents.only_about_questions is true, but data.questions is null: say there "
-                "which facts the documents are to be about"
+                "documents.only_about_questions is true, but data.questions is null: choose "
+                "there the facts that the documents are about"
             )
         self._config = documents
         self._source = locate(documents.source, data_dir)
@@ -112,7 +113,7 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         self._asked = FactsPart(questions, data_dir) if questions is not None else None
 
     def fingerprint(self) -> str:
-        """Hash the documents, how they are augmented, and the order they come in."""
+        """Hash the documents, their augmentations and their order."""
         about = self._about()
         rows = source_fingerprint(self._source, embedded_documents)
         settings = [
@@ -124,7 +125,7 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
     def tokenizer_texts(self) -> Iterator[str]:
-        """Yield the documents, for a run that does not take its model's tokenizer."""
+        """Yield the documents, for a run that trains its tokenizer."""
         return (row["text"] for row in read_documents(self._source, self._about()))
 
     def make_visits(self, row_format: RowFormat) -> ChunkVisits:
@@ -142,9 +143,9 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         return ChunkVisits(chunks, augmentations, row_format.tokenizer, row_format.context_length)
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
-        """Return the chunks as text, and the questions about the facts."""
+        """Return the chunks as text, and the questions to ask."""
         visits = self.visits(row_format)
-        indices = range(len(visits.ids))
+        indices = list(range(len(visits.ids)))
         most = self._config.validation_chunks
         if most is not None and most < len(indices):
             indices = sorted(random.Random(VALIDATION_SEED).sample(indices, most))
@@ -162,24 +163,25 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
 
 
 class DocumentStream(VisitDataModule):
-    """Documents one chunk after another, to be learnt by a model that knows others.
+    """Documents one chunk after another, for a model that has learned other text before.
 
     Every batch is a visit to one chunk (or a few) with its augmentations, one a row, padded and
-    never packed; all tokens are learnt. An epoch is one pass over the chunks, so
+    never packed; all tokens have labels. An epoch is one pass over the chunks, so
     `trainer.max_epochs` is the number of passes. Validation measures the likelihood of the chunks
     (`val/documents/...`) and asks `questions` (`val/facts/...`).
 
-    With several processes, the texts of a visit are shared out among them.
+    Several processes divide the texts of a visit among them. `context_length` bounds a chunk with
+    its lead.
 
     Args:
-        documents: Which documents.
-        augmentations: In which further texts they are taught.
-        questions: Facts to ask in validation, which nothing but the documents teaches; null: none.
-        chunks_per_batch: Chunks taught together in one batch, all processes together.
+        documents: The documents to teach.
+        augmentations: Further texts with their content.
+        questions: Facts to ask in validation, taught by the documents alone; null: none.
+        chunks_per_batch: Chunks taught together in one batch of all processes.
         steps_per_visit: Consecutive batches that repeat the same chunks.
-        shuffle: Whether the order is drawn by `seed`, anew for each pass; false: as they come.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
+        shuffle: Whether the order is drawn by `seed`, anew for each pass; false: the source's.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
         **kwargs: Further settings, those of `VisitDataModule`.
     """
 
@@ -188,9 +190,10 @@ class DocumentStream(VisitDataModule):
         documents: DocumentsConfig = DocumentsConfig(),  # noqa: B008 (frozen)
         augmentations: AugmentationsConfig = AugmentationsConfig(),  # noqa: B008 (frozen)
         questions: FactsConfig | None = None,
-        chunks_per_batch: int = 1,
-        steps_per_visit: int = 1,
+        chunks_per_batch: PositiveInt = 1,
+        steps_per_visit: PositiveInt = 1,
         shuffle: bool = False,
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
+
 from triptych.datamodules.batches.chunks import chunk_text
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.tokenizer import encode_texts
@@ -16,39 +18,32 @@ from triptych.datamodules.sources.records import RecordSource, describe, read_re
 
 @dataclass(frozen=True)
 class DocumentsConfig:
-    """Which documents are taught.
+    """Choice of the documents to teach.
 
     Args:
         source: Rows with `text`, and perhaps `id`, `title`, and `augmentations` (a list of texts
-            that say the same). The embedded default is an article on each country, element, US
+            with the same content). The embedded default is an article on each country, element, US
             state and book.
-        only_about_questions: Take only documents that name the subject and an answer of one of the
-            facts that are asked.
-        validation_chunks: Measure the likelihood of at most so many chunks, drawn at random but
-            the same each time; null: of all.
+        only_about_questions: Use only documents that contain the subject and an answer of one of
+            the facts in `questions`.
+        validation_chunks: Maximum number of chunks with measured likelihood, the same random ones
+            each time; null: all.
     """
 
     source: RecordSource = field(default_factory=RecordSource)
     only_about_questions: bool = False
-    validation_chunks: int | None = 256
-
-    def __post_init__(self) -> None:
-        if self.validation_chunks is not None and self.validation_chunks < 1:
-            raise ValueError(
-                f"documents.validation_chunks is {self.validation_chunks}: set it to at least 1, "
-                "or null for all"
-            )
+    validation_chunks: PositiveInt | None = 256
 
 
 def read_documents(source: RecordSource, about: FactMentions | None = None) -> list[dict[str, Any]]:
     """Read documents; those without an id are numbered.
 
     Args:
-        source: Where to read.
-        about: Keep only documents in which these facts are.
+        source: The source.
+        about: Keep only documents that mention these facts; None: all.
 
     Returns:
-        Rows with `id`, `text`, and, or None, `title` and `augmentations`.
+        Rows with `id`, `text`, `title` and `augmentations`; the latter two may be None.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -67,8 +62,8 @@ def read_documents(source: RecordSource, about: FactMentions | None = None) -> l
     repeated = [name for name, count in Counter(r["id"] for r in documents).items() if count > 1]
     if repeated:
         raise ValueError(
-            f"{describe(source)} has several documents with the id {repeated[0]!r}: give each an "
-            "id of its own, or none"
+            f"{describe(source)} has several documents with the id {repeated[0]!r}: give each a "
+            "different id, or none"
         )
     if about is not None:
         documents = [row for row in documents if about.are_in(row["text"])]
@@ -87,13 +82,13 @@ def cut_documents(
     """Cut documents into chunks.
 
     Args:
-        documents: From `read_documents`.
+        documents: Rows of `read_documents`.
         row_format: Tokenizer and context length.
-        with_leads: Whether to leave room for what augmentations by templates begin with.
-        with_own: Whether the rows' own augmentations are taught, and so have to fit.
+        with_leads: Whether to leave room for the leads of augmentations by templates.
+        with_own: Whether the rows' augmentations are taught, and so must fit the context.
 
     Raises:
-        ValueError: if the context is too short, or a row's augmentations do not go with its chunk.
+        ValueError: if the context is too short, or a row's augmentations do not fit its chunk.
     """
     chunks = []
     for row in documents:
@@ -112,7 +107,7 @@ def _cut(row: dict[str, Any], row_format: RowFormat, lead: str) -> list[str]:
     try:
         return chunk_text(row["text"], lambda text: _fits(lead + text, row_format))
     except ValueError as error:
-        before = f", whose augmentations begin with {lead!r}" if lead else ""
+        before = f" (its augmentations begin with {lead!r})" if lead else ""
         raise ValueError(
             f"context_length is {row_format.context_length}, too short for any of document "
             f"{row['id']!r}{before}: raise it"
@@ -120,20 +115,20 @@ def _cut(row: dict[str, Any], row_format: RowFormat, lead: str) -> list[str]:
 
 
 def _fits(text: str, row_format: RowFormat) -> bool:
-    """Whether a text fits between BOS and EOS."""
+    """Return whether a text fits between BOS and EOS."""
     room = row_format.context_length - 2
-    # A token stands for a byte or more, so only long texts need to be tokenised.
+    # A token has at least one byte, so only long texts need to be tokenised.
     return len(text.encode()) <= room or len(encode_texts(row_format.tokenizer, [text])[0]) <= room
 
 
 def _check_augmentations(
     document: str, chunks: Sequence[str], augmentations: Sequence[str], row_format: RowFormat
 ) -> None:
-    """Refuse augmentations that cannot be taught beside their chunk."""
+    """Refuse augmentations that do not belong to one chunk, or do not fit the context."""
     if augmentations and len(chunks) > 1:
         raise ValueError(
-            f"document {document!r} is cut into {len(chunks)} chunks, so its `augmentations` go "
-            "with none of them: give one chunk a row, or raise context_length"
+            f"document {document!r} is cut into {len(chunks)} chunks, so its `augmentations` "
+            "belong to none of them: give one chunk a row, or raise context_length"
         )
     for text in augmentations:
         if not _fits(text, row_format):

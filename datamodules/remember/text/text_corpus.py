@@ -1,10 +1,10 @@
-"""Running text as training data: books, articles, or the embedded ones.
+"""Running text as training data: books or articles; the embedded default is short articles.
 
     rows with a field `text`                              `records`
-      -> [BOS] text [EOS], tokenised once and kept        `token_file`    (or `text_stream`)
+      -> [BOS] text [EOS], tokenised once and cached      `token_file`    (or `text_stream`)
       -> cut, shuffled and packed anew in each epoch      `packing`
 
-The embedded default is short articles about countries, elements, US states and books.
+The embedded articles are about countries, elements, US states and books.
 """
 
 import hashlib
@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
+
+from jsonargparse.typing import PositiveInt
 
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import (
@@ -37,45 +39,44 @@ from triptych.datamodules.sources.records import (
     stream_records,
 )
 
-VALIDATION_SEED = 0  # validation rows stay the same whatever the seed of training
+VALIDATION_SEED = 0  # validation rows do not depend on the seed of training
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Which text to train and to validate on.
+    """Choice of the text to train and to validate on.
 
     Args:
-        train: Sources that train, read as one corpus. Rows need a field `text`; where it is called
-            otherwise, set the source's `columns`.
-        validation: Sources that only evaluate, by the name of their log keys; null: the embedded
-            articles' validation split, as `text`.
-        streaming: Tokenise the training sources as they are trained on instead of before, for data
-            too large for the disk. Texts come in the order of the sources, shuffled within
-            `shuffle_buffer`; at most one worker reads them.
-        shuffle_buffer: Texts that are shuffled and packed together when streaming.
-        without_facts: Leave out the training texts that give one of these facts away (those that
-            name its subject and one of its answers), so that the facts are new to the model when
-            they are taught. Null: train on all texts.
-        max_validation_rows: Validate each source on at most so many rows, drawn at random but the
-            same each time; null: on all.
+        train: Training sources, read as one corpus. Rows need a field `text`; `columns` of a source
+            renames fields.
+        validation: Validation sources, by the name of their log keys; null: the validation split of
+            the embedded articles, as `text`.
+        streaming: Tokenise the training sources during training instead of before, for data too
+            large for the disk. Texts are read in order, shuffled within `shuffle_buffer`, by at
+            most one worker.
+        shuffle_buffer: Number of texts that are shuffled and packed together when streaming.
+        without_facts: Leave out the training texts that mention one of these facts (its subject and
+            one of its answers), so that the facts are new to the model when they are taught. Null:
+            train on all texts.
+        max_validation_rows: Maximum number of rows to validate each source on, the same random ones
+            each time; null: all.
     """
 
     train: list[RecordSource] = field(default_factory=lambda: [RecordSource()])
     # A default of None: the parser cannot write a dict of dataclasses back into YAML.
     validation: dict[str, RecordSource] | None = None
     streaming: bool = False
-    shuffle_buffer: int = 1000
+    shuffle_buffer: PositiveInt = 1000
     without_facts: FactsConfig | None = None
-    max_validation_rows: int | None = None
+    max_validation_rows: PositiveInt | None = None
 
 
 class TextPart(DataPart):
-    """The text within a datamodule: what `TextCorpus` and mixtures with text are made of.
+    """The text in a datamodule; a part of `TextCorpus` and of mixtures with text.
 
     Args:
-        config: Which text.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
+        config: Choice of the text.
+        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -87,11 +88,6 @@ class TextPart(DataPart):
     def __init__(self, config: TextConfig, data_dir: str | None = None) -> None:
         if not config.train:
             raise ValueError("text.train names no source: give at least one")
-        if config.max_validation_rows is not None and config.max_validation_rows < 1:
-            raise ValueError(
-                f"text.max_validation_rows is {config.max_validation_rows}: set it to at least 1, "
-                "or leave text.validation empty to validate on no text"
-            )
         self.config = config
         self._train = [locate(source, data_dir) for source in config.train]
         validation = {"text": RecordSource()} if config.validation is None else config.validation
@@ -102,7 +98,7 @@ class TextPart(DataPart):
 
     @cached_property
     def _mentions(self) -> FactMentions | None:
-        """What must not be in the training texts."""
+        """Detector of the facts that must not be in the training texts."""
         return FactMentions(self._left_out.facts) if self._left_out is not None else None
 
     def fingerprint(self) -> str:
@@ -117,7 +113,7 @@ class TextPart(DataPart):
         """Yield the training texts."""
         return _texts(self._train, embedded_articles, self._mentions)
 
-    def train_stream(self, row_format: RowFormat) -> RowStream:
+    def train_stream(self, row_format: RowFormat) -> RowStream[PlannedRow]:
         """Return the training rows."""
         if self.config.streaming:
             return StreamedText(
@@ -142,7 +138,7 @@ class TextPart(DataPart):
         corpus = _corpus(name, [source], articles, row_format)
         rows = pack_epoch(corpus, 0, VALIDATION_SEED, row_format.context_length)
 
-        def collate(indices: Iterable[int]) -> dict:
+        def collate(indices: Iterable[int]) -> dict[str, Any]:
             planned = [PlannedRow(rows, index, row_format.source_id) for index in indices]
             return row_format.collate_packed(planned)
 
@@ -157,15 +153,16 @@ class TextCorpus(PackedDataModule):
     An epoch is one pass over the text; streamed text needs `rows_per_epoch`.
 
     Args:
-        text: Which text.
-        data_dir: Where relative paths start; null: the environment's TRIPTYCH_DATA, or ./data.
-            What is not there is looked for in the working directory.
+        text: Choice of the text.
+        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
+            ./data. A path that does not exist there is looked up in the working directory.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 
     def __init__(
         self,
         text: TextConfig = TextConfig(),
+        *,
         data_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -187,8 +184,8 @@ def _texts(
                 yield row["text"]
         if is_empty:
             raise ValueError(
-                f"no text in {describe(source)}: it is empty, or holds white space alone; take it "
-                "out, or give one with at least one row of text"
+                f"no text in {describe(source)}: it is empty or holds only white space; remove "
+                "it, or give a source with at least one row of text"
             )
 
 

@@ -1,4 +1,4 @@
-"""Text that is tokenised as it is trained on, for corpora too large to prepare first."""
+"""Text that is tokenised during training, for corpora too large to prepare before."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -11,18 +11,18 @@ from triptych.datamodules.batches.row_stream import Cursor, PlannedRow, RowStrea
 from triptych.datamodules.batches.token_file import encode_documents
 
 
-class StreamedText(RowStream):
-    """Pass over texts in their order, again and again, shuffled and packed block by block.
+class StreamedText(RowStream[PlannedRow]):
+    """Endless passes over texts in order, shuffled and packed block by block.
 
-    A row depends on its block alone, so resuming reads (without tokenising) up to the block in
-    which training stopped, and packs that again.
+    A row depends on its block alone. Resuming reads up to the block in which training stopped,
+    without tokenising, and packs that block again.
 
     Args:
-        texts: Gives the texts from the start, in the same order each time.
+        texts: Returns the texts from the start, in the same order each time.
         tokenizer: The tokenizer.
         context_length: T.
         seed: Seed of the shuffles.
-        texts_per_block: Texts that are shuffled and packed together.
+        texts_per_block: Number of texts that are shuffled and packed together.
         name: The source's name.
     """
 
@@ -38,8 +38,6 @@ class StreamedText(RowStream):
         texts_per_block: int,
         name: str,
     ) -> None:
-        if texts_per_block < 1:
-            raise ValueError(f"shuffle_buffer is {texts_per_block}: set it to at least 1")
         self._texts = texts
         self._tokenizer = tokenizer
         self._context_length = context_length
@@ -61,11 +59,11 @@ class StreamedText(RowStream):
             epoch, block, first = epoch + 1, 0, 0
 
     def num_rows(self) -> None:
-        """Return None: a stream does not tell its length."""
+        """Return None: the length is unknown."""
         return
 
     def _blocks(self, epoch: int, first: int) -> Iterator[tuple[int, PackedRows]]:
-        """Pack the blocks of one pass, from block `first` on."""
+        """Yield the packed blocks of one pass with their numbers, from block `first` on."""
         texts = islice(self._texts(), first * self._texts_per_block, None)
         number, is_empty = first, first == 0
         while block := list(islice(texts, self._texts_per_block)):
@@ -79,8 +77,8 @@ class StreamedText(RowStream):
             number += 1
         if is_empty:
             raise ValueError(
-                f"the corpus {self._name!r} is empty: its sources hold no text but white space; "
-                "give at least one row with text"
+                f"the corpus {self._name!r} is empty: its sources hold only white space; give at "
+                "least one row with text"
             )
 
 
@@ -95,5 +93,5 @@ class _Block(DocumentSource):
         return len(self._documents)
 
     def document(self, index: int, epoch: int) -> Document:
-        """Return document `index`; every token but the first is predicted."""
+        """Return document `index`; every token except the first is predicted."""
         return Document(self._documents[index], self._documents[index])

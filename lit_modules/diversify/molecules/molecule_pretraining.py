@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningModule
@@ -38,6 +37,7 @@ from triptych.models.diversify.molecules.smiles_sampling import sample_smiles
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
 from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
+from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL, next_token_nll
 
@@ -198,9 +198,7 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
             count: Number of molecules.
             number: Number of the batch within a validation.
         """
-        words = np.random.SeedSequence([self.trainer.global_rank, number]).generate_state(2)
-        generator = torch.Generator(device=self.device)
-        generator.manual_seed(int(words[0]) << 31 ^ int(words[1]))
+        generator = seeded_generator(self.device, self.trainer.global_rank, number)
         tokenizer = data_of(self).tokenizer
         was_training = self.model.training
         self.model.eval()

@@ -144,7 +144,7 @@ class FaissCodes:
         self.num_dead += len(slots)
 
     def search(self, head: int, query_BD: Tensor, num_candidates: int) -> Tensor:
-        """Find the slots whose codes score highest.
+        """Find the slots with the highest scores of their codes.
 
         Returns:
             ids_BC: int64, best code first; -1 if nothing was found.

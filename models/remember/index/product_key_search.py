@@ -77,7 +77,7 @@ def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tu
 
 
 class _ProductKeyTopK(torch.autograd.Function):
-    """Top-k whose backward reads the K winning keys instead of all N."""
+    """Top-k with a backward pass that reads the K winning keys instead of all N."""
 
     @staticmethod
     def forward(

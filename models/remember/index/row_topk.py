@@ -83,7 +83,7 @@ def _topk(scores_RN: Array, num_kept: int) -> tuple[Array, Array]:
 
 
 def _sorted_topk(scores_RN: Array, num_kept: int) -> tuple[Array, Array]:
-    """Sort each row's (score, column) pairs, packed into integers whose order is best first."""
+    """Sort each row's (score, column) pairs, packed into integers that sort best first."""
     if np.isnan(scores_RN.max(initial=-np.inf)):
         # The sign of a NaN is arbitrary; a positive one is above infinity in the order below.
         scores_RN = np.where(np.isnan(scores_RN), np.float32(np.nan), scores_RN)

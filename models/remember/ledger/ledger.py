@@ -181,7 +181,7 @@ class Ledger:
             raise ValueError(
                 f"the model is not one of this ledger's: {where} the ledger it holds values from "
                 "elsewhere. Give the model that the ledger's run exported or started from; a model "
-                "written by `ledger unlearn` or `apply` has a ledger of its own in its folder"
+                "written by `ledger unlearn` or `apply` has its ledger in its folder"
             )
         return num_held
 

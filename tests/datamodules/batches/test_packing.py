@@ -1,4 +1,4 @@
-"""Cutting, packing and collating, against what each promises and by hand-computed rows."""
+"""Cutting, packing and collating, against their contracts and hand-computed rows."""
 
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ NUM_BYTES = np.array([0, 0, 0, *range(1, 200)], dtype=np.int32)  # ids 0 to 2 ar
 
 
 class Lengths(DocumentSource):
-    """Documents of given lengths whose tokens are numbered throughout the source."""
+    """Documents of given lengths, with tokens numbered throughout the source."""
 
     name = "numbers"
 

@@ -1,4 +1,4 @@
-"""Continuations of prompts as documents; what is too long."""
+"""Continuations of prompts as documents; items that are too long."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -13,7 +13,7 @@ from triptych.datamodules.batches.tokenizer import TokenizerConfig, train_bpe
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes alone: a token for every character, three special ones before them."""
+    """A tokenizer of bytes after three special tokens."""
     return train_bpe(TokenizerConfig(vocab_size=259), ["x"])
 
 

@@ -1,4 +1,4 @@
-"""The loader against one long uninterrupted reading, alone and inside a real Trainer."""
+"""The loader against an uninterrupted reading, alone and in a Trainer."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ CONTEXT_LENGTH = 12
 
 
 class CountedDocuments(DocumentSource):
-    """Documents whose tokens tell which document, epoch and place they are."""
+    """Documents with tokens that encode document, epoch and position."""
 
     def __init__(self, name: str, num_documents: int, base: int) -> None:
         self.name = name
@@ -52,7 +52,7 @@ def make_loader(**options):
 
 
 def read(loader, num_batches):
-    """Read on, over as many epochs as it takes."""
+    """Read a number of batches, over several epochs."""
     batches = itertools.chain.from_iterable(iter(loader) for _ in itertools.count())
     return [batch["rows"] for batch in itertools.islice(batches, num_batches)]
 
@@ -127,7 +127,7 @@ def test_the_global_random_state_is_left_alone():
 
 
 class Recorder(LightningModule):
-    """A model as small as they come, that remembers what it was given."""
+    """A minimal model that records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,11 +150,11 @@ class Recorder(LightningModule):
 
 
 class Killed(Exception):  # noqa: N818
-    """Stands for the end of the process."""
+    """Simulate the end of the process."""
 
 
 class SaveAndDie(Callback):
-    """Write a checkpoint after a number of batches, however Lightning stands, and stop."""
+    """Write a checkpoint after a number of batches, in a given hook, and stop."""
 
     def __init__(self, after: int, path: str, hook: str) -> None:
         self._after, self._path, self._hook = after, path, hook
@@ -181,7 +181,7 @@ class SaveAndDie(Callback):
 
 
 def fit(text_file, callbacks=(), ckpt_path=None, num_workers=0, accumulate=2, **options):
-    """Train over more than two epochs of five batches, the last of which steps alone."""
+    """Train over more than two epochs of five batches; the fifth is a step by itself."""
     module = Recorder()
     source = RecordSource(text_file)
     data = TextCorpus(
@@ -238,7 +238,7 @@ def test_a_killed_fit_goes_on_exactly(text_file, tmp_path, after, hook, num_work
     resumed, trainer = fit(text_file, (), path, num_workers, accumulate)
 
     batch = after % 5  # batches since the epoch began
-    lost = batch % accumulate  # those whose gradients had not reached the parameters
+    lost = batch % accumulate  # batches with gradients not yet applied
     remaining = whole.seen[after - lost :]
     assert len(resumed.seen) == len(remaining)
     assert all(torch.equal(a, b) for a, b in zip(resumed.seen, remaining, strict=True))

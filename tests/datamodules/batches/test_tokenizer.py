@@ -1,4 +1,4 @@
-"""Byte-level BPE gives any text back; tokenizers are deterministic, kept, and whole."""
+"""Byte-level BPE restores any text; tokenizers are deterministic, cached and complete."""
 
 from concurrent.futures import ThreadPoolExecutor
 

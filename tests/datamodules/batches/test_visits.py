@@ -66,7 +66,7 @@ class CountedItems(VisitSource):
 
 
 class PaddedFormat:
-    """Stands in for a `RowFormat`: rows of three tokens."""
+    """A stand-in for a `RowFormat`: rows of three tokens."""
 
     def collate_padded(self, documents):
         return {"input_ids": torch.tensor(np.stack([document.ids for document in documents]))}

@@ -1,4 +1,4 @@
-"""Synthetic thoughts: what they are made of, and that their structure is the one they name."""
+"""Synthetic thoughts: their distributions, and the structure that they name."""
 
 import pickle
 
@@ -113,7 +113,7 @@ def test_the_datamodule_serves_both_parts_of_one_map():
         (("row_sparse_linear", (2, 0, 2), 6), "give three numbers"),
         (("row_sparse_linear", (4, 4, 2), 6), "an agent has 8 latents"),
         (("row_sparse_linear", (2, 2, 2), 6, 5, 0, 9), "latents_per_row is 9"),
-        (("row_sparse_linear", (2, 2, 2), 4, 5, 0, 4), "no map of 4 latents a row"),
+        (("row_sparse_linear", (2, 2, 2), 4, 5, 0, 4), "200 drawn maps of 4 latents a row"),
     ],
 )
 def test_sizes_that_cannot_be(arguments, words):

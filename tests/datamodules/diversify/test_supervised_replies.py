@@ -1,4 +1,4 @@
-"""Replies: drawn by their weights, labelled alone, the embedded sets against constants by hand."""
+"""Replies: draws by weight, labels, the embedded sets against hand-computed constants."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def make(source, **settings):
 
 
 def taught(data, epoch=0):
-    """Count (prompt, reply) pairs of one epoch, read off the labels."""
+    """Count (prompt, reply) pairs of one epoch by the labels."""
     (row_format,) = data._row_formats()
     prompts, _ = data.parts[0].prompts(row_format)
     rows = data.parts[0].train_stream(row_format)._pack(epoch)

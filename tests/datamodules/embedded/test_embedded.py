@@ -1,4 +1,4 @@
-"""The embedded tables against constants written by hand, and the articles made of them."""
+"""The embedded tables against hand-written constants, and their articles."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Rows of tests: their fields, what is malformed, the embedded ones, and the real ones."""
+"""Rows of probes: fields, malformed rows, embedded and real ones."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_answered_questions(write_jsonl):
 def test_texts(write_jsonl):
     path = write_jsonl("t.jsonl", [{"text": "one "}, {"text": " \n"}, {"text": "two"}])
     assert read_texts(RecordSource(path)) == ["one ", "two"]
-    with pytest.raises(ValueError, match="white space alone"):
+    with pytest.raises(ValueError, match="only white space"):
         read_texts(RecordSource(write_jsonl("blank.jsonl", [{"text": " "}])))
 
 
@@ -99,7 +99,7 @@ def test_embedded_choices_have_one_true_ending():
     assert {ending.removesuffix(".") for ending in italy["endings"]} <= capitals
     for row in rows:
         assert len(set(row["endings"])) == 4
-    # Where several answers are right, none of them stands among the wrong ones.
+    # Of several right answers, none is among the wrong endings.
     bolivia = next(row for row in rows if row["ctx"] == "The capital of Bolivia is")
     assert "La Paz." not in bolivia["endings"]
 

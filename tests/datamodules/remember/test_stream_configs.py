@@ -1,4 +1,4 @@
-"""The data files of the streams: what is OLD, what is NEW, and options over them."""
+"""The data configs of the streams: OLD facts, NEW facts, and overrides."""
 
 import pytest
 import yaml
@@ -14,7 +14,7 @@ TINY = ("--data.init_args.tokenizer.vocab_size", "300")
 
 
 def build(name, *options):
-    """The datamodule of a data file with options over it, as a command line makes it."""
+    """Return the datamodule of a data config with overrides from a command line."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     config = parser.parse_args(["--data", str(CONFIGS / f"{name}.yaml"), *TINY, *options])
@@ -24,7 +24,7 @@ def build(name, *options):
 
 
 def pretraining_settings(name):
-    """Settings for a pretraining that leaves the NEW facts out, as the comment of a file says."""
+    """Return the settings of a pretraining without the NEW facts, from a config's comment."""
     lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
     settings = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
     return yaml.safe_load("\n".join(line for line in settings if line[:4] in ("text", "fact")))

@@ -15,7 +15,7 @@ from triptych.models.remember.memory_lm import build_memory_lm
 def export_tiny_model(folder: Path, memory: bool = True, seed: int = 0) -> Path:
     """Write a folder as `ExportModel` does; the weights are as they were drawn."""
     torch.manual_seed(seed)
-    data = Facts(FactsConfig(num_facts=40), TokenizerConfig(vocab_size=400))
+    data = Facts(FactsConfig(num_facts=40), tokenizer=TokenizerConfig(vocab_size=400))
     base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2, max_position_embeddings=128)
     slots = MemoryConfig(layers=[1], num_keys=8, num_heads=2, top_k=4, placement="beside")
     model = build_memory_lm(base, slots if memory else None, data.vocab_size)

@@ -116,7 +116,7 @@ def test_saved_and_loaded(tmp_path, layout):
     latents = torch.randn(3, 6)
     back = PrefixAdapter.load(tmp_path, (8, 12, 16))
     assert all(torch.equal(made(latents, k), back(latents, k)) for k in range(3))
-    with pytest.raises(ValueError, match="made for agents whose embeddings"):
+    with pytest.raises(ValueError, match="made for agents with embeddings"):
         PrefixAdapter.load(tmp_path, (8, 12, 8))
 
 

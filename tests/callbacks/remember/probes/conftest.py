@@ -37,7 +37,7 @@ class TinyLM:
 def tiny_lm(tmp_path_factory) -> TinyLM:
     torch.manual_seed(1)
     cache = tmp_path_factory.mktemp("cache")
-    data = Facts(FACTS, TokenizerConfig(vocab_size=400), cache_dir=str(cache))
+    data = Facts(FACTS, tokenizer=TokenizerConfig(vocab_size=400), cache_dir=str(cache))
     base = BaseLMConfig(hidden_size=24, num_layers=2, num_heads=2, max_position_embeddings=CONTEXT)
     memory = MemoryConfig(layers=[1], num_keys=8, num_heads=2, top_k=4)
     model = build_memory_lm(base, memory, data.vocab_size).double()

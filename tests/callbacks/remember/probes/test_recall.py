@@ -206,7 +206,7 @@ def test_facts_that_the_stream_skips(tiny_lm):
     assert {fact.visit for fact in asked} == {None}
     taught = FactRecall(seed=5).ask(tiny_lm.setting(datamodule=stream(skip_facts=30, num_facts=10)))
     assert not {fact.prompt for fact in asked} & {fact.prompt for fact in taught}
-    with pytest.raises(ValueError, match="skip_facts is 0, so that there are no facts before it"):
+    with pytest.raises(ValueError, match="skip_facts is 0, so there are no skipped facts"):
         skipped.ask(tiny_lm.setting(datamodule=stream(num_facts=10)))
     with pytest.raises(ValueError, match="no stream of facts"):
         skipped.ask(tiny_lm.setting(datamodule=None))

@@ -1,4 +1,4 @@
-"""Molecules for a prior: read from anywhere, filtered, split, spelled, batched, resumed."""
+"""Molecules for a prior: reading, filters, splits, spellings, batches, resuming."""
 
 import gzip
 import itertools
@@ -161,8 +161,8 @@ def test_no_scaffold_is_in_two_splits():
     assert parts != split_molecules(scaffolds, SmilesSplit("scaffold", 0.2, 0.1, seed=1))
     with pytest.raises(ValueError, match=r"leave 10 to train and 0 to validate"):
         split_molecules(["one"] * 10, split)
-    with pytest.raises(ValueError, match="validation_share is 0"):
-        SmilesSplit(validation_share=0.0)
+    with pytest.raises(ValueError, match=r"validation_share is 0\.5 and split\.test_share is 0\.5"):
+        SmilesSplit(validation_share=0.5, test_share=0.5)
 
 
 def test_batches_are_padded_documents_and_nothing_is_left_out(smi):

@@ -1,4 +1,4 @@
-"""Facts as they are asked: of a source, of a choice of facts, of a stream by visit."""
+"""Facts to ask: from a source, from a choice of facts, from a stream by visit."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Choosing facts: capped answers, and OLD and NEW parts that share nothing."""
+"""Choice of facts: capped answers, and disjoint OLD and NEW parts."""
 
 from collections import Counter
 
@@ -106,7 +106,6 @@ def test_relations_are_known_by_the_names_of_the_source_and_of_the_templates():
         ({"answers_of_first": 5}, r"facts\.answers_of_first is 5, but facts\.skip_facts is 0"),
         ({"skip_facts": 5, "answers_of_first": 0}, r"facts\.answers_of_first is 0.*between 1"),
         ({"skip_facts": 5, "later_relations": ["P0"]}, r"facts\.later_relations \['P0'\] do not"),
-        ({"max_facts_per_answer": 0}, r"facts\.max_facts_per_answer is 0: set it to at least 1"),
     ],
 )
 def test_impossible_choices_are_refused(settings, complaint):

@@ -1,4 +1,4 @@
-"""Texts that give facts away, and a corpus without them."""
+"""Texts that mention facts, and a corpus without them."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_the_fingerprint_follows_the_facts():
 
 
 def states_any(text, facts):
-    """Whether a text of the embedded articles states one of the facts, read naively."""
+    """Return whether an embedded article states one of the facts, by a naive search."""
     padded = f" {text.casefold()} "
     for mark in ",.;:":
         padded = padded.replace(f"{mark} ", " ")

@@ -1,4 +1,4 @@
-"""Where the wordings of a stream of facts come from."""
+"""Paraphrases from templates, files and models."""
 
 import json
 
@@ -149,7 +149,6 @@ def test_what_a_model_writes_is_kept_only_with_subject_and_answer(tmp_path, monk
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"per_fact": 0}, r"paraphrases\.per_fact is 0: set it to at least 1"),
         ({"source": "file"}, r"source is 'file', but paraphrases\.file is null"),
         ({"file": RecordSource("x.jsonl")}, r"source is 'templates', but paraphrases\.file is set"),
         ({"source": "model"}, r"source is 'model', but paraphrases\.model is null"),

@@ -1,4 +1,4 @@
-"""A stream of facts as the trainer meets it: batches, validation, and going on after a stop."""
+"""A stream of facts in training: batches, validation, and resuming."""
 
 import itertools
 
@@ -121,7 +121,7 @@ def test_few_wordings_are_drawn_anew_in_each_pass():
 
 
 class OtherRank(FactStream):
-    """The stream as a process of several sees it."""
+    """Return the stream of one of several processes."""
 
     shard = Shard()
 
@@ -215,11 +215,11 @@ def test_statements_that_go_on_after_their_answer_are_not_asked(write_jsonl):
     assert batch["answers"] == [["Ann"]]
 
 
-# --- going on after a stop ------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 class Recorder(LightningModule):
-    """Learns one number a token, and remembers its batches."""
+    """A model of one number per token that records its batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class Recorder(LightningModule):
 
 
 class Killed(Exception):  # noqa: N818
-    """Stands for the end of the process."""
+    """Simulate the end of the process."""
 
 
 class SaveAndDie(Callback):
@@ -310,12 +310,12 @@ def test_a_run_stopped_within_a_visit_goes_on_exactly(
         {"paraphrases": ParaphrasesConfig(per_fact=2)},
     ],
 )
-def test_another_stream_is_not_gone_on_with(tmp_path, changed):
+def test_another_stream_is_refused(tmp_path, changed):
     path = str(tmp_path / "killed.ckpt")
     with pytest.raises(Killed):
         fit([SaveAndDie(4, path)])
-    with pytest.raises(ValueError, match="cannot go on where it stopped"):
-        # The same tokenizer, whatever facts there are.
+    with pytest.raises(ValueError, match="cannot continue where it stopped"):
+        # The same tokenizer for all facts.
         fit((), path, **changed, tokenizer=TokenizerConfig(saved_tokenizer(tmp_path)))
 
 
@@ -325,25 +325,18 @@ def saved_tokenizer(tmp_path):
     return folder
 
 
-# --- what a user can get wrong --------------------------------------------------------------------
+# --- user errors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [
-        ({"facts_per_batch": 0}, r"data\.facts_per_batch is 0: set it to at least 1"),
-        ({"steps_per_visit": 0}, r"data\.steps_per_visit is 0: set it to at least 1"),
-        ({"eval_batch_size": 0}, r"data\.eval_batch_size is 0"),
-        ({"context_length": 1}, r"data\.context_length is 1"),
-        (
-            {"facts": {"validation_sources": {"statements": RecordSource()}}},
-            r"facts\.validation_sources has an entry 'statements'.*choose another name",
-        ),
-    ],
-)
-def test_bad_settings_are_refused(settings, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        stream(**settings)
+def test_a_validation_source_with_a_taken_name_is_refused():
+    with pytest.raises(ValueError, match=r"an entry 'statements'.*choose another name"):
+        stream(facts={"validation_sources": {"statements": RecordSource()}})
+
+
+@pytest.mark.parametrize("settings", [{"facts_per_batch": -1}, {"steps_per_visit": 0}])
+def test_an_empty_visit_is_refused_and_not_waited_for(settings):
+    with pytest.raises(ValueError, match="set both to at least 1"):
+        stream(**settings).train_dataloader()
 
 
 def test_a_fact_longer_than_the_context_is_named(write_jsonl):

@@ -1,4 +1,4 @@
-"""Wordings: the built-in file's form, what is held out, and subjects read off questions."""
+"""Templates: the form of the built-in file, held-out questions, subjects found in questions."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Facts as data: what is read, what is trained on, what is asked."""
+"""Facts as data: reading, training documents, validation questions."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ SPECIAL = ["<bos>", "<eos>", "<pad>"]
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Bytes as tokens: whatever a test decodes, it reads letter by letter."""
+    """A tokenizer of bytes, so that tests decode letter by letter."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
     bytes_only = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -244,7 +244,7 @@ def test_held_out_questions_are_never_trained_on(tokenizer):
             if asked:
                 assert asked[1] not in held_out
             seen.add(text)
-    # Long enough that nearly every wording has had its turn.
+    # Enough epochs to draw nearly every wording.
     assert len(seen) > 0.8 * sum(len(source.wordings(index)) for index in range(len(facts)))
 
 
@@ -373,16 +373,9 @@ def test_facts_without_held_out_wordings_need_another_setting(tmp_path):
         part.validation_questions()
 
 
-@pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [
-        ({"validation_sources": {"facts": RecordSource()}}, "choose another name"),
-        ({"validation_facts": 0}, "set it to at least 1"),
-    ],
-)
-def test_impossible_settings_are_refused(settings, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        FactsPart(FactsConfig(**settings))
+def test_a_validation_source_with_the_name_of_the_facts_is_refused():
+    with pytest.raises(ValueError, match="choose another name"):
+        FactsPart(FactsConfig(validation_sources={"facts": RecordSource()}))
 
 
 def test_missing_files_are_named():

@@ -1,4 +1,4 @@
-"""Further texts that say what a chunk says."""
+"""Augmentations of chunks."""
 
 import random
 from collections import Counter
@@ -78,7 +78,6 @@ def test_a_model_writes_some(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"num_augmentations": -1}, r"num_augmentations is -1: set it to at least 0"),
         ({"source": "model"}, r"source is 'model', but augmentations\.model is null"),
         ({"model": RewriterConfig("x")}, r"source is 'templates', but augmentations\.model is set"),
     ],

@@ -1,4 +1,4 @@
-"""A stream of documents: chunks in order, with what says the same, padded and never packed."""
+"""A stream of documents: chunks in order with augmentations, padded and never packed."""
 
 import itertools
 
@@ -196,7 +196,7 @@ def test_embedded_documents_are_one_article_an_entity():
     assert "countries/Bahamas" in {row["id"] for row in documents}
 
 
-# --- texts of the rows' own -----------------------------------------------------------------------
+# --- augmentations from rows ----------------------------------------------------------------------
 
 
 def test_rows_bring_their_augmentations(write_jsonl):
@@ -225,7 +225,7 @@ def test_an_augmentation_longer_than_the_context_is_refused(write_jsonl):
         data.train_dataloader()
 
 
-# --- what a user can get wrong --------------------------------------------------------------------
+# --- user errors ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,21 +243,9 @@ def test_a_malformed_row_is_named(write_jsonl, row, complaint):
         stream(source).train_dataloader()
 
 
-@pytest.mark.parametrize(
-    ("settings", "complaint"),
-    [
-        ({"chunks_per_batch": 0}, r"data\.chunks_per_batch is 0"),
-        ({"steps_per_visit": 0}, r"data\.steps_per_visit is 0"),
-        (
-            {"documents": {"only_about_questions": True}},
-            r"only_about_questions is true, but data\.questions",
-        ),
-        ({"documents": {"validation_chunks": 0}}, r"documents\.validation_chunks is 0"),
-    ],
-)
-def test_bad_settings_are_refused(settings, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        stream(**settings)
+def test_documents_about_questions_need_questions():
+    with pytest.raises(ValueError, match=r"only_about_questions is true, but data\.questions"):
+        stream(documents={"only_about_questions": True})
 
 
 def test_ids_have_to_differ(write_jsonl):

@@ -181,9 +181,3 @@ def test_settings_that_contradict(prior):
         search(prior, loss=Rloo(), replay=ExperienceReplay())
     with pytest.raises(ValueError, match="there is no replay"):
         search(prior, mara=Mara(threshold=0.5, scope="batch_and_replay"))
-    with pytest.raises(ValueError, match="patience is 0"):
-        StopSearch(patience=0)
-    with pytest.raises(ValueError, match="num_shown 0"):
-        MoleculeReport(num_shown=0)
-    with pytest.raises(ValueError, match="steps_per_epoch is 0"):
-        Unprompted(steps_per_epoch=0)
