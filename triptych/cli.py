@@ -58,7 +58,6 @@ from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
 from triptych.given_model import pretrained_base, use_tokenizer_of
-from triptych.plain_numbers import with_plain_numbers
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
