@@ -48,6 +48,7 @@ from triptych.callbacks.command_line.error_report import (
 )
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
+from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.process_state import restored_process_state
