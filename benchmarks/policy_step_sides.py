@@ -160,9 +160,11 @@ class PolicySides:
         settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
         limit = {"max_new_tokens": self.sizes.new_tokens, "attention_mask": torch.ones_like(ids)}
 
+        model: Any = self.policy.model  # transformers adds `generate` in a mixin without types
+
         @torch.no_grad()
         def run() -> None:
-            made = self.policy.model.generate(ids, **settings, **limit)
+            made = model.generate(ids, **settings, **limit)
             self.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
 
         return Side(GENERATE, run)

@@ -25,6 +25,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ from triptych.callbacks.command_line.error_report import (
 )
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
+from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.process_state import restored_process_state
@@ -57,7 +59,6 @@ from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
 from triptych.given_model import pretrained_base, use_tokenizer_of
-from triptych.plain_numbers import with_plain_numbers
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
@@ -174,7 +175,7 @@ class TriptychCLI(LightningCLI):
         try:
             self._resolve_init_from(self.config[self.subcommand])
             with self._errors.shown():
-                made_by = [
+                made_by: list[tuple[Callable[..., Any], type]] = [
                     (_InstantiatorFn(self, "model"), LightningModule),
                     (_InstantiatorFn(self, "data"), LightningDataModule),
                     (construct, object),

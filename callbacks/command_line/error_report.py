@@ -58,7 +58,7 @@ class ConstructorErrors:
         @functools.wraps(construct)
         def watched(*args: Any, **kwargs: Any) -> Any:
             try:
-                return construct(*args, **plain_numbers(kwargs))
+                return construct(*args, **kwargs)
             except Exception as error:
                 self._first = self._first or error
                 raise
@@ -74,21 +74,6 @@ class ConstructorErrors:
             if self._first is None or self._first is error:
                 raise
             raise self._first from None
-
-
-def plain_numbers(value: Any) -> Any:
-    """Replace numbers of jsonargparse's ranges, such as ``PositiveInt``, by Python's own.
-
-    Optimizers and hyperparameters carry them into checkpoints, which hold plain types only and
-    could not be loaded otherwise.
-    """
-    if isinstance(value, dict):
-        return {key: plain_numbers(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(plain_numbers(item) for item in value)
-    if isinstance(value, int | float) and type(value).__module__ == "jsonargparse.typing":
-        return float(value) if isinstance(value, float) else int(value)
-    return value
 
 
 def construct(class_type: type, *args: Any, **kwargs: Any) -> Any:

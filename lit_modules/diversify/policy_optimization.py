@@ -35,6 +35,7 @@ from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
 from triptych.objectives.rewards.base import Reward, Scores
+from triptych.protocols import HasTokenizer
 
 # Shapes: B completions, T completion positions
 
@@ -134,11 +135,11 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.policy = _policy(policy, init_from, vocab_size)
         self.num_samples = num_samples
         self.updates_per_rollout = updates_per_rollout
-        # Plain floats: the optimizer's state goes into checkpoints, which hold no other types.
-        self.learning_rate = float(learning_rate)
-        rate = learning_rate if value_learning_rate is None else value_learning_rate
-        self.value_learning_rate = float(rate)
-        self.weight_decay = float(weight_decay)
+        self.learning_rate = learning_rate
+        self.value_learning_rate = (
+            learning_rate if value_learning_rate is None else value_learning_rate
+        )
+        self.weight_decay = weight_decay
         self.betas = (betas[0], betas[1])
         self.schedule = schedule
         self.warmup_steps = warmup_steps
@@ -330,8 +331,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
                 "of them to 1"
             )
         data = data_of(self)
-        if isinstance(self.policy, CausalLMPolicy) and hasattr(data, "tokenizer"):
-            self.policy.use_tokenizer(data.tokenizer)
+        tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
+        if isinstance(self.policy, CausalLMPolicy) and tokenizer is not None:
+            self.policy.use_tokenizer(tokenizer)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""

@@ -156,9 +156,15 @@ def test_slip_in_a_file_is_found_there(words, capsys, replaced, fragments):
         ([MEMORY + "num_kays", "3"], ["memory.num_kays: there is no", "mean num_keys?"]),
         ([MEMORY + "num_keys", "x"], ["model.init_args.memory.num_keys: expected int, got 'x'"]),
         ([DATA + "tokenizer.pth", "x"], ["data.init_args.tokenizer.pth: ", "mean path?"]),
-        ([MODEL + "learning_rate", "fast"], ["learning_rate: ", "'fast'"]),
+        (
+            [MODEL + "learning_rate", "fast"],
+            ["learning_rate: expected a number of at least 0, got 'fast'"],
+        ),
         ([DATA + "facts.num_facts", "null"], ["--data.init_args.facts '{num_facts: null}'"]),
-        ([MODEL + "learning_rate", "-1"], ["model.init_args.learning_rate: ", "-1"]),
+        (
+            [MODEL + "learning_rate", "-1"],
+            ["learning_rate: expected a number of at least 0, got -1"],
+        ),
         (["--model", "3"], ["model: expected a class_path or the path of a .yaml file, got '3'"]),
         (
             [DATA + "facts_share", "1.5"],

@@ -2,17 +2,21 @@
 
 import csv
 import json
-import shutil
 from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from torch.optim import AdamW
 
+from tests.callbacks.remember.finetuning_runs import CopyCheckpoint, Finetune, Finetuned, export
+from tests.callbacks.remember.finetuning_runs import finetune as trained_here
 from tests.lit_modules.remember.tiny_export import export_tiny_model, finetuning
+from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.callbacks.run.learning_rates import LearningRates
 from triptych.cli import main
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.facts.fact_stream import FactStream
@@ -21,6 +25,8 @@ from triptych.lit_modules.remember.continual_finetuning import ContinualFinetuni
 from triptych.models.lora import LoRAConfig, merge_lora
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.batch_nll import batch_nll
+
+__all__ = ["export", "trained_here"]
 
 TAU = 4.5  # of the losses that the tiny model goes through
 ALL = {"trainable": "all", "stop_below_nats": TAU, "learning_rate": 0.03}
@@ -33,13 +39,20 @@ LORA = {
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory) -> Path:
-    return export_tiny_model(tmp_path_factory.mktemp("base") / "export")
+def finetune(trained_here: Finetune) -> Finetune:
+    """All 24 steps with AdamW, unless other arguments say otherwise."""
+
+    def run(*callbacks: Callback, trainer: dict[str, Any] | None = None, **options: Any):
+        trainer = {"limit_train_batches": 1.0, **(trainer or {})}
+        defaults = {"optimizer": "adamw", "learning_rate": 0.02, "weight_decay": 0.1}
+        return trained_here(*callbacks, trainer=trainer, **defaults | options)
+
+    return run
 
 
 @pytest.fixture
-def finetune(tiny, export) -> Callable[..., Path]:
-    """Runs a finetuning; `model` are arguments of the module, the rest are words."""
+def finetune_by_yaml(tiny, export) -> Callable[..., Path]:
+    """The same by `main`; `model` are arguments of the module, the rest are words."""
 
     def run(*words: object, **model: object) -> Path:
         return main(tiny(*words, **finetuning(export, **model)))
@@ -56,14 +69,15 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def logged(run: Path, key: str) -> dict[int, str]:
-    with (run / "metrics.csv").open() as file:
+def logged(run: Path | Finetuned, key: str) -> dict[int, str]:
+    folder = run.folder if isinstance(run, Finetuned) else run
+    with (folder / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     return {int(row["step"]): row[key] for row in rows if row.get(key)}
 
 
-def checkpoint(run: Path) -> dict:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 # -- what learns -------------------------------------------------------------------------------
@@ -71,20 +85,20 @@ def checkpoint(run: Path) -> dict:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_all_weights_learn(finetune, export, optimizer):
-    run = finetune("--trainer.max_steps", 2, optimizer=optimizer)
-    before, after = weights(export), weights(run / "export")
-    assert changed(before, after) == set(before)
+    run = finetune(trainer={"max_steps": 2}, optimizer=optimizer)
+    before = weights(export)
+    assert changed(before, run.weights) == set(before)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_values_alone_learn(finetune, export, optimizer):
-    run = finetune("--trainer.max_steps", 3, trainable="values", optimizer=optimizer)
-    assert changed(weights(export), weights(run / "export")) == {"memory_values.0.weight"}
+    run = finetune(trainer={"max_steps": 3}, trainable="values", optimizer=optimizer)
+    assert changed(weights(export), run.weights) == {"memory_values.0.weight"}
 
 
 def test_the_memory_module_alone_learns(finetune, export):
-    run = finetune("--trainer.max_steps", 3, trainable="memory")
-    assert changed(weights(export), weights(run / "export")) == {
+    run = finetune(trainer={"max_steps": 3}, trainable="memory")
+    assert changed(weights(export), run.weights) == {
         "memory_values.0.weight",
         "model.layers.1.mlp.memory_gate",
         "model.layers.1.mlp.memory.index.keys",
@@ -97,9 +111,9 @@ def test_the_memory_module_alone_learns(finetune, export):
     }
 
 
-def test_lora_leaves_the_base_alone_and_is_merged_for_the_export(finetune, export):
+def test_lora_leaves_the_base_alone_and_is_merged_for_the_export(finetune_by_yaml, export):
     lora = {"rank": 2, "targets": "attention"}
-    run = finetune("--trainer.max_steps", 4, trainable="lora", lora=lora)
+    run = finetune_by_yaml("--trainer.max_steps", 4, trainable="lora", lora=lora)
     before = weights(export)
     with_adapters = checkpoint(run)["state_dict"]
     bases = {
@@ -130,9 +144,9 @@ def _lora(settings: dict) -> LoRAConfig:
     return LoRAConfig(**settings)
 
 
-def test_the_best_lora_model_is_exported_merged(finetune, export):
+def test_the_best_lora_model_is_exported_merged(finetune_by_yaml, export):
     """It is exported in mid-training, and training goes on with the adapters."""
-    run = finetune(
+    run = finetune_by_yaml(
         *("--trainer.max_epochs", 3, "--checkpoint.monitor", "val/statements/f1"),
         *("--checkpoint.mode", "max"),
         trainable="lora",
@@ -204,7 +218,9 @@ def by_hand(export: Path, tau: float) -> tuple[dict[str, torch.Tensor], dict[int
     return model.state_dict(), losses, num_steps
 
 
-def test_learned_facts_are_passed_over_as_in_a_plain_loop(finetune, export, capsys, monkeypatch):
+def test_learned_facts_are_passed_over_as_in_a_plain_loop(
+    finetune_by_yaml, export, capsys, monkeypatch
+):
     expected, losses, num_steps = by_hand(export, TAU)
     assert 0 < num_steps < len(losses) < 24  # some batches are run and take no step, some neither
     forwards = []
@@ -214,7 +230,7 @@ def test_learned_facts_are_passed_over_as_in_a_plain_loop(finetune, export, caps
         "next_token_nll",
         lambda self, batch: forwards.append(self.training) or run_forward(self, batch),
     )
-    run = finetune(stop_below_nats=TAU)
+    run = finetune_by_yaml(stop_below_nats=TAU)
     assert changed(expected, weights(run / "export")) == set()
     assert sum(forwards) == len(losses)
     shown = logged(run, "train/nll_nats_per_token")
@@ -231,74 +247,60 @@ def test_learned_facts_are_passed_over_as_in_a_plain_loop(finetune, export, caps
 def test_nothing_happens_where_everything_is_known(finetune, export):
     """Not even decay, and no complaint of torch about a schedule without steps."""
     run = finetune(stop_below_nats=100.0, weight_decay=0.5, warmup_steps=3)
-    assert changed(weights(export), weights(run / "export")) == set()
+    assert changed(weights(export), run.weights) == set()
     assert set(logged(run, "train/steps_taken").values()) == {"0.0"}
-
-
-class CopyCheckpoint(Callback):
-    """Keeps the first checkpoint of a run as `copy.ckpt`."""
-
-    def on_train_batch_start(self, trainer, *args):
-        last = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        if last.exists() and not last.with_name("copy.ckpt").exists():
-            shutil.copy(last, last.with_name("copy.ckpt"))
 
 
 @pytest.mark.parametrize("settings", [ALL, LORA], ids=["all", "lora"])
 @pytest.mark.parametrize("saved_at", [7, 15])
 def test_resumed_equals_uninterrupted(finetune, settings, saved_at):
-    copy = json.dumps({"class_path": f"{__name__}.CopyCheckpoint"})
-    save = ("--checkpoint.every_n_train_steps", saved_at, f"--trainer.callbacks+={copy}")
-    whole = finetune(*save, **settings)
+    settings = {**settings, "lora": LoRAConfig(**settings["lora"]) if "lora" in settings else None}
+    whole = finetune(CopyCheckpoint(), every_n_train_steps=saved_at, **settings)
     taken = {step: float(n) for step, n in logged(whole, "train/steps_taken").items()}
     assert 0 < taken[saved_at] < taken[23] < 24
-    resumed = finetune("--ckpt_path", whole / "checkpoints" / "copy.ckpt", **settings)
-    assert changed(weights(whole / "export"), weights(resumed / "export")) == set()
+    resumed = finetune(ckpt_path=whole.folder / "checkpoints" / "copy.ckpt", **settings)
+    assert changed(whole.weights, resumed.weights) == set()
     for key in ("train/nll_nats_per_token", "train/steps_taken"):
         later = {step: v for step, v in logged(whole, key).items() if step >= saved_at}
         assert logged(resumed, key) == later
-    states = [checkpoint(run)["continual_finetuning"] for run in (whole, resumed)]
+    states = [checkpoint(run.folder)["continual_finetuning"] for run in (whole, resumed)]
     assert states[0] == states[1]
-    if (settings, saved_at) == (ALL, 15):  # within a visit that had ended early
+    if settings["trainable"] == "all" and saved_at == 15:  # within a visit that had ended early
         assert [taken[step] for step in (14, 15)] == [9.0, 9.0]
 
 
-def test_sparse_memory_finetuning_takes_over(tiny, export):
+def test_sparse_memory_finetuning_takes_over(finetune, export):
     """The real one, with facts passed over; the run goes on as if it had not been stopped."""
-    sparse = {
-        "class_path": "triptych.callbacks.remember.sparse_memory_finetuning.SparseMemoryFinetuning",
-        "init_args": {"num_slots": 8, "ranking": "tf", "learning_rate": 30.0, "momentum": 0.5},
-    }
-    callbacks = [f"--trainer.callbacks+={json.dumps(sparse)}"]
-    sections = finetuning(export, stop_below_nats=5.903)
-    copy = json.dumps({"class_path": f"{__name__}.CopyCheckpoint"})
-    save = ("--checkpoint.every_n_train_steps", 7, f"--trainer.callbacks+={copy}")
-    whole = main(tiny(*callbacks, *save, **sections))
-    before, after = weights(export), weights(whole / "export")
+
+    def run(*callbacks: Callback, **options: Any) -> Finetuned:
+        sparse = SparseMemoryFinetuning(num_slots=8, ranking="tf", learning_rate=30.0, momentum=0.5)
+        return finetune(sparse, LearningRates(), *callbacks, stop_below_nats=5.903, **options)
+
+    whole = run(CopyCheckpoint(), every_n_train_steps=7)
+    before, after = weights(export), whole.weights
     assert changed(before, after) == {"memory_values.0.weight"}
     values = [state["memory_values.0.weight"] for state in (before, after)]
     written = (values[0] != values[1]).any(1)
     assert 8 <= int(written.sum()) < 64
     taken = {step: float(n) for step, n in logged(whole, "train/steps_taken").items()}
     assert 0 < taken[23] < 24
-    resume = ("--ckpt_path", whole / "checkpoints" / "copy.ckpt")
-    resumed = main(tiny(*callbacks, *resume, **sections))
-    assert changed(after, weights(resumed / "export")) == set()
-    assert "lr/anchor" in json.loads((resumed / "summary.json").read_text())["metrics"]
+    resumed = run(ckpt_path=whole.folder / "checkpoints" / "copy.ckpt")
+    assert changed(after, resumed.weights) == set()
+    assert set(logged(resumed, "lr/anchor").values()) == {"0.0"}
 
 
 # -- schedules and what is refused ---------------------------------------------------------------
 
 
-def rates(run: Path) -> list[float]:
+def rates(run: Finetuned) -> list[float]:
     return [float(rate) for rate in logged(run, "lr/values").values()]
 
 
 def test_schedules(finetune):
-    steps = ("--trainer.max_steps", 6)
-    constant = finetune(*steps, warmup_steps=4, learning_rate=0.4)
+    steps = {"max_steps": 6}
+    constant = finetune(LearningRates(), trainer=steps, warmup_steps=4, learning_rate=0.4)
     assert rates(constant) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
-    cosine = finetune(*steps, schedule="cosine", learning_rate=1.0)
+    cosine = finetune(LearningRates(), trainer=steps, schedule="cosine", learning_rate=1.0)
     half = 0.1 + 0.9 * 0.5  # three of six steps down a cosine that ends at a tenth
     assert rates(cosine)[0] == pytest.approx(1.0)
     assert rates(cosine)[3] == pytest.approx(half)
@@ -308,15 +310,15 @@ def test_schedules(finetune):
     ("model", "told"),
     [({"learning_rate": -1.0}, "learning_rate"), ({"stop_below_nats": float("nan")}, "stop_below")],
 )
-def test_numbers_out_of_range_are_named(finetune, model, told):
+def test_numbers_out_of_range_are_named(finetune_by_yaml, model, told):
     with pytest.raises(ArgumentError, match=told):
-        finetune(**model)
+        finetune_by_yaml(**model)
 
 
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ({"lora": {"rank": 4}}, "lora is set, but model.init_args.trainable is all"),
+        ({"lora": LoRAConfig(rank=4)}, "lora is set, but model.init_args.trainable is all"),
         ({"trainable": "none"}, "nothing would learn: set model.init_args.trainable to all"),
     ],
 )
@@ -346,7 +348,7 @@ def test_stopping_early_needs_whole_steps_of_known_facts(tiny, export):
 
 def test_the_cosine_needs_an_end(finetune):
     with pytest.raises(ValueError, match="the cosine schedule needs an end"):
-        finetune("--trainer.max_epochs", -1, schedule="cosine")
+        finetune(trainer={"max_epochs": -1}, schedule="cosine")
 
 
 @pytest.mark.parametrize("trainable", ["values", "memory"])
