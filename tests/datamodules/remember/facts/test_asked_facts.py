@@ -125,7 +125,7 @@ def test_statements_of_a_stream_are_those_it_teaches():
 
 
 def test_other_data_teach_no_stream():
-    data = Facts(FactsConfig(num_facts=7), TokenizerConfig(vocab_size=300))
+    data = Facts(FactsConfig(num_facts=7), tokenizer=TokenizerConfig(vocab_size=300))
     with pytest.raises(
         ValueError, match=r"\(Facts\) are no stream of facts.*set the probe's `facts`"
     ):

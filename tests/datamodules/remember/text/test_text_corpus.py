@@ -261,7 +261,7 @@ def test_real_text_is_read(real_data):
         },
     )
     corpus = TextCorpus(
-        text, str(real_data), tokenizer=TokenizerConfig(vocab_size=600), batch_size=2
+        text, data_dir=str(real_data), tokenizer=TokenizerConfig(vocab_size=600), batch_size=2
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
