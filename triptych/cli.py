@@ -78,6 +78,8 @@ class TriptychCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._errors = ConstructorErrors()
+        words = sys.argv[1:] if args is None else args
+        self._first_word = words[0] if isinstance(words, list) and words else None
         defaults = {"default_config_files": [str(ROOT / "configs" / "base.yaml")]}
         super().__init__(
             LightningModule,
@@ -92,6 +94,13 @@ class TriptychCLI(LightningCLI):
             | {name: {"exit_on_error": False, **defaults} for name in self.subcommands()},
             args=args,
         )
+
+    @override
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # static in Lightning
+        """Return the given command alone: parsers of the others would double the time to build."""
+        known = super().subcommands()
+        word = self._first_word
+        return {word: known[word]} if word in known else known
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -7,6 +7,7 @@ Validation holds out the last article of every eighth entity. The entity's other
 trained on, so its facts are known, and validation measures the perplexity of a new text about them.
 """
 
+import functools
 import random
 from pathlib import Path
 from typing import Literal
@@ -138,6 +139,12 @@ def embedded_articles(split: Literal["train", "validation"] = "train") -> list[d
     Returns:
         Rows with `title` (the entity's name) and `text` (one paragraph).
     """
+    return [{"title": title, "text": text} for title, text in _articles(split)]
+
+
+@functools.cache  # a run asks several times: to train, to validate, and for fingerprints
+def _articles(split: Literal["train", "validation"]) -> list[tuple[str, str]]:
+    """Write the titles and texts of a split."""
     articles = []
     for table in WORDINGS:
         entities = [_entity_fields(table, index) for index in range(len(table_rows(table)))]
@@ -147,7 +154,7 @@ def embedded_articles(split: Literal["train", "validation"] = "train") -> list[d
                 if (number == held_out) == (split == "validation"):
                     title = entity[table.subject]
                     text = _article(table, entity, entities, number)
-                    articles.append({"title": title.removeprefix("the "), "text": text})
+                    articles.append((title.removeprefix("the "), text))
     return articles
 
 

@@ -151,3 +151,9 @@ def test_files_in_the_working_directory_are_found(workdir, monkeypatch):
 
 def test_train_py_is_a_thin_front():
     assert len(Path(train.__file__).read_text().splitlines()) <= 20
+
+
+def test_only_the_parser_of_the_given_command_is_built(tiny):
+    assert set(TriptychCLI(tiny())._subcommand_parsers) == {"fit"}
+    with pytest.raises(ArgumentError, match="'fit', 'validate', 'test', 'predict'"):
+        main(["fitt"])
