@@ -4,29 +4,21 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule
 from torch.utils.data import DataLoader
 
+from tests.callbacks.remember.finetuning_runs import export, finetune
 from tests.callbacks.remember.tiny_memory import trainer_for
-from tests.lit_modules.remember.tiny_export import export_tiny_model, finetuning
 from triptych.callbacks.remember import sparse_memory_finetuning as module
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
-from triptych.cli import main
 from triptych.models.remember.memory_lm import load_memory_lm
 
+__all__ = ["export", "finetune"]
 
-def test_a_run_learns_the_same_to_the_bit_and_leaves_the_model_as_it_was(workdir, monkeypatch):
-    export = export_tiny_model(workdir / "export")
-    sparse = {"num_slots": 4, "ranking": "tf", "optimizer": "adamw", "learning_rate": 0.1}
-    sections = finetuning(export)
-    sections["trainer"]["callbacks+"] = [
-        {
-            "class_path": "callbacks.remember.sparse_memory_finetuning.SparseMemoryFinetuning",
-            "init_args": sparse,
-        }
-    ]
-    (workdir / "run.yaml").write_text(yaml.safe_dump(sections))
+
+def test_a_run_learns_the_same_to_the_bit_and_leaves_the_model_as_it_was(
+    finetune, export, monkeypatch
+):
     remember, seen = module.remember_repeated_input, []
 
     def remembering(model):
@@ -36,8 +28,8 @@ def test_a_run_learns_the_same_to_the_bit_and_leaves_the_model_as_it_was(workdir
     weights = {}
     for name, instead in (("with", remembering), ("without", lambda model: [])):
         monkeypatch.setattr(module, "remember_repeated_input", instead)
-        run = main(["fit", "--config", "run.yaml", "--run_dir", name])
-        weights[name] = load_memory_lm(run / "export").state_dict()
+        sparse = SparseMemoryFinetuning(4, ranking="tf", optimizer="adamw", learning_rate=0.1)
+        weights[name] = finetune(sparse, trainer={"limit_train_batches": 1.0}).weights
     names = {(type(call.module).__name__, call.name) for call in seen}
     assert {("LlamaDecoderLayer", "forward"), ("ProductKeyIndex", "lookup")} <= names
     assert all(call.name not in call.module.__dict__ for call in seen)
@@ -55,12 +47,12 @@ class BreaksOff(Callback):
             raise RuntimeError("the second step")
 
 
-def test_a_run_that_breaks_off_leaves_the_model_as_it_was(workdir):
-    model = load_memory_lm(export_tiny_model(workdir / "export")).train()
+def test_a_run_that_breaks_off_leaves_the_model_as_it_was(export, tmp_path):
+    model = load_memory_lm(export).train()
     module = HoldsIt(model)
     for callback, ends in ((BreaksOff(), pytest.raises(RuntimeError)), (None, nullcontext())):
         sparse = SparseMemoryFinetuning(4, ranking="tf")
-        trainer = trainer_for([sparse, *filter(None, [callback])], workdir, max_steps=3)
+        trainer = trainer_for([sparse, *filter(None, [callback])], tmp_path, max_steps=3)
         with ends:
             trainer.fit(module, DataLoader(torch.ones(12, 5, dtype=torch.int64), 4))
         assert all("forward" not in part.__dict__ for part in model.modules())

@@ -286,7 +286,13 @@ def language_run(**model) -> dict[str, dict]:
                 "batch_size": 2,
             },
         },
-        "trainer": {"accelerator": "cpu", "devices": 1, "max_steps": 6, "max_epochs": -1},
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 6,
+            "max_epochs": -1,
+            "limit_val_batches": 2,
+        },
         "checkpoint": {"every_n_train_steps": 2},
     }
 
@@ -300,7 +306,6 @@ def columns(run: Path) -> list[dict[str, str]]:
 def test_a_resumed_run_goes_on_bit_for_bit(tiny, tmp_path):
     steps = ["--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "2"]
     steps += ["--trainer.check_val_every_n_epoch", "null"]
-    steps += ["--trainer.limit_val_batches", "2"]
     sections = language_run(updates_per_rollout=2)
     copied = "--trainer.callbacks+=tests.callbacks.remember.finetuning_runs.CopyCheckpoint"
     whole = main(tiny("--run_dir", "whole", *steps, copied, **sections))
