@@ -87,6 +87,7 @@ def replace_and_die_between_the_renames(path: Path) -> None:
 
 
 @pytest.mark.parametrize("recovered_by", ["a reader", "the next export"])
+@pytest.mark.slow
 def test_folder_comes_back_after_kill_9_between_the_renames(tmp_path, recovered_by):
     path = tmp_path / "export"
     with atomic_folder(path) as partial:
