@@ -213,10 +213,10 @@ def test_command_line_without_an_experiment_gets_an_example(workdir, capsys, wor
         ([DATA + "facts.source.path", "no_answer.jsonl"],
          ["no_answer.jsonl, line 2: field 'answers' is missing"]),
         ([DATA + "text.train", "[{path: empty.jsonl}]"],
-         ["no text in 'empty.jsonl'", "give one with at least one row"]),
+         ["no text in 'empty.jsonl'", "give a source with at least one row"]),
         ([DATA + "text.train", "[{path: blank.jsonl}]"], ["no text in 'blank.jsonl'"]),
         ([DATA + "facts.source.path", "empty.jsonl"],
-         ["no rows in 'empty.jsonl'", "give one with at least one row"]),
+         ["no rows in 'empty.jsonl'", "give a source with at least one row"]),
         ([MODEL + "base.max_position_embeddings", "32"],
          ["context_length is 96, but the model has 32 positions: lower it, or raise"]),
         ([MODEL + "init_from", "nowhere"], ["init_from: there is no folder nowhere", "`export`"]),
@@ -346,7 +346,7 @@ def check_finished_without(run: Path, uri: str, log: str, cause: str) -> None:
         log,
         "did not take",
         "send them later with",
-        "python -m callbacks.tracking.mlflow_tracking",
+        "python -m triptych.callbacks.tracking.mlflow_tracking",
         uri,
     )
     content = json.loads((run / "summary.json").read_text())
