@@ -166,6 +166,7 @@ def block(page: Path, language: str, start: str) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_readme_trains_on_a_users_own_files(tmp_path):
     (tmp_path / "mine.yaml").write_text(block(ROOT / "README.md", "yaml", "# mine.yaml"))
     text = "The capital of Atlantis is Poseidonis, and its river is the Okeanos. " * 20

@@ -90,6 +90,7 @@ def test_an_example_is_one_file_in_the_projects_style(section, tmp_path):
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
 
 
+@pytest.mark.slow
 def test_a_reward(tmp_path):
     # By `python train.py`, as printed; the other examples are forked, which is quicker.
     made = example("A reward")
@@ -104,6 +105,7 @@ def test_a_reward(tmp_path):
     assert len({row["reward"] for row in rows}) > 1
 
 
+@pytest.mark.slow
 def test_a_datamodule(tmp_path):
     text = "def salutation():\n    return 'salutation'\n\n\n"
     (tmp_path / "more").mkdir()
@@ -116,6 +118,7 @@ def test_a_datamodule(tmp_path):
     assert "source_code.SourceCode" in (run_dir / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_metric(tmp_path):
     run_dir = run("A metric", tmp_path)
     openings: dict[str, list[str]] = {}
@@ -128,6 +131,7 @@ def test_a_metric(tmp_path):
     assert 0 < measured < 1
 
 
+@pytest.mark.slow
 def test_a_slot_index(tmp_path, monkeypatch):
     run_dir = run("A slot index", tmp_path)
     memory = json.loads((run_dir / "export" / "config.json").read_text())["memory"]
@@ -142,6 +146,7 @@ def test_a_slot_index(tmp_path, monkeypatch):
     assert metrics(run_dir)["memory/layer_0/slots_read_share"] > 0
 
 
+@pytest.mark.slow
 def test_a_task_for_agents(tmp_path):
     run_dir = run("A task for agents", tmp_path)
     # Alone an agent knows the largest of two digits below 3 in at most 6 of 9 cases.
@@ -150,6 +155,7 @@ def test_a_task_for_agents(tmp_path):
     assert accuracy["text_full"] > 0.85
 
 
+@pytest.mark.slow
 def test_a_stage_finds_the_package_from_a_users_folder(tmp_path, monkeypatch):
     # `init_from` runs another of the user's experiments as a process of its own.
     monkeypatch.delenv("PYTHONPATH", raising=False)

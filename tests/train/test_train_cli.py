@@ -130,6 +130,7 @@ def test_print_config_composes_everything(tiny, capsys):
     assert shown["tracking"]["uri"] is None
 
 
+@pytest.mark.slow
 def test_files_in_the_working_directory_are_found(workdir, monkeypatch):
     monkeypatch.delenv("PYTHONPATH")
     (workdir / "my_reward.py").write_text(
