@@ -1,4 +1,4 @@
-"""What a search for molecules leaves, held against another one; and how to wait for a process."""
+"""Compares the files of two molecule searches, and waits for a process."""
 
 import csv
 import json
@@ -15,16 +15,6 @@ def calls(run: Path) -> list[tuple]:
         return connection.execute("SELECT * FROM calls ORDER BY call").fetchall()
     finally:
         connection.close()
-
-
-def num_scored(run: Path) -> int:
-    """Calls that were made so far, as another process sees them."""
-    if not (run / "oracle.sqlite").is_file():
-        return 0
-    try:
-        return sum(row[3] is not None for row in calls(run))
-    except sqlite3.OperationalError:  # its tables are being made
-        return 0
 
 
 def metrics(run: Path) -> dict[tuple[str, str], str]:
