@@ -216,7 +216,7 @@ def test_command_line_without_an_experiment_gets_an_example(workdir, capsys, wor
          ["no text in 'empty.jsonl'", "give a source with at least one row"]),
         ([DATA + "text.train", "[{path: blank.jsonl}]"], ["no text in 'blank.jsonl'"]),
         ([DATA + "facts.source.path", "empty.jsonl"],
-         ["no rows in 'empty.jsonl'", "give a source with at least one row"]),
+         ["no rows in 'empty.jsonl'", "give one with at least one row"]),
         ([MODEL + "base.max_position_embeddings", "32"],
          ["context_length is 96, but the model has 32 positions: lower it, or raise"]),
         ([MODEL + "init_from", "nowhere"], ["init_from: there is no folder nowhere", "`export`"]),

@@ -42,9 +42,13 @@ def test_stage_runs_once_and_hands_over_model_and_tokenizer(tiny, stage, workdir
 
 @pytest.mark.slow
 def test_a_stage_runs_in_a_process_of_its_own(tiny, workdir, monkeypatch):
-    """Where a stage finds the tests' classes by PYTHONPATH, and nothing of this process."""
+    """A class that is broken in this process alone works in the stage's."""
+
+    def broken(self, batch, batch_idx):
+        raise AssertionError("the stage trained in this process")
+
     stage = tiny(name="base_model")[2]
-    monkeypatch.setattr("tests.tiny_lightning.TinyModule.training_step", None)
+    monkeypatch.setattr("tests.tiny_lightning.TinyModule.training_step", broken)
     run = main(tiny("--model.init_args.init_from", stage, trainer={"limit_train_batches": 0}))
     (export,) = (workdir / "runs" / "stages").glob("base_model-*/export")
     assert started_from(run, export)
