@@ -48,7 +48,8 @@ class SparseMemoryFinetuning(Callback):
 
     No gradient, mask or optimizer state is as large as a table. There is no backward pass below the
     lowest memory layer, and the output of the frozen part below it is reused for repeated batches
-    (`repeated_input`). Rows that were not selected keep every bit, whatever the optimizer.
+    (`repeated_input`); that part runs in eval mode, so without dropout. Rows that were not selected
+    keep every bit, whatever the optimizer.
 
     It works in any LightningModule with memory layers. All of the module's parameters are frozen.
     The module's own optimizer, and the reduction over processes, get a scalar with zero gradient:

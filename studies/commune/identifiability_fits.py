@@ -6,8 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from triptych.datamodules.commune.synthetic_thoughts import Kind, SyntheticThoughts, make_thoughts
@@ -219,6 +217,13 @@ def _new_codec(problem: Problem, encoder: list[int], decoder: list[int]) -> Thou
 
 
 def _fast_ica(white_NZ: Tensor, seed: int) -> Tensor:
+    try:
+        from sklearn.decomposition import FastICA
+        from sklearn.exceptions import ConvergenceWarning
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "FastICA comes from scikit-learn, one of the extra `peers`: run `make install`"
+        ) from error
     ica = FastICA(whiten=False, max_iter=200, tol=1e-3, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the result of 200 turns is used
