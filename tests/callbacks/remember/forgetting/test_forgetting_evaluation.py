@@ -1,5 +1,6 @@
 """Whole runs with probes: what is measured when, what is kept of it, and what stops a run."""
 
+import copy
 import csv
 import json
 import math
@@ -129,7 +130,7 @@ def built(section: dict[str, Any]) -> ForgettingEvaluation:
     """The callback that a section of a configuration describes."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--callback", type=ForgettingEvaluation)
-    return parser.instantiate(parser.parse_object({"callback": section})).callback
+    return parser.instantiate(parser.parse_object({"callback": copy.deepcopy(section)})).callback
 
 
 @dataclass(frozen=True)
