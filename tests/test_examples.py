@@ -1,4 +1,4 @@
-"""The extensions that CONTRIBUTING.md prints, run as a user runs them: from another folder."""
+"""The extensions that docs/extending.md prints, run as a user runs them: from another folder."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from triptych.callbacks.command_line.init_from import _environment as stage_envi
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_lm import load_memory_lm
 
-PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+PAGE = (ROOT / "docs" / "extending.md").read_text()
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Example:
 
 
 def example(section: str) -> Example:
-    (text,) = re.findall(rf"^### {section}\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^##|\Z)", PAGE, re.M | re.S)
     blocks = re.findall(r"^```(python|yaml|bash)\n(.*?)^```$", text, re.M | re.S)
     files = {}
     for language, block in blocks:

@@ -241,13 +241,16 @@ def collate_rows(
         token_num_bytes: UTF-8 bytes of each token, (V,); 0 for special tokens.
 
     Returns:
-        input_ids int64 (B, T).
-        labels int64 (B, T): aligned with input_ids; -100 where there is no loss, which includes
-            the first token of every segment and padding.
-        position_ids int64 (B, T): from 0 in each segment.
-        segment_ids int64 (B, T): from 1 in each row, 0 for padding.
-        num_bytes int32 (B, T): bytes of text per token; sum those with a label for bits per byte.
-        source_ids int64 (B,).
+        A dictionary of tensors:
+
+        - ``input_ids`` int64 (B, T).
+        - ``labels`` int64 (B, T): aligned with ``input_ids``; -100 where there is no loss, which
+          includes the first token of every segment and padding.
+        - ``position_ids`` int64 (B, T): from 0 in each segment.
+        - ``segment_ids`` int64 (B, T): from 1 in each row, 0 for padding.
+        - ``num_bytes`` int32 (B, T): bytes of text per token; sum those with a label for bits per
+          byte.
+        - ``source_ids`` int64 (B,).
     """
     shape = (len(rows), context_length)
     input_ids = np.full(shape, pad_id, dtype=np.int64)

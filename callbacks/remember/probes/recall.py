@@ -70,7 +70,7 @@ class Recall(Probe):
     def sets(self, asked: Sequence[AskedFact]) -> dict[str, list[int]]:
         """Name the sets of facts with separate recall, by indices into `asked`.
 
-        The number of the set "early_" is called "early_exact_match". The set "" holds all facts.
+        The number of the set `early_` is called `early_exact_match`. The set "" holds all facts.
         """
         return {"": list(range(len(asked)))}
 
