@@ -1,7 +1,7 @@
 # Needs Python >= 3.11 and make, nothing else. `make install PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 WORKERS ?= 2
-EXTRAS := dev peers tracking embeddings docking faiss-cpu
+EXTRAS := dev docs peers tracking embeddings docking faiss-cpu
 VENV := .venv
 BIN := $(VENV)/bin
 BASE := $(VENV)/.installed-base
@@ -12,7 +12,7 @@ TYPING := .cache/typing/triptych
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all check lint types format clean
+.PHONY: help install quickstart test test-all check lint types docs format clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
@@ -55,8 +55,12 @@ format: $(STAMP) ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP) ## build the site in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -j auto -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 clean: ## remove .venv and caches; runs and mlflow.db stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,5 +1,6 @@
 """Settings of the documentation's site, which `make docs` builds with Sphinx."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
+# Pages of prose alone, in seconds: SITE_WITHOUT_API=1 sphinx-build ...
+with_api = os.environ.get("SITE_WITHOUT_API", "0") == "0"
+if not with_api:
+    exclude_patterns.append("api")
+    suppress_warnings = ["toc.not_readable"]
 
 html_theme = "furo"
 html_title = "Triptych"
@@ -29,6 +35,7 @@ html_show_sphinx = False
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
 
+toc_object_entries = False  # thousands of names would be in the side bar of every page
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
@@ -110,5 +117,6 @@ def adapt_docstring(
 
 def setup(app: Sphinx) -> None:
     """Register the writer of the API pages, and what docstrings need."""
-    app.connect("builder-inited", write_api_pages)
+    if with_api:
+        app.connect("builder-inited", write_api_pages)
     app.connect("autodoc-process-docstring", adapt_docstring)
