@@ -39,7 +39,8 @@ toc_object_entries = False  # thousands of names would be in the side bar of eve
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
+add_module_names = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # a dataclass documents its fields twice otherwise
@@ -66,7 +67,8 @@ def write_api_pages(app: Sphinx) -> None:
         modules = [path.stem for path in files if not path.stem.startswith("__")]
         if not modules:
             continue
-        text = f"{name}\n{'=' * len(name)}\n"
+        title = name.removeprefix("triptych.")
+        text = f"{title}\n{'=' * len(title)}\n"
         for module in modules:
             full = f"{name}.{module}"
             text += f"\n{module}\n{'-' * len(module)}\n\n.. automodule:: {full}\n"
