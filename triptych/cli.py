@@ -51,10 +51,17 @@ from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.run.interruption import (
+    Interrupted,
+    Interruption,
+    farewell,
+    interruptible,
+)
 from triptych.callbacks.run.process_state import restored_process_state
 from triptych.callbacks.run.run_directory import RunDirectory, experiment_name
 from triptych.callbacks.run.run_summary import recorded_run
 from triptych.callbacks.run.save_config import SaveConfig
+from triptych.callbacks.run.training_loops import use_exact_loops
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
@@ -78,7 +85,7 @@ class TriptychCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._errors = ConstructorErrors()
-        words = sys.argv[1:] if args is None else args
+        self._words = words = sys.argv[1:] if args is None else args
         self._first_word = words[0] if isinstance(words, list) and words else None
         defaults = {"default_config_files": [str(ROOT / "configs" / "base.yaml")]}
         super().__init__(
@@ -215,16 +222,39 @@ class TriptychCLI(LightningCLI):
         kwargs |= {"default_root_dir": str(self.run.path), "callbacks": callbacks}
         if options.trainer.logger in (None, True):
             kwargs["logger"] = self._loggers()
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        use_exact_loops(trainer)
+        return trainer
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.config[subcommand]
-        with (
-            recorded_run(self.run, self.trainer, seed=options.seed_everything),
-            readable_checkpoint_errors(options.get("ckpt_path")),
-        ):
-            super()._run_subcommand(subcommand)
+        checkpoint = self.trainer.checkpoint_callback
+        interruption = Interruption()
+        if isinstance(checkpoint, Checkpoint):
+            checkpoint.interruption = interruption
+        try:
+            with (
+                interruptible(interruption),
+                recorded_run(self.run, self.trainer, seed=options.seed_everything),
+                readable_checkpoint_errors(options.get("ckpt_path")),
+            ):
+                super()._run_subcommand(subcommand)
+        except Interrupted as interrupted:
+            if subcommand == "fit" and self.trainer.is_global_zero:
+                self._say_farewell(interrupted, options.get("ckpt_path"))
+            raise
+
+    def _say_farewell(self, interrupted: Interrupted, resumed_from: str | None) -> None:
+        """Print the run's directory, and the command that goes on."""
+        checkpoint, known = self.trainer.checkpoint_callback, [resumed_from]
+        step = self.trainer.global_step
+        if isinstance(checkpoint, Checkpoint):
+            own = checkpoint.last_model_path or self.run.path / "checkpoints" / "last.ckpt"
+            known, step = [os.path.relpath(own), resumed_from], checkpoint.last_step or step
+        path = next((Path(p) for p in known if p is not None and Path(p).is_file()), None)
+        words = self._words if isinstance(self._words, list) else [self.subcommand]
+        print(farewell(interrupted, words, self.run.path, path, step), file=sys.stderr)
 
     def _loggers(self) -> list[Logger]:
         tracking = self.config[self.subcommand].tracking
