@@ -59,8 +59,10 @@ from triptych.callbacks.run.interruption import (
 )
 from triptych.callbacks.run.process_state import restored_process_state
 from triptych.callbacks.run.run_directory import RunDirectory, experiment_name
+from triptych.callbacks.run.run_header import RunHeader, print_place
 from triptych.callbacks.run.run_summary import recorded_run
 from triptych.callbacks.run.save_config import SaveConfig
+from triptych.callbacks.run.summary_table import SummaryTable
 from triptych.callbacks.run.training_loops import use_exact_loops
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
@@ -110,6 +112,15 @@ class TriptychCLI(LightningCLI):
         return {word: known[word]} if word in known else known
 
     @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):  # `SummaryTable` prints what Lightning would
+            parser.set_defaults({"verbose": False})
+        return parser
+
+    @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Lightning also accepts a bool here, and reads `true` as the seed 0.
         parser.add_argument(
@@ -143,6 +154,7 @@ class TriptychCLI(LightningCLI):
             MLflowTracking, "tracking", skip=MLflowTracking.GIVEN_BY_RUN, instantiate=False
         )
         parser.add_class_arguments(Checkpoint, "checkpoint")
+        parser.add_class_arguments(SummaryTable, "table")
         # The size is known only after the data have built their tokenizer. The source is the whole
         # object, since data and model may both have no vocabulary.
         parser.link_arguments(
@@ -183,6 +195,8 @@ class TriptychCLI(LightningCLI):
             options.run_name,
             resumed_from=options.get("ckpt_path") if self.subcommand == "fit" else None,
         )
+        files = " ".join(str(path) for path in options.config or [])
+        print_place(self.run.path, files, options.seed_everything, options.tracking.uri)
         self.save_config_kwargs = {"composed": self._composed_yaml(options)}
 
     @override
@@ -215,6 +229,10 @@ class TriptychCLI(LightningCLI):
         """Build a Trainer that keeps everything in the run's directory."""
         options = self.config_init[self.subcommand]
         callbacks = list(options.trainer.callbacks or [])
+        callbacks.append(RunHeader())
+        if any(isinstance(c, SummaryTable) for c in callbacks):  # after all that it reports on
+            callbacks = [c for c in callbacks if not isinstance(c, SummaryTable)]
+            callbacks.append(options.table)
         if options.trainer.enable_progress_bar is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
         if options.trainer.enable_checkpointing is not False:

@@ -40,8 +40,9 @@ class CollectBackgroundStatistics(Callback):
     """Counts the slots that ordinary text reads, so that sparse memory finetuning avoids them.
 
     At the end of `fit` it reads the exported model, so it must stand after ExportModel in the list
-    of callbacks, and writes ``export/background.safetensors``. At the end of `validate` it reads
-    the module's model and writes ``background.safetensors`` into the run's directory.
+    of callbacks, and writes ``export/background.safetensors``. At the end of `validate`, with
+    ``on_validate``, it reads the module's model and writes ``background.safetensors`` into the
+    run's directory.
 
     The text is that of the run's training rows, from the first one on. Processes share the
     documents; the result does not depend on their number. After `fit`, a model without memory (a
@@ -52,6 +53,7 @@ class CollectBackgroundStatistics(Callback):
         rows_per_document: Training rows in a document. Use about the batch size of the later
             finetuning, since larger documents read more slots.
         path: File to write; null: as above.
+        on_validate: Collect at the end of `validate` too.
 
     Raises:
         ValueError: if the module has no language model, or the data no tokenizer.
@@ -66,10 +68,12 @@ class CollectBackgroundStatistics(Callback):
         num_documents: PositiveInt = 200,
         rows_per_document: PositiveInt = 64,
         path: str | None = None,
+        on_validate: bool = False,
     ) -> None:
         self.num_documents = num_documents
         self.rows_per_document = rows_per_document
         self.path = path
+        self.on_validate = on_validate
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +90,7 @@ class CollectBackgroundStatistics(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == TrainerFn.VALIDATING:
+        if stage == TrainerFn.VALIDATING and self.on_validate:
             tables_of(pl_module)
             model = language_model_of(pl_module, _NAME)
             self._collect(trainer, model, Path(trainer.default_root_dir))
@@ -199,8 +203,7 @@ def _report(trainer: Trainer, background: BackgroundStatistics, path: Path) -> N
     logged = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
     trainer.callback_metrics.update(logged)  # for summary.json
     rank_zero_info(
-        f"background statistics of {background.num_documents} documents of "
-        f"{background.rows_per_document} x {background.tokens_per_row} tokens: they read "
-        f"{read:.1%} of the slots, {always:.1%} in every document; {path} "
-        f"({path.stat().st_size / 1e6:,.2f} MB)"
+        f"background statistics: {path} tells sparse memory finetuning which slots ordinary text "
+        f"reads, so that new facts go into others ({always:.1%} of the slots, read in every one of "
+        f"{background.num_documents} documents, take no facts)"
     )

@@ -106,12 +106,14 @@ class Checkpoint(lightning_callbacks.Checkpoint):
             if isinstance(loop, EpochLoop) and loop.validates_next():
                 return  # `on_validation_start` saves
             self._save_last(trainer)
+        self._is_due = False
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        if trainer.fit_loop._should_accumulate():
+        exact = isinstance(trainer.fit_loop.epoch_loop, EpochLoop)  # it makes up for a validation
+        if trainer.fit_loop._should_accumulate() or not exact:
             return
         self._owes_validation = True
         if self._is_due:

@@ -34,7 +34,7 @@ from triptych.objectives.remember.background_statistics import BackgroundStatist
 
 NAME = "triptych.callbacks.remember.background_statistics.CollectBackgroundStatistics"
 ROWS, DOCUMENTS, LENGTH = 6, 3, 96  # documents of one and a half batches
-SIZES = {"num_documents": DOCUMENTS, "rows_per_document": ROWS}
+SIZES = {"num_documents": DOCUMENTS, "rows_per_document": ROWS, "on_validate": True}
 SLOTS = 32**2
 
 
