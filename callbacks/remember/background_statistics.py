@@ -1,7 +1,6 @@
 """Background statistics of a memory model, collected after pretraining or later."""
 
 import copy
-import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -13,8 +12,6 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import override
@@ -22,6 +19,7 @@ from typing_extensions import override
 from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.models.long_loop import with_progress
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.remember.background_collector import BackgroundCollector
@@ -31,7 +29,6 @@ from triptych.objectives.remember.background_statistics import (
     tables_of,
 )
 
-SECONDS_BETWEEN_LINES = 20.0  # outside of a terminal
 _NAME = "CollectBackgroundStatistics"
 Document = list[dict[str, Any]]
 
@@ -122,18 +119,8 @@ class CollectBackgroundStatistics(Callback):
         documents = documents_of(data, self.rows_per_document)
         own = islice(documents, trainer.global_rank, total, trainer.world_size)
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
-        console = Console()
         num_own = len(range(trainer.global_rank, total, trainer.world_size))
-        title = "Background statistics"
-        if shown and console.is_terminal:
-            yield from track(own, title, total=num_own, console=console, transient=True)
-            return
-        next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
-        for number, document in enumerate(own):
-            if shown and time.monotonic() >= next_line_at:
-                next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
-                print(f"{title.lower()}: document {number}/{num_own}", flush=True)
-            yield document
+        yield from with_progress(own, "documents for background statistics", num_own, shown)
 
 
 def documents_of(datamodule: LightningDataModule, rows_per_document: int) -> Iterator[Document]:
