@@ -220,8 +220,10 @@ class TriptychCLI(LightningCLI):
                 self.datamodule = self._get(self.config_init, "data")
                 self.model = self._get(self.config_init, "model")
                 self.trainer = self.instantiate_trainer()
-        except BaseException:
+        except BaseException as error:
             self.run.release_if_empty()
+            if isinstance(error, Interrupted):
+                print("\ninterrupted before training: there is nothing to keep", file=sys.stderr)
             raise
 
     @override
@@ -390,5 +392,5 @@ def _shipped(word: str) -> str:
 def run() -> None:
     """Run the command line of this process, and report an error in one message."""
     sys.path.insert(0, os.getcwd())  # users' files are found in the working directory
-    with one_message_per_error():
+    with one_message_per_error(), interruptible(Interruption()):
         main()

@@ -94,7 +94,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tensors(run: Path) -> dict[str, torch.Tensor]:
     """Weights, moments of the optimizer, and the export."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    found = dict(checkpoint["state_dict"])
+    state = checkpoint["state_dict"]
+    found = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     for key, state in checkpoint["optimizer_states"][0]["state"].items():
         found |= {f"{key}.{name}": torch.as_tensor(value) for name, value in state.items()}
     for path in (run / "export").rglob("*.safetensors"):
@@ -220,15 +221,37 @@ def test_ctrl_c_reaches_all_processes_of_a_terminal(folder):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     pid = running.process.pid
-    children = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/stat")
-        if path.read_text().rpartition(")")[2].split()[1] == str(pid)
-    ]
-    assert len(children) >= 2
-    for process in (pid, *children):
+    workers = children(pid)
+    assert len(workers) >= 2
+    for process in (pid, *workers):
         os.kill(process, signal.SIGINT)
     assert running.wait() == 130
     assert "exited unexpectedly" not in running.stderr()
     printed_command(running)
-    assert [child for child in children if Path(f"/proc/{child}").exists()] == []
+    assert [w for w in workers if Path(f"/proc/{w}").exists()] == []
+
+
+def test_sigterm_while_an_earlier_experiment_runs_ends_both(folder):
+    words = ("--model.init_args.init_from", "stage.yaml", "--run_dir", "waits")
+    write(folder, "stage", agents(), max_steps=1_000_000)
+    running = start_train(folder, "fit", "--config", "commune.yaml", *words)
+    deadline = time.monotonic() + 240
+    while not list(folder.glob("runs/stages/.stage-*.partial/metrics.csv")):
+        assert running.process.is_alive(), running.stderr()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (stage,) = children(running.process.pid)
+    os.kill(running.process.pid, signal.SIGTERM)
+    assert running.wait() == 143
+    assert "interrupted before training" in running.stderr()
+    assert not Path(f"/proc/{stage}").exists()
+    assert not (folder / "waits").exists()
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/stat")
+        if path.read_text().rpartition(")")[2].split()[1] == str(pid)
+    ]
