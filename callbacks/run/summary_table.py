@@ -63,8 +63,9 @@ class SummaryTable(Callback):
         first = pl_module.headline_metrics if isinstance(pl_module, HasHeadline) else ()
         names = in_order(metrics, first)
         shown = names if self.all else without_details(names, trainer.progress_bar_metrics)
-        measures = isinstance(pl_module, MeasuresStart) and trainer.state.fn == "fit"
-        before = pl_module.start_numbers if measures else {}
+        before: dict[str, float] = {}
+        if isinstance(pl_module, MeasuresStart) and trainer.state.fn == "fit":
+            before = pl_module.start_numbers
 
         table = _table(f"after {trainer.global_step:,} steps", ["before", "after", "change"])
         if not before:
