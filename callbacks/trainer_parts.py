@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
@@ -23,3 +24,9 @@ def num_dry_run_batches(trainer: Trainer) -> int:
     """Return the number of batches of a dry run (`fast_dev_run`); 0 for a full run."""
     undeclared: Any = trainer
     return int(undeclared.fast_dev_run)
+
+
+def is_first_rank() -> bool:
+    """Tell whether this is the process that prints."""
+    undeclared: Any = rank_zero_only
+    return int(undeclared.rank) == 0

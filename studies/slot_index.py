@@ -104,6 +104,7 @@ def _replace(start: Path, folder: Path, world: World, args: Sequence[str], seed:
             num_documents=world.num_old if world.brief else 150,
             rows_per_document=8,
             path=str(folder / BACKGROUND_FILE),
+            on_validate=True,
         )
         run_train(
             [

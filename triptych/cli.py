@@ -51,10 +51,19 @@ from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.run.interruption import (
+    Interrupted,
+    Interruption,
+    farewell,
+    interruptible,
+)
 from triptych.callbacks.run.process_state import restored_process_state
 from triptych.callbacks.run.run_directory import RunDirectory, experiment_name
+from triptych.callbacks.run.run_header import RunHeader, print_place
 from triptych.callbacks.run.run_summary import recorded_run
 from triptych.callbacks.run.save_config import SaveConfig
+from triptych.callbacks.run.summary_table import SummaryTable
+from triptych.callbacks.run.training_loops import use_exact_loops
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
@@ -78,7 +87,7 @@ class TriptychCLI(LightningCLI):
 
     def __init__(self, args: ArgsType = None) -> None:
         self._errors = ConstructorErrors()
-        words = sys.argv[1:] if args is None else args
+        self._words = words = sys.argv[1:] if args is None else args
         self._first_word = words[0] if isinstance(words, list) and words else None
         defaults = {"default_config_files": [str(ROOT / "configs" / "base.yaml")]}
         super().__init__(
@@ -101,6 +110,15 @@ class TriptychCLI(LightningCLI):
         known = super().subcommands()
         word = self._first_word
         return {word: known[word]} if word in known else known
+
+    @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):  # `SummaryTable` prints what Lightning would
+            parser.set_defaults({"verbose": False})
+        return parser
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -136,6 +154,7 @@ class TriptychCLI(LightningCLI):
             MLflowTracking, "tracking", skip=MLflowTracking.GIVEN_BY_RUN, instantiate=False
         )
         parser.add_class_arguments(Checkpoint, "checkpoint")
+        parser.add_class_arguments(SummaryTable, "table")
         # The size is known only after the data have built their tokenizer. The source is the whole
         # object, since data and model may both have no vocabulary.
         parser.link_arguments(
@@ -176,6 +195,8 @@ class TriptychCLI(LightningCLI):
             options.run_name,
             resumed_from=options.get("ckpt_path") if self.subcommand == "fit" else None,
         )
+        files = " ".join(str(path) for path in options.config or [])
+        print_place(self.run.path, files, options.seed_everything, options.tracking.uri)
         self.save_config_kwargs = {"composed": self._composed_yaml(options)}
 
     @override
@@ -199,8 +220,10 @@ class TriptychCLI(LightningCLI):
                 self.datamodule = self._get(self.config_init, "data")
                 self.model = self._get(self.config_init, "model")
                 self.trainer = self.instantiate_trainer()
-        except BaseException:
+        except BaseException as error:
             self.run.release_if_empty()
+            if isinstance(error, Interrupted):
+                print("\ninterrupted before training: there is nothing to keep", file=sys.stderr)
             raise
 
     @override
@@ -208,6 +231,10 @@ class TriptychCLI(LightningCLI):
         """Build a Trainer that keeps everything in the run's directory."""
         options = self.config_init[self.subcommand]
         callbacks = list(options.trainer.callbacks or [])
+        callbacks.append(RunHeader())
+        if any(isinstance(c, SummaryTable) for c in callbacks):  # after all that it reports on
+            callbacks = [c for c in callbacks if not isinstance(c, SummaryTable)]
+            callbacks.append(options.table)
         if options.trainer.enable_progress_bar is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
         if options.trainer.enable_checkpointing is not False:
@@ -215,16 +242,39 @@ class TriptychCLI(LightningCLI):
         kwargs |= {"default_root_dir": str(self.run.path), "callbacks": callbacks}
         if options.trainer.logger in (None, True):
             kwargs["logger"] = self._loggers()
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        use_exact_loops(trainer)
+        return trainer
 
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.config[subcommand]
-        with (
-            recorded_run(self.run, self.trainer, seed=options.seed_everything),
-            readable_checkpoint_errors(options.get("ckpt_path")),
-        ):
-            super()._run_subcommand(subcommand)
+        checkpoint = self.trainer.checkpoint_callback
+        interruption = Interruption()
+        if isinstance(checkpoint, Checkpoint):
+            checkpoint.interruption = interruption
+        try:
+            with (
+                interruptible(interruption),
+                recorded_run(self.run, self.trainer, seed=options.seed_everything),
+                readable_checkpoint_errors(options.get("ckpt_path")),
+            ):
+                super()._run_subcommand(subcommand)
+        except Interrupted as interrupted:
+            if subcommand == "fit" and self.trainer.is_global_zero:
+                self._say_farewell(interrupted, options.get("ckpt_path"))
+            raise
+
+    def _say_farewell(self, interrupted: Interrupted, resumed_from: str | None) -> None:
+        """Print the run's directory, and the command that goes on."""
+        checkpoint, known = self.trainer.checkpoint_callback, [resumed_from]
+        step = self.trainer.global_step
+        if isinstance(checkpoint, Checkpoint):
+            own = checkpoint.last_model_path or self.run.path / "checkpoints" / "last.ckpt"
+            known, step = [os.path.relpath(own), resumed_from], checkpoint.last_step or step
+        path = next((Path(p) for p in known if p is not None and Path(p).is_file()), None)
+        words = self._words if isinstance(self._words, list) else [str(self.subcommand)]
+        print(farewell(interrupted, words, self.run.path, path, step), file=sys.stderr)
 
     def _loggers(self) -> list[Logger]:
         tracking = self.config[self.subcommand].tracking
@@ -342,5 +392,5 @@ def _shipped(word: str) -> str:
 def run() -> None:
     """Run the command line of this process, and report an error in one message."""
     sys.path.insert(0, os.getcwd())  # users' files are found in the working directory
-    with one_message_per_error():
+    with one_message_per_error(), interruptible(Interruption()):
         main()

@@ -147,6 +147,29 @@ class SummarizesRun(Protocol, metaclass=_ByName):
 
 
 @runtime_checkable
+class DescribesParts(Protocol, metaclass=_ByName):
+    """A module that describes parts of its model in the first lines of a run.
+
+    `RunHeader` prints them.
+    """
+
+    def described_parts(self) -> list[tuple[str, str]]:
+        """Return pairs of name and description."""
+
+
+@runtime_checkable
+class HasHeadline(Protocol, metaclass=_ByName):
+    """A module that names the metrics which tell whether a run has done what it promises.
+
+    `SummaryTable` and `Progress` show them first.
+    """
+
+    @property
+    def headline_metrics(self) -> Sequence[str]:
+        """Patterns of log keys, as `fnmatch` reads them, the most important one first."""
+
+
+@runtime_checkable
 class ReplacesMetrics(SummarizesRun, Protocol):
     """A module or a callback whose summary rows stand in for logged metrics.
 
@@ -186,7 +209,7 @@ class CountsModes(Protocol, metaclass=_ByName):
 class MeasuresStart(Protocol, metaclass=_ByName):
     """A module that validates before its first step.
 
-    `RewardDiversityFront` starts its path there.
+    `RewardDiversityFront` starts its path there; `SummaryTable` shows them before the final ones.
     """
 
     @property

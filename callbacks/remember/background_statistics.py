@@ -1,7 +1,6 @@
 """Background statistics of a memory model, collected after pretraining or later."""
 
 import copy
-import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -13,8 +12,6 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import override
@@ -22,6 +19,7 @@ from typing_extensions import override
 from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.models.long_loop import with_progress
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.remember.background_collector import BackgroundCollector
@@ -31,7 +29,6 @@ from triptych.objectives.remember.background_statistics import (
     tables_of,
 )
 
-SECONDS_BETWEEN_LINES = 20.0  # outside of a terminal
 _NAME = "CollectBackgroundStatistics"
 Document = list[dict[str, Any]]
 
@@ -40,8 +37,9 @@ class CollectBackgroundStatistics(Callback):
     """Counts the slots that ordinary text reads, so that sparse memory finetuning avoids them.
 
     At the end of `fit` it reads the exported model, so it must stand after ExportModel in the list
-    of callbacks, and writes ``export/background.safetensors``. At the end of `validate` it reads
-    the module's model and writes ``background.safetensors`` into the run's directory.
+    of callbacks, and writes ``export/background.safetensors``. At the end of `validate`, with
+    ``on_validate``, it reads the module's model and writes ``background.safetensors`` into the
+    run's directory.
 
     The text is that of the run's training rows, from the first one on. Processes share the
     documents; the result does not depend on their number. After `fit`, a model without memory (a
@@ -52,6 +50,7 @@ class CollectBackgroundStatistics(Callback):
         rows_per_document: Training rows in a document. Use about the batch size of the later
             finetuning, since larger documents read more slots.
         path: File to write; null: as above.
+        on_validate: Collect at the end of `validate` too.
 
     Raises:
         ValueError: if the module has no language model, or the data no tokenizer.
@@ -66,10 +65,12 @@ class CollectBackgroundStatistics(Callback):
         num_documents: PositiveInt = 200,
         rows_per_document: PositiveInt = 64,
         path: str | None = None,
+        on_validate: bool = False,
     ) -> None:
         self.num_documents = num_documents
         self.rows_per_document = rows_per_document
         self.path = path
+        self.on_validate = on_validate
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +87,7 @@ class CollectBackgroundStatistics(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == TrainerFn.VALIDATING:
+        if stage == TrainerFn.VALIDATING and self.on_validate:
             tables_of(pl_module)
             model = language_model_of(pl_module, _NAME)
             self._collect(trainer, model, Path(trainer.default_root_dir))
@@ -118,18 +119,8 @@ class CollectBackgroundStatistics(Callback):
         documents = documents_of(data, self.rows_per_document)
         own = islice(documents, trainer.global_rank, total, trainer.world_size)
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
-        console = Console()
         num_own = len(range(trainer.global_rank, total, trainer.world_size))
-        title = "Background statistics"
-        if shown and console.is_terminal:
-            yield from track(own, title, total=num_own, console=console, transient=True)
-            return
-        next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
-        for number, document in enumerate(own):
-            if shown and time.monotonic() >= next_line_at:
-                next_line_at = time.monotonic() + SECONDS_BETWEEN_LINES
-                print(f"{title.lower()}: document {number}/{num_own}", flush=True)
-            yield document
+        yield from with_progress(own, "documents for background statistics", num_own, shown)
 
 
 def documents_of(datamodule: LightningDataModule, rows_per_document: int) -> Iterator[Document]:
@@ -199,8 +190,7 @@ def _report(trainer: Trainer, background: BackgroundStatistics, path: Path) -> N
     logged = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
     trainer.callback_metrics.update(logged)  # for summary.json
     rank_zero_info(
-        f"background statistics of {background.num_documents} documents of "
-        f"{background.rows_per_document} x {background.tokens_per_row} tokens: they read "
-        f"{read:.1%} of the slots, {always:.1%} in every document; {path} "
-        f"({path.stat().st_size / 1e6:,.2f} MB)"
+        f"background statistics: {path} tells sparse memory finetuning which slots ordinary text "
+        f"reads, so that new facts go into others ({always:.1%} of the slots, read in every one of "
+        f"{background.num_documents} documents, take no facts)"
     )

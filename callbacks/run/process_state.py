@@ -36,6 +36,6 @@ def restored_process_state() -> Iterator[None]:
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """Drop Lightning's product tip and its "TPU available: False" line."""
+    """Drop Lightning's product tip, and what `RunHeader` says of the device."""
     text = record.getMessage()
-    return not text.startswith(("💡 Tip: For seamless cloud", "TPU available: False"))
+    return not text.startswith(("💡 Tip: For seamless cloud", "TPU available: ", "GPU available: "))

@@ -1,8 +1,12 @@
-"""The progress of a run: a bar in a terminal, regular lines anywhere else."""
+"""The progress of a run: a bar in a terminal, regular lines anywhere else.
+
+Validation prints its numbers as they are made, in both.
+"""
 
 import logging
 import sys
 import time
+from datetime import datetime, timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,8 +17,12 @@ from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn
 from typing_extensions import override
 
+from triptych.callbacks.run.summary_table import in_order
+from triptych.protocols import HasHeadline
+
 DRAWN_PER_SECOND = 4
 BAR_WIDTH = 16  # characters, so that the metrics fit into a terminal of 100
+MOST_VALUES = 6  # of a validation, in one line
 
 
 class Progress(RichProgressBar):
@@ -22,7 +30,7 @@ class Progress(RichProgressBar):
 
     The bar counts the optimizer steps of the whole run. (Lightning's counts the batches of an
     epoch and shows "Epoch 0/-2" if only steps are limited. A thread draws it up to 100 times a
-    second, which slows training.)
+    second, which slows training.) A line has the time of day, the step, and the time that is left.
 
     Args:
         seconds_between_lines: Time between two lines outside of a terminal.
@@ -34,6 +42,8 @@ class Progress(RichProgressBar):
         self.seconds_between_lines = seconds_between_lines
         self._console = Console()
         self._next_line_at = 0.0
+        self._began = (0.0, 0)  # time and step
+        self._headline: dict[str, float] = {}
         self._streams: list[tuple[logging.StreamHandler[Any], Any]] = []
 
     @property
@@ -54,13 +64,19 @@ class Progress(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return {name.rpartition("/")[2].replace("_per_", "/"): v for name, v in metrics.items()}
+        shown = {name.rpartition("/")[2].replace("_per_", "/"): v for name, v in metrics.items()}
+        return shown | self._headline
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self._in_terminal:
             self.disable()
         super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._began = (time.monotonic(), trainer.global_step)
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,9 +104,19 @@ class Progress(RichProgressBar):
         super().on_validation_end(trainer, pl_module)
         # Outside of fit there are no steps. Asking for their number would load the training data,
         # with a collective that the other processes do not join.
-        lines = trainer.state.fn == TrainerFn.FITTING and not self._in_terminal
-        if lines and not trainer.sanity_checking and trainer.is_global_zero:
-            self._print_line(trainer, pl_module)
+        is_fit = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not is_fit or not trainer.is_global_zero:
+            return
+        headline = pl_module.headline_metrics if isinstance(pl_module, HasHeadline) else ()
+        logged = {n: v for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        values = {name: float(logged[name]) for name in in_order(logged, headline)[:MOST_VALUES]}
+        for name, value in list(values.items())[:1]:
+            self._headline = {name.rpartition("/")[2].replace("_per_", "/"): value}
+        line = f"{self._place(trainer)}  validation  {_in_words(values)}"
+        if self._in_terminal and self.is_enabled and self.progress is not None:
+            self.progress.console.print(line, highlight=False)  # above the bar
+        elif not self._in_terminal:
+            print(line, flush=True)
 
     @override
     def _init_progress(self, trainer: Trainer) -> None:
@@ -115,9 +141,21 @@ class Progress(RichProgressBar):
     def _print_line(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = super().get_metrics(trainer, pl_module)  # full names can be searched for
         metrics.pop("v_num", None)
-        values = "  ".join(f"{name} {_short(value)}" for name, value in metrics.items())
-        total = trainer.estimated_stepping_batches
-        print(f"step {trainer.global_step}/{total}  {values}", flush=True)
+        print(f"{self._place(trainer)}  {_in_words(metrics)}", flush=True)
+
+    def _place(self, trainer: Trainer) -> str:
+        """Return the time of day, the step, and the time that is left."""
+        total, step = trainer.estimated_stepping_batches, trainer.global_step
+        began, first = self._began
+        text = f"{datetime.now():%H:%M:%S}  step {step}/{total}"
+        if step <= first or total == float("inf"):
+            return text
+        left = (time.monotonic() - began) / (step - first) * (total - step)
+        return f"{text}  ETA {timedelta(seconds=round(left))}"
+
+
+def _in_words(metrics: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {_short(value)}" for name, value in metrics.items())
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ step has used. Resuming rewinds Lightning's batch count to it.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -230,5 +231,7 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _init_worker(_worker_id: int) -> None:
+    # Ctrl-C reaches all processes of a terminal. The main process ends the step in progress first.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork

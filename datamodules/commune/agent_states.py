@@ -24,6 +24,7 @@ from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
 from triptych.datamodules.sources.disk_cache import build_once, default_cache_dir
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
+from triptych.models.long_loop import with_progress
 
 # Shapes: N questions, B batch, H dimensions of all agents' states together
 
@@ -139,7 +140,9 @@ def write_states(
         dtype=np.float32,
         shape=(len(questions), sum(agents.state_sizes)),
     )
-    for start in range(0, len(questions), batch_size):
+    starts = range(0, len(questions), batch_size)
+    title = f"batches of agents' states ({split})"
+    for start in with_progress(starts, title, len(starts)):
         states_BH = read_states(agents, state, task, questions[start : start + batch_size])
         values[start : start + batch_size] = states_BH.cpu().numpy()
     values.flush()

@@ -1,48 +1,20 @@
 """Batches of a debate task's questions, by number, reshuffled in each epoch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from triptych.datamodules.batches.resumable_loader import ResumableLoader, Shard
 from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
+from triptych.datamodules.commune.question_stream import ShuffledRows
 
 # Shapes: B batch
-
-
-class ShuffledRows(Sampler[int]):
-    """Row numbers in a new order for each epoch, split over the processes.
-
-    All processes get the same number of rows; the remainder is left out of the epoch.
-
-    Args:
-        num_rows: Number of rows.
-        seed: Seed of the orders.
-        rank: Number of this process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, num_rows: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.num_rows, self.seed = num_rows, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch; called by Lightning."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.num_rows // self.world_size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.num_rows, generator=generator)
-        return iter(order[self.rank :: self.world_size][: len(self)].tolist())
 
 
 class DebateQuestions(LightningDataModule):
@@ -107,18 +79,20 @@ class DebateQuestions(LightningDataModule):
         """Hash of the training questions."""
         return self.task.fingerprint("train")
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches; drop an incomplete last batch unless it is the only one."""
         trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        shard = Shard(trainer.global_rank, trainer.world_size) if trainer else Shard()
         num_rows = len(self.train_questions)
-        return DataLoader(
-            range(num_rows),  # type: ignore[arg-type]  # any sequence will do, torch's stubs want a Dataset
-            self.batch_size,
-            sampler=ShuffledRows(num_rows, self.seed, rank, world),
-            drop_last=num_rows // world >= self.batch_size,
-            collate_fn=self.train_batch,
-            generator=torch.Generator().manual_seed(0),  # leaves the global generator alone
+        batch_size = min(self.batch_size, max(1, num_rows // shard.world_size))
+        stream = ShuffledRows(num_rows, self.seed, batch_size * shard.world_size)
+        return ResumableLoader(
+            stream,
+            self.train_batch,
+            batch_size=batch_size,
+            rows_per_epoch=stream.num_rows(),
+            shard=shard,
+            trainer=trainer,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -32,6 +32,7 @@ from triptych.lit_modules.trainer_parts import data_of
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
+from triptych.models.long_loop import with_progress
 from triptych.objectives.commune.thought_loss import token_nll
 
 # Shapes: B samples, T reply positions
@@ -106,7 +107,9 @@ class AgentFinetuning(DebatingModule):
         size = data_of(self).eval_batch_size
         self.samples = [[] for _ in range(len(self.model))]
         self.eval()
-        for start in range(0, len(questions), size):
+        starts = range(0, len(questions), size)
+        shown = self.trainer.is_global_zero
+        for start in with_progress(starts, "batches of debates", len(starts), shown, False):
             self._hold_debates(questions[start : start + size])
         self.train()
         if empty := [number for number, own in enumerate(self.samples) if not own]:

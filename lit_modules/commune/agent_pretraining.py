@@ -50,6 +50,8 @@ class AgentPretraining(LightningModule):
             if it has no reference replies for a model.
     """
 
+    headline_metrics = ("val/*/accuracy",)
+
     def __init__(
         self,
         vocab_size: int | None = None,

@@ -20,6 +20,8 @@ class DebatingModule(LightningModule):
     debate: Debate
     evaluation: DebateEvaluation
 
+    headline_metrics = ("val/*accuracy*",)
+
     def __init__(self) -> None:
         super().__init__()
         self._summary: list[tuple[str, str]] = []

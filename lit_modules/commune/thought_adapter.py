@@ -24,6 +24,7 @@ from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
 from triptych.models.commune.soft_replies import sample_soft_reply
 from triptych.models.commune.thought_system import ThoughtSystem
+from triptych.models.long_loop import with_progress
 from triptych.objectives.commune.thought_loss import (
     ThoughtLossConfig,
     ThoughtTerms,
@@ -147,7 +148,9 @@ class ThoughtAdapter(DebatingModule):
     def _reply_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
         references: list[list[Tensor]] = [[] for _ in range(len(self.agents))]
         size = data_of(self).eval_batch_size
-        for start in range(0, len(questions), size):
+        starts = range(0, len(questions), size)
+        shown = self.trainer.is_global_zero
+        for start in with_progress(starts, "batches of references", len(starts), shown, False):
             for agent, ids in enumerate(self._some_references(questions[start : start + size])):
                 references[agent] += ids
         return references

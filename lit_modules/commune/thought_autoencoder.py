@@ -151,6 +151,8 @@ class ThoughtAutoencoder(LightningModule):
     batches of 128. Deviations: z-scores, unit variance, decorrelation, schedules, adversary.
     """
 
+    headline_metrics = ("val/states/explained_share", "val/structure/*")
+
     def __init__(
         self,
         init_from: str | None = None,

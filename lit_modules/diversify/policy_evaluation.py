@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from triptych.lit_modules.diversify.answer_shares import MOST_ANSWERS, AnswerShares
 from triptych.metrics.completion_means import CompletionMeans
 from triptych.metrics.diversify.distinct_answers import DistinctAnswers, TaggedAnswer
 from triptych.metrics.diversify.mode_coverage import ModeCoverage
@@ -52,7 +53,8 @@ class PolicyEvaluation:
     Always measured: reward, KL to the reference and entropy (both of whole completions, estimated
     from the samples), share of finished completions, distinct-n. If the reward is an `AnswerInSet`
     (or contains one) and a prompt lists its answers: entropy and coverage of these, and the numbers
-    of different answers and of different right ones among the k samples.
+    of different answers and of different right ones among the k samples. If all prompts of a set
+    share a few answers: the share of each, `answer_share/<answer>`.
 
     Args:
         reward: The reward, which defines how answers are read.
@@ -95,6 +97,9 @@ class PolicyEvaluation:
             read = TaggedAnswer(self.answers.tag)
             self._metric(f"{name}/answers", lambda: DistinctAnswers(read))
             self._metric(f"{name}/modes", lambda: ModeCoverage(find_mode=AnswerMode(read)))
+            answers = list(record[self.answers.field])
+            if len(answers) <= MOST_ANSWERS:
+                self._metric(f"{name}/shares", lambda: AnswerShares(answers))
 
     def add(self, name: str, experience: Experience) -> None:
         """Add the completions of some prompts of the prepared set `name`."""
@@ -132,9 +137,11 @@ class PolicyEvaluation:
         for row, texts, modes in zip(first, samples, known, strict=True):
             category = str(records[row].get("category") or "all")
             counts = of_set.setdefault(category, Counter(dict.fromkeys([*modes, NO_MODE], 0)))
-            for text in texts:
-                mode = find(text, [[answer] for answer in modes])
-                counts[NO_MODE if mode is None else modes[mode]] += 1
+            found = [find(text, [[answer] for answer in modes]) for text in texts]
+            own = Counter(NO_MODE if mode is None else modes[mode] for mode in found)
+            counts.update(own)
+            if f"{name}/shares" in self.metrics:
+                self.metrics[f"{name}/shares"].update(modes, own, len(texts))
 
     def compute(self) -> dict[str, Tensor]:
         """Compute all numbers of the epoch, by log key; a collective under DDP."""

@@ -100,6 +100,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     (`Reinforce`'s baseline, RLOO's normalisation) takes it over the batch of each process.
     """
 
+    headline_metrics: tuple[str, ...] = ("val/*/answer_share/*", "val/*/mode_entropy_bits", "val/*/reward")
+
     def __init__(
         self,
         vocab_size: int | None,
@@ -302,11 +304,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- the summary ------------------------------------------------------------------------------
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Return rows of the final table: numbers before training, entropies, failed scores."""
-        rows = [
-            (f"before training: {name}", f"{value:,.4g}")
-            for name, value in self.start_numbers.items()
-        ]
+        """Return rows of the final table: entropies, failed scores."""
+        rows = []
         for name, bits in self.evaluation.entropy_over_prompts().items():
             rows.append((f"{name}: entropy of the answers, all prompts (bits)", f"{bits:.4f}"))
         return rows + self.experience_log.summary_rows()

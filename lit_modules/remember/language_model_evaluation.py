@@ -11,7 +11,7 @@ from triptych.metrics.language_modeling import TokenNLL
 from triptych.metrics.question_answering import ExactMatch, TokenF1, exact_match
 from triptych.metrics.remember.slot_usage import SlotUsage
 from triptych.models.generation import continue_greedily
-from triptych.models.remember.memory_blocks import memory_layers
+from triptych.models.remember.memory_blocks import memory_block_numbers, memory_layers
 from triptych.objectives.batch_nll import Batch
 from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
 
@@ -33,6 +33,7 @@ class LanguageModelEvaluation:
         self.max_new_tokens = max_new_tokens
         self.num_samples = num_samples
         self.layers = memory_layers(model)
+        self.blocks = memory_block_numbers(model)
         self.metrics: dict[str, Metric] = {}
         self.samples: list[dict[str, Any]] = []
 
@@ -55,7 +56,7 @@ class LanguageModelEvaluation:
         # A row without labels pads a rank's last batch: a copy of a row that is counted elsewhere.
         is_own_B1 = (batch["labels"] != IGNORED_LABEL).any(1, keepdim=True)
         keep_mask = ((batch["segment_ids"] > 0) & is_own_B1)[..., None, None]
-        for number, layer in enumerate(self.layers):
+        for number, layer in zip(self.blocks, self.layers, strict=True):
             if layer.last_ids is not None:
                 usage = self._metric(f"memory/layer_{number}", SlotUsage, layer.index.num_slots)
                 usage.update(layer.last_ids, keep_mask)

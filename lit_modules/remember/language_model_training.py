@@ -13,6 +13,7 @@ from triptych.lit_modules.optimization import ClipsValuesApart
 from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.models.remember.memory_blocks import describe_memory
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
 from triptych.protocols import LossTerm
@@ -30,6 +31,8 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         num_samples: Generated answers shown per set of questions.
         sample_prompts: Texts to continue at each validation, for the table of samples.
     """
+
+    headline_metrics = ("val/*/exact_match", "val/*nll_nats_per_token")
 
     def __init__(
         self,
@@ -85,6 +88,10 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
 
     def _restart_clock(self) -> None:
         self._tokens_since, self._since = 0, time.perf_counter()
+
+    def described_parts(self) -> list[tuple[str, str]]:
+        """Describe the memory for the first lines of a run."""
+        return describe_memory(self.model)
 
     # -- validation -------------------------------------------------------------------------------
 

@@ -23,6 +23,31 @@ def memory_layers(module: nn.Module) -> list[MemoryLayer]:
     return [child for child in module.modules() if isinstance(child, MemoryLayer)]
 
 
+def memory_block_numbers(model: nn.Module) -> list[int]:
+    """Return the number of the block of each memory layer, in order, as `memory.layers` has them.
+
+    The number of the layer itself stands for a layer outside of numbered blocks.
+    """
+    names = [n for n, child in model.named_modules() if isinstance(child, MemoryLayer)]
+    blocks = [next((int(p) for p in name.split(".") if p.isdigit()), None) for name in names]
+    return [number if block is None else block for number, block in enumerate(blocks)]
+
+
+def describe_memory(model: nn.Module) -> list[tuple[str, str]]:
+    """Describe a model's memory in one row, a pair of name and text; no row without memory.
+
+    The row tells which blocks read how many slots, and the parameters of the tables.
+    """
+    blocks = ", ".join(map(str, memory_block_numbers(model)))
+    tables = [table.weight for table in value_tables(model)]
+    if not blocks or not tables:
+        return []
+    slots = sum(len(weight) for weight in tables)
+    values = sum(weight.numel() for weight in tables)
+    where = "blocks" if "," in blocks else "block"
+    return [("memory", f"{slots:,} slots, {values:,} of the parameters, read by {where} {blocks}")]
+
+
 def value_tables(module: nn.Module) -> list[ValueTable]:
     """Return every value table in a module, once each."""
     return [child for child in module.modules() if isinstance(child, ValueTable)]

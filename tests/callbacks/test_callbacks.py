@@ -3,6 +3,7 @@
 import inspect
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,8 @@ def test_step_seeds_do_not_depend_on_what_was_drawn_before(workdir):
 def test_progress_prints_lines_where_there_is_no_terminal(workdir, capsys):
     fit(workdir, Progress(seconds_between_lines=0.0))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("step 1/4  train/loss_nats ")
+    assert re.match(r"\d\d:\d\d:\d\d  step 1/4  ETA 0:00:\d\d  train/loss_nats ", lines[0])
+    assert re.match(r"\S+  step 4/4  ETA 0:00:00  validation  val/loss_nats ", lines[-1])
     assert len(lines) == 5  # four steps and a validation
     fit(workdir, Progress(seconds_between_lines=1000.0))
     assert len(capsys.readouterr().out.splitlines()) == 2

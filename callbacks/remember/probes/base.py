@@ -9,11 +9,13 @@ from jsonargparse.typing import PositiveInt
 from torchmetrics import Metric
 from transformers import PreTrainedModel
 
+from triptych.callbacks.trainer_parts import is_first_rank
 from triptych.datamodules.batches.length_batches import LengthBatch, length_batches
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.packing import Document
 from triptych.datamodules.batches.prompted_documents import OnLongRow
 from triptych.datamodules.batches.resumable_loader import Shard
+from triptych.models.long_loop import with_progress
 from triptych.objectives.batch_nll import batch_nll
 from triptych.objectives.teacher_forcing import teacher_forced
 
@@ -165,7 +167,10 @@ class DocumentScorer:
             The scores by document index.
         """
         scores: dict[int, DocumentScore] = {}
-        for planned in self._batches[:limit_batches]:
+        batches = self._batches[:limit_batches]
+        for planned in with_progress(
+            batches, "batches of a probe", len(batches), is_first_rank(), False
+        ):
             found = self._score_batch(model, planned, greedy)
             if planned.counts:
                 scores |= found

@@ -15,6 +15,7 @@ from triptych.callbacks.remember.probes.base import (
     ProbeSetting,
     on_device,
 )
+from triptych.callbacks.trainer_parts import is_first_rank
 from triptych.datamodules.batches.length_batches import LengthBatch, left_padded, length_batches
 from triptych.datamodules.batches.prompted_documents import encode_continuations, prompt_length
 from triptych.datamodules.remember.facts.asked_facts import AskedFact
@@ -23,6 +24,7 @@ from triptych.metrics.language_modeling import TokenNLL
 from triptych.metrics.question_answering import exact_match, token_f1
 from triptych.metrics.remember.retention import GroupMeans
 from triptych.models.generation import continue_greedily
+from triptych.models.long_loop import with_progress
 
 Scoring = Literal["generate", "teacher_forced"]
 
@@ -155,7 +157,8 @@ class Recall(Probe):
     ) -> dict[str, float]:
         exact: dict[int, float] = {}
         f1: dict[int, float] = {}
-        for planned, count in self._batches[:limit_batches]:
+        batches, title = self._batches[:limit_batches], "batches of closed-book questions"
+        for planned, count in with_progress(batches, title, len(batches), is_first_rank(), False):
             texts = self._generate(model, planned, count)
             if not planned.counts:
                 continue

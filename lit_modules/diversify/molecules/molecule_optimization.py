@@ -72,6 +72,8 @@ class MoleculeOptimization(PolicyOptimization):
     leaves both open (ours).
     """
 
+    headline_metrics = ("reward/*", "train/oracle_calls")
+
     def __init__(
         self,
         reward: Reward,

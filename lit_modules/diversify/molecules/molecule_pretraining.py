@@ -78,6 +78,8 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
             the data's vocabulary is not that of the model.
     """
 
+    headline_metrics = ("val/validity", "val/*nll_nats_per_token")
+
     def __init__(
         self,
         vocab_size: int,

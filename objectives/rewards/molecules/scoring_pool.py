@@ -9,9 +9,11 @@ main process. Slow ones are assigned one by one to free workers.
 
 import logging
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -199,7 +201,8 @@ class ScoringPool:
         context = get_context("spawn")  # forking a process that runs threads may hang
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.objective), daemon=True)
-        process.start()
+        with without_ctrl_c():
+            process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
 
@@ -208,6 +211,22 @@ class ScoringPool:
         worker.process.kill()
         worker.process.join()
         self._workers.remove(worker)
+
+
+@contextmanager
+def without_ctrl_c() -> Iterator[None]:
+    """Let processes that start within never see Ctrl-C, which reaches all those of a terminal.
+
+    Their parent ends the step in progress, then them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by processes
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection, objective: MoleculeObjective) -> None:

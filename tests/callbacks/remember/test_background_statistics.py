@@ -26,6 +26,7 @@ from triptych.datamodules.remember.facts.facts import FactsConfig
 from triptych.datamodules.remember.text.text_and_facts import TextAndFacts
 from triptych.datamodules.remember.text.text_corpus import TextConfig
 from triptych.lit_modules.remember.memory_pretraining import MemoryPretraining
+from triptych.models import long_loop
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_config import MemoryConfig
@@ -34,7 +35,7 @@ from triptych.objectives.remember.background_statistics import BackgroundStatist
 
 NAME = "triptych.callbacks.remember.background_statistics.CollectBackgroundStatistics"
 ROWS, DOCUMENTS, LENGTH = 6, 3, 96  # documents of one and a half batches
-SIZES = {"num_documents": DOCUMENTS, "rows_per_document": ROWS}
+SIZES = {"num_documents": DOCUMENTS, "rows_per_document": ROWS, "on_validate": True}
 SLOTS = 32**2
 
 
@@ -268,12 +269,13 @@ def test_progress_is_a_line_now_and_then_or_a_bar(exported, tmp_path, capsys, mo
         return capsys.readouterr().out
 
     assert "document" not in shown()
-    monkeypatch.setattr(collected, "SECONDS_BETWEEN_LINES", 0.0)
-    assert "background statistics: document 2/3" in shown()
+    monkeypatch.setattr(long_loop, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(long_loop, "SECONDS_BETWEEN_LINES", 0.0)
+    assert "documents for background statistics: 2/3  ETA 0:00:0" in shown()
     assert "document" not in shown(with_bar=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    assert "Background statistics" in shown()
+    assert "documents for background statistics" in shown()
 
 
 def test_documents_are_the_training_rows_in_order_over_epochs():

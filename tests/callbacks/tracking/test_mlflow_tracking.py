@@ -78,7 +78,7 @@ def test_artifact_is_the_composed_configuration(tiny, client, workdir):
 def test_steps_of_metrics_are_kept(tiny, client):
     main(tiny(**tracked(), trainer={"log_every_n_steps": 2}))
     history = client.get_metric_history(only_run(client).info.run_id, "train/loss_nats")
-    assert [point.step for point in history] == [1, 3, 5, 7]
+    assert [point.step for point in history] == [2, 4, 6, 8]
 
 
 def test_failed_and_interrupted_runs_are_marked(tiny, client):
@@ -98,7 +98,7 @@ def test_run_resumed_in_place_goes_on_with_the_same_run(tiny, client):
     run = only_run(client)
     assert run.info.status == "FINISHED"
     steps = {point.step for point in client.get_metric_history(run.info.run_id, "val/loss_nats")}
-    assert steps == {7, 15}
+    assert steps == {8, 16}
 
 
 @pytest.mark.learning_curves

@@ -1,4 +1,5 @@
 import json
+from itertools import islice
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from triptych.datamodules.commune.agent_states import (
     read_states,
     write_states,
 )
-from triptych.datamodules.commune.debate_questions import DebateQuestions, ShuffledRows
+from triptych.datamodules.commune.debate_questions import DebateQuestions
 from triptych.datamodules.commune.pooled_evidence import PooledEvidence
+from triptych.datamodules.commune.question_stream import ShuffledRows
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
@@ -97,14 +99,17 @@ def test_agents_of_another_number_than_the_tasks_are_refused(agents):
         check_number(agents, task(num_agents=3))
 
 
-def test_every_row_is_met_once_an_epoch_whatever_the_number_of_processes():
-    one = list(ShuffledRows(10, seed=3))
-    assert sorted(one) == list(range(10))
-    parts = [list(ShuffledRows(10, 3, rank, 2)) for rank in range(2)]
-    assert sorted(parts[0] + parts[1]) == list(range(10))
-    again = ShuffledRows(10, 3)
-    again.set_epoch(1)
-    assert list(again) != one
+def test_every_row_is_met_once_an_epoch_and_epochs_differ():
+    rows = ShuffledRows(10, seed=3)
+    assert sorted(rows.order(0)) == list(range(10))
+    assert rows.order(1) != rows.order(0)
+    read = [row for row, _ in islice(ShuffledRows(10, 3, rows_per_batch=4).read(), 16)]
+    assert read == rows.order(0)[:8] + rows.order(1)[:8]
+
+
+def test_fewer_questions_than_one_batch_of_all_processes_are_refused():
+    with pytest.raises(ValueError, match="3 training questions fill no batch of 4"):
+        ShuffledRows(3, seed=0, rows_per_batch=4)
 
 
 def test_batches_hold_the_numbers_of_questions():

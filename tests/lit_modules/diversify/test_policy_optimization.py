@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -374,7 +375,7 @@ class KeepsTable(Callback):
         return pl_module.policy.model.memory_values[0].weight.detach().clone()
 
 
-def test_a_run_exports_its_model_and_shows_completions(tiny):
+def test_a_run_exports_its_model_and_shows_completions(tiny, capsys):
     sections = language_run(reward={
         "class_path": "triptych.objectives.rewards.answer_in_set.AnswerInSet",
     }, mara={"threshold": 0.5})  # fmt: skip
@@ -383,6 +384,16 @@ def test_a_run_exports_its_model_and_shows_completions(tiny):
     assert (run / "export" / "tokenizer.json").is_file()
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["mara"]["threshold"] == 0.5
+    # One table: what the panel promises comes first, with its value before training.
+    table = capsys.readouterr().out.partition("after 2 steps")[2].splitlines()
+    rows = [re.split(r" *[│┃] *", line)[1:-1] for line in table if line[:1] in "│┃" and line]
+    assert rows[0] == ["", "before", "after", "change"]
+    shares = [f"val/held_out_phrasings/answer_share/{answer}" for answer in "12"]
+    assert [row[0] for row in rows[1:3]] == shares
+    assert all(all(row) for row in rows[1:3])
+    assert 12 <= len(rows) <= 20
+    assert not any(row[0].startswith(("lr/", "before training")) for row in rows)
+    assert rows[-1][0] == "more numbers"
 
 
 def test_the_answers_of_a_composed_reward_are_found():

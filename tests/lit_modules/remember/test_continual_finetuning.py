@@ -181,7 +181,7 @@ def test_a_callback_may_take_over(tiny, export):
     )
     assert changed(weights(export), weights(run / "export")) == set()
     assert json.loads((run / "summary.json").read_text())["metrics"]["lr/anchor"] == 0.0
-    assert float(logged(run, "train/steps_taken")[2]) == 3
+    assert float(logged(run, "train/steps_taken")[3]) == 3
 
 
 # -- steps passed over -------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_learned_facts_are_passed_over_as_in_a_plain_loop(
     assert changed(expected, weights(run / "export")) == set()
     assert sum(forwards) == len(losses)
     shown = logged(run, "train/nll_nats_per_token")
-    assert {step: float(shown[step]) for step in losses} == losses
+    assert {step: float(shown[step + 1]) for step in losses} == losses
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 24
     assert summary["metrics"]["train/steps_taken"] == num_steps
