@@ -76,7 +76,8 @@ def _of_name(kind: _Kind, name: str) -> str:
     try:
         path = _parsers_own(kind, name)  # among all classes that are imported by now
     except ValueError as error:
-        raise _error(str(error).rstrip(".")) from None
+        same = sorted(str(error).rpartition(": ")[2].rstrip(".").split(", "))
+        raise _error(f"several classes are called {name}: give one of {', '.join(same)}") from None
     if "." in path:
         return path
     if ours:
@@ -160,7 +161,7 @@ def _module_hint(module: str, name: str) -> str:
     if close:
         return _hint([f"{package}.{close[0]}" if package else close[0]])
     classes = component_classes()
-    named = get_close_matches(name, classes, n=1)
+    named = get_close_matches(name, classes, n=1, cutoff=0.85)
     if named:
         return _hint(classes[named[0]])
     if package:

@@ -92,7 +92,7 @@ def _embedded_twin(options: Namespace) -> Path | None:
     file = options.data.get("__path__") if options.data else None
     if file is None or not Path(file).stem.endswith("_local"):
         return None
-    local = Path(file.absolute)
+    local = Path(file.absolute).resolve()
     stem = local.stem.removesuffix("_local")
     for twin in (local.with_stem(stem), local.with_stem(f"{stem}_embedded")):
         if twin.is_file():
