@@ -10,7 +10,7 @@ import importlib.util
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,17 +24,18 @@ from triptych.short_names import component_classes, full_name
 MARK = "class_path: "
 
 _Kind = type | tuple[type, ...]
-_parsers_own = parser_types.resolve_class_path_by_name
+# It declares a tuple of one class, and takes any.
+_parsers_own: Callable[[Any, str], str] = parser_types.resolve_class_path_by_name
 
 
 @contextmanager
 def class_names_resolved() -> Iterator[None]:
     """Let jsonargparse find classes by `resolve`, in YAML files and on the command line."""
-    parser_types.resolve_class_path_by_name = resolve
+    parser_types.resolve_class_path_by_name = resolve  # type: ignore[assignment]
     try:
         yield
     finally:
-        parser_types.resolve_class_path_by_name = _parsers_own
+        parser_types.resolve_class_path_by_name = _parsers_own  # type: ignore[assignment]
 
 
 def resolve(kind: _Kind, name: str) -> str:
