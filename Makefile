@@ -12,7 +12,7 @@ TYPING := .cache/typing/triptych
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all check lint types docs format clean
+.PHONY: help install quickstart test test-all platforms check lint types docs format clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
@@ -27,6 +27,9 @@ test: lint $(TYPING) ## lint, mypy and all tests that guard a change: minutes
 
 test-all: lint $(TYPING) ## the same with studies, two processes, kill and resume: what CI runs
 	$(call run_tests,)
+
+platforms: | $(BIN)/python ## check that Python 3.11 to 3.13 need wheels alone on four platforms
+	@$(pip_settings); $(install_uv) && UV=$(BIN)/uv .ci/platforms
 
 # One thread a process: two torch threads on two busy cores are many times slower than one. mypy
 # needs little more than a minute of one core: it runs beside the tests and reports after them.
@@ -80,13 +83,9 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,$(EXTRAS))
 	@touch $@ $(BASE)
 
-# Installs the dependencies and these extras. uv is some eight times faster than pip. It does not read
-# pip's settings, so they are handed to it; where it cannot be had, or fails, pip installs the same
-# versions from the same files. Both compile what they install: where PYTHONDONTWRITEBYTECODE is set,
-# as in many containers, each process would otherwise compile torch and the rest anew, and
-# `import train` takes 2.5 times as long.
-define install
-	@pip_setting() { printenv "PIP_$$1" || $(BIN)/python -m pip config get "global.$$2" 2>/dev/null; }; \
+# uv does not read pip's settings, so they are handed to it.
+define pip_settings
+	pip_setting() { printenv "PIP_$$1" || $(BIN)/python -m pip config get "global.$$2" 2>/dev/null; }; \
 	words() { echo $$(pip_setting "$$1" "$$2"); }; \
 	export UV_FIND_LINKS="$$(words FIND_LINKS find-links | tr ' ' ',')"; \
 	export UV_EXTRA_INDEX_URL="$$(words EXTRA_INDEX_URL extra-index-url)"; \
@@ -94,8 +93,18 @@ define install
 	export UV_INDEX_STRATEGY=unsafe-best-match; \
 	[ -n "$$UV_DEFAULT_INDEX" ] || unset UV_DEFAULT_INDEX; \
 	certificate="$$(words CERT cert)"; \
-	[ -z "$$certificate" ] || export SSL_CERT_FILE="$$certificate"; \
-	if $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv \
+	[ -z "$$certificate" ] || export SSL_CERT_FILE="$$certificate"
+endef
+
+install_uv = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+
+# Installs the dependencies and these extras. uv is some eight times faster than pip; where it cannot
+# be had, or fails, pip installs the same versions from the same files. Both compile what they
+# install: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would otherwise
+# compile torch and the rest anew, and `import train` takes 2.5 times as long.
+define install
+	@$(pip_settings); \
+	if $(install_uv) \
 		&& $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -r pyproject.toml \
 			$(addprefix --extra ,$(1)); \
 	then :; else \

@@ -39,6 +39,12 @@ from typing_extensions import override
 
 from triptych import ROOT
 from triptych.callbacks.atomic_file import recover_folder
+from triptych.callbacks.command_line.config_paths import (
+    built_in_data_offered,
+    importable_beside_configs,
+    locate_starts,
+    shipped,
+)
 from triptych.callbacks.command_line.error_report import (
     ConstructorErrors,
     construct,
@@ -67,6 +73,7 @@ from triptych.callbacks.run.training_loops import use_exact_loops
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
+from triptych.class_paths import class_names_resolved
 from triptych.given_model import pretrained_base, use_tokenizer_of
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
@@ -99,7 +106,9 @@ class TriptychCLI(LightningCLI):
             load_from_checkpoint_support=False,  # see `_parse_ckpt_path`
             save_config_callback=SaveConfig,
             seed_everything_default=42,
-            parser_kwargs={"exit_on_error": False, "description": DESCRIPTION}
+            # `--trainer.max_step` is a mistake, not short for `--trainer.max_steps`.
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False}
+            | {"description": DESCRIPTION}
             | {name: {"exit_on_error": False, **defaults} for name in self.subcommands()},
             args=args,
         )
@@ -186,6 +195,7 @@ class TriptychCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
         refuse_missing_checkpoint(options.get("ckpt_path"))
+        locate_starts(options, _config_files(options))
         if options.experiment is None:
             options.experiment = experiment_name([str(path) for path in options.config or []])
         self.run = RunDirectory.claim(
@@ -203,8 +213,9 @@ class TriptychCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; errors of their constructors reach the user unchanged."""
         try:
-            self._resolve_init_from(self.config[self.subcommand])
-            with self._errors.shown():
+            options = self.config[self.subcommand]
+            self._resolve_init_from(options)
+            with built_in_data_offered(options), self._errors.shown():
                 made_by: list[tuple[Callable[..., Any], type]] = [
                     (_InstantiatorFn(self, "model"), LightningModule),
                     (_InstantiatorFn(self, "data"), LightningDataModule),
@@ -257,6 +268,7 @@ class TriptychCLI(LightningCLI):
             with (
                 interruptible(interruption),
                 recorded_run(self.run, self.trainer, seed=options.seed_everything),
+                built_in_data_offered(options),
                 readable_checkpoint_errors(options.get("ckpt_path")),
             ):
                 super()._run_subcommand(subcommand)
@@ -329,7 +341,9 @@ class TriptychCLI(LightningCLI):
             words += ["--trainer.fast_dev_run", str(options.trainer.fast_dev_run)]
         parser = self._parser("fit")
         with short_parser_errors(words, self._subcommand_parsers):
-            composed = parser.dump(parser.parse_args(words))
+            parsed = parser.parse_args(words)
+        locate_starts(parsed, [path])
+        composed = parser.dump(parsed)
         return Stage(path, yaml.safe_load(composed), tuple(words[2:]))
 
 
@@ -342,16 +356,20 @@ def option_titles() -> dict[str, tuple[str, str]]:
         "model": (
             "Model",
             "--model.help CLASS lists a model's options, with --model.memory.help or "
-            "--model.base.help after it those of a part. CLASS is triptych.lit_modules. followed "
-            f"by one of {modules}; or a class of your own.",
+            f"--model.base.help after it those of a part. CLASS is one of {modules}, of which the "
+            "last part is enough; or a class of your own.",
         ),
         "data": (
             "Data",
-            "--data.help CLASS lists the options of the data. CLASS is triptych.datamodules. "
-            f"followed by one of {datamodules}; or a class of your own. A `task` is likewise one "
-            f"of {tasks}.",
+            f"--data.help CLASS lists the options of the data. CLASS is one of {datamodules}, of "
+            "which the last part is enough; or a class of your own. A `task` is likewise one of "
+            f"{tasks}.",
         ),
     }
+
+
+def _config_files(options: Namespace) -> list[Path]:
+    return [Path(str(path)) for path in options.config or []]
 
 
 def _vocab_size(data: LightningDataModule) -> int | None:
@@ -374,19 +392,14 @@ def main(args: ArgsType = None) -> Path:
             option or a key that does not exist.
     """
     words = sys.argv[1:] if args is None else args
-    with restored_process_state(), short_names_allowed():
+    with restored_process_state(), short_names_allowed(), class_names_resolved():
         if not isinstance(words, list):
             return TriptychCLI(words).run.path
         if words[:1] == ["ledger"]:
             return run_ledger_command(words[1:])
-        return TriptychCLI([_shipped(word) for word in words]).run.path
-
-
-def _shipped(word: str) -> str:
-    """Locate `configs/...yaml` in this package where the working directory has no such file."""
-    option, equals, path = word.rpartition("=")
-    is_shipped = path.startswith("configs/") and (ROOT / path).is_file()
-    return f"{option}{equals}{ROOT / path}" if is_shipped and not Path(path).exists() else word
+        words = [shipped(word) for word in words]
+        with importable_beside_configs(words):
+            return TriptychCLI(words).run.path
 
 
 def run() -> None:

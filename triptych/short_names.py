@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,9 @@ from types import ModuleType
 
 from triptych import ROOT
 
-FOLDERS = (
-    *("models", "objectives", "metrics", "datamodules", "callbacks", "lit_modules"),
-    *("studies", "benchmarks"),
-)
+# Folders with classes that a configuration can name.
+COMPONENTS = ("models", "objectives", "metrics", "datamodules", "callbacks", "lit_modules")
+FOLDERS = (*COMPONENTS, "studies", "benchmarks")
 # Modules of version 0.1 that got another name, not only another folder.
 RENAMED = {
     "objectives.thought_structure": "objectives.commune.structure",
@@ -60,14 +60,37 @@ def full_name(name: str) -> str | None:
 def full_class_path(path: str) -> str:
     """Return the current class path for a short or former one, and any other path unchanged.
 
+    >>> full_class_path("ProductKeyIndex")
+    'triptych.models.remember.index.product_keys.ProductKeyIndex'
     >>> full_class_path("models.product_keys.ProductKeyIndex")
     'triptych.models.remember.index.product_keys.ProductKeyIndex'
     >>> full_class_path("mine.index.Sampled")
     'mine.index.Sampled'
     """
     module, _, name = path.rpartition(".")
+    same = [] if module else component_classes().get(name, [])
+    if len(same) == 1:
+        return same[0]
     known = full_name(module)
     return path if known is None else f"{known}.{name}"
+
+
+@functools.cache
+def component_classes() -> dict[str, list[str]]:
+    """Return the class paths of Triptych's public classes by name.
+
+    >>> component_classes()["MemoryPretraining"]
+    ['triptych.lit_modules.remember.memory_pretraining.MemoryPretraining']
+    """
+    found: dict[str, list[str]] = {}
+    for folder in COMPONENTS:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            module = ".".join(("triptych", *file.relative_to(ROOT).with_suffix("").parts))
+            for name in re.findall(
+                r"^class ([A-Z]\w*)", file.read_text(encoding="utf-8"), re.MULTILINE
+            ):
+                found.setdefault(name, []).append(f"{module}.{name}")
+    return found
 
 
 @contextmanager

@@ -95,17 +95,21 @@ class Stage:
 
     def _run(self, run_dir: Path) -> None:
         partial = run_dir.with_name(f".{run_dir.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(run_dir, ignore_errors=True)
+        failed = run_dir.with_name(f"{run_dir.name}.failed")
+        for earlier in (partial, failed, run_dir):
+            shutil.rmtree(earlier, ignore_errors=True)
         rank_zero_info(f"init_from: running {self.config} first; the run is kept as {run_dir}")
         words = ["fit", "--config", str(self.config), "--run_dir", str(partial), *self.options]
         code = subprocess.run(
             [sys.executable, "-m", "triptych", *words], env=_environment(), check=False
         ).returncode
         if code != 0 or not _is_finished(partial):
+            if partial.is_dir():
+                partial.rename(failed)
+            kept = f" The files of that run are in {failed}." if failed.is_dir() else ""
             raise StageError(
-                f"init_from: {self.config} failed with exit code {code}, see above. "
-                f"Its files are in {partial}."
+                f"init_from: {self.config} failed with exit code {code}, see above. It has to run "
+                f"first: correct it, then give this command again.{kept}"
             )
         partial.rename(run_dir)
 

@@ -7,7 +7,6 @@ one line that matters is in the middle. This module reads that text from the out
 import ast
 import dataclasses
 import importlib
-import pkgutil
 import re
 import sys
 import textwrap
@@ -38,7 +37,17 @@ NUMBERS = {
     "ClosedUnitInterval": "a number from 0 to 1",
     "OpenUnitInterval": "a number between 0 and 1",
 }
-NO_ATTRIBUTE = re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'")
+# Begins the errors of `triptych.class_paths`.
+CLASS_PROBLEM = "class_path: "
+NO_COMPONENT = re.compile(
+    r"Expected an instantiatable class, but (?P<abstract>\S+) is abstract"
+    r"|Import path (?P<other>\S+) does not (?P<relation>correspond to a subclass of|implement "
+    r"protocol) (?P<kind>\w+)"
+)
+
+
+# Branches of a union that got beyond the type of the value.
+DEEPER = ("Problem with", "Parser key", "Expected an instantiatable", "Import path", CLASS_PROBLEM)
 
 
 @dataclasses.dataclass
@@ -50,12 +59,14 @@ class Fault:
         problem: The error in the parser's words.
         owner: The class that the option belongs to, with the number of keys that lead to it.
         class_path: The import path given for that class.
+        wrong_class: The name of a class that cannot be used; `path` ends in `class_path` then.
     """
 
     path: list[str]
     problem: str
     owner: tuple[type, int] | None = None
     class_path: str = ""
+    wrong_class: str | None = None
 
 
 @contextmanager
@@ -110,9 +121,14 @@ def explain(
     fault = _innermost(message, [])
     if fault.path[:1] and fault.path[0] in (parsers or {}):
         fault.path.pop(0)
-    text = _in_our_words(fault, parsers or {})
-    place = None if _is_given(fault.path, words) else yaml_place(fault.path, config_files(words))
+    given_to = next((parser for name, parser in (parsers or {}).items() if name in words), None)
+    text = _in_our_words(fault, given_to)
+    given = _is_given(fault.path, words)
+    place = None if given else yaml_place(fault.path, config_files(words), fault.wrong_class)
+    if given and fault.wrong_class and not _is_given_alone(fault.path, words):
+        fault.path.pop()
     where = ".".join(fault.path) + (f" ({place})" if place else "")
+    text = text.replace(f": {CLASS_PROBLEM}", ": ")  # of an option that shows a class's help
     return f"{where}: {text}" if where else text
 
 
@@ -127,19 +143,25 @@ def _innermost(message: str, path: list[str], **known: Any) -> Fault:
         inner = "\n".join(part for part in (match[2], body) if part)
         return _innermost(inner, [*path, *match[1].split(".")], **known)
     if match := re.match(r"Problem with given class_path '([^']+)':", head):
+        if body.startswith(CLASS_PROBLEM):
+            return _wrong_class(path, match[1], body.removeprefix(CLASS_PROBLEM), **known)
         owner = _import(match[1])
         # The keys of a dataclass stand directly under it, those of other classes in `init_args`.
         path = path if dataclasses.is_dataclass(owner) else [*path, "init_args"]
         pair = (owner, len(path)) if owner else None
         return _innermost(body, path, owner=pair, class_path=match[1])
     if head == UNION:
-        branches = _branches(body)
-        deeper = [b for b in branches if b.startswith(("Problem with", "Parser key"))]
+        branches = _named_again(_branches(body), body)
+        deeper = [b for b in branches if b.startswith(DEEPER)]
         if deeper:
             return _innermost(deeper[0], path, **known)
         return Fault(path, _expected_one_of(branches, body), **known)
     if match := NO_PATH.match(head):
-        return Fault(path, _no_path(match["path"]), **known)
+        if Path(match["path"]).suffix in (".yaml", ".yml"):
+            return Fault(path, _no_path(match["path"]), **known)
+        return _innermost(body.removeprefix("- "), path, **known)
+    if match := NO_COMPONENT.match(head):
+        return _wrong_class(path, match["abstract"] or match["other"], _unusable(match), **known)
     if match := re.match(r"unrecognized arguments: --([\w.]+)", message):
         return Fault([*path, *match[1].split(".")[:-1]], _unknown(match[1]), **known)
     if match := re.match(r"Expected a (.+)\. Got value: (.*)", message, re.DOTALL):
@@ -149,10 +171,38 @@ def _innermost(message: str, path: list[str], **known: Any) -> Fault:
     return Fault(path, message.strip(), **known)
 
 
+def _wrong_class(path: list[str], name: str, problem: str, **known: Any) -> Fault:
+    if problem.startswith("there is no file"):
+        return Fault(path, problem, **known)
+    if problem.startswith("expected a class_path"):
+        return Fault(path, problem, **known)
+    return Fault([*path, "class_path"], problem, wrong_class=name, **known)
+
+
+def _unusable(match: re.Match[str]) -> str:
+    """Say why a class cannot be used in a place, from a match of `NO_COMPONENT`."""
+    if name := match["abstract"]:
+        missing = sorted(getattr(_import(name), "__abstractmethods__", ()))
+        methods = f": it does not define {', '.join(missing)}" if missing else ""
+        return f"{name} is abstract{methods}; give a class that derives from it and does"
+    if match["relation"].startswith("implement"):
+        return f"{match['other']} has not all methods of {match['kind']}"
+    return f"{match['other']} is not a {match['kind']}; give a class that derives from it"
+
+
 def _branches(body: str) -> list[str]:
     errors = re.search(r"^Errors:\n(.*?)(?=^Given value type:|\Z)", body, re.DOTALL | re.MULTILINE)
     items = re.split(r"^- ", textwrap.dedent(errors[1]) if errors else "", flags=re.MULTILINE)
     return [_without_indent(item.rstrip()) for item in items if item.strip()]
+
+
+def _named_again(branches: list[str], body: str) -> list[str]:
+    """Put the given value back where the parser took it out of a sentence."""
+    given = re.search(r"^Given value: (\S+)$", body, re.MULTILINE)
+    if given is None:
+        return branches
+    sentence = re.compile(r"^(Expected an instantiatable class, but|Import path) (is|does)\b")
+    return [sentence.sub(rf"\1 {given[1]} \2", branch) for branch in branches]
 
 
 def _without_indent(item: str) -> str:
@@ -187,9 +237,7 @@ def _unknown(option: str) -> str:
 
 
 def _no_path(text: str) -> str:
-    if Path(text).suffix in (".yaml", ".yml"):
-        return f"there is no file {text} (paths in a configuration start at its folder)"
-    return f"expected a class_path or the path of a .yaml file, got {text!r}"
+    return f"there is no file {text} (paths in a configuration start at its folder)"
 
 
 # A parsed null becomes the word "None" on its way into a nested group (jsonargparse 4.53).
@@ -248,25 +296,25 @@ def _is_given(path: Sequence[str], words: Sequence[str]) -> bool:
     return not path or any(list(path[: len(option)]) == option for option in options)
 
 
+def _is_given_alone(path: Sequence[str], words: Sequence[str]) -> bool:
+    """Return whether the command line has exactly this option."""
+    return any(word.partition("=")[0] == f"--{'.'.join(path)}" for word in words)
+
+
 # -- wording --------------------------------------------------------------------------------------
 
 
-def _in_our_words(fault: Fault, parsers: Mapping[str, ArgumentParser]) -> str:
-    """Word the problem with its remedy; may lengthen the fault's path."""
+def _in_our_words(fault: Fault, parser: ArgumentParser | None) -> str:
+    """Word the problem with its remedy; may change the fault's path."""
     if match := UNKNOWN_OPTION.match(fault.problem):
         group = match["owner"].split(".") if match["kind"] == "Group" else []
         fault.path += [*group, *match["name"].split(".")]
         if fault.owner is not None:
             names, kind = _options_of(fault.owner[0], fault.path[fault.owner[1] : -1])
         else:
-            names = _siblings(parsers.get(match["owner"]), fault.path)
-            kind = None
+            fault.path = _to_first_unknown(parser, fault.path)
+            names, kind = _siblings(parser, fault.path), None
         return f"there is no such option{_instead(fault.path[-1], names, kind)}"
-    if match := NO_ATTRIBUTE.match(fault.problem):
-        fault.path[-1:] = ["class_path"] if fault.path[-1:] == ["init_args"] else fault.path[-1:]
-        close = get_close_matches(match["name"], _names_in(match["module"]), n=1)
-        hint = f"; did you mean {match['module']}.{close[0]}?" if close else ""
-        return f"there is no {match['module']}.{match['name']}{hint}"
     if fault.problem == NULL_IN_A_GROUP:
         *group, name = fault.path
         return f"{NULL_IN_A_GROUP}: write --{'.'.join(group)} '{{{name}: null}}' instead"
@@ -299,6 +347,18 @@ def _parameters(owner: type) -> dict[str, Any]:
     return {p.name: p.annotation for p in get_signature_parameters(owner, "__init__")}
 
 
+def _to_first_unknown(parser: ArgumentParser | None, path: list[str]) -> list[str]:
+    """Cut a path after the first key that the parser does not know, `modell` in `modell.x.y`."""
+    known = [action.dest.split(".") for action in parser._actions] if parser else []
+    for end in range(1, len(path)):
+        start = path[:end]
+        if start in known:  # what is in it is the business of a class
+            return path
+        if not any(keys[:end] == start for keys in known):
+            return start
+    return path
+
+
 def _siblings(parser: ArgumentParser | None, path: Sequence[str]) -> list[str]:
     """Return the options of a parser that stand beside the last key of ``path``."""
     if parser is None:
@@ -312,12 +372,6 @@ def _siblings(parser: ArgumentParser | None, path: Sequence[str]) -> list[str]:
             if keys[: len(prefix)] == prefix and len(keys) > len(prefix)
         }
     )
-
-
-def _names_in(module: str) -> list[str]:
-    found: Any = _try(lambda: importlib.import_module(module))
-    folders = getattr(found, "__path__", [])
-    return [*vars(found or object), *(info.name for info in pkgutil.iter_modules(folders))]
 
 
 def _import(class_path: str) -> Any:

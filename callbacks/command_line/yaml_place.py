@@ -18,17 +18,26 @@ def config_files(words: Sequence[str]) -> list[Path]:
     return [Path(name) for name in named + joined]
 
 
-def yaml_place(path: Sequence[str], files: Sequence[Path]) -> str | None:
+def yaml_place(path: Sequence[str], files: Sequence[Path], value: str | None = None) -> str | None:
     """Return file and line of an option, searching the last file first; None if no file has it.
 
     Args:
         path: Keys from the root of the configuration to the option.
         files: Configuration files in order. A value that names another YAML file stands for the
             content of that file.
+        value: The option's value, if it is known: other elements of a list do not have it.
     """
-    for file in reversed(files):
-        for found, mark in _marks(_compose(file), list(path), file):
-            return f"{found}, line {mark.line + 1}"
+    for found, key, node in _options(path, files):
+        if value is None or (isinstance(node, yaml.ScalarNode) and node.value == value):
+            return f"{found}, line {key.start_mark.line + 1}"
+    return None
+
+
+def folder_of(path: Sequence[str], value: str, files: Sequence[Path]) -> Path | None:
+    """Return the folder of the file that gives an option this value; None if no file does."""
+    for found, _, node in _options(path, files):
+        if isinstance(node, yaml.ScalarNode) and node.value == value:
+            return found.parent
     return None
 
 
@@ -65,18 +74,30 @@ def _compose(file: Path) -> yaml.Node | None:
         return None
 
 
-def _marks(node: yaml.Node | None, path: list[str], file: Path) -> Iterator[tuple[Path, yaml.Mark]]:
+def _options(
+    path: Sequence[str], files: Sequence[Path]
+) -> Iterator[tuple[Path, yaml.Node, yaml.Node]]:
+    """Yield file, key and value of an option, from the last file to the first."""
+    for file in reversed(files):
+        yield from _options_in(_compose(file), list(path), file)
+
+
+def _options_in(
+    node: yaml.Node | None, path: list[str], file: Path
+) -> Iterator[tuple[Path, yaml.Node, yaml.Node]]:
     """Yield every place that ``path`` leads to; a list stands for all of its elements."""
     if isinstance(node, yaml.ScalarNode) and Path(node.value).suffix in (".yaml", ".yml"):
         included = file.parent / node.value
         node, file = _compose(included), included
-    if isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.ScalarNode) and path == ["class_path"]:
+        yield file, node, node  # `model: NAME` is short for `model: {class_path: NAME}`
+    elif isinstance(node, yaml.SequenceNode):
         for element in node.value:
-            yield from _marks(element, path, file)
+            yield from _options_in(element, path, file)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if str(key.value).rstrip("+") == path[0]:
                 if len(path) == 1:
-                    yield file, key.start_mark
+                    yield file, key, value
                 else:
-                    yield from _marks(value, path[1:], file)
+                    yield from _options_in(value, path[1:], file)

@@ -1,9 +1,7 @@
 """The base of all language-model data: one tokenizer, packed rows, resumable batches."""
 
-import glob
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +24,7 @@ from triptych.datamodules.batches.tokenizer import (
     share_bytes,
     token_num_bytes,
 )
+from triptych.datamodules.sources.data_paths import data_path
 from triptych.datamodules.sources.disk_cache import default_cache_dir
 from triptych.datamodules.sources.records import RecordSource
 
@@ -275,26 +274,11 @@ class PackedDataModule(LightningDataModule):
 
 
 def locate(source: RecordSource, data_dir: str | None) -> RecordSource:
-    """Resolve a source's relative paths and patterns.
-
-    They start at the data folder: `data_dir`, else the environment's `TRIPTYCH_DATA`, else "data".
-    Those that match nothing there but do in the working directory start at the latter.
-    """
+    """Resolve a source's relative paths and patterns by `data_path`."""
     if source.is_embedded or source.hub_name:
         return source
-    folder = Path(data_dir or os.environ.get("TRIPTYCH_DATA") or "data")
     paths = [source.path] if isinstance(source.path, str) else source.path
-    located = []
-    for path in paths:
-        inside = str(folder / path)
-        here = _matches_anything(path) and not _matches_anything(inside)
-        located.append(path if here else inside)
-    return replace(source, path=located)
-
-
-def _matches_anything(path: str) -> bool:
-    """Whether a path exists, or a pattern matches something."""
-    return Path(path).exists() or any(glob.iglob(path, recursive=True))
+    return replace(source, path=[data_path(path, data_dir) for path in paths])
 
 
 def _hash(values: list[Any]) -> str:

@@ -85,7 +85,7 @@ class PromptsPart(DataPart):
 
     Args:
         config: Choice of the prompts.
-        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
+        data_dir: Folder of data; see `data_paths`.
 
     Attributes:
         counts: Numbers of rows read, kept, and left out by reason; complete after a call of
@@ -241,8 +241,8 @@ class ChatPrompts(PackedDataModule):
 
     Args:
         prompts: Choice of the prompts.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         max_prompt_tokens: Maximum length of a prompt in tokens, with its template; longer prompts
             are left out and counted.
         **kwargs: Further settings, those of `PackedDataModule`; a row is a prompt.

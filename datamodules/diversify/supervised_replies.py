@@ -80,7 +80,7 @@ class RepliesPart(DataPart):
 
     Args:
         config: Choice of the replies.
-        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
+        data_dir: Folder of data; see `data_paths`.
     """
 
     name = "replies"
@@ -230,8 +230,8 @@ class SupervisedReplies(PackedDataModule):
 
     Args:
         replies: Choice of the replies.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 

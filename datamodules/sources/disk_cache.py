@@ -22,7 +22,8 @@ def default_cache_dir() -> Path:
         existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
         if folder.is_absolute() and os.access(existing, os.W_OK):
             return folder
-    return Path(tempfile.gettempdir()) / f"triptych-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else os.getlogin()  # Windows has names alone
+    return Path(tempfile.gettempdir()) / f"triptych-{user}"
 
 
 def build_once(folder: Path, build: Callable[[Path], object]) -> Path:

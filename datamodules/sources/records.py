@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import datasets
 
+from triptych.datamodules.sources.data_paths import NoSuchDataError
 from triptych.datamodules.sources.record_fields import Fields, pick_fields
 from triptych.datamodules.sources.record_files import (
     FORMATS,
@@ -86,7 +87,7 @@ class RecordSource:
         """List the local files, patterns expanded, in a fixed order.
 
         Raises:
-            FileNotFoundError: if a file is missing or a pattern matches nothing.
+            NoSuchDataError: if a file is missing or a pattern matches nothing.
             ValueError: if a file has an unknown format.
         """
         files: list[Path] = []
@@ -95,10 +96,10 @@ class RecordSource:
             if Path(path).is_file():  # its name may contain a bracket or a star
                 matches = [Path(path)]
             if not matches:
-                raise FileNotFoundError(
+                raise NoSuchDataError(
                     f"no file at {path!r}: give a file that exists (relative paths start at the "
-                    "data folder, which is data_dir or the environment's TRIPTYCH_DATA, or at the "
-                    'working directory), "hub:owner/name", or "embedded"'
+                    "working directory or at the data folder, which is data_dir or the "
+                    'environment\'s TRIPTYCH_DATA), "hub:owner/name", or "embedded"'
                 )
             files += matches
         for file in files:

@@ -202,7 +202,7 @@ class SmilesPart(DataPart):
 
     Args:
         config: Choice of the molecules, and their spelling.
-        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
+        data_dir: Folder of data; see `data_paths`.
         cache_dir: Folder of cached, prepared molecules.
     """
 
@@ -275,8 +275,8 @@ class Smiles(PackedDataModule):
 
     Args:
         smiles: Choice of the molecules, and their spelling.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         context_length: Maximum number of tokens of a molecule, with BOS and EOS.
         batch_size: Training molecules per process and batch.
         cache_dir: Folder of cached, prepared molecules; null: `TRIPTYCH_CACHE` or

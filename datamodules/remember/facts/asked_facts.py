@@ -22,7 +22,12 @@ from triptych.datamodules.remember.facts.fact_templates import (
     Rendering,
     question_rendering,
 )
-from triptych.datamodules.remember.facts.facts import FactsConfig, choose_facts, read_facts
+from triptych.datamodules.remember.facts.facts import (
+    FactsConfig,
+    choose_facts,
+    read_facts,
+    read_templates,
+)
 from triptych.datamodules.sources.records import RecordSource, describe
 
 Wording = QuestionSet | Literal["statement"]
@@ -54,7 +59,7 @@ def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[
     Args:
         source: The rows.
         prompt: The prompt, with {question} in place of the question.
-        data_dir: Folder that relative paths start at.
+        data_dir: Folder of data; see `data_paths`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -84,7 +89,7 @@ def ask_facts(
         ValueError: if a row is malformed, the config chooses more than there is, or no fact has
             such a wording.
     """
-    templates = FactTemplates.from_file(config.templates)
+    templates = read_templates(config.templates, data_dir)
     source = locate(config.source, data_dir)
     facts = choose_facts(read_facts(source, templates), config, templates)
     statements = [templates.statements(fact) for fact in facts]

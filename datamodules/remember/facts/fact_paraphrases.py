@@ -66,7 +66,7 @@ class Paraphrases:
         config: Choice of the wordings.
         templates: The templates by relation.
         loss_on: Position of the loss.
-        data_dir: Folder that relative paths start at.
+        data_dir: Folder of data; see `data_paths`.
 
     Raises:
         FileNotFoundError: if a file is missing.

@@ -220,8 +220,8 @@ class FactStream(VisitDataModule):
         steps_per_visit: Consecutive batches that repeat the same facts.
         shuffle: Whether the order is drawn by `seed`, anew for each pass; false: the source's.
         ask_statements: Whether validation also asks to complete taught statements.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         context_length: Maximum length of a wording in tokens; a fact is never cut.
         **kwargs: Further settings, those of `VisitDataModule`.
     """

@@ -35,6 +35,7 @@ from triptych.datamodules.remember.facts.fact_templates import (
     QuestionSet,
     statement_rendering,
 )
+from triptych.datamodules.sources.data_paths import data_path
 from triptych.datamodules.sources.records import (
     RecordSource,
     describe,
@@ -89,6 +90,11 @@ class FactsConfig:
     validation_sources: dict[str, RecordSource] = field(default_factory=dict)
     validation_facts: PositiveInt | None = 512
     validation_questions: QuestionSet = "held_out"
+
+
+def read_templates(path: str | None, data_dir: str | None) -> FactTemplates:
+    """Read templates from a YAML file, located by `data_path`; None reads the built-in ones."""
+    return FactTemplates.from_file(path if path is None else data_path(path, data_dir))
 
 
 def read_facts(source: RecordSource, templates: FactTemplates) -> list[Fact]:
@@ -154,7 +160,7 @@ class FactsPart(DataPart):
 
     Args:
         config: Choice of facts, and how they are taught and asked.
-        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
+        data_dir: Folder of data; see `data_paths`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -173,7 +179,7 @@ class FactsPart(DataPart):
         source = locate(config.source, data_dir)
         refuse_shared_files([source], further.values())
         self.config = replace(config, source=source, validation_sources=further)
-        self.templates = FactTemplates.from_file(config.templates)
+        self.templates = read_templates(config.templates, data_dir)
 
     @cached_property
     def facts(self) -> list[Fact]:
@@ -256,8 +262,8 @@ class Facts(PackedDataModule):
 
     Args:
         facts: Choice of facts, and how they are taught and asked.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 

@@ -180,8 +180,8 @@ class DocumentStream(VisitDataModule):
         chunks_per_batch: Chunks taught together in one batch of all processes.
         steps_per_visit: Consecutive batches that repeat the same chunks.
         shuffle: Whether the order is drawn by `seed`, anew for each pass; false: the source's.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         **kwargs: Further settings, those of `VisitDataModule`.
     """
 

@@ -20,8 +20,8 @@ class TextAndFacts(PackedDataModule):
         facts: Choice of facts, and how they are taught and asked.
         facts_share: Share of the training rows that hold facts, between 0 and 1. For one of them
             alone, use `TextCorpus` or `Facts`.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 

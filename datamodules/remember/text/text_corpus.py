@@ -76,7 +76,7 @@ class TextPart(DataPart):
 
     Args:
         config: Choice of the text.
-        data_dir: Folder that relative paths start at; see `packed_datamodule.locate`.
+        data_dir: Folder of data; see `data_paths`.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -154,8 +154,8 @@ class TextCorpus(PackedDataModule):
 
     Args:
         text: Choice of the text.
-        data_dir: Folder that relative paths start at; null: the environment's TRIPTYCH_DATA, or
-            ./data. A path that does not exist there is looked up in the working directory.
+        data_dir: Folder of relative paths that lead nowhere from the working directory; null: the
+            environment's TRIPTYCH_DATA, or ./data.
         **kwargs: Further settings, those of `PackedDataModule`.
     """
 

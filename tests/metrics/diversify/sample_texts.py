@@ -66,7 +66,10 @@ def package_module(package: str, module: str):
 
     found = importlib.util.find_spec(package)
     if found is None:
-        pytest.skip(f"the package {package} is not installed (make install brings it)")
+        pytest.skip(
+            f"the package {package} is not installed: the extra `peers` brings it, and has no "
+            "version of `diversity` for Python 3.13"
+        )
     path = Path(found.submodule_search_locations[0]) / f"{module}.py"
     spec = importlib.util.spec_from_file_location(f"{package}_{module}", path)
     loaded = importlib.util.module_from_spec(spec)

@@ -65,7 +65,7 @@ def test_a_gate_beside_takes_the_models_precision_too():
     ("index", "message"),
     [
         ("collections.OrderedDict", "is not a SlotIndex"),
-        ("ProductKeyIndex", "cannot be found"),
+        ("ProductKeyIndexes", "cannot be found"),
         ("triptych.models.remember.index.product_keys.Nothing", "cannot be found"),
         ("models.nothing.ProductKeyIndex", "cannot be found"),
         ("triptych.models.remember.memory_layer.MemoryLayer", "is not a SlotIndex"),

@@ -10,7 +10,11 @@ from triptych.objectives.rewards.molecules.docking import VinaDocking
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective
 from triptych.objectives.rewards.molecules.scoring_pool import ScoringPool
 
-pytest.importorskip("vina", reason="docking needs the extra `docking`")
+pytest.importorskip(
+    "vina",
+    reason="docking needs the extra `docking`; vina has wheels for Linux on x86-64 alone, and for "
+    "Python up to 3.12",
+)
 
 
 @pytest.fixture(scope="module")

@@ -229,7 +229,7 @@ def test_any_file_may_train_under_any_name(write_jsonl):
     make_corpus(train, {"books": RecordSource(validation)})
 
 
-def test_paths_start_at_the_data_folder_or_here(tmp_path, monkeypatch, write_jsonl):
+def test_paths_start_here_or_at_the_data_folder(tmp_path, monkeypatch, write_jsonl):
     write_jsonl("corpus/a.jsonl", [{"text": "a"}])
     write_jsonl("here.jsonl", [{"text": "a"}])
     monkeypatch.chdir(tmp_path)
@@ -240,7 +240,7 @@ def test_paths_start_at_the_data_folder_or_here(tmp_path, monkeypatch, write_jso
     assert located("a.jsonl", "corpus") == ["corpus/a.jsonl"]
     assert located("a.jsonl") == ["data/a.jsonl"]
     monkeypatch.setenv("TRIPTYCH_DATA", "corpus")
-    assert located(["a.jsonl", "*.jsonl"]) == ["corpus/a.jsonl", "corpus/*.jsonl"]
+    assert located(["a.jsonl", "*.jsonl"]) == ["corpus/a.jsonl", "*.jsonl"]
     assert located("a.jsonl", "other") == ["other/a.jsonl"]
     assert located("corpus/*.jsonl") == ["corpus/*.jsonl"]
     assert located("**/a.jsonl", "other") == ["**/a.jsonl"]
