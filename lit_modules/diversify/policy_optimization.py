@@ -100,7 +100,11 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     (`Reinforce`'s baseline, RLOO's normalisation) takes it over the batch of each process.
     """
 
-    headline_metrics: tuple[str, ...] = ("val/*/answer_share/*", "val/*/mode_entropy_bits", "val/*/reward")
+    headline_metrics: tuple[str, ...] = (
+        "val/*/answer_share/*",
+        "val/*/mode_entropy_bits",
+        "val/*/reward",
+    )
 
     def __init__(
         self,
