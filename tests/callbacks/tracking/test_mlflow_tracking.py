@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from triptych.callbacks.run.nan_guard import NonFiniteError
 from triptych.callbacks.tracking import mlflow_tracking
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking, resend
+from triptych.callbacks.tracking.run_mirror import MirrorBusyError, RunMirror
 from triptych.callbacks.tracking.run_record import RunRecord
 from triptych.cli import main
 
@@ -260,19 +261,33 @@ def test_a_store_that_is_replaced_gets_everything_again(client, empty_store, wor
     }
 
 
-def test_two_processes_that_mirror_the_same_run(client, workdir):
+def test_two_that_mirror_the_same_run(client, workdir):
     logger = tracking()
     logger.log_metrics({"loss_nats": 1.0}, step=1)
     logger.finalize("success")
-    (workdir / "here" / "tracking_state.json").unlink()
-    command = [sys.executable, "-m", mlflow_tracking.__name__, "here"]
-    command += ["--tracking_uri", "sqlite:///mlflow.db"]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=60)[1] for process in both]
-    assert 0 in [process.returncode for process in both]
-    assert all(not e or "another process mirrors" in e for e in errors)
+    uri = f"sqlite:///{workdir}/mlflow.db"
+    first, second = (RunMirror(workdir / "here", uri) for _ in range(2))
+    with first._alone(), pytest.raises(MirrorBusyError, match="another process mirrors"):
+        second.update()
+    (workdir / "here" / "tracking_state.json").write_text('{"torn')  # a lost state does no harm
+    first.update()
+    second.update()
     run = only_run(client)
     assert len(client.get_metric_history(run.info.run_id, "loss_nats")) == 1
+
+
+def test_the_command_that_mirrors_later(client, workdir, monkeypatch, capsys):
+    logger = tracking(uri=NOBODY)
+    logger.log_metrics({"loss_nats": 1.0}, step=1)
+    logger.finalize("success")
+    words = ["mlflow_tracking", "here", "--tracking_uri"]
+    monkeypatch.setattr(sys, "argv", [*words, NOBODY])
+    with pytest.raises(SystemExit, match="could not be sent"):
+        mlflow_tracking.main()
+    monkeypatch.setattr(sys, "argv", [*words, "sqlite:///mlflow.db"])
+    mlflow_tracking.main()
+    assert "has all of here" in capsys.readouterr().out
+    assert only_run(client).data.metrics == {"loss_nats": 1.0}
 
 
 def test_a_study_is_the_parent_of_its_runs(client, workdir):
