@@ -206,7 +206,9 @@ class MLflowTracking(Logger):
         record.add("tags", context_tags() | self._tags)
         self._thread = MirrorThread(self._mirror, f"MLflow at {self._uri}")
         if self._system_seconds > 0 and can_read_system():
-            self._system = SystemMetrics(self._run_dir, self._system_seconds, self._thread.wake)
+            self._system = SystemMetrics(
+                self._mirror.run_dir, self._system_seconds, self._thread.wake
+            )
             self._system.start()
 
     def _changed(self) -> None:

@@ -65,25 +65,31 @@ def send_model(
     return model_id
 
 
-def describe(run_dir: Path, record: Content) -> str:
-    """Write the run's description in Markdown: results, where it is, and how to use it."""
+def describe(run_dir: Path, folder: Path, record: Content) -> str:
+    """Write the run's description in Markdown: results, where it is, and how to use it.
+
+    Args:
+        run_dir: The run's directory.
+        folder: The same, as the user names it.
+        record: The run's record.
+    """
     summary = read_json(run_dir / "summary.json")
     lines = []
     if summary:
         state = f"{summary['status']} after {summary.get('steps', 0):,} steps"
         lines += [f"**{record['run_name']}**: {state} on {summary.get('device', '?')}.", ""]
     if results := read_json(run_dir / "results.json"):
-        return "\n".join([*lines, *_study(results), "", f"Folder: `{run_dir.resolve()}`"])
+        return "\n".join([*lines, *_study(results), "", f"Folder: `{folder}`"])
     shown = {
         name: value
         for name, value in (summary.get("metrics") or {}).items()
         if value is not None and not name.startswith(("train/", "lr/", "background/"))
     }
     if shown:
+        first = sorted(shown.items(), key=lambda item: not item[0].startswith("val/"))
         lines += ["| metric | value |", "|---|---:|"]
-        lines += [f"| `{name}` | {value:,.4g} |" for name, value in list(shown.items())[:40]]
+        lines += [f"| `{name}` | {value:,.4g} |" for name, value in first[:40]]
         lines.append("")
-    folder = run_dir.resolve()
     lines += [f"Directory of the run: `{folder}`", ""]
     if (run_dir / "config.yaml").is_file():
         lines += [

@@ -63,11 +63,12 @@ class RunMirror:
     """
 
     def __init__(self, run_dir: Path, uri: str) -> None:
-        self.run_dir = run_dir
+        self.shown_dir = run_dir
+        self.run_dir = run_dir.absolute()  # a thread must not follow the working directory
         self.uri = uri
-        self.record = RunRecord(run_dir)
-        self._state_path = run_dir / STATE_FILE
-        self._rows = {name: MetricRows(run_dir / name) for name in METRIC_FILES}
+        self.record = RunRecord(self.run_dir)
+        self._state_path = self.run_dir / STATE_FILE
+        self._rows = {name: MetricRows(self.run_dir / name) for name in METRIC_FILES}
         self._client: MlflowClient | None = None
         self._known = False  # whether the store has confirmed, since the start, that it has the run
 
@@ -286,7 +287,7 @@ class RunMirror:
             self._refusable(
                 state, "the model", lambda: self._send_model(client, state, record, fingerprint)
             )
-        note = describe(self.run_dir, record)
+        note = describe(self.run_dir, self.shown_dir, record)
         if state["note"] != note:
             self._set_tags(client, {NOTE_TAG: note}, state)
             self._save(state, note=note)

@@ -29,6 +29,9 @@ def run_parameters(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
     for key, value in config.items():
         if key in ALWAYS:
             flat[ALWAYS[key]] = str(value)
+        elif key == "trainer" and isinstance(value, Mapping):
+            trained = {name: child for name, child in value.items() if name != "logger"}
+            _flatten(key, trained, defaults.get(key), flat)
         elif key not in NOT_OF_THE_MODEL:
             _flatten(key, value, defaults.get(key), flat)
     return _shortened(flat)
@@ -67,9 +70,14 @@ def _names_of(items: list[Mapping[str, Any]]) -> list[str]:
 
 def _shortened(flat: Mapping[str, str]) -> dict[str, str]:
     """Leave ``init_args`` and ``class_path`` out of names that stay different without them."""
-    short = {name: name.replace(".init_args.", ".").removesuffix(".class_path") for name in flat}
+    short = {name: _short(name) for name in flat}
     counts = Counter(short.values())
     return {short[n] if counts[short[n]] == 1 else n: value for n, value in flat.items()}
+
+
+def _short(name: str) -> str:
+    short = name.replace(".init_args.", ".").removesuffix(".class_path")
+    return short.removeprefix("trainer.") if short.startswith("trainer.callbacks.") else short
 
 
 @lru_cache(maxsize=64)

@@ -34,10 +34,10 @@ def test_items_of_lists_are_named_after_their_classes():
     two = {"class_path": "b.Yours", "init_args": {"size": 2}}
     config = {"trainer": {"callbacks": [default, one, two]}}
     assert run_parameters(config, {"trainer": {"callbacks": [default]}}) == {
-        "trainer.callbacks.Mine": "Mine",
-        "trainer.callbacks.Mine.size": "1",
-        "trainer.callbacks.Yours": "Yours",
-        "trainer.callbacks.Yours.size": "2",
+        "callbacks.Mine": "Mine",
+        "callbacks.Mine.size": "1",
+        "callbacks.Yours": "Yours",
+        "callbacks.Yours.size": "2",
     }
     same = {"model": {"class_path": "a.Sum", "init_args": {"parts": [one, one]}}}
     assert "model.parts.1.size" in run_parameters(same, {})
