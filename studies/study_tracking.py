@@ -39,7 +39,7 @@ def begin_study(
     params = {key: str(value) for key, value in vars(options).items() if key != "study"}
     record.add("params", params)
     panel = next((panel for panel, names in PANEL_OF.items() if name in names), None)
-    tags = {"subcommand": "study", "study": name, "panel": panel, "mlflow.source.type": "LOCAL"}
+    tags = {"subcommand": "study", "study": name, "panel": panel}
     record.add("tags", {key: value for key, value in tags.items() if value is not None})
     return options
 
@@ -84,8 +84,9 @@ def end_study(out: Path, results: dict[str, Any]) -> None:
     record.add("tags", {"held": str(results["held"]).lower(), "claim": results["claim"]})
     record.end("FINISHED")
     # Imported here: a study whose runs are all finished does not need Lightning.
-    from triptych.callbacks.tracking.mlflow_tracking import resend, resend_command
+    from triptych.callbacks.tracking.mlflow_tracking import context_tags, resend, resend_command
 
+    record.add("tags", context_tags())
     try:
         resend(out, study["uri"])
     except Exception as error:  # the results are on disk; a store must not spoil them
