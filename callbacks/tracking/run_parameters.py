@@ -1,5 +1,6 @@
 """A run's settings as the parameters of a tracker: flat, with short names, without defaults."""
 
+import importlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -8,7 +9,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from jsonargparse import Namespace as Settings
-from jsonargparse.util import import_object
 
 #: Sections that say nothing about what is trained.
 NOT_OF_THE_MODEL = {"config", "run_dir", "run_name", "experiment", "tracking", "ckpt_path"}
@@ -84,8 +84,10 @@ def _short(name: str) -> str:
 def _class_defaults(class_path: str) -> dict[str, Any]:
     """Return the defaults of a class, those of its dataclasses too; none if it has no signature."""
     parser = ArgumentParser(exit_on_error=False)
+    module, _, name = class_path.rpartition(".")
     try:
-        parser.add_class_arguments(import_object(class_path), "of", fail_untyped=False)
+        named = getattr(importlib.import_module(module), name)
+        parser.add_class_arguments(named, "of", fail_untyped=False)
         defaults = parser.get_defaults()
     except Exception:  # a class that is built in another way: its settings all count
         return {}
