@@ -136,7 +136,7 @@ def cause_of(error: Exception) -> str:
     """
     causes = re.findall(r"""\w+Error\((["'])(.*?)\1\)""", str(error))
     if causes:
-        return causes[-1][1].rpartition(": ")[2]
+        return str(causes[-1][1]).rpartition(": ")[2]
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 

@@ -143,9 +143,10 @@ def receiver_of(logger: Logger) -> Receiver | None:
         return None
     if hasattr(logger, "log_table") and hasattr(logger, "log_image"):
         return WandbReceiver(logger)
-    if hasattr(type(logger), "run_id") and hasattr(logger.experiment, "log_artifact"):
+    experiment = getattr(logger, "experiment", None)
+    if hasattr(type(logger), "run_id") and hasattr(experiment, "log_artifact"):
         return MLflowReceiver(logger)
-    if hasattr(logger, "experiment") and hasattr(logger.experiment, "add_text"):
+    if hasattr(experiment, "add_text"):
         return TensorBoardReceiver(logger)
     return Receiver(logger)
 

@@ -9,6 +9,8 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +90,7 @@ class RunMirror:
             for kind in ("params", "tags")
             for name, value in record.get(kind, {}).items()
         )
-        return rows + files + named + (state["status"] != record["status"])
+        return int(rows + files + named + (state["status"] != record["status"]))
 
     def num_refused(self) -> int:
         """Count the parts that the store has refused for good."""
@@ -259,7 +261,7 @@ class RunMirror:
             still_grows = name in METRIC_FILES and not ended
             if still_grows or state["files"].get(name) == mark:
                 continue
-            self._refusable(state, name, lambda name=name: self._send_file(client, state, name))
+            self._refusable(state, name, partial(self._send_file, client, state, name))
             self._save(state, files=state["files"] | {name: mark})
 
     def _send_file(self, client: "MlflowClient", state: Content, name: str) -> None:
@@ -309,7 +311,7 @@ class RunMirror:
     ) -> None:
         """Log entities at once, or one by one if the store refuses some of them."""
         try:
-            client.log_batch(state["run_id"], **{kind: entities})
+            _log(client, state["run_id"], kind, entities)
         except Exception as error:
             if not is_refusal(error) or not self._store_has(state["run_id"]):
                 raise
@@ -317,7 +319,7 @@ class RunMirror:
                 self._refusable(
                     state,
                     f"{kind} {entity.key}",
-                    lambda entity=entity: client.log_batch(state["run_id"], **{kind: [entity]}),
+                    partial(_log, client, state["run_id"], kind, [entity]),
                 )
 
     def _refusable(self, state: Content, name: str, send: Callable[[], Any]) -> None:
@@ -334,7 +336,8 @@ class RunMirror:
                 self._save(state, refused={**state["refused"], name: str(error)[:500]})
 
     def _state(self) -> Content:
-        return _nothing_sent() | read_json(self._state_path).get(self.uri, {})
+        known: Content = read_json(self._state_path).get(self.uri, {})
+        return _nothing_sent() | known
 
     def _save(self, state: Content, **changes: Any) -> None:
         state.update(changes)
@@ -342,12 +345,17 @@ class RunMirror:
         with atomic_file(self._state_path) as partial:
             partial.write_text(json.dumps(everywhere, indent=1) + "\n")
 
-    def _alone(self, timeout: float = 0) -> "filelock.AcquireReturnProxy":
+    def _alone(self, timeout: float = 0) -> "AbstractContextManager[Any]":
         lock = filelock.FileLock(self.run_dir / ".tracking.lock")
         try:
             return lock.acquire(timeout=timeout)
         except filelock.Timeout as error:
             raise MirrorBusyError(f"another process mirrors {self.run_dir}") from error
+
+
+def _log(client: "MlflowClient", run_id: str, kind: str, entities: list[Any]) -> None:
+    named: dict[str, Any] = {kind: entities}
+    client.log_batch(run_id, **named)
 
 
 def _nothing_sent() -> Content:

@@ -85,7 +85,9 @@ def _monitors() -> list[Any]:
     from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
     from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
-    found: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+    kinds: list[Any] = [CPUMonitor, DiskMonitor, NetworkMonitor]  # untyped in MLflow
+    found = [kind() for kind in kinds]
     with suppress(Exception):  # no NVIDIA driver, or no nvidia-ml-py
-        found.append(GPUMonitor())
+        gpu: Any = GPUMonitor
+        found.append(gpu())
     return found

@@ -1,5 +1,6 @@
 """A Lightning logger for Trackio, which has none of its own."""
 
+import importlib
 import importlib.util
 from argparse import Namespace
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ class TrackioLogger(Logger):
     def experiment(self) -> Any:
         """Trackio's run, which starts when it is first asked for."""
         if self._run is None:
-            import trackio
+            trackio = _trackio()
 
             given = {key: value for key, value in self._settings.items() if value is not None}
             self._run = trackio.init(**given, embed=False)
@@ -74,7 +75,7 @@ class TrackioLogger(Logger):
         self, key: str, columns: list[str], data: list[list[Any]], step: int | None = None
     ) -> None:
         """Log a table."""
-        import trackio
+        trackio = _trackio()
 
         rows = [dict(zip(columns, row, strict=True)) for row in data]
         self.experiment.log({key: trackio.Table(data=rows)}, step=step)
@@ -82,7 +83,7 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
         """Log images by their paths."""
-        import trackio
+        trackio = _trackio()
 
         for path in images:
             self.experiment.log({key: trackio.Image(path)}, step=step)
@@ -90,7 +91,7 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def log_file(self, path: str) -> None:
         """Keep a copy of a file with the project."""
-        import trackio
+        trackio = _trackio()
 
         trackio.save(path, project=self._settings["project"])
 
@@ -98,6 +99,11 @@ class TrackioLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._run is not None:
-            import trackio
+            trackio = _trackio()
 
             trackio.finish()
+
+
+def _trackio() -> Any:
+    """Import the package when it is needed: it is no dependency of Triptych."""
+    return importlib.import_module("trackio")
