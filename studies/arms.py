@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 from rich.progress import Progress
 
+from triptych.studies.study_tracking import tracking_words
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -78,10 +80,13 @@ def run_arms(
     ):
         task = progress.add_task("runs", total=len(places), completed=len(places) - len(todo))
         jobs = {
-            pool.submit(_train, arm.words(seed), seed_options, seed, places[arm.name, seed]): (
-                arm,
+            pool.submit(
+                _train,
+                (*arm.words(seed), *tracking_words(out, arm.name, seed)),
+                seed_options,
                 seed,
-            )
+                places[arm.name, seed],
+            ): (arm, seed)
             for arm, seed in todo
         }
         for job in as_completed(jobs):
@@ -207,7 +212,7 @@ def written(
 ) -> Arm:
     """Write the configuration of an arm to a file that runs as it is."""
     content["trainer"] |= {"accelerator": "cpu", "devices": 1}
-    content["tracking"] = {"uri": None}  # the study collects the numbers of its runs itself
+    content["tracking"] = {"uri": None}  # unless the study is tracked, see `tracking_words`
     text = yaml.safe_dump(content, sort_keys=False)
     key = hashlib.sha256(text.encode()).hexdigest()[:8]
     folder.mkdir(parents=True, exist_ok=True)

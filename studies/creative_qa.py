@@ -37,6 +37,7 @@ from triptych.studies.results import (
     summarize,
     write_results,
 )
+from triptych.studies.study_tracking import begin_study
 
 CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
@@ -78,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         default="configs/diversify/creative_qa_base.yaml",
         help="initial model: an exported folder, or a config that is run first",
     )
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     if not {MARA, RLOO} <= set(options.arms):
         parser.error(f"--arms: the checks compare {MARA} with {RLOO}, give both")
     # The settings were chosen on seed 42.

@@ -35,6 +35,7 @@ from triptych.studies.results import (
     paired_test,
     write_results,
 )
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = (
     "a sparse decoder Jacobian recovers latents one by one, and blocks of them where it is dense"
@@ -72,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     parser.add_argument("--restarts", type=int, default=3, help="fits of each draw")
     parser.add_argument("--only", nargs="*", help="problems with one of these words in their name")
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     seeds = seeds_of(options)
     problems = [
         problem

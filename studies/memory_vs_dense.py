@@ -19,6 +19,7 @@ from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, device_of, read_summary
 from triptych.studies.figures import save_figure
 from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.results import at_most, compare_arms, summarize, write_results
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "at equal steps a memory model knows more facts than its dense twin"
 STEPS = {"smoke": 20, "cpu": 900, "full": 6000}
@@ -35,7 +36,7 @@ MEMORY, DENSE = "memory", "dense twin"
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "memory_vs_dense", STEPS, ("data_dir", "workers"))
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     # The settings were chosen on seed 0.
     seeds = seeds_of(options)
     runs = run_arms(

@@ -45,6 +45,7 @@ from triptych.studies.diversify.molecules.molecule_tasks import Task, tasks
 from triptych.studies.figures import save_figure
 from triptych.studies.options import Taken, study_parser
 from triptych.studies.results import Numbers, summarize, write_results
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "MARA finds more good molecules than REINVENT within the same oracle calls and samples"
 REINVENT, MARA = "REINVENT", "MARA"
@@ -181,7 +182,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         help="the prior: an exported folder, or a config that is run first; default: zinc_prior "
         "of configs/diversify with --data_dir, molecules_prior without",
     )
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     preset = PRESETS[options.preset]
     num_seeds = preset.num_seeds if options.seeds is None else options.seeds
     seeds = [*range(FIRST_SEED, FIRST_SEED + num_seeds)]

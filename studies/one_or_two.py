@@ -32,6 +32,7 @@ from triptych.studies.results import (
     summarize,
     write_results,
 )
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "MARA answers 1 and 2 equally often where a KL alone keeps the initial odds"
 BETA = 0.03
@@ -96,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         default="configs/diversify/one_or_two_base.yaml",
         help="initial model: an exported folder, or a config that is run first",
     )
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     # The settings were chosen on seed 42.
     seeds = seeds_of(options)
     names = (VANILLA, MARA, FORWARD, OVERSHOOT, EXACT)

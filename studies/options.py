@@ -10,6 +10,10 @@ Taken = Literal["data_dir", "bases", "workers", "split"]
 FOLDER = Path("runs/studies")
 #: First seed of each split: settings are not tuned on the seeds that are reported.
 FIRST_SEED = {"report": 1, "tuning": 100}
+TRACKING_HELP = (
+    "MLflow store or server of the study and its runs, `null` for none; default: none for preset "
+    "`smoke`, otherwise sqlite:///mlflow.db"
+)
 _OPTIONS: dict[str, dict[str, Any]] = {
     "data_dir": {"help": "folder with the data; default: embedded data"},
     "bases": {"type": Path, "default": FOLDER / "retention" / "bases"},
@@ -31,7 +35,9 @@ def study_parser(
     seeds_help: str = "number of seeds of each arm",
     preset_help: str = "how much to run",
 ) -> argparse.ArgumentParser:
-    """Build a parser with `--preset`, `--seeds`, `--out` and the options in `takes`.
+    """Build a parser with the options of every study and those in `takes`.
+
+    Every study has `--preset`, `--seeds`, `--out` and `--tracking_uri`.
 
     Args:
         doc: Docstring of the study; its first line is the description.
@@ -46,6 +52,8 @@ def study_parser(
     parser.add_argument("--preset", choices=presets, default="smoke", help=preset_help)
     parser.add_argument("--seeds", type=int, default=num_seeds, help=seeds_help)
     known = {**_OPTIONS, "out": {"type": Path, "default": FOLDER / name}}
+    parser.add_argument("--tracking_uri", help=TRACKING_HELP)
+    parser.set_defaults(study=name)
     for option in ("data_dir", "out", "bases", "workers", "split"):
         if option in ("out", *takes):
             parser.add_argument(f"--{option}", **known[option])

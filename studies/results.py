@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
 
+from triptych.studies.study_tracking import end_study
+
 #: Characters per line if the output is not a terminal.
 _WIDTH = 150
 
@@ -120,6 +122,7 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     _print(results)
+    end_study(out, results)
     return results
 
 

@@ -48,6 +48,7 @@ from triptych.studies.results import (
     summarize,
     write_results,
 )
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "sparse memory finetuning learns a stream of facts and forgets less than full or LoRA"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
@@ -56,7 +57,7 @@ PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "retention", PRESETS, ("data_dir", "workers", "split"))
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     steps, num_new = PRESETS[options.preset]
     world = world_of(options, steps, num_new, options.split)
     seeds = seeds_of(options, FIRST_SEED[options.split])

@@ -47,6 +47,7 @@ from triptych.studies.remember.retention.retention_ways import (
     numbers_of,
 )
 from triptych.studies.results import at_least, at_most, summarize, write_results
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "a pretrained model with memory put into it learns new facts by slots alone"
 PRESETS = {"smoke": (4, 4, 2), "cpu": (1000, 600, 140), "full": (1000, 600, 140)}
@@ -79,7 +80,7 @@ NLL = "nll_nats_per_token"
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "retrofit", PRESETS, ("data_dir", "workers", "split"))
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     steps, healing_steps, num_new = PRESETS[options.preset]
     world = world_of(options, steps, num_new, options.split)
     seeds = seeds_of(options, FIRST_SEED[options.split])

@@ -40,6 +40,7 @@ from triptych.studies.remember.retention.retention_arms import (
     world_of,
 )
 from triptych.studies.results import at_least, at_most, summarize, write_results
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "on the faiss index a memory model finds and learns as on product keys"
 PRESETS = {"smoke": (4, 2), "cpu": (1000, 140), "full": (1000, 140)}
@@ -51,7 +52,7 @@ NUM_KEPT, NUM_FACTS = 32, 64
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "slot_index", PRESETS, ("data_dir", "bases", "workers"))
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     steps, num_new = PRESETS[options.preset]
     world = world_of(options, steps, num_new)
     seeds = seeds_of(options)

@@ -39,6 +39,7 @@ from triptych.studies.results import (
     paired_test,
     write_results,
 )
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "trainings end at their closed forms, and MARA makes right answers equally probable"
 
@@ -95,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     seeds_help = "number of seeds; default: the preset's"
     parser = study_parser(__doc__, "tabular_targets", PRESETS, (), None, seeds_help)
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     preset = PRESETS[options.preset]
     num_seeds = preset.num_seeds if options.seeds is None else options.seeds
     exact = _run_exactly(preset)

@@ -32,6 +32,7 @@ from triptych.studies.results import (
     summarize,
     write_results,
 )
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "thoughts carry as much as full text, and with a masked encoder nothing private"
 CODECS = {"plain": "autoencoder.yaml", "masked": "masked_autoencoder.yaml"}
@@ -103,7 +104,7 @@ def ways(preset: str) -> list[Way]:
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "telepathy", ("smoke", "cpu", "full"), num_seeds=5)
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     # The settings were chosen on seed 42.
     seeds = seeds_of(options)
     runs = run_ways(ways(options.preset), seeds, options)
@@ -257,7 +258,6 @@ def _small(preset: str) -> tuple[str, ...]:
         *(f"{TASK}.num_train", "64", f"{TASK}.num_val", "32"),
         *("--data.init_args.batch_size", "16"),
         *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-        *("--tracking.uri", "null"),
     )
 
 

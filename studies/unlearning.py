@@ -32,6 +32,7 @@ from triptych.studies.remember.retention.retention_arms import (
     world_of,
 )
 from triptych.studies.results import at_most, summarize, write_results
+from triptych.studies.study_tracking import begin_study
 
 CLAIM = "a fact of many can be unlearned, and the others stay known"
 PRESETS = {"smoke": (4, 3, 2), "cpu": (1000, 50, 20), "full": (1000, 50, 20)}
@@ -47,7 +48,7 @@ KNOWN = "the fact itself, recall before"
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(__doc__, "unlearning", PRESETS, ("data_dir", "bases", "workers"))
-    options = parser.parse_args(args)
+    options = begin_study(parser, args)
     steps, num_new, unlearned = PRESETS[options.preset]
     world = world_of(options, steps, num_new)
     seeds = seeds_of(options)

@@ -72,6 +72,7 @@ from triptych.callbacks.run.summary_table import SummaryTable
 from triptych.callbacks.run.training_loops import use_exact_loops
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
+from triptych.callbacks.tracking.run_artifacts import closed_loggers
 from triptych.class_lists import listed
 from triptych.class_paths import class_names_resolved
 from triptych.given_model import pretrained_base, use_tokenizer_of
@@ -207,7 +208,10 @@ class TriptychCLI(LightningCLI):
         )
         files = " ".join(str(path) for path in options.config or [])
         print_place(self.run.path, files, options.seed_everything, options.tracking.uri)
-        self.save_config_kwargs = {"composed": self._composed_yaml(options)}
+        self.save_config_kwargs = {
+            "composed": self._composed_yaml(options),
+            "experiment": self.run.experiment,
+        }
 
     @override
     def instantiate_classes(self) -> None:
@@ -251,8 +255,8 @@ class TriptychCLI(LightningCLI):
         if options.trainer.enable_checkpointing is not False:
             callbacks.append(options.checkpoint)
         kwargs |= {"default_root_dir": str(self.run.path), "callbacks": callbacks}
-        if options.trainer.logger in (None, True):
-            kwargs["logger"] = self._loggers()
+        if options.trainer.logger is not False:
+            kwargs["logger"] = [*_given_loggers(options.trainer.logger), *self._loggers()]
         trainer = super().instantiate_trainer(**kwargs)
         use_exact_loops(trainer)
         return trainer
@@ -267,6 +271,7 @@ class TriptychCLI(LightningCLI):
         try:
             with (
                 interruptible(interruption),
+                closed_loggers(self.trainer),
                 recorded_run(self.run, self.trainer, seed=options.seed_everything),
                 built_in_data_offered(options),
                 readable_checkpoint_errors(options.get("ckpt_path")),
@@ -290,14 +295,10 @@ class TriptychCLI(LightningCLI):
 
     def _loggers(self) -> list[Logger]:
         tracking = self.config[self.subcommand].tracking
-        loggers: list[Logger] = [LocalMetrics(self.run.path)]
-        if tracking.uri is not None:
-            names: dict[str, Any] = {
-                "experiment": self.run.experiment,
-                "run_name": self.run.name,
-            }
-            loggers.append(MLflowTracking(**tracking, **names, run_dir=self.run.path))
-        return loggers
+        if tracking.uri is None:
+            return [LocalMetrics(self.run.path)]
+        names: dict[str, Any] = {"experiment": self.run.experiment, "run_name": self.run.name}
+        return [MLflowTracking(**tracking, **names, run_dir=self.run.path)]  # local metrics, too
 
     def _composed_yaml(self, options: Namespace) -> str:
         """Return the composed configuration without the names of this run, so it can be rerun."""
@@ -370,6 +371,13 @@ def option_titles() -> dict[str, tuple[str, str]]:
 
 def _config_files(options: Namespace) -> list[Path]:
     return [Path(str(path)) for path in options.config or []]
+
+
+def _given_loggers(option: Any) -> list[Logger]:
+    """Return the loggers of `trainer.logger`; null and `true` name none."""
+    if option in (None, True):
+        return []
+    return list(option) if isinstance(option, list | tuple) else [option]
 
 
 def _vocab_size(data: LightningDataModule) -> int | None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.tracking.run_artifacts import mlflow_loggers, save_figure
+from triptych.callbacks.tracking.run_artifacts import log_file, save_figure
 from triptych.callbacks.trainer_parts import num_dry_run_batches
 from triptych.protocols import CountsModes, missing
 
@@ -60,15 +60,14 @@ class ModeCoverageFigure(Callback):
         self._keep(trainer, pl_module)
         if not self.history or num_dry_run_batches(trainer):
             return
-        # MLflow gets the last figure alone.
+        # Loggers get the last figure alone.
         save_figure(trainer, draw_coverage(self.history), "mode_coverage", track=False)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / "figures" / "mode_coverage.png"
         if trainer.is_global_zero and path.is_file():
-            for logger in mlflow_loggers(trainer):
-                logger.log_file(path, "figures")
+            log_file(trainer, path)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
+from triptych.callbacks.tracking.run_artifacts import log_tags
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.long_loop import with_progress
@@ -55,9 +56,9 @@ class CollectBackgroundStatistics(Callback):
     Raises:
         ValueError: if the module has no language model, or the data no tokenizer.
 
-    Logs once: `background/num_documents`, `background/num_tokens`, and the shares of slots that any
-    document (`background/slots_read_share`) or all documents
-    (`background/slots_always_read_share`) have read.
+    Logs as tags: `background/num_documents`, `background/num_tokens`, and the shares of
+    slots that any document (`background/slots_read_share`) or all documents
+    (`background/slots_always_read_share`) have read. `summary.json` has them among the metrics.
     """
 
     def __init__(
@@ -185,8 +186,8 @@ def _report(trainer: Trainer, background: BackgroundStatistics, path: Path) -> N
         "background/slots_read_share": read,
         "background/slots_always_read_share": always,
     }
-    for logger in trainer.loggers:
-        logger.log_metrics(values, trainer.global_step)
+    tags = {name: f"{value:.6g}" for name, value in values.items()}
+    log_tags(trainer, tags)  # of the whole run: a chart of them would have one point
     logged = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
     trainer.callback_metrics.update(logged)  # for summary.json
     rank_zero_info(

@@ -1,5 +1,7 @@
 """The metrics of a run in ``metrics.csv``, with or without a tracking server."""
 
+import csv
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,17 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from typing_extensions import override
 
+from triptych.callbacks.atomic_file import atomic_file
+
+METRICS_FILE = "metrics.csv"
+TIME = "time"  # seconds since 1970
+
 
 class LocalMetrics(CSVLogger):
     """A CSVLogger that writes into the run's directory itself and continues an earlier file.
 
     Lightning's logger deletes the metrics of a resumed run. Its ``hparams.yaml`` is left out, since
-    ``config.yaml`` holds all settings.
+    ``config.yaml`` holds all settings. The column ``time`` holds seconds since 1970.
 
     Args:
         run_dir: The run's directory.
@@ -38,8 +45,33 @@ class LocalMetrics(CSVLogger):
 
 
 class _ContinuingWriter(ExperimentWriter):
+    """Keeps the rows of an earlier file, except for one that a kill has cut short."""
+
+    @override
+    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+        super().log_metrics({**metrics_dict, TIME: round(time.time(), 3)}, step)
+
     @override
     def _check_log_dir_exists(self) -> None:
         metrics = Path(self.metrics_file_path)
-        if metrics.is_file():
-            self.metrics_keys = metrics.read_text().partition("\n")[0].strip().split(",")
+        if not metrics.is_file():
+            return
+        content = metrics.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):
+            with atomic_file(metrics) as partial:
+                partial.write_bytes(complete)
+        if complete:
+            self.metrics_keys = complete.decode().partition("\n")[0].strip().split(",")
+        else:
+            metrics.unlink()
+
+    @override
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with atomic_file(path) as partial, partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=fieldnames, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)

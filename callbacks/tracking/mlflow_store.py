@@ -1,182 +1,152 @@
-"""Records of a run, and their transfer into an MLflow store."""
+"""The connection to an MLflow store, and what can be said about its errors."""
 
-import errno
 import importlib
-import json
+import importlib.util
 import os
-import time
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from triptych.callbacks.atomic_file import atomic_file
+import filelock
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
-Record = dict[str, Any]  # plain JSON values, with the key "kind"
-
-METRICS_PER_REQUEST = 1000  # the limit of an MLflow server
-
-# An unreachable server must not block anything: one short attempt, then the sender tries again.
+# An unreachable server must not block anything: one short attempt, then the mirror tries again.
 # Variables that the user has set stay.
 SHORT_REQUESTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
 }
-QUIET = {"MLFLOW_LOGGING_LEVEL": "WARNING"}  # MLflow would report every table it creates
+# MLflow would report every table it creates, and draw bars for the upload of files.
+QUIET = {
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+REFUSED = (400, 404, 409)  # HTTP statuses of requests that would fail again
 
 
-class RejectedRecordError(Exception):
-    """A reachable store has refused this record for good."""
+def checked_uri(uri: str | None) -> str:
+    """Return a tracking URI with the path of a database made absolute.
 
+    MLflow keeps the path of a database open when the working directory changes.
 
-class MLflowStore:
-    """One run in an MLflow store, created with the first record that is sent.
-
-    Args:
-        uri: Tracking URI: ``sqlite:///mlflow.db``, ``http://host:5000``, ...
-        run: Identity of the run: ``experiment``, ``run_name``, ``start_time_ms`` and, once it
-            exists in the store, ``run_id``.
-        run_file: File that keeps the identity, so that the run can be resumed.
+    Raises:
+        ModuleNotFoundError: if mlflow is not installed.
+        ValueError: if MLflow no longer writes to URIs of this kind, or if it holds a password.
     """
-
-    def __init__(self, uri: str, run: Record, run_file: Path) -> None:
-        for name, value in (SHORT_REQUESTS | QUIET).items():
-            os.environ.setdefault(name, value)
-        # Not in the thread of the sender: two threads must not import the same modules.
-        importlib.import_module("mlflow.tracking")
-        self.uri = uri
-        self.run = run
-        self._run_file = run_file
-        self._client: MlflowClient | None = None
-
-    def send(self, records: Sequence[Record]) -> int:
-        """Send the first record and those after it that fit into the same request.
-
-        Returns:
-            Number of records sent, at least one.
-
-        Raises:
-            RejectedRecordError: if the store refused the first record for good.
-            Exception: if the store cannot be reached or fails; sending may succeed later.
-        """
-        from mlflow.exceptions import MlflowException
-
-        client = self._connected()
-        first, count = records[0], 1
-        if first["kind"] == "metrics":
-            count = _num_in_one_request(records)
-        try:
-            if first["kind"] == "metrics":
-                metrics = [m for record in records[:count] for m in _metrics(record)]
-                client.log_batch(self.run["run_id"], metrics=metrics)
-            else:
-                getattr(self, f"_send_{first['kind']}")(client, first)
-        except MlflowException as error:
-            status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-            if status in (400, 404, 409):
-                raise RejectedRecordError(str(error)) from error
-            raise
-        except FileNotFoundError as error:  # the file was deleted after it was logged
-            raise RejectedRecordError(f"{error.filename} is gone") from error
-        except OSError:
-            raise
-        except Exception as error:  # the record is at fault, not the store
-            raise RejectedRecordError(f"{type(error).__name__}: {error}") from error
-        return count
-
-    def remember_run(self) -> None:
-        """Write the identity of the run to its file."""
-        with atomic_file(self._run_file) as partial:
-            partial.write_text(json.dumps(self.run, indent=2) + "\n")
-
-    def _connected(self) -> "MlflowClient":
-        from mlflow.tracking import MlflowClient
-
-        if self._client is None:
-            self._client = MlflowClient(tracking_uri=self.uri)
-        if self.run.get("run_id") is None:
-            self.run["run_id"] = self._create_run(self._client)
-            self.remember_run()
-        return self._client
-
-    def _create_run(self, client: "MlflowClient") -> str:
-        from mlflow.exceptions import MlflowException
-
-        name = self.run["experiment"]
-        experiment = client.get_experiment_by_name(name)
-        try:
-            experiment_id = (
-                experiment.experiment_id if experiment else client.create_experiment(name)
-            )
-        except MlflowException:  # another run has just created it
-            experiment = client.get_experiment_by_name(name)
-            if experiment is None:
-                raise
-            experiment_id = experiment.experiment_id
-        run = client.create_run(
-            experiment_id, start_time=self.run["start_time_ms"], run_name=self.run["run_name"]
+    if uri is None:
+        raise ValueError("MLflowTracking needs a tracking URI, such as sqlite:///mlflow.db")
+    if importlib.util.find_spec("mlflow") is None:
+        raise ModuleNotFoundError(
+            "mlflow is not installed. Install it with `pip install mlflow`, or run without it: "
+            "--tracking.uri null keeps the metrics in metrics.csv only."
         )
-        run_id: str = run.info.run_id
-        return run_id
-
-    def _send_params(self, client: "MlflowClient", record: Record) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(name, str(value)) for name, value in record["values"].items()]
-        client.log_batch(self.run["run_id"], params=params)
-
-    def _send_tags(self, client: "MlflowClient", record: Record) -> None:
-        from mlflow.entities import RunTag
-
-        tags = [RunTag(name, str(value)) for name, value in record["values"].items()]
-        client.log_batch(self.run["run_id"], tags=tags)
-
-    def _send_text(self, client: "MlflowClient", record: Record) -> None:
-        client.log_text(self.run["run_id"], record["text"], record["name"])
-
-    def _send_table(self, client: "MlflowClient", record: Record) -> None:
-        columns = list(dict.fromkeys(name for row in record["rows"] for name in row))
-        table = {name: [row.get(name) for row in record["rows"]] for name in columns}
-        client.log_table(self.run["run_id"], table, record["name"])
-
-    def _send_file(self, client: "MlflowClient", record: Record) -> None:
-        path = Path(record["path"])
-        if not path.exists():
-            raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        client.log_artifact(self.run["run_id"], str(path), record["folder"] or None)
-
-    def _send_status(self, client: "MlflowClient", record: Record) -> None:
-        if record["status"] == "RUNNING":
-            client.update_run(self.run["run_id"], status="RUNNING")
-        else:
-            client.set_terminated(self.run["run_id"], record["status"], record["time_ms"])
+    if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
+        raise ValueError(
+            f"--tracking.uri {uri}: MLflow no longer writes to plain folders. "
+            "Use sqlite:///path/to/mlflow.db or the URI of a server."
+        )
+    if uri.startswith("http") and urlsplit(uri).password:
+        raise ValueError(
+            "--tracking.uri has a password in it, which would be written to config.yaml and to "
+            "messages. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the "
+            "environment, and give the URI without them."
+        )
+    scheme, slashes, path = uri.partition(":///")
+    return f"{scheme}{slashes}{Path(path).resolve()}" if scheme == "sqlite" else uri
 
 
-def metrics_record(values: dict[str, float], step: int) -> Record:
-    """Make the record of some metrics at a step, with the present time."""
-    return {"kind": "metrics", "values": values, "step": step, "time_ms": time_ms()}
+def prepare_mlflow() -> None:
+    """Import MLflow's client in this thread: two threads must not import the same modules."""
+    for name, value in (SHORT_REQUESTS | QUIET).items():
+        os.environ.setdefault(name, value)
+    importlib.import_module("mlflow.tracking")
 
 
-def time_ms() -> int:
-    """Return the milliseconds since 1970, the unit of MLflow."""
-    return int(time.time() * 1000)
+def connect(uri: str) -> "MlflowClient":
+    """Open a store; the first process to open a database creates its tables, alone.
+
+    Raises:
+        Exception: if the store cannot be reached.
+    """
+    from mlflow.tracking import MlflowClient
+
+    with _alone_with_database(uri):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
 
 
-def _metrics(record: Record) -> "list[Metric]":
-    from mlflow.entities import Metric
+def lazy_client(uri: str) -> "MlflowClient":
+    """Return a client that opens the store when it is first used.
 
-    return [Metric(k, v, record["time_ms"], record["step"]) for k, v in record["values"].items()]
+    Lightning asks every logger for its ``experiment`` before training, which must not wait.
+    """
+    from mlflow.tracking import MlflowClient
+
+    class LazyClient(MlflowClient):
+        def __init__(self) -> None:  # the attributes come later
+            pass
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__") or "_registry_uri" in vars(self):
+                raise AttributeError(name)
+            with _alone_with_database(uri):
+                MlflowClient.__init__(self, tracking_uri=uri)
+            return getattr(self, name)
+
+    return LazyClient()
 
 
-def _num_in_one_request(records: Sequence[Record]) -> int:
-    """Count the records at the front that are metrics and fit into one request."""
-    num_metrics = 0
-    for count, record in enumerate(records):
-        num_metrics += len(record.get("values", ())) if record["kind"] == "metrics" else 0
-        if record["kind"] != "metrics" or (count > 0 and num_metrics > METRICS_PER_REQUEST):
-            return count
-    return len(records)
+def is_refusal(error: Exception) -> bool:
+    """Return whether a store that can be reached has refused a request for good."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    return status in REFUSED
+
+
+def is_gone(error: Exception) -> bool:
+    """Return whether a store says that it does not know what was asked for."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def valid_name(name: str) -> str:
+    """Return a name of a metric, parameter or tag that every MLflow store takes.
+
+    >>> valid_name("val/pass@4")
+    'val/pass_4'
+    """
+    return re.sub(r"[^\w.\- /]", "_", name)[:250]
+
+
+def cause_of(error: Exception) -> str:
+    """Return the innermost of the messages that HTTP clients wrap around each other.
+
+    >>> cause_of(OSError('Max retries (Caused by NewConnectionError("host: [Errno 111] refused"))'))
+    '[Errno 111] refused'
+    """
+    causes = re.findall(r"""\w+Error\((["'])(.*?)\1\)""", str(error))
+    if causes:
+        return str(causes[-1][1]).rpartition(": ")[2]
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+@contextmanager
+def _alone_with_database(uri: str) -> Iterator[None]:
+    scheme, _, name = uri.partition(":///")
+    if scheme != "sqlite":
+        yield
+        return
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+        yield

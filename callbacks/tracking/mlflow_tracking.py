@@ -1,12 +1,11 @@
 """An MLflow logger that never stops or slows a run.
 
-``python -m triptych.callbacks.tracking.mlflow_tracking RUN_DIR --tracking_uri URI`` sends the
-records that a run could not send.
+The run's directory is complete by itself; a thread brings the MLflow run up to date with it.
+``python -m triptych.callbacks.tracking.mlflow_tracking RUN_DIR --tracking_uri URI`` does the same
+for a run that has ended, into any store and as often as you like.
 """
 
 import argparse
-import importlib.util
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
@@ -15,38 +14,50 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from typing_extensions import override
 
-from triptych.callbacks.tracking.mlflow_store import MLflowStore, Record, metrics_record, time_ms
-from triptych.callbacks.tracking.tracking_sender import TrackingSender
+from triptych.callbacks.tracking.local_metrics import LocalMetrics
+from triptych.callbacks.tracking.mirror_thread import MirrorThread
+from triptych.callbacks.tracking.mlflow_store import (
+    cause_of,
+    checked_uri,
+    lazy_client,
+    prepare_mlflow,
+)
+from triptych.callbacks.tracking.run_mirror import RunMirror
+from triptych.callbacks.tracking.system_metrics import SystemMetrics, can_read_system
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from mlflow.tracking import MlflowClient
 
-RUN_FILE = "tracking.json"
-LONGEST_PARAM = 250  # characters; MLflow truncates longer values
+SECONDS_FOR_RUN_ID = 10.0
 
 
 class MLflowTracking(Logger):
-    """Logs to any MLflow store, from a separate thread.
+    """Logs into the run's directory, and mirrors that into any MLflow store from a thread.
 
-    An unreachable store costs the run nothing. Unsent records wait in ``tracking_spool.jsonl`` in
-    the run's directory. They are tried again during the run and, for a limited time, at its end. A
-    resumed run continues the same MLflow run.
+    An unreachable store costs the run nothing: the directory has metrics, tables and figures, and
+    what the store lacks is sent later. It is tried again during the run and, for a limited time, at
+    its end. A resumed run continues the same MLflow run.
+
+    Metrics are written by a `LocalMetrics` of its own, so a run needs no other logger.
 
     Args:
         uri: ``sqlite:///mlflow.db``, the URI of any MLflow server, or null for no tracking.
         flush_seconds: Longest time that the end of the run waits for the store.
-        tags: Tags of the run, beside ``code_version`` and ``data_fingerprint``.
+        tags: Tags of the run, beside those that every run has.
+        system_seconds: Time between two readings of CPU, memory and GPUs; 0 for none.
+        parent: Directory of the study that the run belongs to, which is its parent run.
         experiment: MLflow experiment of the run.
         run_name: Name of the run.
         run_dir: The run's directory.
 
     Raises:
         ModuleNotFoundError: if mlflow is not installed.
-        ValueError: if the URI is of a kind that MLflow no longer writes to.
+        ValueError: if the URI is of a kind that MLflow no longer writes to, or has a password.
     """
 
     GIVEN_BY_RUN: ClassVar = {"experiment", "run_name", "run_dir"}
@@ -56,163 +67,225 @@ class MLflowTracking(Logger):
         uri: str | None = "sqlite:///mlflow.db",
         flush_seconds: float = 30.0,
         tags: dict[str, str] | None = None,
+        system_seconds: float = 10.0,
+        parent: str | None = None,
         *,
         experiment: str,
         run_name: str,
         run_dir: str | Path,
     ) -> None:
         super().__init__()
-        if uri is None:
-            raise ValueError("MLflowTracking needs a tracking URI, such as sqlite:///mlflow.db")
-        if importlib.util.find_spec("mlflow") is None:
-            raise ModuleNotFoundError(
-                "mlflow is not installed. Install it with `pip install mlflow`, or run without it: "
-                "--tracking.uri null keeps the metrics in metrics.csv only."
-            )
-        if uri.startswith("file:") or ("://" not in uri and uri != "databricks"):
-            raise ValueError(
-                f"--tracking.uri {uri}: MLflow no longer writes to plain folders. "
-                "Use sqlite:///path/to/mlflow.db or the URI of a server."
-            )
-        self._uri = _absolute(uri)
+        self._uri = checked_uri(uri)
+        prepare_mlflow()
         self._flush_seconds = flush_seconds
         self._tags = tags or {}
+        self._system_seconds = system_seconds
+        self._parent = Path(parent) if parent else None
+        self._experiment_name = experiment
+        self._run_name = run_name
         self._run_dir = Path(run_dir)
-        self._run: Record = {
-            "uri": self._uri,
-            "experiment": experiment,
-            "run_name": run_name,
-            "run_id": None,
-            "start_time_ms": time_ms(),
-        }
-        self._sender: TrackingSender | None = None
+        self._local = LocalMetrics(run_dir)
+        self._mirror = RunMirror(self._run_dir, self._uri)
+        self._thread: MirrorThread | None = None
+        self._system: SystemMetrics | None = None
+        self._last_step = 0
+
+    # -- what Lightning asks of a logger ------------------------------------------------------
 
     @property
     @override
     def name(self) -> str:
-        return str(self._run["experiment"])
+        return self._experiment_name
 
     @property
     @override
     def version(self) -> str:
-        return str(self._run["run_name"])
+        return self._run_name
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        return str(self._run_dir)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "MlflowClient":
+        """MLflow's own client, to log what Triptych does not. Its methods may block and fail."""
+        return lazy_client(self._uri)
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the MLflow run, on rank 0; None if the store does not answer in 10 seconds."""
+        return self._mirrored_run_id()
 
     @override
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = {name: float(value) for name, value in metrics.items()}
-        self._put(metrics_record(values, step or 0))
+        self._local.log_metrics(dict(metrics), step)
+        self._local.save()
+        self._last_step = max(self._last_step, step or 0)
+        self._changed()
 
     @override
+    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Log short values as parameters; ``config.yaml`` holds all of them."""
-        flat = _flatten_dict(_convert_params(params), delimiter="/")
-        short = {k: v for k, v in flat.items() if len(str(v)) <= LONGEST_PARAM and k[0] != "_"}
-        for start in range(0, len(short), 100):  # the limit of an MLflow server
-            self._put({"kind": "params", "values": dict(list(short.items())[start : start + 100])})
-
-    def log_tags(self, tags: dict[str, str]) -> None:
-        """Set tags of the run."""
-        self._put({"kind": "tags", "values": tags})
-
-    def log_text(self, text: str, name: str) -> None:
-        """Log a text file as the artifact ``name``."""
-        self._put({"kind": "text", "text": text, "name": name})
-
-    def log_table(self, rows: list[dict[str, Any]], name: str) -> None:
-        """Log rows of plain values as the table ``name``, which ends with ``.json``."""
-        self._put({"kind": "table", "rows": rows, "name": name})
-
-    def log_file(self, path: str | Path, folder: str = "") -> None:
-        """Log a file into a folder of the run's artifacts; the file must stay in place."""
-        self._put({"kind": "file", "path": str(Path(path).resolve()), "folder": folder})
+        flat = _flatten_dict(_convert_params(params), delimiter=".")
+        self._begin()
+        self._mirror.record.add("params", {name: str(value) for name, value in flat.items()})
+        self._changed()
 
     @rank_zero_only
-    def log_figure(self, figure: "Figure", name: str) -> None:
-        """Save a figure in the run's directory, and log it as the artifact ``name``."""
-        path = self._run_dir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-        self.log_file(path, Path(name).parent.as_posix().removeprefix("."))
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._begin()
+        self._mirror.record.add("tags", tags)
+        self._changed()
+
+    @rank_zero_only
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        """Say which data the run trains on.
+
+        Args:
+            name: Name of the data.
+            digest: Their fingerprint.
+            source: Where they come from.
+        """
+        self._begin()
+        self._mirror.record.add("dataset", {"name": name, "digest": digest, "source": source})
+        self._changed()
+
+    @rank_zero_only
+    def files_changed(self) -> None:
+        """Say that the run's directory has a new table, figure or other file."""
+        self._changed()
 
     @override
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Set the status of the run, send all records, and report those that could not be sent."""
-        if self._sender is None:
+        """Set the status of the run, wait for the store, and report what it does not have."""
+        self._local.finalize(status)
+        if self._thread is None:
             return
+        if self._system is not None:
+            self._system.stop()
         interrupted = isinstance(sys.exc_info()[1], KeyboardInterrupt | SIGTERMException)
         final = "FINISHED" if status == "success" else "KILLED" if interrupted else "FAILED"
-        self._put({"kind": "status", "status": final, "time_ms": time_ms()})
-        self._sender.close(self._flush_seconds)
-        if message := self._unsent_message(self._sender):
+        self._mirror.record.end(final, self._last_step)
+        self._thread.flush(self._flush_seconds)
+        if message := self._unsent_message():
+            rank_zero_info(message)
+
+    @rank_zero_only
+    def close(self) -> None:
+        """Send what came after `finalize`, such as ``summary.json``; nothing to a silent store."""
+        if self._thread is None or self._thread.last_error is not None:
+            return
+        if not self._thread.flush(self._flush_seconds) and (message := self._unsent_message()):
             rank_zero_info(message)
 
     def status(self) -> dict[str, Any]:
         """Return the entry of tracking in ``summary.json``."""
-        sender = self._sender
+        started = self._thread is not None
         return {
-            **{key: self._run[key] for key in ("uri", "experiment", "run_name", "run_id")},
-            "num_unsent": sender.num_unsent if sender else 0,
-            "num_rejected": sender.num_rejected if sender else 0,
+            "uri": self._uri,
+            "experiment": self._experiment_name,
+            "run_name": self._run_name,
+            "run_id": self._mirror.run_id if started else None,
+            "num_unsent": self._mirror.num_unsent() if started else 0,
+            "num_refused": self._mirror.num_refused() if started else 0,
         }
 
-    @rank_zero_only
-    def _put(self, record: Record) -> None:
-        if self._sender is None:
-            self._sender = self._start()
-        self._sender.put(record)
+    # -- the mirror ---------------------------------------------------------------------------
 
-    def _start(self) -> TrackingSender:
-        run_file = self._run_dir / RUN_FILE
-        if run_file.is_file():  # the run is resumed in place
-            earlier = json.loads(run_file.read_text())
-            self._run |= earlier if earlier["uri"] == self._uri else {}
-        store = MLflowStore(self._uri, self._run, run_file)
-        store.remember_run()
-        sender = TrackingSender(store, self._run_dir, f"MLflow at {self._uri}")
-        sender.put({"kind": "status", "status": "RUNNING", "time_ms": time_ms()})
-        if self._tags:
-            sender.put({"kind": "tags", "values": self._tags})
-        return sender
+    def _begin(self) -> None:
+        if self._thread is not None:
+            return
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        record = self._mirror.record
+        record.begin(self._experiment_name, self._run_name, self._parent)
+        record.add("tags", context_tags() | self._tags)
+        self._thread = MirrorThread(self._mirror, f"MLflow at {self._uri}")
+        if self._system_seconds > 0 and can_read_system():
+            self._system = SystemMetrics(
+                self._mirror.run_dir, self._system_seconds, self._thread.wake
+            )
+            self._system.start()
 
-    def _unsent_message(self, sender: TrackingSender) -> str:
+    def _changed(self) -> None:
+        self._begin()
+        assert self._thread is not None
+        self._thread.wake()
+
+    def _mirrored_run_id(self) -> str | None:
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+            return None
+        if self._mirror.run_id is None:
+            self._changed()
+            assert self._thread is not None
+            self._thread.flush(SECONDS_FOR_RUN_ID)
+        return self._mirror.run_id
+
+    def _unsent_message(self) -> str:
+        assert self._thread is not None
         lines = []
-        if sender.num_unsent:
+        if num_unsent := self._mirror.num_unsent():
             lines.append(
-                f"MLflow at {self._uri} did not take {sender.num_unsent} records of this run "
-                f"({sender.last_error}). They are kept; send them later with\n"
-                f"  python -m triptych.callbacks.tracking.mlflow_tracking {self._run_dir} "
-                f"--tracking_uri {self._uri}"
+                f"MLflow at {self._uri} lacks {num_unsent} parts of this run "
+                f"({self._thread.last_error or 'there was no time left'}). {self._run_dir} has "
+                "everything; send the rest later with\n"
+                f"  {resend_command(self._run_dir, self._uri)}"
             )
-        if sender.num_rejected:
-            lines.append(
-                f"MLflow at {self._uri} refused {sender.num_rejected} records of this run for "
-                f"good; the last error was: {sender.last_error}"
-            )
+        if num_refused := self._mirror.num_refused():
+            lines.append(f"MLflow at {self._uri} refused {num_refused} parts of this run for good")
         return "\n".join(lines)
 
 
-def _absolute(uri: str) -> str:
-    """Make the path of a database absolute: MLflow keeps it open when the folder changes."""
-    scheme, slashes, path = uri.partition(":///")
-    return f"{scheme}{slashes}{Path(path).resolve()}" if scheme == "sqlite" else uri
+def context_tags() -> dict[str, str]:
+    """Return the user, the program and the git commit, as `mlflow.start_run` finds them."""
+    from mlflow.tracking.context.registry import resolve_tags
+
+    return {name: str(value) for name, value in resolve_tags().items()}
+
+
+def resend_command(run_dir: Path, uri: str) -> str:
+    """Return the command that mirrors a run later."""
+    return f"python -m triptych.callbacks.tracking.mlflow_tracking {run_dir} --tracking_uri {uri}"
 
 
 def resend(run_dir: Path, uri: str) -> int:
-    """Send the records in a run's spool, and return the number of those left."""
-    uri = _absolute(uri)
-    run_file = run_dir / RUN_FILE
-    run = json.loads(run_file.read_text())
-    if run["uri"] != uri:  # another store knows nothing of this run yet
-        run |= {"uri": uri, "run_id": None}
-    sender = TrackingSender(MLflowStore(uri, run, run_file), run_dir)
-    return sender.drain()
+    """Mirror a run that has ended into a store, and return the number of parts it still lacks.
+
+    Raises:
+        Exception: if the store fails or cannot be reached.
+    """
+    uri = checked_uri(uri)
+    prepare_mlflow()
+    mirror = RunMirror(run_dir, uri)
+    mirror.update()
+    return mirror.num_unsent()
+
+
+def main() -> None:
+    """Mirror the run that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m triptych.callbacks.tracking.mlflow_tracking",
+        description="Send what an MLflow store lacks of a run.",
+    )
+    parser.add_argument("run_dir", type=Path, help="directory of the run")
+    parser.add_argument("--tracking_uri", required=True, help="MLflow store or server")
+    options = parser.parse_args()
+    if not options.run_dir.is_dir():
+        parser.error(f"there is no directory {options.run_dir}")
+    try:
+        num_left = resend(options.run_dir, options.tracking_uri)
+    except Exception as error:
+        sys.exit(
+            f"{options.run_dir} could not be sent to {options.tracking_uri}: {cause_of(error)}"
+        )
+    if num_left:
+        sys.exit(f"{options.tracking_uri} still lacks {num_left} parts of {options.run_dir}")
+    print(f"{options.tracking_uri} has all of {options.run_dir}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--tracking_uri", required=True)
-    options = parser.parse_args()
-    num_left = resend(options.run_dir, options.tracking_uri)
-    sys.exit(f"{num_left} records are left in {options.run_dir}" if num_left else 0)
+    main()

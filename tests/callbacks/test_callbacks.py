@@ -1,9 +1,11 @@
 """Callbacks one by one, on a trainer that does almost nothing."""
 
+import csv
 import inspect
 import json
 import pickle
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -173,8 +175,30 @@ def test_local_metrics_go_on_where_they_left_off(tmp_path):
         logger = LocalMetrics(tmp_path)
         logger.log_metrics(values, step)
         logger.finalize("success")
-    lines = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert lines == ["loss,new,step", "1.0,,1", "0.5,3.0,2"]
+    assert rows_without_time(tmp_path) == [
+        {"loss": "1.0", "new": "", "step": "1"},
+        {"loss": "0.5", "new": "3.0", "step": "2"},
+    ]
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped_by_the_run_that_goes_on(tmp_path):
+    logger = LocalMetrics(tmp_path)
+    logger.log_metrics({"loss": 1.0}, 1)
+    logger.finalize("success")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("0.5")
+    again = LocalMetrics(tmp_path)
+    again.log_metrics({"loss": 0.25}, 2)
+    again.finalize("success")
+    assert [row["loss"] for row in rows_without_time(tmp_path)] == ["1.0", "0.25"]
+
+
+def rows_without_time(folder: Path) -> list[dict[str, str]]:
+    """The rows of a folder's metrics; their times are of the present."""
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(abs(float(row.pop("time")) - time.time()) < 60 for row in rows)
+    return rows
 
 
 def test_checkpoint_intervals(workdir):

@@ -19,6 +19,8 @@ def test_options_by_their_defaults():
         "seeds": 3,
         "out": Path("runs/studies/so"),
         "workers": 2,
+        "study": "so",
+        "tracking_uri": None,
     }
 
 
@@ -33,6 +35,8 @@ def test_options_that_are_named():
         "out": Path("runs/studies/so"),
         "bases": Path("runs/studies/retention/bases"),
         "split": "tuning",
+        "study": "so",
+        "tracking_uri": None,
     }
     with pytest.raises(SystemExit):
         parser.parse_args(["--workers", "1"])

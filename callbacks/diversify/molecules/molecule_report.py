@@ -15,7 +15,7 @@ from typing_extensions import override
 from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.diversify.molecules.chemical_space import draw_space
 from triptych.callbacks.diversify.molecules.property_histograms import draw_properties
-from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
+from triptych.callbacks.tracking.run_artifacts import log_file
 from triptych.metrics.diversify.molecules.circles import Circles, bit_vectors
 from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints
 from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
@@ -85,9 +85,8 @@ class MoleculeReport(Callback):
         names = reward.objective.names
         paths = [write_hits(hits, names, folder / "hits.csv")]
         paths += self._draw(calls, hits, names, folder / "figures")
-        for tracking in mlflow_loggers(trainer):
-            for path in paths:
-                tracking.log_file(path, "figures" if path.suffix == ".png" else "")
+        for path in paths:
+            log_file(trainer, path)
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Return the results of the search."""

@@ -1,6 +1,5 @@
 """Background statistics as runs leave them: after fit, from validate, on two processes."""
 
-import csv
 import json
 from itertools import islice
 from pathlib import Path
@@ -158,9 +157,7 @@ def test_fit_leaves_statistics_beside_the_model(run):
     assert 0 < always < read < SLOTS
     assert metrics["background/slots_read_share"] == pytest.approx(read / SLOTS)
     assert metrics["background/slots_always_read_share"] == pytest.approx(always / SLOTS)
-    with (run / "metrics.csv").open() as file:
-        last = list(csv.DictReader(file))[-1]
-    assert float(last["background/slots_read_share"]) == pytest.approx(read / SLOTS)
+    assert "background/" not in (run / "metrics.csv").read_text()  # constants are no curves
 
 
 def test_validate_finds_what_fit_found(tiny, exported):
