@@ -14,8 +14,9 @@ Options beside those of the Trainer, the model and the data:
 A given model (``init_from``, or a ``base.pretrained`` in its settings) brings its tokenizer, unless
 the data name one.
 
-``python train.py ledger --help`` lists commands on the ledgers of runs: which fact changed which
-slots, and how to remove a fact.
+Further commands work on what runs leave behind: ``ask``, ``chat`` and ``predict`` use an exported
+model, ``ledger`` shows which fact changed which slots, and removes facts. `triptych.commands` has
+them; ``python train.py ask --help`` lists the options of one.
 """
 
 import os
@@ -49,7 +50,6 @@ from triptych.callbacks.command_line.error_report import (
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
-from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.process_state import restored_process_state
 from triptych.callbacks.run.run_directory import RunDirectory, experiment_name
@@ -58,14 +58,15 @@ from triptych.callbacks.run.save_config import SaveConfig
 from triptych.callbacks.tracking.local_metrics import LocalMetrics
 from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.class_lists import listed
+from triptych.commands import COMMANDS
 from triptych.given_model import pretrained_base, use_tokenizer_of
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
 DESCRIPTION = (
     "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
-    "options are merged over earlier ones; fit --help lists the options. python train.py ledger "
-    "--help lists commands on what runs have learned, and on how to remove it."
+    "options are merged over earlier ones; fit --help lists the options. ask, chat and predict use "
+    "the model that a run has exported: python train.py ask runs/.../export \"question\"."
 )
 
 
@@ -97,10 +98,30 @@ class TriptychCLI(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # static in Lightning
-        """Return the given command alone: parsers of the others would double the time to build."""
-        known = super().subcommands()
+        """Return the given command alone: parsers of the others would double the time to build.
+
+        No module of ours has a `test_step` or a `predict_step`. `validate` measures, and the
+        command `predict` answers files.
+        """
+        known = {n: used for n, used in super().subcommands().items() if n in ("fit", "validate")}
         word = self._first_word
         return {word: known[word]} if word in known else known
+
+    @override
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, command in COMMANDS.items():  # `main` runs them; here they are listed
+            placeholder = type(parser)(exit_on_error=False)
+            parser._subcommands_action.add_subcommand(name, placeholder, help=command.help)
+
+    @override
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):  # `SummaryTable` prints what Lightning would
+            parser.set_defaults({"verbose": False})
+        return parser
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -316,8 +337,8 @@ def main(args: ArgsType = None) -> Path:
             or the options as a mapping; by default those of the process.
 
     Returns:
-        The run's directory, with ``summary.json`` in it; for the ledger's commands, the path that
-        they wrote.
+        The run's directory, with ``summary.json`` in it; for the other commands, the path that they
+        wrote or read.
 
     Raises:
         Exception: the error that stopped the run, unchanged; ``argparse.ArgumentError`` for an
@@ -327,8 +348,8 @@ def main(args: ArgsType = None) -> Path:
     with restored_process_state(), short_names_allowed():
         if not isinstance(words, list):
             return TriptychCLI(words).run.path
-        if words[:1] == ["ledger"]:
-            return run_ledger_command(words[1:])
+        if words and words[0] in COMMANDS:
+            return COMMANDS[words[0]](words[1:])
         return TriptychCLI([_shipped(word) for word in words]).run.path
 
 

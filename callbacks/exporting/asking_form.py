@@ -73,6 +73,7 @@ def write_reply_limits(
         settings.pad_token_id = tokenizer.pad_token_id
     if max_new_tokens is not None:
         settings.max_new_tokens = max_new_tokens
+    settings._from_model_config = False  # transformers would derive it anew, without the limit
     settings.save_pretrained(folder)
 
 

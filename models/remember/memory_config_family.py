@@ -1,8 +1,8 @@
 """Config classes of memory models, made for each transformers family.
 
 A class adds a `model_type` (`memory-llama`, ...). Loaders that do not know it fail, whereas a plain
-AutoModel would drop the memory with only a warning. `AutoConfig` knows the types in `FAMILIES` after
-`import triptych`. A saved model also brings a file with the names of its classes, `MODELING_FILE`,
+AutoModel would drop the memory with only a warning. Importing this module registers `FAMILIES` with `AutoConfig`, and
+`import triptych` imports it together with transformers. A saved model also brings a file with the names of its classes, `MODELING_FILE`,
 for programs that never import Triptych: they load it with `trust_remote_code=True`.
 """
 
@@ -66,13 +66,6 @@ def memory_config_class(family: Any) -> Any:
     return _config_classes[family]
 
 
-def register_families() -> None:
-    """Register the config classes of `FAMILIES`, as far as the installed transformers has them."""
-    for family in FAMILIES:
-        if family in CONFIG_MAPPING:
-            memory_config_class(CONFIG_MAPPING[family])
-
-
 def _register_model(model_type: str) -> None:
     """Register the model class of a config that is in use; this imports torch."""
     from triptych.models.remember.memory_family import memory_model_class_of
@@ -84,3 +77,8 @@ def _empty_config(family: Any) -> Any:
     """Create the object that unpickling fills; the class cannot be imported by its name."""
     made = memory_config_class(family)
     return made.__new__(made)
+
+
+for _family in FAMILIES:
+    if _family in CONFIG_MAPPING:  # the installed transformers may be older
+        memory_config_class(CONFIG_MAPPING[_family])
