@@ -9,6 +9,7 @@ Options beside those of the Trainer, the model and the data:
 - ``--run_dir``, ``--run_name``, ``--experiment``: folder, name and group of the run;
 - ``--tracking.uri``: the MLflow store or server, ``null`` for local metrics only;
 - ``--checkpoint.*``: when checkpoints are written, and which one is the best;
+- ``--export.push_to_hub``, ``--export.private``: upload of the exported model to the hub;
 - ``model.init_args.init_from``: an exported folder, or another configuration, which is run first.
 
 A given model (``init_from``, or a ``base.pretrained`` in its settings) brings its tokenizer, unless
@@ -51,6 +52,7 @@ from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.run.export_model import ExportModel
 from triptych.callbacks.run.process_state import restored_process_state
 from triptych.callbacks.run.run_directory import RunDirectory, experiment_name
 from triptych.callbacks.run.run_summary import recorded_run
@@ -157,6 +159,7 @@ class TriptychCLI(LightningCLI):
             MLflowTracking, "tracking", skip=MLflowTracking.GIVEN_BY_RUN, instantiate=False
         )
         parser.add_class_arguments(Checkpoint, "checkpoint")
+        parser.add_class_arguments(ExportModel, "export")
         # The size is known only after the data have built their tokenizer. The source is the whole
         # object, since data and model may both have no vocabulary.
         parser.link_arguments(
@@ -231,6 +234,10 @@ class TriptychCLI(LightningCLI):
         callbacks = list(options.trainer.callbacks or [])
         if options.trainer.enable_progress_bar is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        # A list of callbacks says whether and when the model is exported, `--export.*` says how.
+        callbacks = [options.export if isinstance(c, ExportModel) else c for c in callbacks]
+        if options.export.push_to_hub is not None and options.export not in callbacks:
+            callbacks.append(options.export)
         if options.trainer.enable_checkpointing is not False:
             callbacks.append(options.checkpoint)
         kwargs |= {"default_root_dir": str(self.run.path), "callbacks": callbacks}

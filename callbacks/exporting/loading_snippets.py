@@ -31,7 +31,8 @@ _OTHERS = {
 from triptych.models.diversify.molecules.smiles_policy import load_molecule_policy
 
 policy = load_molecule_policy("{name}")
-print(policy.sample([{{}}], num_samples=10).texts)
+start = {{"prompt_ids": [policy.tokenizer.bos_token_id], "prompt": ""}}
+print(policy.sample([start], num_samples=10).texts)
 """,
     "agents": """\
 from triptych.models.commune.agents import Agents
