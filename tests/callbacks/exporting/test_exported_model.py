@@ -163,6 +163,7 @@ def test_auto_classes_load_it_without_a_warning(export, caplog, recwarn):
     assert model.config.memory["layers"] == [1]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by PEFT
 def test_peft_adapts_it_and_loads_it_again(export, tmp_path):
     ids = torch.arange(5)[None]
     model = get_peft_model(

@@ -106,7 +106,7 @@ def test_the_folder_is_uploaded_in_one_commit(hub, tmp_path: Path):
     assert hub.files == {"config.json": b"{}", "model.safetensors": b"\0weights"}
     ((_, created),) = hub.requests
     assert created["name"] == "facts"
-    assert created["private"] or created.get("visibility") == "private"
+    assert created["visibility"] == "private"
 
 
 def test_a_run_uploads_its_export_when_it_has_ended(hub, tiny):
