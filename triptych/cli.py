@@ -68,7 +68,7 @@ from triptych.short_names import short_names_allowed
 DESCRIPTION = (
     "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
     "options are merged over earlier ones; fit --help lists the options. ask, chat and predict use "
-    "the model that a run has exported: python train.py ask runs/.../export \"question\"."
+    'the model that a run has exported: python train.py ask runs/.../export "question".'
 )
 
 

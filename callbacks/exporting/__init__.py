@@ -1,1 +1,1 @@
-"""What an exported folder holds beside the weights: how the model is asked, its card, its upload."""
+"""What an export holds beside the weights: how the model is asked, its card; and its upload."""

@@ -62,7 +62,9 @@ def loading_snippet(
     """
     if kind in _OTHERS:
         return _OTHERS[kind].format(name=name)
-    lines = ("import triptych  # registers models with memory layers\n" if has_memory else "") + _LOAD
+    lines = (
+        "import triptych  # registers models with memory layers\n" if has_memory else ""
+    ) + _LOAD
     template = tokenizer.chat_template if tokenizer is not None else None
     if tokenizer is None:
         lines = lines.replace(", AutoTokenizer", "").partition("tokenizer = ")[0]

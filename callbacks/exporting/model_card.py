@@ -64,8 +64,13 @@ def model_card(
     parts = [
         f"# {settings.get('experiment') or _class_name(model) or 'A model'}",
         "A model trained with Triptych"
-        + (f", starting from `{base}`." if base else "." if init_from is None else
-           ", starting from another model that was trained with Triptych."),
+        + (
+            f", starting from `{base}`."
+            if base
+            else "."
+            if init_from is None
+            else ", starting from another model that was trained with Triptych."
+        ),
         "## How to load it",
         "```bash\npip install triptych\n```" if has_memory or kind != "text" else "",
         f"```python\n{loading_snippet(kind, name, tokenizer, has_memory)}```",
@@ -110,7 +115,7 @@ def how_asked(kind: ExportKind, tokenizer: PreTrainedTokenizerBase | None) -> st
     if named:
         how = (
             "The tokenizer has this form under the name `training`: "
-            "`apply_chat_template(..., chat_template=\"training\")`. Its default is the chat "
+            '`apply_chat_template(..., chat_template="training")`. Its default is the chat '
             "template of the base model."
         )
     return f"```\n{prompt}\n```\n\n{how}"

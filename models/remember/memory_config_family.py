@@ -1,9 +1,10 @@
 """Config classes of memory models, made for each transformers family.
 
 A class adds a `model_type` (`memory-llama`, ...). Loaders that do not know it fail, whereas a plain
-AutoModel would drop the memory with only a warning. Importing this module registers `FAMILIES` with `AutoConfig`, and
-`import triptych` imports it together with transformers. A saved model also brings a file with the names of its classes, `MODELING_FILE`,
-for programs that never import Triptych: they load it with `trust_remote_code=True`.
+AutoModel would drop the memory with only a warning. Importing this module registers `FAMILIES` with
+`AutoConfig`, and `import triptych` imports it together with transformers. A saved model also brings
+`MODELING_FILE` with its classes, for programs that never import Triptych: they load the model with
+`trust_remote_code=True`.
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from argparse import ArgumentError
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer
 from tests.lit_modules.remember.tiny_export import export_tiny_model
 from triptych.callbacks.exporting.asking_form import exported_tokenizer, write_reply_limits
 from triptych.cli import main
+from triptych.commands.asked_model import AskedModel
+from triptych.datamodules.batches.chat_template import PLAIN_TEMPLATE
 from triptych.datamodules.diversify.molecules.smiles_tokenizer import atomwise_tokenizer
 from triptych.datamodules.remember.facts.question_template import QUESTION_TEMPLATE
 from triptych.models.diversify.molecules.molecule import read_molecule
@@ -31,6 +34,15 @@ def export(tmp_path_factory) -> Path:
     write_reply_limits(folder, tokenizer, 6)
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.ckpt").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def talkative(export) -> Path:
+    """The same model with a chat template that renders all turns."""
+    folder = export.parent / "talkative"
+    shutil.copytree(export, folder)
+    (folder / "chat_template.jinja").write_text(PLAIN_TEMPLATE)
     return folder
 
 
@@ -63,6 +75,14 @@ def test_ask_prints_the_answers_alone(export, expected, capsys):
     assert capsys.readouterr().out == "".join(f"{answer}\n" for answer in expected)
     main(["ask", str(export.parent), QUESTIONS[0]])  # the run's directory
     assert capsys.readouterr().out == f"{expected[0]}\n"
+
+
+def test_of_several_exports_the_last_is_asked(export, talkative, expected, capsys):
+    """`runs/quickstart/*/export` matches every run, and the last is the newest."""
+    assert main(["ask", str(talkative), str(export), QUESTIONS[0]]) == export
+    output = capsys.readouterr()
+    assert output.out == f"{expected[0]}\n"
+    assert str(export) in output.err
 
 
 def test_ask_samples_and_limits(export, expected, capsys):
@@ -115,32 +135,37 @@ def test_what_cannot_be_asked_says_what_to_do(export, molecules, tmp_path):
         main(["ask", str(export), "Who?", "--sample", "3"])
 
 
-def test_chat_keeps_the_history_and_forgets_it(export, expected, monkeypatch, capsys):
-    from triptych.commands.chat import Conversation
-
+def test_chat_keeps_the_history_and_forgets_it(talkative, monkeypatch, capsys):
     seen = []
-    encode = Conversation._fitting
+    encode = AskedModel.encode_chat
 
-    def watched(self, messages):
-        made = encode(self, messages)
-        seen.append(self.model.tokenizer.decode(made[2]))
-        return made
+    def watched(self, messages, template):
+        seen.append([message["content"] for message in messages])
+        return encode(self, messages, template)
 
-    monkeypatch.setattr(Conversation, "_fitting", watched)
+    monkeypatch.setattr(AskedModel, "encode_chat", watched)
     lines = [QUESTIONS[0], QUESTIONS[1], "/reset", "/help", QUESTIONS[1]]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-    assert main(["chat", str(export)]) == export
+    assert main(["chat", str(talkative), "--max_new_tokens", "4"]) == talkative
     output = capsys.readouterr()
-    assert f"Answer: {expected[0]}<|eos|><|bos|>Question: {QUESTIONS[1]} Answer:" in seen[1]
-    assert seen[2] == f"<|bos|>Question: {QUESTIONS[1]} Answer:"
-    assert output.out.splitlines()[0].strip() == expected[0]
-    assert output.out.splitlines()[-1].strip() == expected[1]
+    model = AskedModel(talkative)
+    template = model.chat_template()
+    asked = [{"role": "user", "content": QUESTIONS[0]}]
+    ((reply,),) = model.replies([encode(model, asked, template)], 4)
+    assert seen == [[QUESTIONS[0]], [QUESTIONS[0], reply, QUESTIONS[1]], [QUESTIONS[1]]]
+    assert output.out.startswith(reply)  # streamed
     assert "/reset" in output.err
 
 
-def test_chat_leaves_out_turns_that_no_longer_fit(export, monkeypatch, capsys):
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*QUESTIONS * 3, "/exit", "never"])))
+def test_chat_answers_each_question_of_a_model_of_facts(export, expected, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*QUESTIONS, "/exit", "never"])))
     main(["chat", str(export)])
+    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+
+def test_chat_leaves_out_turns_that_no_longer_fit(talkative, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(QUESTIONS * 3)))
+    main(["chat", str(talkative)])
     assert "no longer fit" in capsys.readouterr().err
 
 
@@ -161,7 +186,7 @@ def test_predict_answers_a_file(export, expected, tmp_path, capsys):
     main([*words, "--resume"])
     assert out.read_text() == whole
     (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": "Another?"}) + "\n")
-    with pytest.raises(ValueError, match="row 1 of .* answers another row"):
+    with pytest.raises(ValueError, match=r"row 1 of .* answers another row"):
         main([*words, "--resume"])
     main([*words, "--overwrite", "--samples", "2"])
     assert len(json.loads(out.read_text())["outputs"]) == 2

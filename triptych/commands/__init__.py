@@ -32,9 +32,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "ask": Command(
-        "Ask an exported model questions.", "triptych.commands.ask", "run_ask_command"
-    ),
+    "ask": Command("Ask an exported model questions.", "triptych.commands.ask", "run_ask_command"),
     "chat": Command(
         "Talk with an exported model in the terminal.", "triptych.commands.chat", "run_chat_command"
     ),

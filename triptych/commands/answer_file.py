@@ -1,4 +1,4 @@
-"""Rows to answer, and the `.jsonl` of their answers, which an interrupted command can go on with."""
+"""Rows to answer, and the `.jsonl` of their answers, which an interrupted command can resume."""
 
 import json
 from collections.abc import Sequence
@@ -98,15 +98,15 @@ class AnswerFile:
     def _kept(self, rows: Sequence[PromptRow]) -> list[dict[str, Any]]:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [json.loads(line) for line in lines if line.endswith("\n")]
-        for number, (answered, row) in enumerate(zip(kept, rows, strict=False), start=1):
-            if {name: answered.get(name) for name in row.fields} != row.fields:
-                break
-        else:
-            if len(kept) <= len(rows):
-                return kept
-            number = len(rows) + 1
+        fits = [
+            {name: answered.get(name) for name in row.fields} == row.fields
+            for answered, row in zip(kept, rows, strict=False)
+        ]
+        if all(fits) and len(kept) <= len(rows):
+            return kept
+        wrong = [*fits, False].index(False) + 1
         raise ValueError(
-            f"--resume: row {number} of {self.path} answers another row than that of --input: "
+            f"--resume: row {wrong} of {self.path} answers another row than that of --input: "
             "choose another --output, or give --overwrite"
         )
 

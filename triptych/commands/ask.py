@@ -1,5 +1,6 @@
 """``python train.py ask EXPORT "question"``: answers on standard output, and nothing else."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,14 +39,17 @@ def run_ask_command(words: Sequence[str]) -> Path:
         "--samples", type=positive_int, default=1, help="answers to each question; by default 1"
     )
     options = parser.read(words)
-    folder = find_export(options.export)
+    source, questions = newest_of([options.export, *options.questions])
+    if not questions:
+        parser.error("a question is missing")
+    folder = find_export(source)
     refuse_other_kinds(folder, "text")
     model = AskedModel(folder, options.device)
     template = None if options.raw else model.chat_template(options.template)
     if template is None and not options.raw:
         print("(the tokenizer has no chat template: the text is continued)", file=sys.stderr)
     set_seed(options.seed)
-    for question in options.questions:
+    for question in questions:
         if template is None:
             ids = model.encode_text(question)
         else:
@@ -54,6 +58,19 @@ def run_ask_command(words: Sequence[str]) -> Path:
         for reply in model.replies([ids], length, temperature, options.samples)[0]:
             print(reply, flush=True)
     return folder
+
+
+def newest_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Split words into an export and questions.
+
+    A pattern such as `runs/quickstart/*/export` may stand for several folders. The last is taken:
+    runs have names that begin with the time.
+    """
+    is_folder = [os.path.isdir(word) for word in words]  # Path refuses long texts
+    num_exports = max(1, next((i for i, one in enumerate(is_folder) if not one), len(words)))
+    if num_exports > 1:
+        print(f"({num_exports} folders: asking {words[num_exports - 1]})", file=sys.stderr)
+    return words[num_exports - 1], list(words[num_exports:])
 
 
 def as_messages(question: str, system: str | None) -> list[dict[str, str]]:

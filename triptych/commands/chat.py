@@ -1,4 +1,4 @@
-"""``python train.py chat EXPORT``: a conversation in the terminal; replies appear as they are made."""
+"""``python train.py chat EXPORT``: a conversation in the terminal, with streamed replies."""
 
 import sys
 from collections.abc import Sequence

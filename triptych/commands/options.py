@@ -57,7 +57,7 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature",
         type=_temperature,
-        help="0 (the default) gives the most likely answer; with several --samples the default is 1",
+        help="0 (the default) gives the most likely answer; the default for several --samples is 1",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples; by default 0")
     parser.add_argument("--system", help="system message")

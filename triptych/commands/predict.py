@@ -125,7 +125,8 @@ def sample_molecules(folder: Path, output: Path, num_samples: int, seed: int) ->
     output.write_text("".join(f"{smiles}\n" for smiles in valid))
     unique = len(set(valid))
     print(
-        f"{num_samples:,} samples: {len(valid):,} valid molecules ({unique:,} different) in {output}",
+        f"{num_samples:,} samples: {len(valid):,} valid molecules ({unique:,} different) in "
+        f"{output}",
         file=sys.stderr,
     )
     return output

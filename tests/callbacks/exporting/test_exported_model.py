@@ -99,7 +99,7 @@ def test_the_export_knows_its_limits(export):
     assert AutoModelForCausalLM.from_pretrained(export).generation_config.max_new_tokens == 5
 
 
-def test_several_turns_are_documents_of_their_own(trained_tokenizer):
+def test_of_several_turns_the_last_question_is_asked(trained_tokenizer):
     tokenizer = exported_tokenizer(trained_tokenizer, QUESTION_TEMPLATE, None)
     messages = [
         {"role": "user", "content": "Who?"},
@@ -107,9 +107,7 @@ def test_several_turns_are_documents_of_their_own(trained_tokenizer):
         {"role": "user", "content": "When?"},
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == (
-        "<|bos|>Question: Who? Answer: Austen<|eos|><|bos|>Question: When? Answer:"
-    )
+    assert text == "<|bos|>Question: When? Answer:"
     with pytest.raises(Exception, match="leave out the system message"):
         tokenizer.apply_chat_template([{"role": "system", "content": "x"}], tokenize=False)
 
@@ -163,7 +161,9 @@ def test_auto_classes_load_it_without_a_warning(export, caplog, recwarn):
     assert model.config.memory["layers"] == [1]
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # by PEFT
+@pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # by PEFT
 def test_peft_adapts_it_and_loads_it_again(export, tmp_path):
     ids = torch.arange(5)[None]
     model = get_peft_model(

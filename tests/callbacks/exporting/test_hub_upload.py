@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import huggingface_hub.constants
 import pytest
@@ -19,8 +20,8 @@ from triptych.cli import main
 class Hub(BaseHTTPRequestHandler):
     """Keeps the files of commits: create, preupload and commit, as the hub answers them."""
 
-    requests: list[tuple[str, dict]] = []
-    files: dict[str, bytes] = {}
+    requests: ClassVar[list[tuple[str, dict]]]
+    files: ClassVar[dict[str, bytes]]
     refuses = False
 
     def do_POST(self) -> None:
@@ -82,8 +83,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     class OfThisTest(Hub):
-        requests: list[tuple[str, dict]] = []
-        files: dict[str, bytes] = {}
+        requests: ClassVar[list[tuple[str, dict]]] = []
+        files: ClassVar[dict[str, bytes]] = {}
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), OfThisTest)
     thread = threading.Thread(target=server.serve_forever)
@@ -124,5 +125,5 @@ def test_a_failed_upload_does_not_lose_the_run(hub, tiny):
 
 
 def test_a_name_that_the_hub_would_refuse_stops_before_training():
-    with pytest.raises(ValueError, match="export.push_to_hub is 'a/b/c'"):
+    with pytest.raises(ValueError, match=r"export\.push_to_hub is 'a/b/c'"):
         check_repository_name("a/b/c")
