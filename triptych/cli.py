@@ -112,6 +112,7 @@ class TriptychCLI(LightningCLI):
     @override
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
+        assert parser._subcommands_action is not None
         for name, command in COMMANDS.items():  # `main` runs them; here they are listed
             placeholder = type(parser)(exit_on_error=False)
             parser._subcommands_action.add_subcommand(name, placeholder, help=command.help)

@@ -32,7 +32,8 @@ def exported_tokenizer(
     if max_length is not None:
         copied.model_max_length = min(max_length, copied.model_max_length)
     copied.chat_template = with_training_form(copied.chat_template, chat_template)
-    return copied
+    made: PreTrainedTokenizerBase = copied
+    return made
 
 
 def with_training_form(

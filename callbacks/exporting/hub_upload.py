@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it does export it
 
 
 def check_repository_name(name: str) -> None:

@@ -192,11 +192,11 @@ def _save_tokenizer(
         tokenizer.save_pretrained(folder)
         return tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None
     form = data.chat_template if isinstance(data, HasChatTemplate) else None
-    tokenizer = exported_tokenizer(tokenizer, form, num_positions(config))
-    tokenizer.save_pretrained(folder)
+    exported = exported_tokenizer(tokenizer, form, num_positions(config))
+    exported.save_pretrained(folder)
     longest = pl_module.max_new_tokens if isinstance(pl_module, BoundsReplies) else None
-    write_reply_limits(folder, tokenizer, longest)
-    return tokenizer
+    write_reply_limits(folder, exported, longest)
+    return exported
 
 
 def _config(pl_module: LightningModule) -> Any:
