@@ -16,8 +16,9 @@ FLOORS = [
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 PANELS = {"remember", "diversify", "commune"}
-# What every floor may import: where the clone is, and what modules promise to each other.
-GROUND = {"triptych", "triptych.short_names", "triptych.protocols"}
+# What every floor may import: where the clone is, what modules promise to each other, and the hook
+# that registers models when transformers is imported.
+GROUND = {"triptych", "triptych.short_names", "triptych.protocols", "triptych.auto_classes"}
 FILES = sorted(path for name in FLOOR_OF for path in (ROOT / name).rglob("*.py"))
 MOST_LINES, MOST_MODULES = 500, 20
 # A policy may have memory layers: all that one panel takes from another.

@@ -9,13 +9,15 @@ Options beside those of the Trainer, the model and the data:
 - ``--run_dir``, ``--run_name``, ``--experiment``: folder, name and group of the run;
 - ``--tracking.uri``: the MLflow store or server, ``null`` for local metrics only;
 - ``--checkpoint.*``: when checkpoints are written, and which one is the best;
+- ``--export.push_to_hub``, ``--export.private``: upload of the exported model to the hub;
 - ``model.init_args.init_from``: an exported folder, or another configuration, which is run first.
 
 A given model (``init_from``, or a ``base.pretrained`` in its settings) brings its tokenizer, unless
 the data name one.
 
-``python train.py ledger --help`` lists commands on the ledgers of runs: which fact changed which
-slots, and how to remove a fact.
+Further commands work on what runs leave behind: ``ask``, ``chat`` and ``predict`` use an exported
+model, ``ledger`` shows which fact changed which slots, and removes facts. `triptych.commands` has
+them; ``python train.py ask --help`` lists the options of one.
 """
 
 import os
@@ -55,8 +57,8 @@ from triptych.callbacks.command_line.error_report import (
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
-from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
 from triptych.callbacks.run.checkpoint import Checkpoint
+from triptych.callbacks.run.export_model import ExportModel
 from triptych.callbacks.run.interruption import (
     Interrupted,
     Interruption,
@@ -75,14 +77,15 @@ from triptych.callbacks.tracking.mlflow_tracking import MLflowTracking
 from triptych.callbacks.tracking.run_artifacts import closed_loggers
 from triptych.class_lists import listed
 from triptych.class_paths import class_names_resolved
+from triptych.commands import COMMANDS
 from triptych.given_model import pretrained_base, use_tokenizer_of
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
 DESCRIPTION = (
     "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
-    "options are merged over earlier ones; fit --help lists the options. python train.py ledger "
-    "--help lists commands on what runs have learned, and on how to remove it."
+    "options are merged over earlier ones; fit --help lists the options. ask, chat and predict use "
+    'the model that a run has exported: python train.py ask runs/.../export "question".'
 )
 
 
@@ -116,10 +119,22 @@ class TriptychCLI(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # static in Lightning
-        """Return the given command alone: parsers of the others would double the time to build."""
-        known = super().subcommands()
+        """Return the given command alone: parsers of the others would double the time to build.
+
+        No module of ours has a `test_step` or a `predict_step`. `validate` measures, and the
+        command `predict` answers files.
+        """
+        known = {n: used for n, used in super().subcommands().items() if n in ("fit", "validate")}
         word = self._first_word
         return {word: known[word]} if word in known else known
+
+    @override
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        assert parser._subcommands_action is not None
+        for name, command in COMMANDS.items():  # `main` runs them; here they are listed
+            placeholder = type(parser)(exit_on_error=False)
+            parser._subcommands_action.add_subcommand(name, placeholder, help=command.help)
 
     @override
     def _prepare_subcommand_parser(
@@ -165,6 +180,7 @@ class TriptychCLI(LightningCLI):
         )
         parser.add_class_arguments(Checkpoint, "checkpoint")
         parser.add_class_arguments(SummaryTable, "table")
+        parser.add_class_arguments(ExportModel, "export")
         # The size is known only after the data have built their tokenizer. The source is the whole
         # object, since data and model may both have no vocabulary.
         parser.link_arguments(
@@ -252,6 +268,10 @@ class TriptychCLI(LightningCLI):
             callbacks.append(options.table)
         if options.trainer.enable_progress_bar is False:
             callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
+        # A list of callbacks says whether and when the model is exported, `--export.*` says how.
+        callbacks = [options.export if isinstance(c, ExportModel) else c for c in callbacks]
+        if options.export.push_to_hub is not None and options.export not in callbacks:
+            callbacks.append(options.export)
         if options.trainer.enable_checkpointing is not False:
             callbacks.append(options.checkpoint)
         kwargs |= {"default_root_dir": str(self.run.path), "callbacks": callbacks}
@@ -392,8 +412,8 @@ def main(args: ArgsType = None) -> Path:
             or the options as a mapping; by default those of the process.
 
     Returns:
-        The run's directory, with ``summary.json`` in it; for the ledger's commands, the path that
-        they wrote.
+        The run's directory, with ``summary.json`` in it; for the other commands, the path that they
+        wrote or read.
 
     Raises:
         Exception: the error that stopped the run, unchanged; ``argparse.ArgumentError`` for an
@@ -403,8 +423,8 @@ def main(args: ArgsType = None) -> Path:
     with restored_process_state(), short_names_allowed(), class_names_resolved():
         if not isinstance(words, list):
             return TriptychCLI(words).run.path
-        if words[:1] == ["ledger"]:
-            return run_ledger_command(words[1:])
+        if words and words[0] in COMMANDS:
+            return COMMANDS[words[0]](words[1:])
         words = [shipped(word) for word in words]
         with importable_beside_configs(words):
             return TriptychCLI(words).run.path

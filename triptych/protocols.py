@@ -100,6 +100,18 @@ class Exports(HoldsModel, Protocol):
 
 
 @runtime_checkable
+class BoundsReplies(Protocol, metaclass=_ByName):
+    """A module that samples replies of bounded length.
+
+    `ExportModel` writes the bound into the exported `generation_config.json`.
+    """
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Tokens of the longest reply; None if it is unknown."""
+
+
+@runtime_checkable
 class StartsFrom(Protocol, metaclass=_ByName):
     """A module that may start from an exported folder.
 
@@ -272,6 +284,18 @@ class HasTokenizer(Protocol, metaclass=_ByName):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer; None if the models bring their own."""
+
+
+@runtime_checkable
+class HasChatTemplate(Protocol, metaclass=_ByName):
+    """A datamodule that asks its model in a fixed form.
+
+    `ExportModel` adds the form to the exported tokenizer.
+    """
+
+    @property
+    def chat_template(self) -> str | None:
+        """The form as a chat template; None if the data ask nothing."""
 
 
 @runtime_checkable

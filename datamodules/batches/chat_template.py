@@ -18,6 +18,19 @@ from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.tokenizer import encode_texts
 
+#: The plain template in the language of transformers, for the tokenizers of exports.
+PLAIN_TEMPLATE = (
+    "{%- set names = {'system': 'System', 'user': 'User', 'assistant': 'Assistant'} -%}"
+    "{{- bos_token -}}"
+    "{%- for message in messages -%}"
+    "{%- if loop.last and message['role'] == 'assistant' and not add_generation_prompt -%}"
+    "{{- 'Assistant:\n' + message['content'] + eos_token -}}"
+    "{%- else -%}"
+    "{{- names[message['role']] + ': ' + message['content'] + '\n' -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'Assistant:\n' -}}{%- endif -%}"
+)
 ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 

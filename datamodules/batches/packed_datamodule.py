@@ -78,9 +78,12 @@ class DataPart(ABC):
 
     Attributes:
         name: The entry in `source_names`, such as "text" or "facts".
+        chat_template: The form in which the part asks the model, as a chat template; None: it asks
+            nothing.
     """
 
     name: str
+    chat_template: str | None = None
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -165,6 +168,12 @@ class PackedDataModule(LightningDataModule):
             self._parts_fingerprint,
             self.cache_dir,
         )
+
+    @property
+    def chat_template(self) -> str | None:
+        """The form in which the data ask the model: that of the first part that asks."""
+        forms = (part.chat_template for part in self.parts)
+        return next((form for form in forms if form is not None), None)
 
     @property
     def vocab_size(self) -> int:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
 
-from triptych.datamodules.batches.chat_template import encode_prompts, plain_text
+from triptych.datamodules.batches.chat_template import PLAIN_TEMPLATE, encode_prompts, plain_text
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import (
     DataPart,
@@ -93,6 +93,7 @@ class PromptsPart(DataPart):
     """
 
     name = "prompts"
+    chat_template = PLAIN_TEMPLATE
 
     def __init__(self, config: PromptsConfig, data_dir: str | None = None) -> None:
         self.config = config

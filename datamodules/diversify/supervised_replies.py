@@ -22,7 +22,12 @@ from typing import Any
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
 
-from triptych.datamodules.batches.chat_template import encode_prompts, encode_replies, plain_text
+from triptych.datamodules.batches.chat_template import (
+    PLAIN_TEMPLATE,
+    encode_prompts,
+    encode_replies,
+    plain_text,
+)
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.length_batches import left_padded
 from triptych.datamodules.batches.packed_datamodule import (
@@ -84,6 +89,7 @@ class RepliesPart(DataPart):
     """
 
     name = "replies"
+    chat_template = PLAIN_TEMPLATE
 
     def __init__(self, config: RepliesConfig, data_dir: str | None = None) -> None:
         self.config = config

@@ -165,6 +165,11 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         return self.policy.model if isinstance(self.policy, CausalLMPolicy) else None
 
     @property
+    def max_new_tokens(self) -> int | None:
+        """Tokens of the longest reply, for exports; None if the policy is not a language model."""
+        return self.policy.max_new_tokens if isinstance(self.policy, CausalLMPolicy) else None
+
+    @property
     def mode_counts(self) -> dict[str, dict[str, Counter[str]]]:
         """Answers of the last validation: set -> category -> answer -> count, on this rank."""
         return self.evaluation.mode_counts

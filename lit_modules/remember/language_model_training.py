@@ -52,6 +52,11 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         self.sample_rows: list[dict[str, Any]] = []
         self._tokens_since, self._since = 0, time.perf_counter()
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of the longest answer or continuation."""
+        return self.evaluation.max_new_tokens
+
     # -- training ---------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -1,8 +1,7 @@
-"""Config and model classes of memory models, made for each transformers family.
+"""Model classes of memory models, made for each transformers family.
 
-The model class is a subclass of the family's class, and inherits training, `generate` and
-`save_pretrained`. The config class adds a `model_type` (`memory-llama`, ...). Loaders that do not
-know it fail, whereas a plain AutoModel would drop the memory with only a warning.
+A class is a subclass of the family's class, and inherits training, `generate` and
+`save_pretrained`. `memory_config_family` has the config classes.
 """
 
 import os
@@ -13,33 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from triptych.models.remember.memory_blocks import add_memory
 from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX, memory_config_class
 
-MODEL_TYPE_PREFIX = "memory-"
 TRUSTED_MODULES = "TRIPTYCH_TRUSTED_MODULES"
 
-_config_classes: dict[Any, Any] = {}
 _model_classes: dict[Any, Any] = {}
-
-
-def memory_config_class(family: Any) -> Any:
-    """Return the family's config class with a new `model_type` and the memory's settings."""
-    if family not in _config_classes:
-
-        def init(self: Any, memory: dict[str, Any] | None = None, **settings: Any) -> None:
-            family.__init__(self, **settings)
-            self.memory = memory
-
-        model_type = MODEL_TYPE_PREFIX + str(family.model_type)
-        namespace = {
-            "model_type": model_type,
-            "__init__": init,
-            "__module__": __name__,
-            "__reduce__": lambda self: (_empty_config, (family,), self.__dict__),
-        }
-        made = type(f"Memory{family.__name__}", (family,), namespace)
-        AutoConfig.register(model_type, made)
-        _config_classes[family] = made
-    return _config_classes[family]
 
 
 def memory_model_class(family: Any) -> Any:
@@ -59,6 +36,7 @@ def memory_model_class(family: Any) -> Any:
             "__init__": init,
             "__module__": __name__,
             "__reduce__": lambda self: (_empty_model, (family,), self.__dict__),
+            "register_for_auto_class": classmethod(lambda *_, **__: None),  # the config names it
         }
         made = type(f"Memory{family.__name__}", (family,), namespace)
         AutoModelForCausalLM.register(config_class, made)
@@ -66,14 +44,8 @@ def memory_model_class(family: Any) -> Any:
     return _model_classes[family]
 
 
-def _empty_config(family: Any) -> Any:
-    """Create the object that unpickling fills; the class cannot be imported by its name."""
-    made = memory_config_class(family)
-    return made.__new__(made)
-
-
 def _empty_model(family: Any) -> Any:
-    """Create the object that unpickling fills; see `_empty_config`."""
+    """Create the object that unpickling fills; see `memory_config_family._empty_config`."""
     made = memory_model_class(family)
     return made.__new__(made)
 

@@ -11,8 +11,8 @@ from triptych.models.base_lm import BaseLMConfig, build_base_lm
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import decoder_blocks, value_tables
 from triptych.models.remember.memory_config import MemoryConfig
+from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX
 from triptych.models.remember.memory_family import (
-    MODEL_TYPE_PREFIX,
     become_memory_model,
     memory_model_class_of,
 )

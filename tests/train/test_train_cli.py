@@ -156,5 +156,5 @@ def test_train_py_is_a_thin_front():
 
 def test_only_the_parser_of_the_given_command_is_built(tiny):
     assert set(TriptychCLI(tiny())._subcommand_parsers) == {"fit"}
-    with pytest.raises(ArgumentError, match="'fit', 'validate', 'test', 'predict'"):
+    with pytest.raises(ArgumentError, match="'fit', 'validate', 'ask', 'chat', 'predict'"):
         main(["fitt"])

@@ -98,6 +98,7 @@ class FactStreamPart(VisitedPart[FactVisits]):
     """The facts, their paraphrases and questions; arguments are those of `FactStream`."""
 
     name = FactsPart.name
+    chat_template = FactsPart.chat_template
     statements_name = "statements"
 
     def __init__(

@@ -35,6 +35,7 @@ from triptych.datamodules.remember.facts.fact_templates import (
     QuestionSet,
     statement_rendering,
 )
+from triptych.datamodules.remember.facts.question_template import QUESTION_TEMPLATE
 from triptych.datamodules.sources.data_paths import data_path
 from triptych.datamodules.sources.records import (
     RecordSource,
@@ -168,6 +169,7 @@ class FactsPart(DataPart):
     """
 
     name = "facts"
+    chat_template = QUESTION_TEMPLATE
 
     def __init__(self, config: FactsConfig, data_dir: str | None = None) -> None:
         if self.name in config.validation_sources:

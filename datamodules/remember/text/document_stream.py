@@ -111,6 +111,7 @@ class DocumentStreamPart(VisitedPart[ChunkVisits]):
         refuse_shared_files([self._source])
         self._augmentations = augmentations
         self._asked = FactsPart(questions, data_dir) if questions is not None else None
+        self.chat_template = self._asked.chat_template if self._asked is not None else None
 
     def fingerprint(self) -> str:
         """Hash the documents, their augmentations and their order."""

@@ -257,7 +257,7 @@ def test_a_fresh_process_refuses_what_it_does_not_know_and_unpickles_the_rest(tm
         cwd=ROOT,
     )
     # Plain AutoModel must not drop the memory and go on.
-    assert "model type `memory-llama`" in fresh.stdout
+    assert "trust_remote_code=True" in fresh.stdout
     assert "MemoryLlamaForCausalLM memory-llama" in fresh.stdout
 
 

@@ -1,0 +1,33 @@
+"""What an exported folder holds: a language model, a model of molecules, agents, or thoughts."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from triptych.models.commune.agents import AGENTS_FILE
+from triptych.models.commune.thought_system import SYSTEM_FILE
+from triptych.models.diversify.molecules.smiles_rnn import is_smiles_rnn
+
+ExportKind = Literal["text", "molecules", "agents", "thoughts", "other"]
+
+# The unknown token of `smiles_tokenizer.atomwise_tokenizer`.
+_SMILES_UNKNOWN = "<|unknown|>"
+
+
+def kind_of_export(folder: Path) -> ExportKind:
+    """Tell what an exported folder holds, by its files."""
+    if (folder / SYSTEM_FILE).is_file():
+        return "thoughts"
+    if (folder / AGENTS_FILE).is_file():
+        return "agents"
+    if is_smiles_rnn(folder) or _unknown_token(folder) == _SMILES_UNKNOWN:
+        return "molecules"
+    return "text" if (folder / "config.json").is_file() else "other"
+
+
+def _unknown_token(folder: Path) -> str | None:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    token: str | None = json.loads(path.read_text()).get("unk_token")
+    return token
