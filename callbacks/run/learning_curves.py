@@ -34,8 +34,9 @@ TRAINING = (
 SAME_CURVE = {
     "perplexity": {"bits_per_byte", "nll_nats_per_token", "loss_nats"},
     "nll_nats_per_token": {"bits_per_byte"},
+    "no_mode_share": {"right_share"},
 }
-_COLUMNS, _TITLE_WIDTH = 3, 40
+_COLUMNS, _TITLE_WIDTH = 3, 34
 
 
 class LearningCurves(Callback):
@@ -152,20 +153,24 @@ def _draw_group(
     rows: int,
     columns: int,
 ) -> None:
-    part.suptitle(group, x=0.01, ha="left", color=GREY)
+    place = {"validation": "val", "training": "train"}[group]
+    panels = [
+        {key: curves[key] for key in _of(curves, place) if _quantity(key) == name} for name in names
+    ]
+    sets = {set_name(key) for own in panels for key in own}
+    only = sets.pop() if len(sets) == 1 else ""  # then the headline names it, not every panel
+    headline = f"{group}: {only}" if only else group
+    part.suptitle(headline, x=0.01, ha="left", color=GREY)
     axes = part.subplots(rows, columns, squeeze=False).flatten()
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    place = {"validation": "val", "training": "train"}[group]
-    for axis, name in zip(axes, names, strict=False):
-        own = {key: curves[key] for key in _of(curves, place) if _quantity(key) == name}
-        _draw_panel(axis, own)
+    for axis, own in zip(axes, panels, strict=False):
+        _draw_panel(axis, own, names_set=not only)
 
 
-def _draw_panel(axis: Axes, own: Mapping[str, Curve]) -> None:
-    is_train = next(iter(own)).startswith("train/")
+def _draw_panel(axis: Axes, own: Mapping[str, Curve], names_set: bool) -> None:
     for place, (key, (steps, values)) in enumerate(own.items()):
-        if is_train:
+        if key.startswith("train/"):
             axis.plot(steps, values, color=BLUE, linewidth=1.0)
         else:
             axis.plot(steps, values, label=set_name(key), **series(place))
@@ -175,7 +180,7 @@ def _draw_panel(axis: Axes, own: Mapping[str, Curve]) -> None:
     if others:
         axis.legend()
         title = quantity_of(f"val/{_quantity(first)}").text
-    elif (only := set_name(first)) and not title.startswith(only):
+    elif names_set and (only := set_name(first)) and not title.startswith(only):
         title = f"{only}: {title}"  # a single line needs no legend
     axis.set_title("\n".join(textwrap.wrap(title, _TITLE_WIDTH)))
     axis.set(xlabel="completed optimizer steps", ylabel=quantity.unit)
