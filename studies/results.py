@@ -1,4 +1,4 @@
-"""Output of a study: `results.json` and tables on the terminal."""
+"""Output of a study: `results.json`, `report.html` and tables on the terminal."""
 
 import json
 import math
@@ -11,6 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
+
+from triptych.callbacks.report.study_page import write_study_report
 
 #: Characters per line if the output is not a terminal.
 _WIDTH = 150
@@ -92,7 +94,7 @@ def write_results(
     device: str,
     **more: Any,
 ) -> dict[str, Any]:
-    """Write `results.json` and print it as tables.
+    """Write `results.json` and `report.html`, and print the results as tables.
 
     Args:
         out: Folder of the study.
@@ -119,6 +121,7 @@ def write_results(
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_study_report(out)
     _print(results)
     return results
 

@@ -15,7 +15,7 @@ A given model (``init_from``, or a ``base.pretrained`` in its settings) brings i
 the data name one.
 
 ``python train.py ledger --help`` lists commands on the ledgers of runs: which fact changed which
-slots, and how to remove a fact.
+slots, and how to remove a fact. ``python train.py report FOLDER`` writes the page of a run or study.
 """
 
 import os
@@ -50,6 +50,8 @@ from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
+from triptych.callbacks.report.report_command import run_report_command
+from triptych.callbacks.report.run_report import reported_run
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.process_state import restored_process_state
 from triptych.callbacks.run.run_directory import RunDirectory, experiment_name
@@ -65,7 +67,8 @@ from triptych.short_names import short_names_allowed
 DESCRIPTION = (
     "Run an experiment: python train.py fit --config configs/quickstart.yaml. Later files and "
     "options are merged over earlier ones; fit --help lists the options. python train.py ledger "
-    "--help lists commands on what runs have learned, and on how to remove it."
+    "--help lists commands on what runs have learned, and on how to remove it. python train.py "
+    "report FOLDER writes the page of a run or study."
 )
 
 
@@ -221,6 +224,7 @@ class TriptychCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         options = self.config[subcommand]
         with (
+            reported_run(self.trainer, self.run.path),
             recorded_run(self.run, self.trainer, seed=options.seed_everything),
             readable_checkpoint_errors(options.get("ckpt_path")),
         ):
@@ -316,8 +320,8 @@ def main(args: ArgsType = None) -> Path:
             or the options as a mapping; by default those of the process.
 
     Returns:
-        The run's directory, with ``summary.json`` in it; for the ledger's commands, the path that
-        they wrote.
+        The run's directory, with ``summary.json`` in it; for the commands `ledger` and `report`,
+        the path that they wrote.
 
     Raises:
         Exception: the error that stopped the run, unchanged; ``argparse.ArgumentError`` for an
@@ -329,6 +333,8 @@ def main(args: ArgsType = None) -> Path:
             return TriptychCLI(words).run.path
         if words[:1] == ["ledger"]:
             return run_ledger_command(words[1:])
+        if words[:1] == ["report"]:
+            return run_report_command(words[1:])
         return TriptychCLI([_shipped(word) for word in words]).run.path
 
 
