@@ -15,7 +15,7 @@ A given model (``init_from``, or a ``base.pretrained`` in its settings) brings i
 the data name one.
 
 ``python train.py ledger --help`` lists commands on the ledgers of runs: which fact changed which
-slots, and how to remove a fact. ``python train.py report FOLDER`` writes the page of a run or study.
+slots, and how to remove a fact. ``python train.py report FOLDER`` writes the page of a run.
 """
 
 import os

@@ -1,5 +1,6 @@
 """The figures of a report."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from triptych.callbacks.report.page import Block, data_uri
@@ -23,20 +24,20 @@ CAPTIONS = {
 }
 
 
-def figure_blocks(folder: Path, without: str = "") -> list[Block]:
+def figure_blocks(folder: Path, without: Collection[str] = ()) -> list[Block]:
     """Return the PNG files of a folder with captions.
 
     Figures that would make the page too large are named, not embedded.
 
     Args:
         folder: Folder of the figures, which may be missing.
-        without: Name of a figure to leave out, without suffix.
+        without: Names of figures to leave out, without suffix.
     """
     blocks: list[Block] = []
     left_out: list[str] = []
     size = 0
     for path in sorted(folder.glob("*.png")):
-        if path.stem == without:
+        if path.stem in without:
             continue
         size += path.stat().st_size
         if size > MOST_BYTES:

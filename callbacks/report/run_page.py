@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -24,13 +24,19 @@ from triptych.callbacks.report.page import (
     image_uri,
 )
 from triptych.callbacks.run.learning_curves import (
+    TRAINING,
     Curve,
     chosen_panels,
     draw_curves,
     read_curves,
 )
 from triptych.metrics.display.figure_style import run_stamp, stamp
-from triptych.metrics.display.metric_names import has_name, importance, metric_label
+from triptych.metrics.display.metric_names import (
+    has_name,
+    importance,
+    quantity_of,
+    set_name,
+)
 
 REPORT = "report.html"
 #: More rows or molecules would make the page long and large.
@@ -84,12 +90,20 @@ def run_page(run_dir: Path) -> Page:
     metrics = run_dir / "metrics.csv"
     curves = read_curves(metrics) if metrics.is_file() else {}
     page = _head(run_dir, summary)
-    page.add("Results", results_blocks(curves, summary.get("metrics") or {}))
+    last = {key: curve[1][-1] for key, curve in curves.items()} | (summary.get("metrics") or {})
+    shown = results(last)
+    page.add("Results", results_blocks(curves, {key: last[key] for key in shown}))
     page.add("Learning curves", _curve_blocks(run_dir, curves))
-    page.add("Best molecules", hit_blocks(run_dir / "hits.csv"), note="All of them: hits.csv")
-    page.add("Figures", figure_blocks(run_dir / "figures", without=FIRST_FIGURE))
+    hits = hit_blocks(run_dir / "hits.csv")
+    page.add("Best molecules", hits, note="All hits are in hits.csv.")
+    drawn = {FIRST_FIGURE, "best_molecules"} if hits else {FIRST_FIGURE}
+    page.add("Figures", figure_blocks(run_dir / "figures", without=drawn))
     page.add("Samples", sample_blocks(run_dir / "samples"))
     page.add("Go on from here", next_steps(run_dir))
+    rest = [Row([Cell(key), Cell(number(last[key]), "number")]) for key in sorted(last)]
+    columns = [Column("log key"), Column("last", number=True)]
+    all_numbers = [Block(columns=columns, rows=rest)] if len(rest) > len(shown) else []
+    page.add("All numbers by log key", all_numbers, folded=True)
     config = run_dir / "config.yaml"
     if config.is_file():
         page.add("Configuration", [Block(code=config.read_text(encoding="utf-8"))], folded=True)
@@ -159,7 +173,9 @@ def number(value: float | None) -> str:
     if value is None or value != value or abs(value) == float("inf"):
         return "not finite"
     is_whole = value == round(value) or abs(value) >= 1000
-    return f"{value:,.0f}" if is_whole and abs(value) < 1e9 else f"{value:,.4g}"
+    if is_whole and abs(value) < 1e9:
+        return f"{value:,.0f}"
+    return f"{value:,.4g}" if abs(value) >= 1e-4 else f"{value:.1e}"
 
 
 def change(value: float) -> str:
@@ -173,46 +189,59 @@ def change(value: float) -> str:
     return f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
 
 
+def results(last: Mapping[str, float | None]) -> list[str]:
+    """Choose the log keys of the table of results, the most important ones first.
+
+    Args:
+        last: Last value by log key.
+    """
+    kept = []
+    for key in sorted(last, key=lambda key: (importance(key), key)):
+        place, name = key.partition("/")[0], key.rpartition("/")[2]
+        if place == "train":
+            is_result = name in TRAINING
+        elif place in ("val", "test"):
+            is_result = True
+        else:
+            is_result = place in _GROUPS and has_name(key)
+        if is_result and not name.endswith(_CHANGE_MARK):
+            kept.append(key)
+    return kept
+
+
 def results_blocks(curves: Mapping[str, Curve], last: Mapping[str, float | None]) -> list[Block]:
-    """Return the table of results, and a table of what is left below it.
+    """Return the table of results: first value, last value and change.
 
     Args:
         curves: Curves by log key.
-        last: Last value by log key, from `summary.json`.
+        last: Last value of each log key to show, in order.
     """
-    values = {key: curve[1][-1] for key, curve in curves.items()} | dict(last)
-    shown, rest = [], []
-    for key in sorted(values, key=lambda key: (importance(key), key)):
-        is_result = key.partition("/")[0] in _GROUPS and has_name(key)
-        is_result |= key.startswith(("val/", "test/"))
-        (shown if is_result and not key.endswith(_CHANGE_MARK) else rest).append(key)
-    has_first = any(len(curves[key][0]) > 1 for key in shown if key in curves)
-    columns = [Column("")]
-    if has_first:
-        columns += [Column("first", number=True), Column("last", number=True)]
-        columns += [Column("change", number=True)]
-    else:
-        columns += [Column("last", number=True)]
+    starts = [curves[key][0][0] for key in last if key in curves and len(curves[key][0]) > 1]
+    names = ("first", "last", "change") if starts else ("last",)
     rows: list[Row] = []
-    for place, group in _GROUPS.items():
-        own = [key for key in shown if key.partition("/")[0] == place]
-        if own:
-            rows.append(Row(group=group))
-            rows += [_result_row(key, curves.get(key), values[key], has_first) for key in own]
+    for group, own in _grouped(last).items():
+        rows.append(Row(group=group))
+        rows += [_result_row(key, curves.get(key), last[key], bool(starts)) for key in own]
+    columns = [Column(""), *(Column(name, number=True) for name in names)]
     blocks = [Block(columns=columns, rows=rows)] if rows else []
-    if has_first:
-        steps = sorted(
-            {curves[k][0][0] for k in shown if k in curves and not k.startswith("train")}
-        )
-        if steps:
-            words = "before training" if steps[0] == 0 else f"after {steps[0]:,} steps"
-            blocks.append(Block(text=f"First: the first measurement, {words}."))
+    if starts:
+        begin = "before training" if min(starts) == 0 else f"after {min(starts):,} steps"
+        blocks.append(Block(text=f"The first measurement was {begin}."))
     return blocks
 
 
+def _grouped(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Group log keys by place and data set, in the order of places; keep their order within."""
+    groups: dict[str, list[str]] = {}
+    ordered = sorted(keys, key=lambda key: list(_GROUPS).index(key.partition("/")[0]))
+    for key in ordered:
+        group, name = _GROUPS[key.partition("/")[0]], set_name(key)
+        groups.setdefault(f"{group}: {name}" if name else group, []).append(key)
+    return groups
+
+
 def _result_row(key: str, curve: Curve | None, last: float | None, has_first: bool) -> Row:
-    label = metric_label(key)
-    cells = [Cell(label.removeprefix("training: "), hint=key)]  # the group's headline says so
+    cells = [Cell(quantity_of(key).label, hint=key)]  # the group's headline names place and set
     if has_first:
         first = curve[1][0] if curve is not None and len(curve[1]) > 1 else None
         cells.append(Cell("" if first is None else number(first), "number"))
