@@ -69,6 +69,22 @@ def summarize(numbers: Numbers) -> dict[str, dict[str, Any]]:
     }
 
 
+def saved_numbers(results: Mapping[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """Return the numbers of each arm and seed from the content of a `results.json`.
+
+    >>> numbers = {"ours": [{"recall": 0.5}, {"recall": 0.7}]}
+    >>> saved_numbers({"arms": summarize(numbers)}) == numbers
+    True
+    """
+    return {
+        arm: [
+            dict(zip(metrics, values, strict=True))
+            for values in zip(*(entry["per_seed"] for entry in metrics.values()), strict=True)
+        ]
+        for arm, metrics in results["arms"].items()
+    }
+
+
 def paired_test(name: str, first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     """Run a two-sided paired t-test of first - second over seeds; None where it is undefined."""
     if len(first) < 2 or np.allclose(np.subtract(first, second), np.subtract(first, second)[0]):

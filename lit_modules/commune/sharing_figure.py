@@ -39,7 +39,7 @@ def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]
     figure.colorbar(image, ax=heat, label="effect on the\nagent's state\n(RMS Jacobian)")
     counts = torch.bincount(relevant_KZ.sum(0), minlength=num_agents + 1)
     bars.bar(range(num_agents + 1), counts, color=GREY)
-    bars.set(xlabel="matter to so many agents", ylabel="thoughts")
+    bars.set(xlabel="agents", ylabel="thoughts that matter to so many")
     bars.set_xticks(range(num_agents + 1))
     count_axis(bars, "y", 4)
     return figure
