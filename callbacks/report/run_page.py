@@ -216,7 +216,7 @@ def results_blocks(curves: Mapping[str, Curve], last: Mapping[str, float | None]
         curves: Curves by log key.
         last: Last value of each log key to show, in order.
     """
-    starts = [curves[key][0][0] for key in last if key in curves and len(curves[key][0]) > 1]
+    starts = {key: curves[key][0][0] for key in last if len(curves.get(key, ((),))[0]) > 1}
     names = ("first", "last", "change") if starts else ("last",)
     rows: list[Row] = []
     for group, own in _grouped(last).items():
@@ -224,9 +224,10 @@ def results_blocks(curves: Mapping[str, Curve], last: Mapping[str, float | None]
         rows += [_result_row(key, curves.get(key), last[key], bool(starts)) for key in own]
     columns = [Column(""), *(Column(name, number=True) for name in names)]
     blocks = [Block(columns=columns, rows=rows)] if rows else []
-    if starts:
-        begin = "before training" if min(starts) == 0 else f"after {min(starts):,} steps"
-        blocks.append(Block(text=f"The first measurement was {begin}."))
+    judged = [step for key, step in starts.items() if not key.startswith("train/")]
+    if judged:
+        begin = "before training" if min(judged) == 0 else f"after {min(judged):,} steps"
+        blocks.append(Block(text=f"The first validation was {begin}."))
     return blocks
 
 

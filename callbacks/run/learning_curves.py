@@ -111,6 +111,8 @@ def chosen_panels(
         elif place == "val":
             shown = [name for name in found if not SAME_CURVE.get(name, set()) & set(found)]
             kept = sorted(shown, key=lambda name: (found[name], name))[:most]
+            if len(kept) > _COLUMNS and len(kept) % _COLUMNS == 1:
+                kept.pop()  # the least important one would have a row for itself
         else:
             kept = [name for name in TRAINING if name in found][:most]
         if kept:

@@ -135,22 +135,22 @@ def test_the_command_names_a_folder_that_holds_no_run(tmp_path):
         main(["report", str(tmp_path)])
 
 
+@pytest.mark.learning_curves
 def test_a_run_of_the_command_line_leaves_its_report(tiny, capfd):
-    callback = "triptych.callbacks.report.run_report.RunReport"
-    run = main(tiny("--trainer.callbacks+", callback))
+    run = main(tiny())
     page = Page(run / "report.html")
     assert page.headlines[0] == json.loads((run / "summary.json").read_text())["run_name"]
     assert ">finished<" in page.text
 
 
+@pytest.mark.learning_curves
 def test_a_report_that_fails_does_not_fail_the_run(tiny, monkeypatch):
     def broken(run_dir):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("triptych.callbacks.report.run_report.write_run_report", broken)
-    callback = "triptych.callbacks.report.run_report.RunReport"
     with pytest.warns(UserWarning, match="no space left on device"):
-        run = main(tiny("--trainer.callbacks+", callback))
+        run = main(tiny())
     assert json.loads((run / "summary.json").read_text())["status"] == "finished"
 
 
