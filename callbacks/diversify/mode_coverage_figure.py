@@ -165,7 +165,8 @@ def _draw_ranks(axis: Axes, points: list[tuple[int, dict[str, dict[str, int]]]])
         longest = min(len(shares) for shares in ranked)
         mean = [sum(shares[k] for shares in ranked) / len(ranked) for k in range(longest)]
         style = series(0) if place == len(chosen) - 1 else series(1) | {"color": GREY}
-        axis.plot(range(1, longest + 1), mean, label=f"after {step:,} steps", **style)
+        label = f"after {step:,} steps" if step else "before training"
+        axis.plot(range(1, longest + 1), mean, label=label, **style)
     axis.set(
         xlabel="rank of the answer in its category (1: the most frequent)",
         ylabel="share of completions",
