@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -30,7 +31,7 @@ GREY, PALE = "0.45", "0.8"
 WIDTH = 9.0
 TEXT, SMALL = 9.0, 8.0
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": TEXT,
     "axes.titlesize": TEXT,
     "axes.titleweight": "bold",
@@ -43,7 +44,7 @@ STYLE: dict[str, Any] = {
     "figure.titlesize": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.prop_cycle": matplotlib.cycler(color=COLORS),
+    "axes.prop_cycle": rcsetup.cycler(color=COLORS),
     "lines.linewidth": 1.5,
     "lines.markersize": 4,
     "axes.formatter.useoffset": False,
