@@ -144,8 +144,8 @@ def _draw_bands(axis: Axes, points: list[tuple[int, dict[str, int]]]) -> None:
         edgecolor="white",
         linewidth=0.6,
     )
-    for place, band in enumerate(bands):  # colours repeat, the pattern does not
-        band.set_hatch("//" if place >= len(COLORS) else None)
+    for band in bands[len(COLORS) :]:  # colours repeat, the pattern does not
+        band.set_hatch("//")
     axis.axhline(0.5, color="white", linewidth=2.4)
     axis.axhline(0.5, color="black", linewidth=0.9, linestyle="--", label="one half")
     axis.set(xlabel="completed optimizer steps", ylabel="share of completions", ylim=(0, 1))

@@ -247,8 +247,8 @@ def _result_row(key: str, curve: Curve | None, last: float | None, has_first: bo
         first = curve[1][0] if curve is not None and len(curve[1]) > 1 else None
         cells.append(Cell("" if first is None else number(first), "number"))
         cells.append(Cell(number(last), "number"))
-        is_change = first is not None and last is not None
-        cells.append(Cell(change(last - first) if is_change else "", "number"))
+        moved = "" if first is None or last is None else change(last - first)
+        cells.append(Cell(moved, "number"))
         return Row(cells)
     return Row([*cells, Cell(number(last), "number")])
 
