@@ -153,4 +153,4 @@ def _draw_entropies(axis: Axes, sampled: Sampled) -> None:
         xlabel="entropy of the right answers (bits), mean of seeds",
         title="Sampled runs: one or two",
     )
-    axis.legend(loc="lower center")
+    axis.legend(loc="upper left")
