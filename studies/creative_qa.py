@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
+from triptych.metrics.display.figure_style import WIDTH, better_arrow, series, styled
+from triptych.metrics.display.metric_names import set_name as words_of_set
 from triptych.studies.arms import (
     SEED_OF_DATA_TOO,
     Arm,
@@ -34,6 +36,7 @@ from triptych.studies.results import (
     at_least,
     compare_arms,
     mean_interval,
+    saved_numbers,
     summarize,
     write_results,
 )
@@ -121,7 +124,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         chosen = hot(rewards, numbers[MARA][place])
         hotter.append(sampler.measure(export, seed, chosen["temperature"]))
     numbers[HOT] = hotter
-    _draw(numbers, options.out / "figure.png")
+    save_figure(_draw(numbers), options.out / "figure.png")
     return write_results(
         options.out,
         CLAIM,
@@ -258,21 +261,30 @@ def _words(options: argparse.Namespace, own: Sequence[str], start: Path) -> tupl
     )
 
 
-def _draw(numbers: Numbers, path: Path) -> None:
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    for axis, name in zip(figure.subplots(1, 2), (PHRASINGS, CATEGORIES), strict=True):
+def draw_results(results: Mapping[str, Any], path: Path) -> None:
+    """Draw the figure from the content of `results.json`."""
+    save_figure(_draw(saved_numbers(results)), path)
+
+
+@styled
+def _draw(numbers: Numbers) -> Figure:
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    # The same scales in both panels, since a reader compares them.
+    left, _ = axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axis, name in zip(axes, (PHRASINGS, CATEGORIES), strict=True):
         for place, (label, per_seed) in enumerate(numbers.items()):
-            axis.scatter(
-                [n[_on(name, REWARD)] for n in per_seed],
-                [n[_on(name, RIGHT)] for n in per_seed],
-                s=60 if label == HOT else 18,  # a ring, since it may coincide with RLOO
-                facecolor="none" if label == HOT else f"C{place}",
-                edgecolor=f"C{place}",
-                label=label,
-            )
-        axis.set(title=name.replace("_", " "), xlabel="right answers (share)", ylabel=RIGHT)
-        axis.legend(frameon=False, fontsize="x-small")
-    save_figure(figure, path)
+            style = series(place) | {"linestyle": "none", "alpha": 0.8}
+            if label == HOT:  # hollow and larger, since it may coincide with RLOO
+                style |= {"markersize": 9, "markerfacecolor": "none"}
+            rewards = [n[_on(name, REWARD)] for n in per_seed]
+            axis.plot(rewards, [n[_on(name, RIGHT)] for n in per_seed], label=label, **style)
+        axis.set(title=words_of_set(f"val/{name}/reward"), xlabel="right answers (share)")
+    left.set_ylabel(f"different right answers in {NUM_SAMPLES} samples")
+    left.set_ylim(bottom=0)
+    left.margins(x=0.08)
+    better_arrow(left, "up")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=len(numbers))
+    return figure
 
 
 if __name__ == "__main__":

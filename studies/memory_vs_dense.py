@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from triptych.callbacks.run.learning_curves import read_curves
+from triptych.metrics.display.figure_style import WIDTH, count_axis, series, styled
 from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, device_of, read_summary, run_arms
 from triptych.studies.figures import save_figure
 from triptych.studies.options import seeds_of, study_parser
@@ -51,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     numbers = {arm: [_final(run) for run in dirs] for arm, dirs in runs.items()}
     pairs = list(zip(numbers[MEMORY], numbers[DENSE], strict=True))
-    _draw(runs, options.out / "figure.png")
+    save_figure(_draw(runs), options.out / "figure.png")
     return write_results(
         options.out,
         CLAIM,
@@ -93,17 +94,19 @@ def _final(run_dir: Path) -> dict[str, float]:
     return {label: metrics[key] for label, key in METRICS.items()}
 
 
-def _draw(runs: dict[str, list[Path]], path: Path) -> None:
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+@styled
+def _draw(runs: dict[str, list[Path]]) -> Figure:
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis, label in zip(axes, (NLL, RECALL, TEXT), strict=True):
-        for color, (arm, dirs) in zip(("tab:blue", "tab:orange"), runs.items(), strict=True):
+        for place, (arm, dirs) in enumerate(runs.items()):
             for number, run_dir in enumerate(dirs):
                 steps, values = read_curves(run_dir / "metrics.csv")[METRICS[label]]
-                axis.plot(steps, values, color=color, label=None if number else arm)
-        axis.set(xlabel="optimizer step", title=label)
-    axes[0].legend(frameon=False)
-    save_figure(figure, path)
+                axis.plot(steps, values, label=None if number else arm, **series(place))
+        axis.set(xlabel="completed optimizer steps", title=label)
+        count_axis(axis, most=4)
+    axes[0].legend()
+    return figure
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ surrogate. Its ways include two rivals: REINVENT with an entropy bonus and with 
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from triptych.metrics.display.figure_style import GREY, WIDTH, count_axis, series, styled
 from triptych.studies.arms import (
     Arm,
     Settings,
@@ -199,7 +200,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
                 pair = best[task, ours], best[task, rival]
                 title = f"{task}: {ours} (sigma {pair[0].sigma:g}), {rival} ({pair[1].sigma:g})"
                 comparisons[title] = compare(found[pair[0]], found[pair[1]], seeds)
-    draw({cell.label: found[cell] for cell in cells}, options.out / "figure.png")
+    curves = {cell.way: hit_curves(found[cell]) for cell in cells}
+    draw(curves, options.out / "figure.png")
     results = write_results(
         options.out,
         CLAIM,
@@ -219,6 +221,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         burdens={cell.label: [s.burden(100) for s in found[cell]] for cell in found},
         best_sigmas={f"{task}: {way}": cell.sigma for (task, way), cell in best.items()},
         seeds=seeds,
+        curves=curves,
     )
     show(comparisons)
     return results
@@ -297,25 +300,77 @@ def _prior(options: argparse.Namespace) -> Path:
     return exported_start("configs/diversify/zinc_prior.yaml", options.out / "prior", more=words)
 
 
-def draw(searches: dict[str, list[Search]], path: Path) -> None:
-    """Draw hits over oracle calls and over samples, for each seed and the mean."""
-    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
-    by_calls, by_samples = figure.subplots(1, 2)
-    for place, (label, each) in enumerate(searches.items()):
-        color = f"C{place}"
-        calls = np.arange(max(s.num_calls for s in each) + 1)
-        samples = np.arange(0, max(s.num_samples for s in each) + 1, BATCH)
-        for axis, grid, curves in (
-            (by_calls, calls, [[s.found(int(n)) for n in calls] for s in each]),
-            (by_samples, samples, [[s.found_in_samples(int(n)) for n in samples] for s in each]),
-        ):
-            for curve in curves:
-                axis.plot(grid, curve, color=color, linewidth=0.5, alpha=0.5)
-            axis.plot(grid, np.mean(curves, axis=0), color=color, linewidth=2, label=label)
-    by_calls.set(xlabel="oracle calls", ylabel="hits")
-    by_samples.set(xlabel="samples")
-    by_calls.legend(frameon=False, fontsize="x-small")
-    save_figure(figure, path)
+def hit_curves(searches: Sequence[Search]) -> list[dict[str, list[list[int]]]]:
+    """Return hits over oracle calls and over samples of each search, up to its end.
+
+    Args:
+        searches: Searches of one way, one per seed.
+
+    Returns:
+        For each search: "oracle calls" and "samples" -> [numbers, hits], at most 200 points each.
+    """
+    curves = []
+    for search in searches:
+        calls = np.unique(np.linspace(0, search.num_calls, 200).astype(int)).tolist()
+        samples = np.unique(np.linspace(0, search.num_samples, 200).astype(int)).tolist()
+        curves.append(
+            {
+                "oracle calls": [calls, [search.found(n) for n in calls]],
+                "samples": [samples, [search.found_in_samples(n) for n in samples]],
+            }
+        )
+    return curves
+
+
+HitCurves = Mapping[str, Sequence[Mapping[str, Sequence[Sequence[float]]]]]
+
+
+def draw_results(results: Mapping[str, Any], path: Path) -> None:
+    """Draw the figure from the content of `results.json`."""
+    draw(results["curves"], path)
+
+
+def draw(curves: HitCurves, path: Path) -> None:
+    """Draw hits over oracle calls and over samples, for each seed and the mean.
+
+    Args:
+        curves: Way -> curves from `hit_curves`.
+        path: Picture to write.
+    """
+    save_figure(_draw(curves), path)
+
+
+@styled
+def _draw(curves: HitCurves) -> Figure:
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    figure.suptitle(
+        f"molecules with one of six fused rings and QED of at least .6, sigma {SIGMA:g}"
+    )
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, unit in zip(axes, ("oracle calls", "samples"), strict=True):
+        for place, (way, searches) in enumerate(curves.items()):
+            own = [search[unit] for search in searches]
+            style = series(place)
+            color, marker = style["color"], style["marker"]
+            for numbers, hits in own:
+                axis.plot(numbers, hits, color=color, linewidth=0.5, alpha=0.5)
+                axis.plot(numbers[-1:], hits[-1:], color=color, marker=marker, alpha=0.6)
+            ends = sorted(numbers[-1] for numbers, _ in own)
+            grid = np.linspace(0, ends[-1], 300)
+            mean = np.mean([np.interp(grid, numbers, hits) for numbers, hits in own], axis=0)
+            running = grid <= ends[0]  # later, searches that have ended keep their last value
+            line = {"color": color, "linewidth": 2}
+            axis.plot(grid[running], mean[running], label=f"{way} (mean)", **line)
+            axis.plot(grid[~running], mean[~running], linestyle=":", **line)
+        axis.set_xlabel(unit)
+        count_axis(axis)
+    count_axis(axes[0], "y")
+    axes[0].set_ylabel("hits")
+    axes[0].set_ylim(bottom=0)
+    axes[0].plot([], [], color=GREY, marker="o", linewidth=0.5, label="one seed, to its end")
+    axes[0].plot([], [], color=GREY, linestyle=":", linewidth=2, label="some have ended")
+    axes[0].legend(loc="upper left")
+    return figure
 
 
 if __name__ == "__main__":

@@ -12,16 +12,24 @@ for the initial model.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
+from triptych.metrics.display.figure_style import (
+    GREY,
+    PALE,
+    WIDTH,
+    better_arrow,
+    series,
+    styled,
+)
 from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, device_of, exported_start, run_arms
 from triptych.studies.diversify.answer_probabilities import reply_probabilities
-from triptych.studies.figures import save_figure
+from triptych.studies.figures import save_figure, spread_out
 from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.results import (
     Check,
@@ -29,6 +37,7 @@ from triptych.studies.results import (
     at_least,
     at_most,
     compare_arms,
+    saved_numbers,
     summarize,
     write_results,
 )
@@ -117,7 +126,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         for way, dirs in zip(ways, runs.values(), strict=True)
     }
     shares = _shares(base)
-    _draw(numbers, shares, options.out / "figure.png")
+    save_figure(_draw(numbers, shares), options.out / "figure.png")
     return write_results(
         options.out,
         CLAIM,
@@ -212,23 +221,39 @@ def _numbers(export: Path, prompts: Sequence[Any], predicted: float) -> dict[str
     return _shares(reply_probabilities(export, prompts, REPLIES)) | {PREDICTED: predicted}
 
 
-def _draw(numbers: Numbers, start: dict[str, float], path: Path) -> None:
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    plane, bars = figure.subplots(1, 2)
+def draw_results(results: Mapping[str, Any], path: Path) -> None:
+    """Draw the figure from the content of `results.json`."""
+    save_figure(_draw(saved_numbers(results), results["start"]), path)
+
+
+@styled
+def _draw(numbers: Numbers, start: Mapping[str, float]) -> Figure:
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.42 * len(numbers)), layout="constrained")
+    shares, plane = figure.subplots(1, 2, width_ratios=(1.2, 1))
     for place, (label, per_seed) in enumerate(numbers.items()):
-        color = f"C{place % 10}"
-        entropy, valid = [n[ENTROPY] for n in per_seed], [n[VALID] for n in per_seed]
-        plane.scatter(valid, entropy, s=18, color=color, label=label)
-        bars.scatter([n[SHARE] for n in per_seed], [place] * len(per_seed), s=18, color=color)
-        bars.plot([per_seed[0][PREDICTED]] * 2, [place - 0.3, place + 0.3], color="black")
-    plane.scatter([start[VALID]], [start[ENTROPY]], marker="*", s=60, color="0.5", label="start")
-    plane.set(xlabel="valid answers (reward)", ylabel=ENTROPY)
-    bars.axvline(0.5, color="0.8", zorder=0)
-    bars.set(xlabel=f"{SHARE}; black: predicted", yticks=range(len(numbers)), xlim=(0, 1))
-    bars.set_yticklabels(list(numbers), fontsize="small")
-    bars.invert_yaxis()
-    plane.legend(frameon=False, fontsize="x-small")
-    save_figure(figure, path)
+        style = series(place) | {"linestyle": "none", "markersize": 5, "alpha": 0.8}
+        offsets = spread_out(len(per_seed), 0.44)
+        rows = [place + offset for offset in offsets]
+        shares.plot([n[SHARE] for n in per_seed], rows, label=label, **style)
+        shares.plot([per_seed[0][PREDICTED]] * 2, [place - 0.36, place + 0.36], color="black")
+        plane.plot([n[VALID] for n in per_seed], [n[ENTROPY] for n in per_seed], **style)
+    shares.axvline(0.5, color=PALE, zorder=0)
+    shares.plot(
+        [start[SHARE]], [len(numbers)], marker="*", color=GREY, markersize=10, linestyle="none"
+    )
+    shares.set_yticks(range(len(numbers) + 1), [*numbers, "start"])
+    shares.invert_yaxis()
+    shares.set(xlabel="share of 1 among 1 and 2; black: predicted", xlim=(0, 1))
+    shares.set_title("how often the answer is 1 (a point a seed)")
+    plane.plot([start[VALID]], [start[ENTROPY]], marker="*", color=GREY, markersize=10)
+    plane.annotate(
+        "start", (start[VALID], start[ENTROPY]), xytext=(7, 0), textcoords="offset points"
+    )
+    plane.set(xlabel="valid answers (share)", ylabel="entropy of 1 and 2 (bits)")
+    plane.set_title("variety and validity")
+    plane.margins(0.1)
+    better_arrow(plane, "up")
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Output of a study: `results.json` and tables on the terminal."""
+"""Output of a study: `results.json`, `report.html` and tables on the terminal."""
 
 import json
 import math
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
 
+from triptych.callbacks.report.study_page import write_study_report
 from triptych.studies.study_tracking import end_study
 
 #: Characters per line if the output is not a terminal.
@@ -69,6 +70,22 @@ def summarize(numbers: Numbers) -> dict[str, dict[str, Any]]:
     }
 
 
+def saved_numbers(results: Mapping[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """Return the numbers of each arm and seed from the content of a `results.json`.
+
+    >>> numbers = {"ours": [{"recall": 0.5}, {"recall": 0.7}]}
+    >>> saved_numbers({"arms": summarize(numbers)}) == numbers
+    True
+    """
+    return {
+        arm: [
+            dict(zip(metrics, values, strict=True))
+            for values in zip(*(entry["per_seed"] for entry in metrics.values()), strict=True)
+        ]
+        for arm, metrics in results["arms"].items()
+    }
+
+
 def paired_test(name: str, first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
     """Run a two-sided paired t-test of first - second over seeds; None where it is undefined."""
     if len(first) < 2 or np.allclose(np.subtract(first, second), np.subtract(first, second)[0]):
@@ -94,7 +111,7 @@ def write_results(
     device: str,
     **more: Any,
 ) -> dict[str, Any]:
-    """Write `results.json` and print it as tables.
+    """Write `results.json` and `report.html`, and print the results as tables.
 
     Args:
         out: Folder of the study.
@@ -121,6 +138,7 @@ def write_results(
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_study_report(out)
     _print(results)
     end_study(out, results)
     return results

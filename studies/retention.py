@@ -24,7 +24,7 @@ from triptych.metrics.remember.retention import learned_at
 from triptych.studies.arms import SEED_OF_DATA_TOO, device_of, exports, read_summary, run_arms
 from triptych.studies.options import FIRST_SEED, seeds_of, study_parser
 from triptych.studies.remember.retention.retention_arms import learning, pretraining, world_of
-from triptych.studies.remember.retention.retention_figure import draw
+from triptych.studies.remember.retention.retention_figure import draw, early_curves
 from triptych.studies.remember.retention.retention_ways import (
     BEFORE,
     EARLY,
@@ -79,7 +79,8 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         SEED_OF_DATA_TOO,
     )
     numbers = {name: [numbers_of(run) for run in dirs] for name, dirs in runs.items()}
-    draw(numbers, runs, options.out / "figure.png")
+    early = early_curves(runs)
+    draw(numbers, early, options.out / "figure.png")
     return write_results(
         options.out,
         CLAIM,
@@ -90,6 +91,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         device=device_of(*runs.values()),
         split=options.split,
         seeds=seeds,
+        early_curves=early,
         seconds_of_pretraining={base: _seconds(dirs) for base, dirs in bases.items()},
         seconds_of_learning={name: _seconds(dirs) for name, dirs in runs.items()},
     )

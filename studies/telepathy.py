@@ -128,6 +128,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             )
         ],
         checks(numbers, optimum()),
+        figure={"single_optimum": optimum(), "chance": CHANCE},
         device=device_of(*runs.values()),
         seeds=seeds,
         single_optimum=optimum(),

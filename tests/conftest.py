@@ -50,10 +50,12 @@ def real_data() -> Path:
 
 @contextmanager
 def without_learning_curves() -> Iterator[None]:
-    """Draw no figure at the end of a run: it takes a fifth of a small one."""
+    """Draw no figure and write no page at the end of a run: they take a fifth of a small one."""
+    from triptych.callbacks.report.run_report import RunReport
     from triptych.callbacks.run.learning_curves import LearningCurves
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunReport, "write", lambda *_: None)
         patch.setattr(LearningCurves, "on_fit_end", lambda *_: None)
         yield
 
@@ -64,7 +66,7 @@ def workdir(
 ) -> Iterator[Path]:
     """An empty folder that the test runs in: `runs/` and `mlflow.db` land there.
 
-    Runs draw their learning curves only in tests marked `learning_curves`.
+    Runs draw their learning curves, and write their report, only in tests marked `learning_curves`.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

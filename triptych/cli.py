@@ -16,7 +16,8 @@ A given model (``init_from``, or a ``base.pretrained`` in its settings) brings i
 the data name one.
 
 Further commands work on what runs leave behind: ``ask``, ``chat`` and ``predict`` use an exported
-model, ``ledger`` shows which fact changed which slots, and removes facts. `triptych.commands` has
+model, ``ledger`` shows which fact changed which slots and removes facts, and ``report`` writes the
+page of a run. `triptych.commands` has
 them; ``python train.py ask --help`` lists the options of one.
 """
 
@@ -57,6 +58,7 @@ from triptych.callbacks.command_line.error_report import (
 from triptych.callbacks.command_line.init_from import Stage
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
+from triptych.callbacks.report.run_report import reported_run
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.export_model import ExportModel
 from triptych.callbacks.run.interruption import (
@@ -292,6 +294,7 @@ class TriptychCLI(LightningCLI):
             with (
                 interruptible(interruption),
                 closed_loggers(self.trainer),
+                reported_run(self.trainer, self.run.path),
                 recorded_run(self.run, self.trainer, seed=options.seed_everything),
                 built_in_data_offered(options),
                 readable_checkpoint_errors(options.get("ckpt_path")),

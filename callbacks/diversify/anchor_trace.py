@@ -10,7 +10,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.tracking.run_artifacts import save_figure
+from triptych.callbacks.run.run_figures import save_run_figure
+from triptych.metrics.display.figure_style import (
+    BLUE,
+    WIDTH,
+    count_axis,
+    share_axis,
+    styled,
+)
 from triptych.objectives.diversify.experience import Experience
 from triptych.protocols import HasExperience, missing
 
@@ -89,7 +96,7 @@ class AnchorTrace(Callback):
         self._write(trainer)
         if not trainer.is_global_zero or not self.curve:
             return
-        save_figure(trainer, draw_anchors(self.curve), "anchors")
+        save_run_figure(trainer, draw_anchors(self.curve), "anchors")
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Return how often anchors changed."""
@@ -164,6 +171,7 @@ class AnchorTrace(Callback):
         self._waiting = []
 
 
+@styled
 def draw_anchors(curve: list[tuple[int, float, float]]) -> Figure:
     """Draw how often anchors change, and their reward above the mean of good answers.
 
@@ -171,13 +179,21 @@ def draw_anchors(curve: list[tuple[int, float, float]]) -> Figure:
         curve: Step, share of prompts whose anchor changed, mean R(z) - R(y).
     """
     steps = [step for step, _, _ in curve]
-    figure = Figure(figsize=(8.4, 2.8), layout="constrained")
-    axes = figure.subplots(1, 2)
-    names = ("prompts whose anchor changed (share)", "R(z) - R(y), mean of good answers")
-    for axis, place, name in zip(axes, (1, 2), names, strict=True):
-        axis.plot(steps, [point[place] for point in curve], linewidth=0.9)
-        axis.set(title=name, xlabel="optimizer step")
-        axis.title.set_fontsize("medium")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylim(-0.02, 1.02)
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, [changed for _, changed, _ in curve], color=BLUE, linewidth=1.0)
+    left.set(title="prompts whose anchor changed", ylabel="share")
+    share_axis(left)
+    differences = [difference for _, _, difference in curve]
+    right.plot(steps, differences, color=BLUE, linewidth=1.0)
+    right.set(title="reward of anchors above the mean of good answers", ylabel="reward")
+    if not any(differences):
+        right.set_ylim(-1, 1)
+        right.text(
+            0.5, 0.75, "all good answers earn the same", ha="center", transform=right.transAxes
+        )
+    for axis in (left, right):
+        axis.set(xlabel="completed optimizer steps")
+        axis.set_xlim(left=0)
+        count_axis(axis)
     return figure

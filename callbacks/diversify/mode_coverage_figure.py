@@ -9,13 +9,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.tracking.run_artifacts import log_file, save_figure
+from triptych.callbacks.run.run_figures import save_run_figure
+from triptych.callbacks.tracking.run_artifacts import log_file
 from triptych.callbacks.trainer_parts import num_dry_run_batches
+from triptych.metrics.display.figure_style import (
+    COLORS,
+    GREY,
+    PALE,
+    count_axis,
+    series,
+    styled,
+)
+from triptych.metrics.display.metric_names import set_name
 from triptych.protocols import CountsModes, missing
 
 #: Set of prompts -> category -> answer -> how often it was given.
 ModeCounts = dict[str, dict[str, dict[str, int]]]
 _MOST_BANDS = 12
+#: The answers of a set that are none of the known ones: never in a colour of success.
+_NONE, _NONE_NAME = "(none of them)", "other answers"
 
 
 class ModeCoverageFigure(Callback):
@@ -61,7 +73,7 @@ class ModeCoverageFigure(Callback):
         if not self.history or num_dry_run_batches(trainer):
             return
         # Loggers get the last figure alone.
-        save_figure(trainer, draw_coverage(self.history), "mode_coverage", track=False)
+        save_run_figure(trainer, draw_coverage(self.history), "mode_coverage", track=False)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -87,6 +99,7 @@ class ModeCoverageFigure(Callback):
             self.history.append((trainer.global_step, plain))
 
 
+@styled
 def draw_coverage(history: list[tuple[int, ModeCounts]]) -> Figure:
     """Draw a panel for each set of prompts.
 
@@ -94,7 +107,7 @@ def draw_coverage(history: list[tuple[int, ModeCounts]]) -> Figure:
         history: Step and counts of each validation, at least one.
     """
     names = list(history[-1][1])
-    figure = Figure(figsize=(4.8 * len(names), 3.2), layout="constrained")
+    figure = Figure(figsize=(5.2 * min(2, len(names)), 3.2), layout="constrained")
     axes = figure.subplots(1, len(names), squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         points = [(step, counts[name]) for step, counts in history if name in counts]
@@ -102,8 +115,7 @@ def draw_coverage(history: list[tuple[int, ModeCounts]]) -> Figure:
             _draw_bands(axis, [(step, next(iter(of.values()))) for step, of in points])
         else:
             _draw_ranks(axis, points)
-        axis.set_title(name.replace("_", " "))
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(set_name(f"val/{name}/answers"))
     return figure
 
 
@@ -120,20 +132,44 @@ def _draw_bands(axis: Axes, points: list[tuple[int, dict[str, int]]]) -> None:
     ]
     if len(steps) == 1:  # a band needs two ends
         steps, shares = [steps[0], steps[0] + 1], [[*share, *share] for share in shares]
-    axis.stackplot(steps, shares, labels=kept, alpha=0.85)
-    axis.set(xlabel="optimizer step", ylabel="share of completions", ylim=(0, 1))
-    axis.legend(frameon=False, fontsize="small", loc="center right")
+    bands = axis.stackplot(
+        steps,
+        shares,
+        labels=[_NONE_NAME if answer == _NONE else answer for answer in kept],
+        colors=[
+            PALE if answer == _NONE else COLORS[place % len(COLORS)]
+            for place, answer in enumerate(kept)
+        ],
+        edgecolor="white",
+        linewidth=0.6,
+    )
+    for band in bands[len(COLORS) :]:  # colours repeat, the pattern does not
+        band.set_hatch("//")
+    axis.axhline(0.5, color="white", linewidth=2.4)
+    axis.axhline(0.5, color="black", linewidth=0.9, linestyle="--", label="one half")
+    axis.set(xlabel="completed optimizer steps", ylabel="share of completions", ylim=(0, 1))
+    axis.set_xlim(steps[0], steps[-1])
+    count_axis(axis)
+    handles, labels = axis.get_legend_handles_labels()  # in the order in which bands are stacked
+    axis.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _draw_ranks(axis: Axes, points: list[tuple[int, dict[str, dict[str, int]]]]) -> None:
     chosen = [points[0], points[-1]] if len(points) > 1 else [points[0]]
-    for (step, categories), color in zip(chosen, ("0.6", "tab:blue"), strict=False):
+    for place, (step, categories) in enumerate(chosen):
         ranked = [
             sorted((n / max(1, sum(of.values())) for n in of.values()), reverse=True)
             for of in categories.values()
         ]
         longest = min(len(shares) for shares in ranked)
         mean = [sum(shares[k] for shares in ranked) / len(ranked) for k in range(longest)]
-        axis.plot(range(1, longest + 1), mean, color=color, label=f"step {step}")
-    axis.set(xlabel="rank of the answer in its category", ylabel="share of completions")
-    axis.legend(frameon=False, fontsize="small")
+        style = series(0) if place == len(chosen) - 1 else series(1) | {"color": GREY}
+        label = f"after {step:,} steps" if step else "before training"
+        axis.plot(range(1, longest + 1), mean, label=label, **style)
+    axis.set(
+        xlabel="rank of the answer in its category (1: the most frequent)",
+        ylabel="share of completions",
+    )
+    axis.set_ylim(bottom=0)
+    count_axis(axis)
+    axis.legend()

@@ -7,8 +7,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from triptych.callbacks.tracking.run_artifacts import save_figure
+from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.callbacks.trainer_parts import num_dry_run_batches
+from triptych.metrics.display.figure_style import series, styled
+from triptych.metrics.display.metric_names import quantity_of, set_name
 from triptych.protocols import MeasuresStart
 
 Point = tuple[int, float, float]
@@ -53,7 +55,7 @@ class RewardDiversityFront(Callback):
         if not trainer.is_global_zero or num_dry_run_batches(trainer) or not self.paths:
             return
         figure = draw_front(self.paths, self.reward, self.diversity or "diversity")
-        save_figure(trainer, figure, "reward_diversity_front")
+        save_run_figure(trainer, figure, "reward_diversity_front")
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def front(points: Sequence[Point]) -> list[Point]:
     ]
 
 
+@styled
 def draw_front(paths: dict[str, list[Point]], reward: str, diversity: str) -> Figure:
     """Draw the path of each set of prompts.
 
@@ -104,20 +107,32 @@ def draw_front(paths: dict[str, list[Point]], reward: str, diversity: str) -> Fi
         reward: Name of the reward.
         diversity: Name of the diversity.
     """
-    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axis = figure.subplots()
     for number, (name, points) in enumerate(paths.items()):
-        color = f"C{number}"
+        style = series(number)
         rewards, diversities = [p[1] for p in points], [p[2] for p in points]
-        axis.plot(rewards, diversities, color=color, linewidth=0.8, label=name.replace("_", " "))
-        axis.scatter(rewards, diversities, color=color, s=12)
+        axis.plot(rewards, diversities, label=set_name(f"val/{name}/reward"), **style)
         best = front(points)
-        axis.scatter(
-            [p[1] for p in best], [p[2] for p in best], s=48, facecolors="none", edgecolors=color
+        axis.plot(
+            [p[1] for p in best],
+            [p[2] for p in best],
+            linestyle="none",
+            marker="o",
+            markersize=10,
+            markerfacecolor="none",
+            color=style["color"],
+            label=None if number else "no validation is better in both",
         )
         for step, x, y in {points[0], points[-1]}:
-            axis.annotate(f"step {step}", (x, y), fontsize="small")
-    axis.set(xlabel=reward.replace("_", " "), ylabel=diversity.replace("_", " "))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize="small")
+            axis.annotate(
+                f"step {step:,}",
+                (x, y),
+                xytext=(0, -12),
+                textcoords="offset points",
+                ha="right" if x > sum(axis.get_xlim()) / 2 else "left",
+            )
+    axis.set(xlabel=quantity_of(reward).label, ylabel=quantity_of(diversity).label)
+    axis.margins(0.12)
+    axis.legend(loc="best")
     return figure

@@ -6,9 +6,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from triptych.metrics.display.figure_style import GREY, WIDTH, count_axis, styled
+
 # Shapes: K agents, Z latents
 
 
+@styled
 def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]) -> Figure:
     """Draw the heatmap, and a bar chart of how many latents each number of agents shares.
 
@@ -22,21 +25,21 @@ def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]
     num_agents, num_latents = relevant_KZ.shape
     pattern = [tuple((~relevant_KZ[:, z]).int().tolist()) for z in range(num_latents)]
     order = sorted(range(num_latents), key=lambda z: (-int(relevant_KZ[:, z].sum()), pattern[z]))
-    figure = Figure(
-        figsize=(min(14.0, 3.5 + 0.16 * num_latents), 1.6 + 0.35 * num_agents),
-        layout="constrained",
-    )
+    figure = Figure(figsize=(WIDTH, 1.9 + 0.35 * num_agents), layout="constrained")
     heat, bars = figure.subplots(1, 2, width_ratios=[5, 1])
     image = heat.imshow(magnitude_KZ[:, order], aspect="auto", cmap="magma_r", vmin=0)
     if num_latents <= 128:
         agents, places = relevant_KZ[:, order].nonzero(as_tuple=True)
-        heat.scatter(places, agents, s=6, color="white", edgecolors="black", linewidths=0.4)
+        dots = {"s": 14, "color": "white", "edgecolors": "black", "linewidths": 0.7}
+        heat.scatter(places, agents, label="matters to the agent (above the threshold)", **dots)
+        heat.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     heat.set_yticks(range(num_agents), list(names))
-    heat.set(xlabel="latents, by how many agents share them", title="who shares what")
-    figure.colorbar(image, ax=heat, label="RMS Jacobian")
+    heat.set(xlabel="thoughts (latents), those that most agents share first")
+    count_axis(heat)
+    figure.colorbar(image, ax=heat, label="effect on the\nagent's state\n(RMS Jacobian)")
     counts = torch.bincount(relevant_KZ.sum(0), minlength=num_agents + 1)
-    bars.bar(range(num_agents + 1), counts, color="0.4")
-    bars.set(xlabel="agents", ylabel="latents", title="agreement")
+    bars.bar(range(num_agents + 1), counts, color=GREY)
+    bars.set(xlabel="agents", ylabel="thoughts that matter to so many")
     bars.set_xticks(range(num_agents + 1))
-    bars.spines[["top", "right"]].set_visible(False)
+    count_axis(bars, "y", 4)
     return figure

@@ -18,6 +18,7 @@ from triptych.datamodules.commune.agent_states import StateCache
 from triptych.lit_modules.commune.sharing_figure import draw_sharing
 from triptych.lit_modules.optimization import stepped
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.metrics.display.figure_style import run_stamp, stamp
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
@@ -338,7 +339,7 @@ class ThoughtAutoencoder(LightningModule):
             figure = draw_sharing(
                 self._magnitude_KZ, self.model.relevant_KZ.cpu(), self.agents.names
             )
-            figure.savefig(folder / "figures" / "sharing.png", dpi=150)
+            stamp(figure, run_stamp(folder)).savefig(folder / "figures" / "sharing.png", dpi=150)
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Return the findings as rows of the summary table."""

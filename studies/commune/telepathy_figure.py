@@ -1,13 +1,16 @@
 """The figure of the telepathy study: accuracies with controls, and leakage of messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from triptych.metrics.display.figure_style import GREY, WIDTH, series, styled
+from triptych.metrics.display.metric_names import set_name
 from triptych.studies.figures import save_figure
-from triptych.studies.results import Numbers
+from triptych.studies.results import Numbers, saved_numbers
 
 # From the least to the most helpful condition, as expected.
 ORDER = (
@@ -16,8 +19,14 @@ ORDER = (
 )
 
 
+def draw_results(results: Mapping[str, Any], path: Path) -> None:
+    """Draw the figure from the content of `results.json`."""
+    bounds = results["figure"]
+    draw(saved_numbers(results), bounds["single_optimum"], bounds["chance"], path)
+
+
 def draw(numbers: Numbers, single_optimum: float, chance: float, path: Path) -> None:
-    """Draw seeds as dots and their mean as a bar.
+    """Draw seeds as points and their mean as a bar.
 
     Args:
         numbers: Numbers of each way and seed.
@@ -25,31 +34,51 @@ def draw(numbers: Numbers, single_optimum: float, chance: float, path: Path) -> 
         chance: Accuracy of an uninformed probe.
         path: Picture to write.
     """
-    height = 1.2 + max(0.3 * len(ORDER), 0.42 * len(numbers))
-    figure = Figure(figsize=(11, height), layout="constrained")
+    save_figure(_draw(numbers, single_optimum, chance), path)
+
+
+@styled
+def _draw(numbers: Numbers, single_optimum: float, chance: float) -> Figure:
+    height = 1.6 + max(0.3 * len(ORDER), 0.42 * len(numbers))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     accuracy, leakage = figure.subplots(1, 2, width_ratios=[1.5, 1])
     step = 0.8 / len(numbers)
+    probes = [key for key in next(iter(numbers.values()))[0] if "probe" in key]
     for place, (label, per_seed) in enumerate(numbers.items()):
-        color = f"C{place % 10}"
+        style = series(place) | {"linestyle": "none"}
         shift = step * (place - (len(numbers) - 1) / 2)
         for row, name in enumerate(ORDER):
-            _dots(accuracy, [n[name] for n in per_seed], row + shift, color, step)
-        accuracy.plot([], [], "o", color=color, markersize=4, label=label)
-        for row, key in enumerate(key for key in per_seed[0] if "probe" in key):
-            _dots(leakage, [n[key] for n in per_seed], row + shift, color, step)
-    accuracy.axvline(single_optimum, color="0.6", linestyle=":", zorder=0)
-    accuracy.set_yticks(range(len(ORDER)), [name.replace("_", " ") for name in ORDER])
-    accuracy.set(xlabel="accuracy; dotted: best possible alone", xlim=(0, 1.02))
-    probes = [key for key in next(iter(numbers.values()))[0] if "probe" in key]
-    leakage.axvline(chance, color="0.6", linestyle=":", zorder=0)
-    leakage.set_yticks(range(len(probes)), [key.replace(", ", ",\n") for key in probes])
-    leakage.set(xlabel="held-out accuracy of the probe; dotted: chance", xlim=(0, 1.02))
+            _points(accuracy, [n[name] for n in per_seed], row + shift, style, step)
+        accuracy.plot([], [], label=label, **style)
+        for row, key in enumerate(probes):
+            _points(leakage, [n[key] for n in per_seed], row + shift, style, step)
+    names = [set_name(f"val/{name}/accuracy") for name in ORDER]
+    accuracy.set_yticks(range(len(ORDER)), names)
+    accuracy.set_title("answers right (a point a seed, bars: means)")
+    accuracy.set(xlabel="share; dotted: best possible alone", xlim=(0, 1.02))
+    accuracy.axvline(single_optimum, color=GREY, linestyle=":", zorder=0)
+    leakage.set_title("others' evidence that a probe reads")
+    leakage.set_yticks(range(len(probes)), [_probe_name(key) for key in probes])
+    leakage.set(xlabel="share of held-out cases; dotted: chance", xlim=(0, 1.02))
+    leakage.axvline(chance, color=GREY, linestyle=":", zorder=0)
     leakage.set_ylim(-0.6, len(probes) - 0.4)
-    accuracy.legend(frameon=False, fontsize="small", loc="upper left", title="routing, codec")
-    save_figure(figure, path)
+    figure.legend(
+        *accuracy.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=3,
+        title="routing, codec",
+    )
+    return figure
 
 
-def _dots(axis: Axes, values: Sequence[float], row: float, color: str, step: float) -> None:
-    axis.scatter(values, [row] * len(values), s=14, color=color, alpha=0.7, linewidths=0)
+def _probe_name(key: str) -> str:
+    return key.rpartition(", ")[2].replace(" probe", "\nprobe")
+
+
+def _points(
+    axis: Axes, values: Sequence[float], row: float, style: dict[str, Any], step: float
+) -> None:
+    axis.plot(values, [row] * len(values), alpha=0.7, **style)
     mean = sum(values) / len(values)
-    axis.plot([mean, mean], [row - 0.45 * step, row + 0.45 * step], color=color, linewidth=2)
+    ends = [row - 0.45 * step, row + 0.45 * step]
+    axis.plot([mean, mean], ends, color=style["color"], linewidth=2)

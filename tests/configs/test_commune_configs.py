@@ -16,6 +16,7 @@ from triptych.datamodules.commune.agent_states import StateCache
 from triptych.datamodules.commune.pooled_evidence import PooledEvidence
 from triptych.datamodules.remember.text.text_corpus import TextCorpus
 from triptych.lit_modules.commune.debate import Debate
+from triptych.metrics.display.metric_names import has_name
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.thought_system import ThoughtSystem
 
@@ -34,7 +35,9 @@ def run(name: str, *options: object) -> Path:
 
 
 def summary(path: Path) -> dict:
-    return json.loads((path / "summary.json").read_text())
+    content: dict = json.loads((path / "summary.json").read_text())
+    assert not [key for key in content["metrics"] if not has_name(key)], "give them a name"
+    return content
 
 
 @pytest.fixture(scope="module")

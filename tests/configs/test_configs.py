@@ -20,6 +20,7 @@ from triptych.class_lists import offered_classes
 from triptych.cli import main, option_titles
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.text.text_corpus import TextCorpus
+from triptych.metrics.display.metric_names import has_name
 from triptych.models.remember.memory_blocks import memory_layers
 from triptych.models.remember.memory_lm import load_memory_lm
 
@@ -110,6 +111,7 @@ def test_experiment_takes_two_steps(name, stages_of_all):
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("finished", 2)
     assert summary["metrics"]
+    assert not [key for key in summary["metrics"] if not has_name(key)], "give them a name"
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_token
 from triptych.cli import main
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.remember.text.text_corpus import TextCorpus
+from triptych.metrics.display.metric_names import has_name
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.objectives.rewards.molecules.docking import VinaDocking
 from triptych.objectives.rewards.molecules.oracle_ledger import Call
@@ -73,7 +74,9 @@ def two_steps(name: str, *words: object) -> Path:
             *map(str, words),
         ]
     )
-    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert not [key for key in summary["metrics"] if not has_name(key)], "give them a name"
     return run
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from tests.studies.conftest import redrawn
 from triptych.datamodules.commune.synthetic_thoughts import make_thoughts
 from triptych.models.commune.thought_codec import ThoughtCodec, ThoughtCodecConfig
 from triptych.studies.commune.codec_training import train_codec
@@ -119,6 +120,7 @@ def test_smoke_writes_everything_and_does_not_repeat_itself(tmp_path, monkeypatc
     assert results["checks"]["row sparse linear, 24 latents: MCC"]["held"]
     assert results["held"] == all(check["held"] for check in results["checks"].values())
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert redrawn("identifiability", tmp_path) == (tmp_path / "figure.png").read_bytes()
     monkeypatch.setattr("triptych.studies.identifiability.run_fit", None)  # finished fits are read
     assert main(words)["arms"] == results["arms"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
+from tests.studies.conftest import redrawn
 from triptych.models.diversify.molecules.molecule import read_molecule
 from triptych.studies import molecules
 from triptych.studies.diversify.molecules import molecule_comparison as comparison
@@ -193,6 +194,7 @@ def test_the_study_runs_through(tmp_path, monkeypatch):
     assert titles[0] == "the gated cell"
     assert len(titles) == 1 + len(molecules.PAIRS)
     assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert redrawn("molecules", tmp_path) == (tmp_path / "figure.png").read_bytes()
     (run,) = (tmp_path / "smoke" / "runs").glob("scaffolds: MARA, sigma 64-*/seed5")
     found = read_search(run, 0.99)
     assert found.num_calls <= 60

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.studies.conftest import redrawn
 from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
 from triptych.studies import retention
 from triptych.studies.remember.retention.retention_arms import (
@@ -145,6 +146,7 @@ def test_smoke_preset_on_embedded_data(tmp_path, monkeypatch):
     results = retention.main(["--preset", "smoke", "--out", str(tmp_path), "--workers", "1"])
     assert results["preset"] == "smoke"
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert redrawn("retention", tmp_path) == (tmp_path / "figure.png").read_bytes()
     sparse = results["arms"][SPARSE_NAME]
     assert sparse[NEW]["interval"] is None
     assert set(results["checks"]) >= {"sparse: NEW in questions, median"}

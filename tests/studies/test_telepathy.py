@@ -3,6 +3,7 @@ import json
 import pytest
 
 from tests.conftest import ROOT
+from tests.studies.conftest import redrawn
 from triptych.studies import telepathy
 
 
@@ -56,6 +57,7 @@ def test_the_study_runs_through(tmp_path, monkeypatch):
     assert set(results["arms"]) == {"strict, plain", "strict, masked"}
     assert not results["held"]  # two steps teach nothing
     assert (out / "figure.png").stat().st_size > 1000
+    assert redrawn("telepathy", out) == (out / "figure.png").read_bytes()
     # both codecs read the same agents, and every stage is there once
     stages = sorted(path.name.rpartition("-")[0] for path in (out / "smoke" / "runs").iterdir())
     assert stages == ["agents-3", "masked-3", "plain-3", "strict-masked", "strict-plain"]

@@ -1,4 +1,4 @@
-"""Commands on what runs leave behind: ask a trained model, chat with it, answer a file, the ledger.
+"""Commands on what runs leave behind: ask a model, chat, answer a file, the ledger, reports.
 
 A command is a function that takes the words after its name and returns the path that it wrote or
 read. Its module is imported only when it runs.
@@ -45,5 +45,10 @@ COMMANDS = {
         "See which fact changed which slots, and remove facts.",
         "triptych.callbacks.remember.ledger.ledger_command",
         "run_ledger_command",
+    ),
+    "report": Command(
+        "Write report.html for a finished run or study.",
+        "triptych.callbacks.report.report_command",
+        "run_report_command",
     ),
 }

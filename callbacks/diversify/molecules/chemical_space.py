@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
+from triptych.metrics.display.figure_style import WIDTH, styled
 from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints, unpack
 from triptych.objectives.rewards.molecules.oracle_ledger import Call
 
@@ -43,17 +44,18 @@ def spread(calls: Sequence[Call], count: int) -> list[Call]:
     return [calls[place] for place in places]
 
 
+@styled
 def draw_space(calls: Sequence[Call], threshold: float) -> Figure:
     """Draw the map: all molecules on the left, the hits on the right."""
     shown = spread(calls, MOST_POINTS)
     places_N2, shares_2 = principal_plane([call.smiles for call in shown])
     numbers_N = np.array([call.number for call in shown])
     is_hit_N = np.array([call.score >= threshold for call in shown])
-    figure = Figure(figsize=(8.8, 4.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.0), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     for axis, kept_N, title in (
-        (axes[0], np.ones(len(shown), dtype=bool), f"{len(shown):,} of {len(calls):,} calls"),
-        (axes[1], is_hit_N, f"the {is_hit_N.sum():,} with score >= {threshold:g}"),
+        (axes[0], np.ones(len(shown), dtype=bool), _calls(len(shown), len(calls))),
+        (axes[1], is_hit_N, f"{is_hit_N.sum():,} hits (score of at least {threshold:g})"),
     ):
         axis.scatter(*places_N2.T, s=4, color="0.9", linewidths=0)
         points = axis.scatter(
@@ -65,9 +67,18 @@ def draw_space(calls: Sequence[Call], threshold: float) -> Figure:
             vmax=numbers_N.max(),
             linewidths=0,
         )
-        axis.set_title(title, fontsize="medium")
+        axis.set_title(title)
+        if not kept_N.any():
+            axis.text(0.5, 0.5, "no hits yet", ha="center", transform=axis.transAxes, fontsize=12)
         axis.set_xlabel(f"first principal component ({shares_2[0]:.0%} of the variance)")
-        axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel(f"second ({shares_2[1]:.0%})")
-    figure.colorbar(points, ax=axes, label="oracle call", shrink=0.9)
+    figure.colorbar(points, ax=axes, label="number of the oracle call", shrink=0.9)
     return figure
+
+
+def _calls(num_shown: int, num_calls: int) -> str:
+    return (
+        f"all {num_calls:,} calls"
+        if num_shown == num_calls
+        else f"{num_shown:,} of {num_calls:,} calls"
+    )

@@ -16,6 +16,17 @@ from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.diversify.molecules.chemical_space import draw_space
 from triptych.callbacks.diversify.molecules.property_histograms import draw_properties
 from triptych.callbacks.tracking.run_artifacts import log_file
+from triptych.metrics.display.figure_style import (
+    BLACK,
+    BLUE,
+    SKY,
+    VERMILLION,
+    WIDTH,
+    count_axis,
+    run_stamp,
+    stamp,
+    styled,
+)
 from triptych.metrics.diversify.molecules.circles import Circles, bit_vectors
 from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprints
 from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
@@ -124,7 +135,7 @@ class MoleculeReport(Callback):
         for name, figure in figures.items():
             path = folder / f"{name}.png"
             with atomic_file(path) as partial:
-                figure.savefig(partial, dpi=150, format="png")
+                stamp(figure, run_stamp(folder.parent)).savefig(partial, dpi=150, format="png")
             paths.append(path)
         # Without hits, the best of all molecules show how far the search is from one.
         pool = list(hits) or sorted(calls, key=lambda call: -call.score)
@@ -203,22 +214,30 @@ def write_hits(hits: Sequence[Call], names: Sequence[str], path: Path) -> Path:
     return path
 
 
+@styled
 def draw_calls(calls: Sequence[Call], threshold: float) -> Figure:
     """Draw scores and the number of hits over oracle calls."""
     numbers = [call.number for call in calls]
     scores = np.array([call.score for call in calls])
-    figure = Figure(figsize=(8.4, 3.0), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(numbers, scores, ".", markersize=2, alpha=0.5)
+    left.plot(numbers, scores, ".", markersize=2, alpha=0.5, color=SKY, label="one molecule")
     width = min(100, len(scores))
     means = np.convolve(scores, np.ones(width) / width, mode="valid")
-    left.plot(numbers[width - 1 :], means, linewidth=1.5)
-    left.set(title=f"score, and its mean over {width} calls", xlabel="oracle call")
-    right.plot(numbers, np.cumsum(scores >= threshold), linewidth=1.5)
-    right.set(title=f"Yield: molecules with score >= {threshold:g}", xlabel="oracle call")
+    left.plot(numbers[width - 1 :], means, color=BLACK, label=f"mean of {width} calls")
+    left.axhline(threshold, color=VERMILLION, linestyle="--", linewidth=1.0, label="threshold")
+    left.set(title="score", ylabel="score")
+    left.legend(markerscale=4, loc="lower right")
+    found = np.cumsum(scores >= threshold)
+    right.plot(numbers, found, color=BLUE)
+    right.set(title=f"hits: molecules with a score of at least {threshold:g}", ylabel="molecules")
+    right.set_ylim(0, max(1.0, 1.05 * float(found[-1])))
+    if not found[-1]:
+        right.text(0.5, 0.5, "no hits yet", ha="center", transform=right.transAxes, fontsize=12)
+    count_axis(right, "y")
     for axis in (left, right):
-        axis.title.set_fontsize("medium")
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set(xlabel="oracle calls")
+        count_axis(axis)
     return figure
 
 

@@ -8,6 +8,14 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from triptych.callbacks.diversify.molecules.chemical_space import spread
+from triptych.metrics.display.figure_style import (
+    BLUE,
+    GREY,
+    VERMILLION,
+    WIDTH,
+    count_axis,
+    styled,
+)
 from triptych.models.diversify.molecules.molecule import read_molecule
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
 from triptych.objectives.rewards.molecules.oracle_ledger import Call
@@ -23,7 +31,7 @@ from triptych.objectives.rewards.molecules.synthesizability import SyntheticAcce
 PROPERTIES: dict[str, MoleculeComponent] = {
     "molecular weight (g/mol)": MolecularWeight(),
     "logP": LogP(),
-    "polar surface area (square angstrom)": PolarSurfaceArea(),
+    "polar surface area (Å²)": PolarSurfaceArea(),
     "hydrogen bond donors": HydrogenBondDonors(),
     "rings": Rings(),
     "SA score (1 easy, 10 hard)": SyntheticAccessibility(),
@@ -35,6 +43,7 @@ PART = 0.2
 _COLUMNS = 3
 
 
+@styled
 def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str]) -> Figure:
     """Draw a panel for each property, and one for each component's score.
 
@@ -47,22 +56,31 @@ def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str
     groups = {
         f"first {PART:.0%} of the calls": spread(calls[:part], MOST_MOLECULES),
         f"last {PART:.0%}": spread(calls[-part:], MOST_MOLECULES),
-        f"score >= {threshold:g}": spread(
+        f"hits (score of at least {threshold:g})": spread(
             [c for c in calls if c.score >= threshold], MOST_MOLECULES
         ),
     }
     panels = {**property_values(groups), **component_values(groups, names)}
     rows = math.ceil(len(panels) / _COLUMNS)
-    figure = Figure(figsize=(9.0, 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.2 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
     for axis, (name, values) in zip(axes, panels.items(), strict=False):
         edges = bin_edges([value for group in values.values() for value in group], name in COUNTED)
         for number, (group, own) in enumerate(values.items()):
             weights = np.full(len(own), 1 / max(1, len(own)))
-            color = ("0.6", "C0", "C1")[number]
-            axis.hist(own, edges, weights=weights, histtype="step", color=color, label=group)
+            axis.hist(
+                own,
+                edges,
+                weights=weights,
+                histtype="step",
+                color=(GREY, BLUE, VERMILLION)[number],
+                linestyle=(":", "--", "-")[number],
+                linewidth=1.4,
+                label=group if own else f"{group}: none yet",
+            )
         axis.set_xlabel(name)
-        axis.spines[["top", "right"]].set_visible(False)
+        if name in COUNTED:
+            count_axis(axis)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for row in range(rows):
@@ -86,7 +104,7 @@ def component_values(
 ) -> dict[str, dict[str, list[float]]]:
     """Collect component scores; a molecule that another component ruled out has none."""
     return {
-        f"score of {name}": {
+        f"score: {name.replace('_', ' ')} (0 to 1)": {
             group: [call.components[name] for call in calls if name in call.components]
             for group, calls in groups.items()
         }

@@ -21,7 +21,8 @@ from triptych.callbacks.remember.forgetting.forgetting_report import (
 from triptych.callbacks.remember.forgetting.undisturbed import undisturbed
 from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
 from triptych.callbacks.remember.probes.base import Probe, ProbeSetting
-from triptych.callbacks.tracking.run_artifacts import log_file, save_figure
+from triptych.callbacks.run.run_figures import save_run_figure
+from triptych.callbacks.tracking.run_artifacts import log_file
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.resumable_loader import Shard
@@ -209,7 +210,7 @@ class ForgettingEvaluation(Callback):
         if not trainer.is_global_zero:
             return
         run_dir = Path(trainer.default_root_dir)
-        save_figure(trainer, draw_forgetting(self.history, self.probes), "forgetting")
+        save_run_figure(trainer, draw_forgetting(self.history, self.probes), "forgetting")
         log_file(trainer, run_dir / "forgetting.json")
 
     def _write(self, trainer: Trainer) -> None:

@@ -8,6 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from triptych.metrics.display.figure_style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    WIDTH,
+    styled,
+)
 from triptych.objectives.diversify.kl import Divergence
 from triptych.objectives.diversify.target_distribution import entropy_bits, target
 from triptych.studies.diversify.tabular.tabular_runs import Arm, Task
@@ -16,11 +25,7 @@ from triptych.studies.figures import save_figure
 Exact = Mapping[tuple[str, str, Arm, float], tuple[Tensor, Tensor]]
 Sampled = Mapping[tuple[str, Arm, float], Tensor]
 
-COLORS: dict[Arm, str] = {
-    "none": "tab:gray",
-    "algorithm 1": "tab:blue",
-    "algorithm 2": "tab:orange",
-}
+COLORS: dict[Arm, str] = {"none": GREY, "algorithm 1": BLUE, "algorithm 2": VERMILLION}
 NAMES: dict[Arm, str] = {
     "none": "vanilla",
     "algorithm 1": "MARA 1",
@@ -37,12 +42,17 @@ def draw(tasks: Mapping[str, Task], sampled: Sampled, exact: Exact, path: Path) 
         exact: Reached and closed-form log-probabilities by task, objective, arm and beta.
         path: Picture to write.
     """
-    figure = Figure(figsize=(15, 4.4), layout="constrained")
-    switch, imbalance, entropies = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
-    _draw_switch(switch, tasks["two modes"], exact)
-    _draw_imbalance(imbalance, exact)
-    _draw_entropies(entropies, sampled)
-    save_figure(figure, path)
+    save_figure(_draw(tasks, sampled, exact), path)
+
+
+@styled
+def _draw(tasks: Mapping[str, Task], sampled: Sampled, exact: Exact) -> Figure:
+    figure = Figure(figsize=(WIDTH, 7.6), layout="constrained")
+    panels = figure.subplot_mosaic([["switch", "imbalance"], ["entropies", "entropies"]])
+    _draw_switch(panels["switch"], tasks["two modes"], exact)
+    _draw_imbalance(panels["imbalance"], exact)
+    _draw_entropies(panels["entropies"], sampled)
+    return figure
 
 
 def _draw_switch(axis: Axes, task: Task, exact: Exact) -> None:
@@ -55,14 +65,14 @@ def _draw_switch(axis: Axes, task: Task, exact: Exact) -> None:
             [target("reverse", reward_K, reference_K, b, mara)[:2].exp().tolist() for b in betas]
         )
         if arm == "none":
-            axis.plot(betas, curve[:, 0], color="tab:green", label="reward .75, likelier")
-            axis.plot(betas, curve[:, 1], color="tab:red", label="reward 1, rarer")
+            axis.plot(betas, curve[:, 0], color=ORANGE, label="reward .75, likelier")
+            axis.plot(betas, curve[:, 1], color=PURPLE, label="reward 1, rarer")
         else:
-            axis.plot(betas, curve[:, 0], style, color="tab:blue", label="either, MARA")
+            axis.plot(betas, curve[:, 0], style, color=BLUE, label="either, MARA")
         for key in runs:
             if key[2] == arm:
                 reached = exact[key][0].exp().tolist()
-                colors = ("tab:green", "tab:red") if arm == "none" else ("tab:blue",) * 2
+                colors = (ORANGE, PURPLE) if arm == "none" else (BLUE,) * 2
                 for mode, color in enumerate(colors):
                     axis.plot(key[3], reached[mode], "o", color=color, markersize=4)
     reference = task.reference_log_prob()
@@ -75,7 +85,7 @@ def _draw_switch(axis: Axes, task: Task, exact: Exact) -> None:
         ylim=(0, 1),
         title="Two modes, reverse KL",
     )
-    axis.legend(frameon=False, fontsize="small")
+    axis.legend()
 
 
 def _draw_imbalance(axis: Axes, exact: Exact) -> None:
@@ -100,7 +110,7 @@ def _draw_imbalance(axis: Axes, exact: Exact) -> None:
         ylabel="share of the rare answer among the right ones",
         title=rf"Equal rewards, reference 15 : 1, $\beta$ = {beta:g}",
     )
-    axis.legend(frameon=False, fontsize="small", loc="upper left")
+    axis.legend(loc="upper left")
 
 
 def _rare_share(log_prob_K: Tensor) -> float:
@@ -143,4 +153,4 @@ def _draw_entropies(axis: Axes, sampled: Sampled) -> None:
         xlabel="entropy of the right answers (bits), mean of seeds",
         title="Sampled runs: one or two",
     )
-    axis.legend(frameon=False, fontsize="small", loc="lower center")
+    axis.legend(loc="upper left")

@@ -91,7 +91,7 @@ def test_many_categories_are_drawn_by_rank():
     figure = draw_coverage([(0, {"held": counts}), (5, {"held": counts})])
     (axis,) = figure.axes
     lines = axis.get_lines()
-    assert [line.get_label() for line in lines] == ["step 0", "step 5"]
+    assert [line.get_label() for line in lines] == ["before training", "after 5 steps"]
     assert list(lines[0].get_ydata()) == [0.75, 0.25]
 
 

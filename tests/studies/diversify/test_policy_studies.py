@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.studies.conftest import redrawn
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.diversify.supervised_replies import RepliesConfig, SupervisedReplies
 from triptych.datamodules.sources.records import RecordSource
@@ -141,7 +142,7 @@ def test_one_or_two_runs_through(base, tmp_path, monkeypatch):
         one_or_two.EXACT,
     }
     assert not results["held"]  # two steps teach nothing
-    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert redrawn("one_or_two", tmp_path) == (tmp_path / "figure.png").read_bytes()
 
 
 @pytest.mark.slow
@@ -152,4 +153,4 @@ def test_creative_qa_runs_through(base, tmp_path, monkeypatch):
     arms = [creative_qa.MARA, creative_qa.RLOO]
     results = creative_qa.main([*words, *arms, "--init_from", str(base)])
     assert set(results["arms"]) == {*arms, creative_qa.HOT}
-    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert redrawn("creative_qa", tmp_path) == (tmp_path / "figure.png").read_bytes()

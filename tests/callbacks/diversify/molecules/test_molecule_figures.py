@@ -47,9 +47,10 @@ def test_the_map_shows_all_calls_and_hits():
     every, hits = figure.axes[:2]
     assert [len(axis.collections[1].get_offsets()) for axis in (every, hits)] == [8, 3]
     assert hits.collections[1].get_array().tolist() == [6, 7, 8]
-    assert hits.get_title() == "the 3 with score >= 0.55"
+    assert hits.get_title(loc="left") == "3 hits (score of at least 0.55)"
     nothing = draw_space([call(1, "C", 0.0), call(2, "C", 0.0)], threshold=0.5)
     assert "0% of the variance" in nothing.axes[0].get_xlabel()
+    assert [text.get_text() for text in nothing.axes[1].texts] == ["no hits yet"]
     assert [c.number for c in spread(CALLS, 3)] == [1, 5, 8]
     assert spread([], 3) == []
 
@@ -62,7 +63,7 @@ def test_property_panels_hold_shares():
     # 0 or 1 ring: none in the first fifth (two of eight), half of the last, two of three hits.
     assert len(heights) == 3
     assert [pytest.approx(h.max()) for h in heights] == [1.0, 0.5, 2 / 3]
-    edges = panels["score of parts"].patches[2].get_xy()[:, 0]
+    edges = panels["score: parts (0 to 1)"].patches[2].get_xy()[:, 0]
     assert (edges.min(), edges.max()) == pytest.approx((0.1, 0.8))
     assert bin_edges([1.0, 3.0], is_count=True).tolist() == [0.5, 1.5, 2.5, 3.5]
     assert len(bin_edges([0.2, 0.4], is_count=False)) == 25

@@ -1,0 +1,1 @@
+"""The page `report.html` of a run or a study: numbers, figures, samples and settings."""
