@@ -69,15 +69,17 @@ class LearningCurves(Callback):
 def read_curves(metrics: Path) -> dict[str, Curve]:
     """Read a `metrics.csv`: key -> (numbers of completed optimizer steps, values).
 
-    Lightning writes its own rows under the index of the step, counted from 0, together with the
-    epoch. Rows without an epoch come from modules and callbacks, which write completed steps.
+    In files of 0.1, which have no column ``time``, rows with an epoch stand under the index of the
+    step, counted from 0; all other rows are written with completed steps.
     """
     curves: dict[str, Curve] = {}
     with metrics.open() as file:
-        for row in csv.DictReader(file):
-            completed = int(row["step"]) + bool(row.get("epoch"))
+        rows = csv.DictReader(file)
+        is_old = "time" not in (rows.fieldnames or ())
+        for row in rows:
+            completed = int(row["step"]) + (is_old and bool(row.get("epoch")))
             for key, value in row.items():
-                if value and key not in ("step", "epoch"):
+                if value and key not in ("step", "epoch", "time"):
                     steps, values = curves.setdefault(key, ([], []))
                     steps.append(completed)
                     values.append(float(value))

@@ -24,7 +24,7 @@ def metrics(run: Path) -> dict[tuple[str, str], str]:
             (row["step"], key): value
             for row in csv.DictReader(file)
             for key, value in row.items()
-            if value and key not in ("step", "epoch") and "per_second" not in key
+            if value and key not in ("step", "epoch", "time") and "per_second" not in key
         }
 
 

@@ -20,7 +20,13 @@ def curves(tmp_path):
     return read_curves(path)
 
 
-def test_curves_stand_over_completed_steps(curves):
+def test_rows_of_today_have_completed_steps(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,time,train/loss_nats\n0,10,1796052925.07,3.0\n")
+    assert read_curves(path) == {"train/loss_nats": ([10], [3.0])}
+
+
+def test_curves_of_an_old_file_stand_over_completed_steps(curves):
     assert curves["train/loss_nats"] == ([1, 2, 4000], [3.0, 2.0, 1.0])
     assert curves["val/text/loss_nats"] == ([0, 2, 4000], [4.0, 2.5, 1.5]), "0: before training"
 
