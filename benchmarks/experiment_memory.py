@@ -37,8 +37,10 @@ CONFIGS = (
 #: Run in the process of the experiment; its last line is torch's peak on the GPU in bytes.
 PROGRAM = """
 import sys, torch
+from triptych.callbacks.command_line.error_report import one_message_per_error
 from triptych.cli import main
-main(sys.argv[1:])
+with one_message_per_error():
+    main(sys.argv[1:])
 print(torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0)
 """
 

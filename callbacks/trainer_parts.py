@@ -5,12 +5,26 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from triptych.protocols import HasFingerprint
+
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
     """Return the datamodule that the trainer runs with."""
     undeclared: Any = trainer
     data: LightningDataModule | None = undeclared.datamodule
     return data
+
+
+def data_fingerprint(trainer: Trainer) -> str | None:
+    """Return the fingerprint of the data; None if they have none, or are gone or broken.
+
+    The run has reported data that are gone already.
+    """
+    data = datamodule_of(trainer)
+    try:
+        return data.fingerprint() if isinstance(data, HasFingerprint) else None
+    except (OSError, ValueError):
+        return None
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

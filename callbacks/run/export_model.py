@@ -24,13 +24,16 @@ from triptych.callbacks.exporting.hub_upload import check_repository_name, how_t
 from triptych.callbacks.exporting.model_card import CARD_FILE, model_card, training_settings
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.save_config import CONFIG_FILE
-from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
+from triptych.callbacks.trainer_parts import (
+    data_fingerprint,
+    datamodule_of,
+    num_dry_run_batches,
+)
 from triptych.models.progress_bars import no_progress_bars
 from triptych.protocols import (
     BoundsReplies,
     Exports,
     HasChatTemplate,
-    HasFingerprint,
     HasTokenizer,
     HoldsModel,
     SavesPretrained,
@@ -160,7 +163,6 @@ class ExportModel(Callback):
         settings = training_settings(composed.read_text()) if composed.is_file() else {}
         if settings:
             (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings, sort_keys=False))
-        data = datamodule_of(trainer)
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         model_card(
             kind_of_export(folder),
@@ -172,7 +174,7 @@ class ExportModel(Callback):
                 if name.startswith("val/") and math.isfinite(value)
             },
             steps=trainer.global_step,
-            fingerprint=data.fingerprint() if isinstance(data, HasFingerprint) else None,
+            fingerprint=data_fingerprint(trainer),
             tokenizer=tokenizer,
             init_from=pl_module.init_from if isinstance(pl_module, StartsFrom) else None,
             has_memory=getattr(_config(pl_module), "memory", None) is not None,

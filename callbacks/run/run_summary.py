@@ -19,8 +19,7 @@ from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.run_directory import RunDirectory
 from triptych.callbacks.tracking.code_version import code_version
 from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
-from triptych.callbacks.trainer_parts import datamodule_of
-from triptych.protocols import HasFingerprint
+from triptych.callbacks.trainer_parts import data_fingerprint
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def _trainer_summary(trainer: Trainer, run_dir: Path) -> dict[str, Any]:
         "best_checkpoint": _inside(run_dir, best),
         "last_checkpoint": _inside(run_dir, last),
         "export": "export" if (run_dir / "export").is_dir() else None,
-        "data_fingerprint": _data_fingerprint(trainer),
+        "data_fingerprint": data_fingerprint(trainer),
         "tracking": tracking[0].status() if tracking else None,
     }
 
@@ -76,14 +75,6 @@ def final_metrics(trainer: Trainer) -> dict[str, float | None]:
     logged = {**trainer.logged_metrics, **trainer.callback_metrics}
     values = {name: float(value) for name, value in sorted(logged.items())}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
-
-
-def _data_fingerprint(trainer: Trainer) -> str | None:
-    data = datamodule_of(trainer)
-    try:
-        return data.fingerprint() if isinstance(data, HasFingerprint) else None
-    except (OSError, ValueError):  # missing or broken data: the run has reported this already
-        return None
 
 
 def _device_name(trainer: Trainer) -> str:

@@ -144,6 +144,8 @@ QUANTITIES: dict[str, Quantity] = {
     # learning rates by parameter group
     **_named("rate", decay="learning rate", no_decay="learning rate, without decay"),
     **_named("rate", values="learning rate, memory values", dense="learning rate, dense part"),
+    **_named("rate", adapter="learning rate, adapter", codec="learning rate, codec"),
+    **_named("rate", adversary="learning rate, adversaries", outsider="learning rate, outsiders"),
     **_named("rate", anchor="learning rate, anchors"),
 }
 
@@ -221,6 +223,7 @@ _UNITS = (
     ("_bytes", "bytes"),
 )
 _CHANGE, _OVERALL, _COMPONENT = "_change", "overall_", "reward/"
+_ANSWER = "answer_share/"  # in front of a known answer
 
 
 def quantity_of(key: str) -> Quantity:
@@ -233,7 +236,7 @@ def quantity_of(key: str) -> Quantity:
     """
     if key in WHOLE:
         return WHOLE[key]
-    name = key.rpartition("/")[2]
+    name = _last_part(key)
     known = _known(name)
     if known is not None:
         return known
@@ -253,7 +256,7 @@ def set_name(key: str) -> str:
     >>> set_name("memory/layer_0/slots_read_share")
     'layer 0'
     """
-    parts = key.split("/")[1:-1]
+    parts = key.removesuffix(_last_part(key)).split("/")[1:-1]
     return " ".join(SETS.get(part, part.replace("_", " ")) for part in parts)
 
 
@@ -266,6 +269,8 @@ def metric_label(key: str) -> str:
     'training: KL to the start (nats)'
     >>> metric_label("val/my_set/my_number")
     'my set: my number'
+    >>> metric_label("val/held_out_phrasings/answer_share/1")
+    'held-out phrasings: replies that answer "1" (share)'
     """
     if key in WHOLE:
         return WHOLE[key].label
@@ -281,19 +286,29 @@ def has_name(key: str) -> bool:
 
     The components of a reward are named after their classes, which is a name.
     """
-    return key in WHOLE or key.startswith(_COMPONENT) or _known(key.rpartition("/")[2]) is not None
+    return key in WHOLE or key.startswith(_COMPONENT) or _known(_last_part(key)) is not None
 
 
 def importance(key: str) -> int:
     """Return the rank of a key's quantity in figures: 0 is the most important."""
-    name = key.rpartition("/")[2]
+    name = _last_part(key)
+    if name.startswith(_ANSWER):  # what an experiment with a few known answers promises
+        return 0
     names = list(QUANTITIES)
     return names.index(name) if name in QUANTITIES else len(names)
+
+
+def _last_part(key: str) -> str:
+    """Return the quantity's part of a key, in which an answer may hold anything."""
+    _, place, answer = key.partition(f"/{_ANSWER}")
+    return f"{_ANSWER}{answer}" if place else key.rpartition("/")[2]
 
 
 def _known(name: str) -> Quantity | None:
     if name in QUANTITIES:
         return QUANTITIES[name]
+    if name.startswith(_ANSWER):
+        return Quantity(f'replies that answer "{name.removeprefix(_ANSWER)}"', SHARE)
     for pattern, quantity in PATTERNS:
         if found := re.fullmatch(pattern, name):
             return Quantity(found.expand(quantity.text), quantity.unit)

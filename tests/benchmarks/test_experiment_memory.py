@@ -19,6 +19,6 @@ def test_an_experiment_takes_more_than_its_libraries(tmp_path):
 
 def test_a_failing_experiment_is_an_error(tmp_path):
     config = tmp_path / "broken.yaml"
-    config.write_text("modell: {}\n")
-    with pytest.raises(ValueError, match=r"(?s)broken\.yaml failed:.*modell"):
+    config.write_text("seed_everything: many\n")
+    with pytest.raises(ValueError, match=r"(?s)broken\.yaml failed:.*seed_everything"):
         experiment_memory.peak_bytes(str(config), [], CPU)

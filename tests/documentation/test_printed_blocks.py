@@ -9,6 +9,7 @@ import importlib
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,9 @@ import pytest
 
 from tests.documentation.printed_blocks import PAGES, Block, blocks
 from tests.documentation.readers_files import write_readers_files
+from tests.train_process import start_train
 from triptych import ROOT
+from triptych.callbacks.command_line import init_from
 from triptych.cli import main
 
 SMALL = {
@@ -109,6 +112,11 @@ def follow(block: Block, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block.text, f"{page.name}, line {block.line}", "exec"), {"__name__": "page"})
 
 
+def run_stage(command: list[str], **_: object) -> subprocess.CompletedProcess:
+    """Run a stage in a process that need not import everything anew."""
+    return subprocess.CompletedProcess(command, start_train(Path.cwd(), *command[3:]).wait())
+
+
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
     """Stages that several pages start from, each trained once."""
@@ -123,6 +131,7 @@ def stages(tmp_path_factory):
 )
 def test_page_works_from_top_to_bottom(page, tmp_path, stages, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(init_from.subprocess, "run", run_stage)
     Path("runs").mkdir()
     Path("runs/stages").symlink_to(stages, target_is_directory=True)
     monkeypatch.syspath_prepend(str(tmp_path))

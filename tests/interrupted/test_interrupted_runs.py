@@ -110,7 +110,7 @@ def logged(run: Path) -> dict[tuple[str, str], str]:
             (row["step"], key): value
             for row in csv.DictReader(file)
             for key, value in row.items()
-            if value and key != "step" and "per_second" not in key and "seconds" not in key
+            if value and key not in ("step", "time") and "second" not in key
         }
 
 

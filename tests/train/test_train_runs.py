@@ -31,10 +31,13 @@ def test_run_directory_holds_everything(tiny):
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "config.yaml",
+        "export/README.md",
+        "export/config.yaml",
         "export/tokenizer.json",
         "export/weights.pt",
         "figures/learning_curves.png",
         "metrics.csv",
+        "report.html",
         "samples/step_8.json",
         "summary.json",
     }

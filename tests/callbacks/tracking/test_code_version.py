@@ -29,7 +29,7 @@ def repository(tmp_path: Path) -> Path:
 def test_installed_package_in_a_users_repository_gives_its_version(repository):
     """The package's files as a wheel lays them out, in an environment inside the repository."""
     site = repository / "venv" / "site-packages"
-    for part in ("__init__.py", "short_names.py"):
+    for part in ("__init__.py", "auto_classes.py", "short_names.py"):
         shutil.copyfile(ROOT / "triptych" / part, site_file(site, part))
     tracking = site_file(site, "callbacks/tracking/code_version.py")
     shutil.copyfile(module.__file__, tracking)

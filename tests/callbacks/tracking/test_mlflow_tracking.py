@@ -25,7 +25,9 @@ from triptych.callbacks.tracking.run_mirror import MirrorBusyError, RunMirror
 from triptych.callbacks.tracking.run_record import RunRecord
 from triptych.cli import main
 
-EVERYTHING = {"config.yaml", "figures", "metrics.csv", "samples", "summary.json"}
+EVERYTHING = {
+    *("config.yaml", "figures", "metrics.csv", "report.html", "samples", "summary.json"),
+}
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens, the connection is refused
 
 
