@@ -276,7 +276,7 @@ class SavesPretrained(Protocol, metaclass=_ByName):
 
 @runtime_checkable
 class HasTokenizer(Protocol, metaclass=_ByName):
-    """A datamodule of texts.
+    """A datamodule of texts, or a module that samples texts without data.
 
     `ExportModel` saves the tokenizer; the callbacks of Remember read with it.
     """

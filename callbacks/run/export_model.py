@@ -184,9 +184,15 @@ class ExportModel(Callback):
 def _save_tokenizer(
     trainer: Trainer, pl_module: LightningModule, folder: Path
 ) -> PreTrainedTokenizerBase | None:
-    """Write the data's tokenizer, and return what was written if it is one of transformers."""
+    """Write the data's tokenizer, or the module's own where the data have none.
+
+    Returns:
+        What was written, if it is a tokenizer of transformers.
+    """
     data = datamodule_of(trainer)
     tokenizer: Any = data.tokenizer if isinstance(data, HasTokenizer) else None
+    if tokenizer is None and isinstance(pl_module, HasTokenizer):
+        tokenizer = pl_module.tokenizer
     if tokenizer is None:
         return None
     config = _config(pl_module)

@@ -1,7 +1,9 @@
 """A reader follows each page from top to bottom, and every command and block works.
 
-Trainings take a step (`fast_dev_run`), with the reader's own files beside them. Studies and
-benchmarks have tests that run their smallest preset; here their options are read.
+Trainings take two steps, with the reader's own files beside them. A shipped experiment without
+further options, whose run the page does not use later, is left to `tests/configs`, which takes two
+steps with each. Studies and benchmarks have tests that run their smallest preset; here their
+options are read.
 """
 
 import argparse
@@ -13,9 +15,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tests.configs.test_configs import EXPERIMENTS
 from tests.documentation.printed_blocks import PAGES, Block, blocks
 from tests.documentation.readers_files import write_readers_files
 from tests.train_process import start_train
@@ -23,10 +27,8 @@ from triptych import ROOT
 from triptych.callbacks.command_line import init_from
 from triptych.cli import main
 
-SMALL = {
-    "fit": ["--trainer.fast_dev_run", "1", "--tracking.uri", "null"],
-    "validate": ["--trainer.limit_val_batches", "1", "--tracking.uri", "null"],
-}
+STEPS = ["--trainer.max_steps", "2"]
+FEW = ["--trainer.limit_val_batches", "1", "--tracking.uri", "null"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
 
@@ -34,14 +36,21 @@ class OptionsReadError(Exception):
     """A command has read its options; what it does with them is left to its own test."""
 
 
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def run(words: list[str], page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command of a page, on small limits.
+
+    Args:
+        words: The command.
+        page: The text of the page.
+        monkeypatch: Of the test.
 
     Raises:
         ValueError: for a command of a kind that this test does not know.
     """
     words = [path for word in words for path in expanded(word)]
     match words:
+        case ["python", "train.py", "fit", "--config", path] if is_run_with_all(path, page):
+            pass
         case ["python", "train.py", *rest] | ["triptych", *rest]:
             run_main(rest)
         case ["python", "-m", module, *rest] if module.startswith(("studies.", "benchmarks.")):
@@ -51,7 +60,10 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
                 patch.setattr(sys, "argv", [module, *rest])
                 succeeds(lambda: runpy.run_module(module, run_name="__main__"))
         case ["make", target, *_]:
-            assert re.search(rf"^{target}:", MAKEFILE, re.M), f"no target {target}"
+            recipe = re.search(rf"^{target}:.*\n(?:\t(.*))?", MAKEFILE, re.M)
+            assert recipe, f"no target {target}"
+            if command := re.fullmatch(r"\$\(BIN\)/python train\.py (.*)", recipe[1] or ""):
+                run_main(command[1].split())
         case ["source", ".venv/bin/activate"] | ["cd", *_]:
             pass
         case _:
@@ -60,10 +72,17 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_main(words: list[str]) -> None:
     """Run `train.py` with these words; a training takes one step."""
-    small = SMALL.get(words[0], [])
-    if "--trainer.max_steps" in words:  # the page shows a short run that leaves a checkpoint
-        small = small[2:]
+    small: list[str] = []
+    if words[0] in ("fit", "validate") and not any("help" in word for word in words):
+        small += STEPS if words[0] == "fit" and STEPS[0] not in words else []
+        small += FEW
     succeeds(lambda: main([*words, *small]))
+
+
+def is_run_with_all(path: str, page: str) -> bool:
+    """Whether `tests/configs` runs a configuration, and the page does not use what it leaves."""
+    shipped = ROOT / path
+    return shipped in EXPERIMENTS and f"runs/{shipped.stem}/" not in page
 
 
 def succeeds(call: Callable[[], object]) -> None:
@@ -104,7 +123,7 @@ def follow(block: Block, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path(block.file).write_text(block.text)
     if block.language == "bash":
         for words in block.commands():
-            run(words, monkeypatch)
+            run(words, page.read_text(), monkeypatch)
     elif block.language == "yaml" and block.note:
         Path("part.yaml").write_text(block.text)
         run_main(["fit", "--config", block.note[1], "--config", "part.yaml"])
@@ -114,7 +133,9 @@ def follow(block: Block, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_stage(command: list[str], **_: object) -> subprocess.CompletedProcess:
     """Run a stage in a process that need not import everything anew."""
-    return subprocess.CompletedProcess(command, start_train(Path.cwd(), *command[3:]).wait())
+    return subprocess.CompletedProcess(
+        command, start_train(Path.cwd(), *command[3:], *STEPS, *FEW).wait()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +145,7 @@ def stages(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a model of two steps gives reasons for many
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(block.is_run for block in blocks(page))],
@@ -131,7 +153,7 @@ def stages(tmp_path_factory):
 )
 def test_page_works_from_top_to_bottom(page, tmp_path, stages, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(init_from.subprocess, "run", run_stage)
+    monkeypatch.setattr(init_from, "subprocess", SimpleNamespace(run=run_stage))
     Path("runs").mkdir()
     Path("runs/stages").symlink_to(stages, target_is_directory=True)
     monkeypatch.syspath_prepend(str(tmp_path))

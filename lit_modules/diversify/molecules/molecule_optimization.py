@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
@@ -124,6 +125,13 @@ class MoleculeOptimization(PolicyOptimization):
         self.generated_samples = 0
         self.oracle_calls = 0
         self._keeps_own_ledger = False
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of the prior, which the exported policy is sampled with."""
+        policy = self.policy
+        assert isinstance(policy, SmilesPolicy | CausalLMPolicy)
+        return policy.tokenizer
 
     @property
     def model(self) -> nn.Module:
