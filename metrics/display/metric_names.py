@@ -145,6 +145,9 @@ QUANTITIES: dict[str, Quantity] = {
     **_named("rate", decay="learning rate", no_decay="learning rate, without decay"),
     **_named("rate", values="learning rate, memory values", dense="learning rate, dense part"),
     **_named("rate", anchor="learning rate, anchors"),
+    **_named("rate", codec="learning rate, codec", adapter="learning rate, adapter"),
+    **_named("rate", adversary="learning rate, adversary of the shared thoughts"),
+    **_named("rate", outsider="learning rate, adversary of the other agents"),
 }
 
 #: Quantities whose name holds a number.
