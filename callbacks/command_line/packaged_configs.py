@@ -5,12 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jsonargparse
-import jsonargparse._typehints as parser_types
+import jsonargparse._typehints
+from jsonargparse.typing import Path_fr
 
 from triptych import ROOT
 
 SHIPPED = ROOT / "configs"
+_parser: Any = jsonargparse._typehints
 
 
 def shipped(word: str) -> str:
@@ -43,19 +44,19 @@ def included_file(name: str, folder: Path, here: Path | None = None) -> Path:
 def packaged_configs_found() -> Iterator[None]:
     """Let `data: configs/data/x.yaml` in a configuration be found as `included_file` does."""
     here = Path.cwd()  # while it reads a file, the parser is in the folder of that file
-    parsers_own = parser_types.parse_value_or_config
+    parsers_own = _parser.parse_value_or_config
 
     def parse(value: Any, *args: Any, **options: Any) -> Any:
         if isinstance(value, str) and value.startswith("configs/"):
             try:
-                jsonargparse.Path(value, mode="fr")  # beside the file that names it
+                Path_fr(value)  # beside the file that names it
             except TypeError:
                 found = included_file(value, Path(), here)
                 value = str(found) if found.is_file() else value
         return parsers_own(value, *args, **options)
 
-    parser_types.parse_value_or_config = parse
+    _parser.parse_value_or_config = parse
     try:
         yield
     finally:
-        parser_types.parse_value_or_config = parsers_own
+        _parser.parse_value_or_config = parsers_own
