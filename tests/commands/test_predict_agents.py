@@ -241,3 +241,12 @@ def test_fresh_questions_are_debated_by_text(tmp_path, monkeypatch):
     words = ["--input", str(tmp_path / "rows.jsonl"), "--output", str(tmp_path / "other.jsonl")]
     with pytest.raises(ValueError, match="makes its questions and reads no file: give --samples"):
         main(["predict", export, *words])
+
+
+def test_an_export_in_its_run_needs_no_settings_of_its_own(runs, export, questions, tmp_path):
+    (export / "config.yaml").unlink()
+    shutil.copy(runs["adapter"] / "config.yaml", tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    out = tmp_path / "out.jsonl"
+    main(["predict", str(tmp_path), "--input", str(questions), "--output", str(out)])
+    assert len(lines(out)) == len(NUMBERS)

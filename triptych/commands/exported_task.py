@@ -18,12 +18,14 @@ _SOURCE = {"path", "split", "columns"}
 
 
 def exported_settings(folder: Path) -> dict[str, Any]:
-    """Read the settings with which an export was trained.
+    """Read the settings with which an export was trained: its own, or those of its run's directory.
 
     Raises:
         ValueError: if the folder has none, or they cannot be read.
     """
     path = folder / CONFIG_FILE
+    if not path.is_file() and folder.name == "export":  # an export of 0.1, in its run's directory
+        path = folder.parent / CONFIG_FILE
     if not path.is_file():
         raise ValueError(
             f"{folder} has no {CONFIG_FILE}, which says how its agents were asked: copy the "
