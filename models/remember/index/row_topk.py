@@ -53,7 +53,7 @@ def row_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     return sorted_by_numpy
 
 
-@torch.compiler.disable  # it would trace NumPy and the threads
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it would trace NumPy and the threads
 def _numpy_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     shape = (*scores.shape[:-1], num_kept)
     rows_RN = scores.detach().float().reshape(-1, scores.shape[-1]).contiguous().numpy()
