@@ -2,7 +2,6 @@
 
 import io
 import os
-import pty
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_shows_a_line_before_the_imports():
+    pty = pytest.importorskip("pty", reason="Windows has no such terminals")
     mine, theirs = pty.openpty()
     started = time.monotonic()
     process = subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL, stderr=theirs)
