@@ -3,7 +3,7 @@
 ``python train.py --help`` lists the commands; what they do stands in `triptych/cli.py`.
 """
 
-from triptych.cli import main, run
+from triptych.start import main, run
 
 __all__ = ["main"]
 

@@ -1,6 +1,6 @@
 """`python -m triptych fit --config ...`, the same as the command `triptych`."""
 
-from triptych.cli import run
+from triptych.start import run
 
 if __name__ == "__main__":
     run()

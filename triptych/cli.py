@@ -46,7 +46,6 @@ from triptych.callbacks.command_line.config_paths import (
     built_in_data_offered,
     importable_beside_configs,
     locate_starts,
-    shipped,
 )
 from triptych.callbacks.command_line.error_report import (
     ConstructorErrors,
@@ -56,6 +55,7 @@ from triptych.callbacks.command_line.error_report import (
     refuse_missing_checkpoint,
 )
 from triptych.callbacks.command_line.init_from import Stage
+from triptych.callbacks.command_line.packaged_configs import packaged_configs_found, shipped
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.report.run_report import reported_run
@@ -423,7 +423,12 @@ def main(args: ArgsType = None) -> Path:
             option or a key that does not exist.
     """
     words = sys.argv[1:] if args is None else args
-    with restored_process_state(), short_names_allowed(), class_names_resolved():
+    with (
+        restored_process_state(),
+        short_names_allowed(),
+        class_names_resolved(),
+        packaged_configs_found(),
+    ):
         if not isinstance(words, list):
             return TriptychCLI(words).run.path
         if words and words[0] in COMMANDS:

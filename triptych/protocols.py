@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from abc import ABCMeta as ProtocolMeta
 
     from lightning.pytorch import LightningModule
+    from matplotlib.figure import Figure
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
@@ -145,6 +146,17 @@ class ShowsSamples(Protocol, metaclass=_ByName):
     @property
     def sample_rows(self) -> list[dict[str, Any]]:
         """The rows of the last validation, each a dict of plain values."""
+
+
+@runtime_checkable
+class DrawsFigures(Protocol, metaclass=_ByName):
+    """A module that draws figures of what it has found.
+
+    `ModuleFigures` writes them when training ends.
+    """
+
+    def draw_figures(self) -> Mapping[str, Figure]:
+        """Return figures by the names of their files; empty if there is nothing to draw."""
 
 
 @runtime_checkable

@@ -5,7 +5,8 @@
   the working directory comes first, and then the folder of the file.
 - A path of data starts at the working directory and, if nothing is there, at the data folder:
   `triptych.datamodules.sources.data_paths`. Patterns such as `corpus/*.jsonl.gz` do so as well.
-- `configs/...` on the command line and in `init_from` is also found in the package.
+- `configs/...` on the command line, in a configuration and in `init_from` is also found in the
+  package: `packaged_configs`.
 - All other paths start at the working directory.
 """
 
@@ -18,17 +19,9 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from triptych import ROOT
+from triptych.callbacks.command_line.packaged_configs import SHIPPED
 from triptych.callbacks.command_line.yaml_place import config_files, folder_of
 from triptych.datamodules.sources.data_paths import NoSuchDataError
-
-SHIPPED = ROOT / "configs"
-
-
-def shipped(word: str) -> str:
-    """Locate `configs/...yaml` in this package where the working directory has no such file."""
-    option, equals, path = word.rpartition("=")
-    is_shipped = path.startswith("configs/") and (ROOT / path).is_file()
-    return f"{option}{equals}{ROOT / path}" if is_shipped and not Path(path).exists() else word
 
 
 @contextmanager
@@ -63,9 +56,19 @@ def locate_starts(options: Namespace, files: Sequence[Path]) -> None:
             continue
         if Path(start).exists():
             continue
-        folder = folder_of(key.split("."), start, files)
+        folder = _folder_of_part(options, key, start) or folder_of(key.split("."), start, files)
         if folder is not None and (folder / start).exists():
             options[key] = os.path.normpath(folder / start)
+
+
+def _folder_of_part(options: Namespace, key: str, start: str) -> Path | None:
+    """Return the folder of the file of a part, as in `--model x.yaml`, if the start is in it."""
+    outer, _, inner = key.partition(".")
+    part = options.get(outer)
+    file = part.get("__path__") if isinstance(part, Namespace) else None
+    if file is None or not inner:
+        return None
+    return folder_of(inner.split("."), start, [Path(file.absolute)])
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from triptych.callbacks.command_line.packaged_configs import included_file
+
 
 def config_files(words: Sequence[str]) -> list[Path]:
     """List the files that a command line names by ``--config``.
@@ -87,7 +89,7 @@ def _options_in(
 ) -> Iterator[tuple[Path, yaml.Node, yaml.Node]]:
     """Yield every place that ``path`` leads to; a list stands for all of its elements."""
     if isinstance(node, yaml.ScalarNode) and Path(node.value).suffix in (".yaml", ".yml"):
-        included = file.parent / node.value
+        included = included_file(node.value, file.parent)
         node, file = _compose(included), included
     if isinstance(node, yaml.ScalarNode) and path == ["class_path"]:
         yield file, node, node  # `model: NAME` is short for `model: {class_path: NAME}`

@@ -5,7 +5,7 @@ import threading
 import time
 from typing import Protocol
 
-from triptych.callbacks.tracking.mlflow_store import cause_of
+from triptych.callbacks.tracking.mlflow_store import MirrorBusyError, cause_of
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class MirrorThread:
     """Updates a mirror in the background after each change.
 
     Updates start at least `seconds_between` apart. After a failure the next attempt comes after one
-    second, and later ones at intervals that double up to a minute. The first failure is said once.
+    second, and later ones at intervals that double up to a minute. The first failure is said once;
+    that another process sends the run is said apart from that a store does not answer.
 
     Args:
         mirror: What is updated.
@@ -42,7 +43,8 @@ class MirrorThread:
         self._changed = threading.Condition()  # its lock guards what follows
         self._wanted = 0  # number of the last change
         self._done = 0  # number of the last change that an ended attempt has seen
-        self._said = False
+        self._said: set[bool] = set()  # whether the mirror was busy, or the store away
+        self._is_busy = False
         self._answered = False
         self._thread: threading.Thread | None = None
 
@@ -58,7 +60,8 @@ class MirrorThread:
     def flush(self, timeout_seconds: float) -> bool:
         """Try at once and, if that fails, again until the time is over.
 
-        A store that has never answered is tried once: it was not there to begin with.
+        A store that has never answered is tried once: it was not there to begin with. For another
+        process that sends the run it waits.
 
         Returns:
             Whether the mirror has all that had changed before this call.
@@ -71,7 +74,8 @@ class MirrorThread:
             self._start_at = 0.0
             self._changed.notify_all()
             while (left := deadline - time.monotonic()) > 0:
-                if self._done >= wanted and (self.last_error is None or not self._answered):
+                waits = self._answered or self._is_busy
+                if self._done >= wanted and (self.last_error is None or not waits):
                     break
                 self._changed.wait(left)
             return self._done >= wanted and self.last_error is None
@@ -107,10 +111,19 @@ class MirrorThread:
 
     def _fail(self, error: Exception) -> None:
         self.last_error = cause_of(error)
+        self._is_busy = isinstance(error, MirrorBusyError)
         self._start_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-        if not self._said:
-            self._said = True
+        if self._is_busy in self._said:
+            return
+        self._said.add(self._is_busy)
+        if self._is_busy:
+            log.warning(
+                "%s to %s. Training continues, and sending is tried again.",
+                self.last_error,
+                self._name,
+            )
+        else:
             log.warning(
                 "%s does not answer (%s). Training continues; the run's directory keeps "
                 "everything, and sending is tried again.",

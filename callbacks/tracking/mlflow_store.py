@@ -128,12 +128,18 @@ def valid_name(name: str) -> str:
     return re.sub(r"[^\w.\- /]", "_", name)[:250]
 
 
+class MirrorBusyError(RuntimeError):
+    """Another process sends the same run at this moment."""
+
+
 def cause_of(error: Exception) -> str:
     """Return the innermost of the messages that HTTP clients wrap around each other.
 
     >>> cause_of(OSError('Max retries (Caused by NewConnectionError("host: [Errno 111] refused"))'))
     '[Errno 111] refused'
     """
+    if isinstance(error, MirrorBusyError):
+        return str(error)
     causes = re.findall(r"""\w+Error\((["'])(.*?)\1\)""", str(error))
     if causes:
         return str(causes[-1][1]).rpartition(": ")[2]

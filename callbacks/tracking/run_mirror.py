@@ -18,6 +18,7 @@ import filelock
 
 from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.tracking.mlflow_store import (
+    MirrorBusyError,
     connect,
     is_gone,
     is_refusal,
@@ -48,10 +49,6 @@ NAMES_PER_REQUEST = 100
 LONGEST_PARAM, LONGEST_TAG = 6000, 5000
 ROWS_AT_ONCE = 1000
 RUNNING = "RUNNING"
-
-
-class MirrorBusyError(RuntimeError):
-    """Another process mirrors the same run at this moment."""
 
 
 class RunMirror:
@@ -350,7 +347,7 @@ class RunMirror:
         try:
             return lock.acquire(timeout=timeout)
         except filelock.Timeout as error:
-            raise MirrorBusyError(f"another process mirrors {self.run_dir}") from error
+            raise MirrorBusyError("another process is sending this run") from error
 
 
 def _log(client: "MlflowClient", run_id: str, kind: str, entities: list[Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from triptych.datamodules.sources.records import RecordSource
+
 Split = Literal["train", "val", "test"]
 Found = TypeVar("Found", bound=Sized)
 
@@ -17,7 +19,7 @@ class Question:
 
     Attributes:
         answers: The right answer of each agent, in the form of `read_answer`. A single entry holds
-            for every agent.
+            for every agent. Empty if the answers are unknown, as in questions of a user's file.
         evidence: The text or data that each agent sees; its type is up to the task. A single entry
             is seen by every agent.
         private: For each agent a class that the others should not learn; empty if nothing is
@@ -63,6 +65,22 @@ class DebateTask(ABC):
     @abstractmethod
     def questions(self, split: Split) -> list[Question]:
         """Return the questions of a split, the same at every call."""
+
+    def read_questions(self, source: RecordSource) -> list[Question] | None:
+        """Read the questions of a file to be answered, one for each row, in their order.
+
+        `predict` calls it. `Question.answers` is empty where a row states no answer.
+
+        Args:
+            source: The file. Rows have the task's own names of fields.
+
+        Returns:
+            The questions; None (the default): the task makes its questions and reads no file.
+
+        Raises:
+            ValueError: if a row is malformed.
+        """
+        return None
 
     @abstractmethod
     def encode(

@@ -33,6 +33,10 @@ INSTRUCTIONS: dict[AnswerKind, str] = {
     "boxed": r"Think step by step, and put the final answer within \boxed{}.",
 }
 
+# Fields that state the right answer.
+_ANSWERS = {"answer": str, "solution": str, "number": float}
+_OPTIONAL: dict[str, Any] = {**_ANSWERS, "options": list[str]}
+
 
 class Reasoning(DebateTask):
     """Questions from any source, put to agents in a chat prompt.
@@ -87,6 +91,24 @@ class Reasoning(DebateTask):
         chosen = self._rows(split)
         return [Question([row["right"]], [_worded(row)]) for row in chosen]
 
+    def read_questions(self, source: RecordSource) -> list[Question]:
+        """Read all rows of a file, of any level; a row may lack the right answer.
+
+        Raises:
+            FileNotFoundError: if the file is missing.
+            ValueError: if a row has no question, or an answer of another kind.
+        """
+        rows = read_records(
+            source,
+            required={"question": str},
+            optional=_OPTIONAL,
+            row_check=lambda row: self._find_fault(row, may_be_open=True),
+        )
+        return [
+            Question([] if (right := self._right(row)) is None else [right], [_worded(row)])
+            for row in rows
+        ]
+
     def _rows(self, split: Split) -> list[dict[str, Any]]:
         if split != "train" and self.val_source is not None:
             return self._draw(self._read(self.val_source), 0, self.num_val, self.val_source)
@@ -113,12 +135,7 @@ class Reasoning(DebateTask):
         rows = read_records(
             source,
             required={"question": str},
-            optional={
-                **dict.fromkeys(["answer", "solution"], str),
-                "number": float,
-                "options": list[str],
-                **level,
-            },
+            optional={**_OPTIONAL, **level},
             embedded=embedded_sums,
             row_check=self._find_fault,
         )
@@ -139,9 +156,11 @@ class Reasoning(DebateTask):
             return read_answer(rf"\boxed{{{text}}}", "boxed")  # the answer alone
         return found
 
-    def _find_fault(self, row: dict[str, Any]) -> str | None:
+    def _find_fault(self, row: dict[str, Any], may_be_open: bool = False) -> str | None:
         if not row["question"].strip():
             return "field 'question' is empty"
+        if may_be_open and all(row[name] in (None, "") for name in _ANSWERS):
+            return None
         if self._right(row) is None:
             return (
                 f"no {self.answer_kind} is found in 'answer', 'number' or 'solution' "

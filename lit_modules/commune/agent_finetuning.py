@@ -24,7 +24,7 @@ from torch import Tensor
 
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import Question
-from triptych.lit_modules.commune.debate import SILENCE, Debate, reply_tensors
+from triptych.lit_modules.commune.debate import Debate, reply_tensors
 from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.optimization import build_adamw, with_cosine
@@ -122,11 +122,9 @@ class AgentFinetuning(DebatingModule):
     def _hold_debates(self, questions: Sequence[Question]) -> None:
         """Debate some questions and add the samples to learn from."""
         debate, read = self.debate, self.task.read_answer
-        first = replies = debate.replies(questions)
-        messages = SILENCE
-        for _ in range(self.rounds - 1):
-            messages = debate.hear(questions, replies)
-            replies = debate.replies(questions, messages)
+        first = debate.replies(questions)
+        replies, heard = debate.talk(questions, first, self.rounds - 1)
+        messages = heard[-1]
         agreed = debate_answers(debate, replies)
         for number in range(len(self.model)):
             alone = debate.prompts(questions, number)

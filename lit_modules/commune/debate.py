@@ -158,6 +158,30 @@ class Debate:
             ]
         )
 
+    def talk(
+        self,
+        questions: Sequence[Question],
+        replies: Sequence[Sequence[str]],
+        rounds: int,
+        max_tokens: int | None = None,
+    ) -> tuple[list[list[str]], list[Messages]]:
+        """Debate by text: hear the others and reply again, for some rounds.
+
+        Args:
+            questions: Questions that were asked.
+            replies: Every agent's replies without messages.
+            rounds: Further rounds.
+            max_tokens: Longest message; None: no limit.
+
+        Returns:
+            Every agent's last replies, and the messages of each round.
+        """
+        last, heard = [list(of_agent) for of_agent in replies], []
+        for _ in range(rounds):
+            heard.append(self.hear(questions, last, max_tokens))
+            last = self.replies(questions, heard[-1])
+        return last, heard
+
     @torch.no_grad()
     def states(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from triptych.datamodules.commune.debate_task import Question
+from triptych.datamodules.commune.debate_task import DebateTask, Question
 from triptych.lit_modules.commune.debate import Debate
 
 
@@ -47,22 +47,14 @@ class DebateEvaluation:
         self.count("majority", questions, self.majority(alone))
         for budget in self.budgets:
             name = "text_full" if budget is None else f"text_{budget}"
-            replies = alone
-            for _ in range(self.rounds - 1):
-                messages = debate.hear(questions, replies, budget)
-                self.sent_bytes[name] += messages.num_bytes
-                replies = debate.replies(questions, messages)
+            replies, heard = debate.talk(questions, alone, self.rounds - 1, budget)
+            self.sent_bytes[name] += sum(messages.num_bytes for messages in heard)
             self.count(name, questions, replies)
         return alone
 
     def majority(self, replies: Sequence[Sequence[str]]) -> list[list[str]]:
         """Replace every reply by one with the most frequent answer; in a tie, the first agent's."""
-        chosen = []
-        for of_question in zip(*replies, strict=True):
-            answers = [self.debate.task.read_answer(reply) for reply in of_question]
-            known = Counter(answer for answer in answers if answer is not None)
-            best = known.most_common(1)[0][0] if known else None
-            chosen.append(of_question[answers.index(best)] if known else of_question[0])
+        chosen = majority_replies(self.debate.task, replies)
         return [list(chosen) for _ in replies]
 
     def count(
@@ -70,10 +62,8 @@ class DebateEvaluation:
     ) -> None:
         """Count right replies, and questions on which all agents agree."""
         self.right[name] += self.debate.correct(questions, replies)[0]
-        read = self.debate.task.read_answer
-        for of_question in zip(*replies, strict=True):
-            answers = {read(reply) for reply in of_question}
-            self.agreed[name] += len(answers) == 1 and None not in answers
+        agreed = common_answers(self.debate.task, replies)
+        self.agreed[name] += sum(answer is not None for answer in agreed)
 
     def compute(self, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Compute accuracy, consensus and bytes per question of each condition.
@@ -113,3 +103,35 @@ class DebateEvaluation:
                 text += f"   {sent:,.0f} bytes"
             rows.append((f"accuracy: {name.replace('_', ' ')}", text))
         return rows
+
+
+def majority_replies(task: DebateTask, replies: Sequence[Sequence[str]]) -> list[str]:
+    """Return for each question a reply with the most frequent answer; in a tie, the first agent's.
+
+    If no reply has an answer, it is the first agent's reply.
+
+    Args:
+        task: Reads the answers.
+        replies: Every agent's replies.
+    """
+    chosen = []
+    for of_question in zip(*replies, strict=True):
+        answers = [task.read_answer(reply) for reply in of_question]
+        known = Counter(answer for answer in answers if answer is not None)
+        best = known.most_common(1)[0][0] if known else None
+        chosen.append(of_question[answers.index(best)] if known else of_question[0])
+    return chosen
+
+
+def common_answers(task: DebateTask, replies: Sequence[Sequence[str]]) -> list[str | None]:
+    """Return for each question the answer that all agents give; None where they differ.
+
+    Args:
+        task: Reads the answers.
+        replies: Every agent's replies.
+    """
+    found = []
+    for of_question in zip(*replies, strict=True):
+        answers = {task.read_answer(reply) for reply in of_question}
+        found.append(answers.pop() if len(answers) == 1 else None)
+    return found

@@ -27,7 +27,7 @@ def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]
     order = sorted(range(num_latents), key=lambda z: (-int(relevant_KZ[:, z].sum()), pattern[z]))
     figure = Figure(figsize=(WIDTH, 1.9 + 0.35 * num_agents), layout="constrained")
     heat, bars = figure.subplots(1, 2, width_ratios=[5, 1])
-    image = heat.imshow(magnitude_KZ[:, order], aspect="auto", cmap="magma_r", vmin=0)
+    image = heat.imshow(magnitude_KZ[:, order].numpy(), aspect="auto", cmap="magma_r", vmin=0)
     if num_latents <= 128:
         agents, places = relevant_KZ[:, order].nonzero(as_tuple=True)
         dots = {"s": 14, "color": "white", "edgecolors": "black", "linewidths": 0.7}

@@ -11,6 +11,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -18,7 +19,6 @@ from triptych.datamodules.commune.agent_states import StateCache
 from triptych.lit_modules.commune.sharing_figure import draw_sharing
 from triptych.lit_modules.optimization import stepped
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
-from triptych.metrics.display.figure_style import run_stamp, stamp
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
@@ -325,7 +325,7 @@ class ThoughtAutoencoder(LightningModule):
         return sharing
 
     def on_train_end(self) -> None:
-        """Write the report with its figure, and warn of alarms."""
+        """Write the report, and warn of alarms."""
         if not self.trainer.is_global_zero or not self._report:
             return
         for finding in self.findings:
@@ -334,12 +334,13 @@ class ThoughtAutoencoder(LightningModule):
         folder = Path(self.trainer.default_root_dir)
         report = {k: v if v != math.inf else None for k, v in self._report.items()}
         (folder / "structure.json").write_text(json.dumps(report, indent=2) + "\n")
-        if not is_dry_run(self):
-            (folder / "figures").mkdir(exist_ok=True)
-            figure = draw_sharing(
-                self._magnitude_KZ, self.model.relevant_KZ.cpu(), self.agents.names
-            )
-            stamp(figure, run_stamp(folder)).savefig(folder / "figures" / "sharing.png", dpi=150)
+
+    def draw_figures(self) -> dict[str, Figure]:
+        """Draw the structure, once there is one."""
+        if not self._report:
+            return {}
+        relevant_KZ = self.model.relevant_KZ.cpu()
+        return {"sharing": draw_sharing(self._magnitude_KZ, relevant_KZ, self.agents.names)}
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Return the findings as rows of the summary table."""

@@ -8,15 +8,16 @@ shuffled            every question with the thoughts of another question
 These are measured beside the conditions of `debate_evaluation`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from triptych.datamodules.commune.debate_task import Question
-from triptych.lit_modules.commune.debate import SILENCE, Debate, Messages
+from triptych.lit_modules.commune.debate import SILENCE, Debate
 from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
+from triptych.lit_modules.commune.thought_exchange import ThoughtExchange
 from triptych.metrics.commune.leakage_probe import probe_accuracy
 from triptych.models.commune.thought_system import ThoughtSystem
 
@@ -48,7 +49,7 @@ class ThoughtEvaluation(DebateEvaluation):
         text_budgets: Sequence[int],
     ) -> None:
         self.system = system
-        self.text_between_rounds = text_between_rounds
+        self.exchange = ThoughtExchange(system, debate, rounds, text_between_rounds)
         self.samples: list[dict[str, Any]] = []
         super().__init__(debate, rounds, text_budgets)
 
@@ -62,7 +63,7 @@ class ThoughtEvaluation(DebateEvaluation):
         """Put questions to the agents under every condition, and count."""
         debate = self.debate
         alone = self.debate_by_text(questions)
-        messages = debate.hear(questions, alone) if self.text_between_rounds else SILENCE
+        messages = debate.hear(questions, alone) if self.exchange.text_between_rounds else SILENCE
         self.count("no_prefix", questions, debate.replies(questions, messages))
         latents_BZ = self.system.think(states_BH)
         for name, change in (
@@ -71,7 +72,7 @@ class ThoughtEvaluation(DebateEvaluation):
             ("shuffled", lambda latents: latents.roll(1, 0)),
             ("zero", None),
         ):
-            replies = self._with_thoughts(questions, latents_BZ, messages, change)
+            replies = self.exchange.replies(questions, latents_BZ, messages, change)
             self.count(name, questions, replies)
             if name == "thought":
                 self._sample(questions, alone, replies)
@@ -79,27 +80,6 @@ class ThoughtEvaluation(DebateEvaluation):
         self.sent_bytes["thought"] += int(
             routed * BYTES_PER_NUMBER * len(questions) * (self.rounds - 1)
         )
-
-    def _with_thoughts(
-        self,
-        questions: Sequence[Question],
-        latents_BZ: Tensor,
-        messages: Messages,
-        change: Callable[[Tensor], Tensor] | None,
-    ) -> list[list[str]]:
-        """Return the replies of the last round; with `change` None, prefixes are zeros."""
-        prefixes: list[Tensor] = []
-        for number in range(1, self.rounds):
-            prefixes = self.system.prefixes(change(latents_BZ) if change else latents_BZ)
-            if change is None:
-                prefixes = [torch.zeros_like(prefix) for prefix in prefixes]
-            if number < self.rounds - 1:
-                states_BH = self.debate.states(questions, self.system.state, prefixes, messages)
-                latents_BZ = self.system.think(states_BH)
-                if self.text_between_rounds:
-                    said = self.debate.replies(questions, messages, prefixes)
-                    messages = self.debate.hear(questions, said)
-        return self.debate.replies(questions, messages, prefixes)
 
     def _sample(
         self,

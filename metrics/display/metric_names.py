@@ -147,6 +147,9 @@ QUANTITIES: dict[str, Quantity] = {
     **_named("rate", adapter="learning rate, adapter", codec="learning rate, codec"),
     **_named("rate", adversary="learning rate, adversaries", outsider="learning rate, outsiders"),
     **_named("rate", anchor="learning rate, anchors"),
+    **_named("rate", codec="learning rate, codec", adapter="learning rate, adapter"),
+    **_named("rate", adversary="learning rate, adversary of the shared thoughts"),
+    **_named("rate", outsider="learning rate, adversary of the other agents"),
 }
 
 #: Quantities whose name holds a number.

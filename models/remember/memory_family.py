@@ -4,7 +4,6 @@ A class is a subclass of the family's class, and inherits training, `generate` a
 `save_pretrained`. `memory_config_family` has the config classes.
 """
 
-import os
 from collections.abc import Collection
 from typing import Any
 
@@ -13,8 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from triptych.models.remember.memory_blocks import add_memory
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX, memory_config_class
-
-TRUSTED_MODULES = "TRIPTYCH_TRUSTED_MODULES"
+from triptych.models.trusted_code import refuse_foreign_code
 
 _model_classes: dict[Any, Any] = {}
 
@@ -74,15 +72,12 @@ def refuse_foreign_index(memory: MemoryConfig, trusted_modules: Collection[str])
         ValueError: if the index is foreign.
     """
     module = memory.index.rpartition(".")[0]
-    named = [name.strip() for name in os.environ.get(TRUSTED_MODULES, "").split(",")]
-    for trusted in ("triptych.models", *trusted_modules, *filter(None, named)):
-        if f"{module}.".startswith(f"{trusted}."):
-            return
-    raise ValueError(
-        f"the model's slot index {memory.index} is not part of Triptych, and loading it would run "
-        f"the code of the module {module!r}. If you trust that module, set the environment "
-        f"variable {TRUSTED_MODULES}={module} (several: separated by commas), or call "
-        f"load_memory_lm(..., trusted_modules=[{module!r}])"
+    refuse_foreign_code(
+        memory.index,
+        "the model's slot index",
+        "triptych.models",
+        trusted_modules,
+        f", or call load_memory_lm(..., trusted_modules=[{module!r}])",
     )
 
 

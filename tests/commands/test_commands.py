@@ -120,11 +120,13 @@ def test_what_cannot_be_asked_says_what_to_do(export, molecules, tmp_path):
         with pytest.raises((ValueError, OSError), match=message):
             main(["ask", source, "Who?"])
     (tmp_path / "agents.json").write_text(json.dumps({"models": ["some/model"]}))
-    with pytest.raises(ValueError, match=r"validate --config .*: some/model"):
+    with pytest.raises(ValueError, match=r"predict .*: some/model"):
         main(["ask", str(tmp_path), "Who?"])
     (tmp_path / "thoughts.json").write_text("{}")
     with pytest.raises(ValueError, match="an autoencoder of thoughts and agents"):
-        main(["predict", str(tmp_path), "--input", "x", "--output", "y"])
+        main(["chat", str(tmp_path)])
+    with pytest.raises(ValueError, match="an autoencoder of thoughts, and no adapter"):
+        main(["predict", str(tmp_path), "--input", "x", "--output", "y.jsonl"])
     with pytest.raises(ValueError, match="leave out the system message"):
         main(["ask", str(export), "Who?", "--system", "Be brief."])
     with pytest.raises(ValueError, match=r"--template x: .* has default"):

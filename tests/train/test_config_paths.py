@@ -2,13 +2,14 @@
 
 import os
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT, words_of
-from triptych.callbacks.command_line.config_paths import shipped
+from triptych.callbacks.command_line.packaged_configs import shipped
 from triptych.cli import main
 from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.remember.facts.facts import read_templates
@@ -56,6 +57,50 @@ def test_experiment_to_start_from_is_found_from_the_file_at_any_depth(workdir, t
     assert started_from(run) == str(theirs / "deeper" / "second.yaml")
     stages = sorted(path.name.partition("-")[0] for path in Path("runs/stages").glob("[!.]*"))
     assert stages == ["first", "second"]
+
+
+def test_start_in_a_file_of_the_model_is_found_from_that_file(workdir, theirs):
+    export = main(words_of(workdir)) / "export"
+    export.rename("theirs/export")
+    part = {
+        "class_path": "tests.tiny_lightning.TinyModule",
+        "init_args": {"init_from": "../export"},
+    }
+    (theirs / "part.yaml").write_text(yaml.safe_dump(part))
+    words = [*words_of(workdir), "--model", "theirs/configs/part.yaml"]
+    assert started_from(main(words)) == str(theirs.parent / "export")
+    words += ["--model.init_args.init_from", "./export"]  # of the command line, not of the file
+    with pytest.raises(FileNotFoundError, match=r"no folder \./export"):
+        main(words)
+
+
+def test_a_configuration_includes_shipped_ones(workdir, theirs, capsys):
+    part = "configs/data/text_and_facts.yaml"
+    file = theirs / "mine.yaml"
+    model = {"class_path": "MemoryPretraining"}
+    file.write_text(yaml.safe_dump({"model": model, "data": part}))
+
+    def data(*words: str) -> dict:
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(file), *words, "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)["data"]
+
+    shipped_class = yaml.safe_load((ROOT / part).read_text())["class_path"]
+    assert data()["class_path"] == shipped_class
+    for folder in (workdir, theirs):  # the file beside the configuration comes first
+        own = {
+            "class_path": "tests.tiny_lightning.TinyData",
+            "init_args": {"rows": len(str(folder))},
+        }
+        (folder / "configs" / "data").mkdir(parents=True)
+        (folder / part).write_text(yaml.safe_dump(own))
+        assert data()["init_args"]["rows"] == len(str(folder))
+    (theirs / part).write_text("class_path: [")
+    with pytest.raises(ArgumentError, match=r"configs/data/text_and_facts\.yaml"):
+        data()
+    file.write_text(yaml.safe_dump({"model": model, "data": "configs/data/no_such.yaml"}))
+    with pytest.raises(ArgumentError, match=r"there is no file configs/data/no_such\.yaml"):
+        data()
 
 
 def test_shipped_configurations_are_found_everywhere(workdir):

@@ -1,6 +1,7 @@
 """Rows to answer, and the `.jsonl` of their answers, which an interrupted command can resume."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,10 @@ class AnswerFile:
 
     Args:
         path: The file.
-        rows: All rows to answer.
+        asked: For all rows to answer, the fields that an answered row keeps.
         resume: Keep the answers in the file, which have to be those of the first rows. A line that
             an interruption has cut is dropped.
+        score: Field with the score of an answered row, where the right answer is known.
 
     Attributes:
         num_done: Rows that were answered before.
@@ -86,27 +88,32 @@ class AnswerFile:
         ValueError: if the file holds answers to other rows.
     """
 
-    def __init__(self, path: Path, rows: Sequence[PromptRow], resume: bool) -> None:
+    def __init__(
+        self, path: Path, asked: Sequence[dict[str, Any]], resume: bool, score: str = "exact_match"
+    ) -> None:
         self.path = path
-        kept = self._kept(rows) if resume and path.is_file() else []
+        self._score = score
+        kept = self._kept(asked) if resume and path.is_file() else []
         self.num_done = len(kept)
-        self._matches = [row["exact_match"] for row in kept if "exact_match" in row]
+        self._scores = [float(row[score]) for row in kept if score in row]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(_line(row) for row in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
+        if kept:
+            print(f"{len(kept):,} rows are answered already", file=sys.stderr)
 
-    def _kept(self, rows: Sequence[PromptRow]) -> list[dict[str, Any]]:
+    def _kept(self, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [json.loads(line) for line in lines if line.endswith("\n")]
         fits = [
-            {name: answered.get(name) for name in row.fields} == row.fields
-            for answered, row in zip(kept, rows, strict=False)
+            {name: answered.get(name) for name in fields} == fields
+            for answered, fields in zip(kept, asked, strict=False)
         ]
-        if all(fits) and len(kept) <= len(rows):
+        if all(fits) and len(kept) <= len(asked):
             return kept
         wrong = [*fits, False].index(False) + 1
         raise ValueError(
-            f"--resume: row {wrong} of {self.path} answers another row than that of --input: "
+            f"--resume: row {wrong} of {self.path} answers another row than that of this command: "
             "choose another --output, or give --overwrite"
         )
 
@@ -121,21 +128,21 @@ class AnswerFile:
     ) -> None:
         self._file.close()
 
-    def write(self, rows: Sequence[PromptRow], replies: Sequence[Sequence[str]]) -> None:
-        """Append the answers of a batch."""
-        for row, made in zip(rows, replies, strict=True):
-            answered = row.answered(made)
-            if "exact_match" in answered:
-                self._matches.append(answered["exact_match"])
-            self._file.write(_line(answered))
+    def write(self, answered: Sequence[dict[str, Any]]) -> None:
+        """Append the answered rows of a batch."""
+        for row in answered:
+            if self._score in row:
+                self._scores.append(float(row[self._score]))
+            self._file.write(_line(row))
         self._file.flush()
 
     def score(self) -> str:
         """Return the share of right answers in words; empty if none are known."""
-        if not self._matches:
+        if not self._scores:
             return ""
-        share = sum(map(float, self._matches)) / len(self._matches)
-        return f"Exact match of {len(self._matches):,} rows with answers: {share:.3f}."
+        share = sum(self._scores) / len(self._scores)
+        name = self._score.replace("_", " ").capitalize()
+        return f"{name} of {len(self._scores):,} rows with answers: {share:.3f}."
 
 
 def _line(row: dict[str, Any]) -> str:

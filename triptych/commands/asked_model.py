@@ -31,7 +31,7 @@ class AskedModel:
 
     def __init__(self, folder: Path, device: str | None = None) -> None:
         self.folder = folder
-        self.model: Any = load_memory_lm(folder).to(_device(device)).eval()
+        self.model: Any = load_memory_lm(folder).to(usable_device(device)).eval()
         self.tokenizer: PreTrainedTokenizerBase = _tokenizer(folder)
         self.positions = num_positions(self.model.config)
 
@@ -172,7 +172,12 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _device(name: str | None) -> torch.device:
+def usable_device(name: str | None) -> torch.device:
+    """Return a device by its name; None: the best there is.
+
+    Raises:
+        ValueError: if it cannot be used.
+    """
     if name is None:
         if torch.cuda.is_available():
             return torch.device("cuda")

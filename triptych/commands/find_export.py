@@ -10,7 +10,7 @@ from triptych.callbacks.exporting.export_kind import ExportKind, kind_of_export
 from triptych.callbacks.exporting.model_card import is_hub_name
 from triptych.models.commune.agents import AGENTS_FILE
 
-_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "config.yaml")
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 
 
@@ -71,9 +71,9 @@ def _agents(folder: Path) -> str:
     models = json.loads((folder / AGENTS_FILE).read_text())["models"]
     own = [str(folder / name) if (folder / name).is_dir() else name for name in models]
     return (
-        "agents, which answer the questions of the task that they were trained on: python train.py "
-        f"validate --config {folder.parent / 'config.yaml'} asks them. The language model of an "
-        f"agent alone can be asked: {', '.join(dict.fromkeys(own))}"
+        "agents, which answer the questions of their task together: python train.py predict "
+        f"{folder} --input questions.jsonl --output answers.jsonl. The language model of an agent "
+        f"alone can be asked: {', '.join(dict.fromkeys(own))}"
     )
 
 

@@ -23,9 +23,14 @@ EPILOG = """rows of --input (.jsonl .csv .parquet .txt, .gz too):
   in a .txt each line is a prompt. Rows of --output have the fields of the input, and `output`, or
   `outputs` with --samples; `exact_match` where there are `answers`.
 
+agents: rows are those of their task ({"question": "..."}, with `answer` if it is known); a task
+  that makes its questions takes --samples in place of --input. Rows of --output have each agent's
+  reply and answer after the exchange, their consensus and their majority.
+
 examples:
   python train.py predict runs/quickstart/*/export --input questions.txt --output answers.jsonl
   python train.py predict runs/molecules_prior/*/export --samples 1000 --output molecules.smi
+  python train.py predict runs/adapter/*/export --samples 100 --output debates.jsonl
 """
 # Molecules sampled at once.
 _AT_ONCE = 1000
@@ -57,7 +62,9 @@ def run_predict_command(words: Sequence[str]) -> Path:
     )
     parser.add_argument("--batch_size", type=positive_int, default=16, help="by default 16")
     parser.add_argument(
-        "--samples", type=positive_int, default=1, help="answers to each row, or molecules"
+        "--samples",
+        type=positive_int,
+        help="answers to each row, by default 1; or molecules; or fresh questions to agents",
     )
     exists = parser.add_mutually_exclusive_group()
     exists.add_argument("--resume", action="store_true", help="go on with an unfinished --output")
@@ -70,17 +77,21 @@ def run_predict_command(words: Sequence[str]) -> Path:
             "with it, or --overwrite"
         )
     set_seed(options.seed)
-    if kind_of_export(folder) == "molecules" and options.input is None:
-        return sample_molecules(folder, output, options.samples, options.seed)
+    kind = kind_of_export(folder)
+    if kind == "molecules" and options.input is None:
+        return sample_molecules(folder, output, options.samples or 1, options.seed)
+    if output.suffix != ".jsonl":
+        raise ValueError(f"--output {output}: answers are written as .jsonl")
+    if kind in ("agents", "thoughts"):
+        from triptych.commands.debated_answers import predict_debates
+
+        return predict_debates(folder, output, options, parser)
     refuse_other_kinds(folder, "text")
     if options.input is None:
         parser.error("--input is missing: name a file of prompts or questions")
-    if output.suffix != ".jsonl":
-        raise ValueError(f"--output {output}: answers are written as .jsonl")
     rows = read_prompts(options.input)
-    with AnswerFile(output, rows, resume=options.resume) as answers:
-        if answers.num_done:
-            print(f"{answers.num_done:,} rows are answered already", file=sys.stderr)
+    samples = options.samples or 1
+    with AnswerFile(output, [row.fields for row in rows], options.resume) as answers:
         todo = rows[answers.num_done :]
         if not todo:
             return output
@@ -91,10 +102,8 @@ def run_predict_command(words: Sequence[str]) -> Path:
         for start in track(batches, "answering", console=console, disable=not console.is_terminal):
             batch = todo[start : start + options.batch_size]
             prompts = [row.encode(model, template, options.system) for row in batch]
-            replies = model.replies(
-                prompts, options.max_new_tokens, options.temperature, options.samples
-            )
-            answers.write(batch, replies)
+            replies = model.replies(prompts, options.max_new_tokens, options.temperature, samples)
+            answers.write([row.answered(made) for row, made in zip(batch, replies, strict=True)])
     print(f"{len(rows):,} rows answered in {output}. {answers.score()}".strip(), file=sys.stderr)
     return output
 

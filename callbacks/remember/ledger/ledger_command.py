@@ -14,6 +14,7 @@ from typing import Any, NoReturn, get_args
 from transformers import PreTrainedModel
 
 from triptych.callbacks.atomic_file import atomic_folder
+from triptych.callbacks.exporting.model_card import is_hub_name
 from triptych.callbacks.remember.ledger.ledger_tables import (
     print_conflicts,
     print_delta,
@@ -23,6 +24,7 @@ from triptych.callbacks.remember.ledger.ledger_tables import (
 )
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.ledger.delta_chain import entry_files
+from triptych.models.remember.ledger.delta_hub import DELTA_FILE
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.ledger_merge import OnConflict, merge
 from triptych.models.remember.ledger.ledger_overlap import overlap
@@ -30,13 +32,17 @@ from triptych.models.remember.ledger.slot_deltas import SharedRows, SlotDelta, d
 from triptych.models.remember.memory_lm import load_memory_lm
 
 FOLDER = "ledger"
-SOURCE = "ledger (a run's directory, or its folder `ledger`), or one of its entry_*.safetensors"
+SOURCE = (
+    "ledger (a run's directory, or its folder `ledger`), one of its entry_*.safetensors, or the "
+    "name of a slot delta on the hub"
+)
 DESCRIPTION = "Which fact changed which slots, and how to take it back."
 EPILOG = """examples:
   python train.py ledger show runs/remember/teach
   python train.py ledger unlearn capital-of-peru --model runs/remember/teach/export --out mended
   python train.py ledger merge runs/a runs/b --on_conflict sum --out both
   python train.py ledger apply both --model runs/base/export --out runs/base_with_both
+  python train.py ledger apply owner/new-facts --model runs/base/export --out runs/with_facts
 """
 
 
@@ -257,10 +263,12 @@ def _add_shared_rows(command: argparse.ArgumentParser, whose: str) -> None:
 
 
 def _read(source: str | Path) -> tuple[Path, Ledger | SlotDelta]:
-    """Read a delta from its file, or a ledger from its folder, the run's, or the export's."""
+    """Read a delta from its file or the hub, or a ledger from its folder, the run's or export's."""
     path = Path(source)
     if path.is_file():
         return path, SlotDelta.load(path)
+    if (path / DELTA_FILE).is_file() or (not path.exists() and is_hub_name(str(source))):
+        return path, SlotDelta.from_pretrained(source)
     inside = path / FOLDER
     path = inside if not entry_files(path) and inside.is_dir() else path
     return path, Ledger.open(path)

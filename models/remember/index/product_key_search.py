@@ -8,7 +8,6 @@ Source: Lample et al. 2019 (1907.05242), section 3.2; Berges et al. 2024 (2412.0
 Deviation: the papers rank all K * K pairs; the result is the same.
 """
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,22 +25,20 @@ _CHUNK_ELEMENTS_CPU = 1 << 21
 _CHUNK_ELEMENTS_GPU = 1 << 28
 
 
-@lru_cache(maxsize=64)
 def candidate_ranks(num_kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """List the pairs of ranks (i, j), zero-based, with (i+1)(j+1) <= num_kept.
 
     >>> len(candidate_ranks(32)[0])
     119
     """
-    pairs = [
-        (i, j) for i in range(num_kept) for j in range(num_kept) if (i + 1) * (j + 1) <= num_kept
-    ]
+    # No cache, at which `torch.compile` would warn: it takes microseconds.
+    pairs = [(i, j) for i in range(num_kept) for j in range(num_kept // (i + 1))]
     return tuple(i for i, _ in pairs), tuple(j for _, j in pairs)
 
 
 def num_candidates(num_kept: int) -> int:
     """Return C, the number of pairs that can win."""
-    return len(candidate_ranks(num_kept)[0])
+    return sum(num_kept // (i + 1) for i in range(num_kept))
 
 
 def product_key_topk(query_BH2E: Tensor, keys_H2NE: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:

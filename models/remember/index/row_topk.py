@@ -49,6 +49,12 @@ def row_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     if not on_cpu or scores.dtype == torch.float64 or scores.numel() < _LEAST_ELEMENTS:
         best, columns = scores.topk(num_kept, dim=-1)
         return best, columns
+    sorted_by_numpy: tuple[Tensor, Tensor] = _numpy_topk(scores, num_kept)
+    return sorted_by_numpy
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # it would trace NumPy and the threads
+def _numpy_topk(scores: Tensor, num_kept: int) -> tuple[Tensor, Tensor]:
     shape = (*scores.shape[:-1], num_kept)
     rows_RN = scores.detach().float().reshape(-1, scores.shape[-1]).contiguous().numpy()
     best = torch.empty(shape, dtype=torch.float32)

@@ -6,6 +6,7 @@ the paper's size (500 rows, 1,024 wide, bfloat16, before and after).
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,13 @@ from triptych.models.remember.ledger.base_fingerprint import (
     BYTES_PER_CHUNK,
     BaseFingerprint,
     values_fingerprint,
+)
+from triptych.models.remember.ledger.delta_hub import (
+    CARD_FILE,
+    DELTA_FILE,
+    delta_card,
+    delta_file,
+    push_folder,
 )
 from triptych.models.remember.ledger.row_changes import (
     Elsewhere,
@@ -137,6 +145,61 @@ class SlotDelta:
             raise ValueError(f"{path}: {error}") from error
         description["facts"] = tuple(description["facts"])
         return cls(tables, BaseFingerprint(**description.pop("base")), **description)
+
+    def save_pretrained(self, folder: str | Path, name: str | None = None) -> None:
+        """Write the delta into a folder, with a card that says how to apply it.
+
+        Args:
+            folder: The folder; it is created if missing.
+            name: Name of the folder in the card; None: the folder itself.
+        """
+        folder = Path(folder)
+        self.save(folder / DELTA_FILE)
+        tables = "one table" if len(self.tables) == 1 else f"{len(self.tables)} tables"
+        summary = f"{self.num_rows:,} rows of {tables}, before and after learning"
+        summary += f" ({self.label})." if self.label else "."
+        card = delta_card(name or str(folder), summary, self.facts, self.base.around)
+        card.save(folder / CARD_FILE)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, file: str | None = None, revision: str | None = None
+    ) -> "SlotDelta":
+        """Read a delta from a folder, or from the Hugging Face hub.
+
+        No code is loaded with it, and `apply` refuses a model that it was not made for.
+
+        Args:
+            source: A folder of `save_pretrained`, a ledger's folder, or a name on the hub.
+            file: Path of the file in it, such as `entry_000003.safetensors`; None: the folder's
+                only delta.
+            revision: Commit, tag or branch on the hub; None: the newest.
+
+        Raises:
+            FileNotFoundError: if the folder has no such file.
+            ValueError: if the folder has several entries, the hub gives no such file, or the file
+                is damaged.
+        """
+        return cls.load(delta_file(source, file, revision))
+
+    def push_to_hub(self, name: str, private: bool = False) -> str:
+        """Upload the delta to the Hugging Face hub, with a card; `hf auth login` comes first.
+
+        The facts' ids stand in file and card.
+
+        Args:
+            name: `owner/name`, or `name` for the owner of the token.
+            private: Whether a new repository is private.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            HfHubHTTPError: if the hub refuses.
+        """
+        with TemporaryDirectory(prefix="slot_delta_") as folder:
+            self.save_pretrained(folder, name)
+            return push_folder(folder, name, private)
 
     # -- models -----------------------------------------------------------------------------------
 

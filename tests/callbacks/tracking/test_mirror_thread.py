@@ -7,6 +7,7 @@ import pytest
 
 from triptych.callbacks.tracking import mirror_thread
 from triptych.callbacks.tracking.mirror_thread import MirrorThread
+from triptych.callbacks.tracking.mlflow_store import MirrorBusyError
 
 
 class FakeMirror:
@@ -50,6 +51,21 @@ def test_a_failure_is_said_once_and_tried_again(mirror, monkeypatch, caplog):
     mirror.error = None
     assert thread.flush(10)
     assert thread.last_error is None
+
+
+def test_another_process_that_sends_the_run_is_said_and_waited_for(mirror, monkeypatch, caplog):
+    monkeypatch.setattr(mirror_thread, "FIRST_PAUSE_SECONDS", 0.01)
+    mirror.error = MirrorBusyError("another process is sending this run")
+    thread = MirrorThread(mirror, "MLflow at x")
+    assert not thread.flush(0.3)
+    assert thread.last_error == "another process is sending this run"
+    assert caplog.text.count("another process is sending this run to MLflow at x.") == 1
+    assert "does not answer" not in caplog.text
+    threading.Timer(0.2, lambda: setattr(mirror, "error", None)).start()
+    assert thread.flush(10)
+    mirror.error = ConnectionError("away")
+    thread.flush(0.1)
+    assert "MLflow at x does not answer (ConnectionError: away)" in caplog.text
 
 
 def test_the_end_does_not_wait_for_a_store_that_has_never_answered(mirror):

@@ -25,9 +25,7 @@ from triptych.callbacks.tracking.run_mirror import MirrorBusyError, RunMirror
 from triptych.callbacks.tracking.run_record import RunRecord
 from triptych.cli import main
 
-EVERYTHING = {
-    *("config.yaml", "figures", "metrics.csv", "report.html", "samples", "summary.json"),
-}
+EVERYTHING = {"config.yaml", "figures", "metrics.csv", "report.html", "samples", "summary.json"}
 NOBODY = "http://127.0.0.1:9"  # the discard port: nothing listens, the connection is refused
 
 
@@ -264,14 +262,21 @@ def test_a_store_that_is_replaced_gets_everything_again(client, empty_store, wor
     }
 
 
-def test_two_that_mirror_the_same_run(client, workdir):
+def test_two_that_mirror_the_same_run(client, workdir, monkeypatch):
     logger = tracking()
     logger.log_metrics({"loss_nats": 1.0}, step=1)
     logger.finalize("success")
     uri = f"sqlite:///{workdir}/mlflow.db"
     first, second = (RunMirror(workdir / "here", uri) for _ in range(2))
-    with first._alone(), pytest.raises(MirrorBusyError, match="another process mirrors"):
+    with (
+        first._alone(),
+        pytest.raises(MirrorBusyError, match="another process is sending this run"),
+    ):
         second.update()
+    words = ["mlflow_tracking", "here", "--tracking_uri", uri]
+    monkeypatch.setattr(sys, "argv", words)
+    with first._alone(), pytest.raises(SystemExit, match=r"mlflow\.db: another process is sending"):
+        mlflow_tracking.main()
     (workdir / "here" / "tracking_state.json").write_text('{"torn')  # a lost state does no harm
     first.update()
     second.update()

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.loggers import CSVLogger, Logger
+from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 
+from tests.tiny_lightning import TinyModule
 from triptych.callbacks.tracking.other_loggers import receiver_of
 from triptych.cli import main
 
@@ -37,6 +39,13 @@ class TableLogger(Logger):
         self.taken[key] = images
 
 
+class Drawing(TinyModule):
+    def draw_figures(self):
+        figure = Figure()
+        figure.subplots().plot(self.losses)
+        return {"drawn": figure}
+
+
 @pytest.mark.learning_curves
 def test_lightnings_mlflow_logger_gets_everything_beside_the_local_metrics(
     tiny, workdir, empty_store
@@ -44,17 +53,20 @@ def test_lightnings_mlflow_logger_gets_everything_beside_the_local_metrics(
     shutil.copy(empty_store, workdir / "theirs.db")
     words = ["--trainer.logger", "lightning.pytorch.loggers.MLFlowLogger"]
     words += ["--trainer.logger.tracking_uri", f"sqlite:///{workdir}/theirs.db"]
-    run_dir = main(tiny(*words, "--trainer.log_every_n_steps", "2"))
+    words += ["--trainer.log_every_n_steps", "2"]
+    model = {"class_path": f"{Drawing.__module__}.{Drawing.__name__}"}
+    run_dir = main(tiny(*words, model=model))
     assert "train/loss_nats" in (run_dir / "metrics.csv").read_text()
     client = MlflowClient(f"sqlite:///{workdir}/theirs.db")
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert {"train/loss_nats", "val/loss_nats"} <= set(run.data.metrics)
-    assert run.data.params["model"] == "TinyModule"
+    assert run.data.params["model"] == "Drawing"
     assert run.data.tags["subcommand"] == "fit"
     (table,) = client.list_artifacts(run.info.run_id, "samples")
     assert table.path == "samples/step_8.json"
     found = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
-    assert found == {"figures/learning_curves.png"}
+    assert found == {"figures/learning_curves.png", "figures/drawn.png"}
+    assert (run_dir / "figures" / "drawn.png").stat().st_size > 1000
     assert "config.yaml" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 

@@ -1,5 +1,7 @@
 """Exact top-k over a product of half keys, against all slots and against autograd."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -107,6 +109,25 @@ def test_close_to_full_keys_in_double_precision():
 def test_number_of_candidates(num_kept, num_pairs):
     # sum over i of floor(k / i)
     assert len(candidate_ranks(num_kept)[0]) == num_pairs
+
+
+def test_compiled_search_is_the_same_without_a_warning():
+    """A large search on a CPU leaves the compiled code for NumPy's threads."""
+    torch.set_num_threads(2)
+    query, keys = (part.requires_grad_() for part in draw(600, 2, 8, 256, torch.float32))
+    torch.compiler.reset()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        found = torch.compile(product_key_topk, backend="eager")(query, keys, 8)
+    assert not [one for one in warned if "Dynamo" in str(one.message)]
+    expected = product_key_topk(query, keys, 8)
+    for compiled, eager in zip(found, expected, strict=True):
+        assert torch.equal(compiled, eager)
+    ours, theirs = (
+        torch.autograd.grad(scores.square().sum(), (query, keys)) for _, scores in (found, expected)
+    )
+    for compiled, eager in zip(ours, theirs, strict=True):
+        assert torch.equal(compiled, eager)
 
 
 def test_more_kept_than_half_keys_is_refused():
