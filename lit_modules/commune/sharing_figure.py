@@ -31,14 +31,14 @@ def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]
     if num_latents <= 128:
         agents, places = relevant_KZ[:, order].nonzero(as_tuple=True)
         dots = {"s": 14, "color": "white", "edgecolors": "black", "linewidths": 0.7}
-        heat.scatter(places, agents, label="matters to the agent (above the threshold)", **dots)
+        heat.scatter(places.numpy(), agents.numpy(), label="matters to the agent (above the threshold)", **dots)
         heat.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     heat.set_yticks(range(num_agents), list(names))
     heat.set(xlabel="thoughts (latents), those that most agents share first")
     count_axis(heat)
     figure.colorbar(image, ax=heat, label="effect on the\nagent's state\n(RMS Jacobian)")
     counts = torch.bincount(relevant_KZ.sum(0), minlength=num_agents + 1)
-    bars.bar(range(num_agents + 1), counts, color=GREY)
+    bars.bar(range(num_agents + 1), counts.numpy(), color=GREY)
     bars.set(xlabel="agents", ylabel="thoughts that matter to so many")
     bars.set_xticks(range(num_agents + 1))
     count_axis(bars, "y", 4)
