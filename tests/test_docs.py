@@ -114,7 +114,7 @@ def commands() -> list[str]:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         for line in re.findall(r"(?<!/)train\.py (fit [^\n`|#]+)", text):
             line = re.sub(r"\b(?:DIR|FOLDER)\b", "data", line)
-            if not re.search(r"my_\w+|mine|retrofit\.yaml|runs/|--help|\.\.\.", line):
+            if not re.search(r"my_\w+|mine|retrofit\.yaml|runs/|help|\.\.\.", line):
                 found.add(" ".join(line.split()).rstrip(".,:;"))
     return sorted(found)
 
