@@ -31,7 +31,8 @@ def draw_sharing(magnitude_KZ: Tensor, relevant_KZ: Tensor, names: Sequence[str]
     if num_latents <= 128:
         agents, places = relevant_KZ[:, order].nonzero(as_tuple=True)
         dots = {"s": 14, "color": "white", "edgecolors": "black", "linewidths": 0.7}
-        heat.scatter(places.numpy(), agents.numpy(), label="matters to the agent (above the threshold)", **dots)
+        marked = "matters to the agent (above the threshold)"
+        heat.scatter(places.numpy(), agents.numpy(), label=marked, **dots)
         heat.legend(loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     heat.set_yticks(range(num_agents), list(names))
     heat.set(xlabel="thoughts (latents), those that most agents share first")
