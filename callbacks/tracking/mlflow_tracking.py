@@ -29,6 +29,7 @@ from triptych.callbacks.tracking.mlflow_store import (
 )
 from triptych.callbacks.tracking.run_mirror import RunMirror
 from triptych.callbacks.tracking.system_metrics import SystemMetrics, can_read_system
+from triptych.callbacks.trainer_parts import is_first_rank
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -217,7 +218,7 @@ class MLflowTracking(Logger):
         self._thread.wake()
 
     def _mirrored_run_id(self) -> str | None:
-        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        if not is_first_rank():
             return None
         if self._mirror.run_id is None:
             self._changed()
