@@ -56,6 +56,10 @@ class RunRecord:
 
     def begin(self, experiment: str, run_name: str, parent: Path | None = None) -> None:
         """Write the record of a run that starts, or that is resumed in place."""
+        with self._lock:
+            self._write(self._started(experiment, run_name, parent))
+
+    def _started(self, experiment: str, run_name: str, parent: Path | None) -> Content:
         earlier = self.read() if self.path.is_file() else {}
         started: Content = {
             "key": uuid.uuid4().hex,
@@ -68,7 +72,7 @@ class RunRecord:
         }
         if parent is not None:
             started["parent"] = str(parent.resolve())
-        self._write(started)
+        return started
 
     def add(self, name: str, values: Mapping[str, Any]) -> None:
         """Merge values into ``params``, ``tags`` or ``dataset``."""
@@ -85,10 +89,12 @@ class RunRecord:
 
     def keep(self) -> Content:
         """Return the record, and write it if the run had none."""
-        content = self.read()
-        if not self.path.is_file() or read_json(self.path) != content:
+        with self._lock:  # the run's thread may end the record at this moment
+            if read_json(self.path).get("key"):
+                return self.read()
+            content = self.read()
             self._write(content)
-        return content
+            return content
 
     def _write(self, content: Content) -> None:
         with atomic_file(self.path) as partial:
