@@ -6,6 +6,8 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from triptych.models.pretrained_source import pretrained_source
+
 # Options that a family's config names differently from most of transformers.
 _FAMILY_NAMES = {"gpt2": {"intermediate_size": "n_inner"}}
 _DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
@@ -28,7 +30,8 @@ class BaseLMConfig:
         tie_embeddings: Share input and output embeddings.
         dropout: Rate of all the family's dropouts.
         overrides: Further settings of the family's own config, checked against it.
-        pretrained: Hub name or folder to load instead; the sizes above are then ignored.
+        pretrained: Hub name, folder, GGUF file or `smollm2` to load instead (`pretrained_source`);
+            the sizes above are then ignored.
         pretrained_dtype: Precision to load it in; null: that of its files. This is often bfloat16,
             which loses small updates of trained parameters.
 
@@ -122,7 +125,7 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(base.to_transformers(vocab_size))
         return model
     model = AutoModelForCausalLM.from_pretrained(
-        base.pretrained, dtype=base.pretrained_dtype or "auto"
+        pretrained_source(base.pretrained), dtype=base.pretrained_dtype or "auto"
     )
     held = model.config.vocab_size
     if vocab_size > held:

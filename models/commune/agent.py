@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from triptych.models.commune.agent_state import StateConfig, pool_states
+from triptych.models.pretrained_source import pretrained_source
 from triptych.models.progress_bars import no_progress_bars
 
 # Shapes: B prompts, P prompt positions, M prefix tokens, C positions of prefix and prompt,
@@ -263,9 +264,10 @@ class Agent(nn.Module):
 
 def load_agent(pretrained: str, dtype: str | None = None) -> Agent:
     """Load a pretrained model, by folder or hub name, as a frozen agent with its tokenizer."""
+    place = pretrained_source(pretrained)
     with no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=dtype or "auto")
-    tokenizer = AutoTokenizer.from_pretrained(pretrained, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
+    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
     return Agent(model, tokenizer, source=pretrained)
 
 
