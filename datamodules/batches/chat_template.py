@@ -11,7 +11,8 @@ A reply then needs no leading space, and the text sampled after the prompt is ex
 Names of special tokens and template marks inside a message are tokenised as ordinary text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -63,17 +64,28 @@ def encode_prompts(
     if tokenizer.chat_template is None:
         texts = encode_texts(tokenizer, [plain_text(messages) for messages in conversations])
         return [[tokenizer.bos_token_id, *ids] for ids in texts]
-    backend = tokenizer.backend_tokenizer
-    spelled_out = backend.encode_special_tokens
-    try:
+    with _special_tokens_recognised(tokenizer):
         return [_by_own_template(tokenizer, messages) for messages in conversations]
-    finally:
-        backend.encode_special_tokens = spelled_out
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerFast, replies: Sequence[str]) -> list[list[int]]:
     """Tokenise replies, each with a final EOS."""
     return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, replies)]
+
+
+@contextmanager
+def _special_tokens_recognised(tokenizer: PreTrainedTokenizerFast) -> Iterator[None]:
+    """Let names of special tokens be these tokens, as `build_tokenizer` forbids for plain text.
+
+    Both switches count: transformers reads its own, and its backend keeps another.
+    """
+    backend = tokenizer.backend_tokenizer
+    before = tokenizer.split_special_tokens, backend.encode_special_tokens
+    tokenizer.split_special_tokens = backend.encode_special_tokens = False
+    try:
+        yield
+    finally:
+        tokenizer.split_special_tokens, backend.encode_special_tokens = before
 
 
 def _by_own_template(
@@ -85,7 +97,6 @@ def _by_own_template(
             [dict(message) for message in messages],
             add_generation_prompt=True,
             sanitize_control_tokens=True,
-            tokenizer_kwargs={"split_special_tokens": False},
         )
     except Exception as error:  # templates raise errors of any type
         roles = ", ".join(message["role"] for message in messages)
@@ -93,4 +104,25 @@ def _by_own_template(
             f"the tokenizer's chat template refuses a conversation of {roles} ({error}): set "
             "prompts.history to first_turn, or leave out rows with such messages"
         ) from error
-    return list(encoding["input_ids"])
+    ids: list[int] = list(encoding["input_ids"])
+    _check_marks(tokenizer, ids)
+    return ids
+
+
+def _check_marks(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> None:
+    """Check that the special tokens that the template names are in the prompt.
+
+    Raises:
+        RuntimeError: if all were spelled out as letters.
+    """
+    named = [token for token in tokenizer.all_special_tokens if token in _template_of(tokenizer)]
+    if named and not set(ids) & set(tokenizer.convert_tokens_to_ids(named)):
+        raise RuntimeError(
+            f"the chat template names {', '.join(named)}, but no such token is in the prompt: its "
+            "marks were tokenised as text. Please report this with the name of the tokenizer"
+        )
+
+
+def _template_of(tokenizer: PreTrainedTokenizerFast) -> str:
+    template: Any = tokenizer.chat_template  # some tokenizers have several, by name
+    return template if isinstance(template, str) else "".join(template.values())
