@@ -65,7 +65,10 @@ def encode_prompts(
         texts = encode_texts(tokenizer, [plain_text(messages) for messages in conversations])
         return [[tokenizer.bos_token_id, *ids] for ids in texts]
     with _special_tokens_recognised(tokenizer):
-        return [_by_own_template(tokenizer, messages) for messages in conversations]
+        encoded = [_by_own_template(tokenizer, messages) for messages in conversations]
+    if conversations:
+        _check_marks(tokenizer, conversations[0], encoded[0])
+    return encoded
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerFast, replies: Sequence[str]) -> list[list[int]]:
@@ -104,25 +107,23 @@ def _by_own_template(
             f"the tokenizer's chat template refuses a conversation of {roles} ({error}): set "
             "prompts.history to first_turn, or leave out rows with such messages"
         ) from error
-    ids: list[int] = list(encoding["input_ids"])
-    _check_marks(tokenizer, ids)
-    return ids
+    return list(encoding["input_ids"])
 
 
-def _check_marks(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> None:
-    """Check that the special tokens that the template names are in the prompt.
+def _check_marks(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]], ids: Sequence[int]
+) -> None:
+    """Check that the special tokens that the template writes are in the prompt.
 
     Raises:
         RuntimeError: if all were spelled out as letters.
     """
-    named = [token for token in tokenizer.all_special_tokens if token in _template_of(tokenizer)]
-    if named and not set(ids) & set(tokenizer.convert_tokens_to_ids(named)):
+    blank = [dict(message) | {"content": "x"} for message in messages]
+    text: Any = tokenizer.apply_chat_template(blank, add_generation_prompt=True, tokenize=False)
+    written = [token for token in tokenizer.all_special_tokens if token in text]
+    marks = {tokenizer.convert_tokens_to_ids(token) for token in written}
+    if marks and not marks & set(ids):
         raise RuntimeError(
-            f"the chat template names {', '.join(named)}, but no such token is in the prompt: its "
-            "marks were tokenised as text. Please report this with the name of the tokenizer"
+            f"the chat template writes {', '.join(written)}, but no such token is in the prompt: "
+            "its marks were tokenised as text. Please report this with the name of the tokenizer"
         )
-
-
-def _template_of(tokenizer: PreTrainedTokenizerFast) -> str:
-    template: Any = tokenizer.chat_template  # some tokenizers have several, by name
-    return template if isinstance(template, str) else "".join(template.values())

@@ -10,21 +10,9 @@ from triptych.datamodules.batches.chat_template import encode_prompts
 from triptych.datamodules.batches.tokenizer import TokenizerConfig, build_tokenizer
 
 WORDS = [
-    "Name a fruit.",
-    "Wie heißt du?",
-    "你好，世界",
-    "étude",
-    "naïve café",
-    "🍎🍐",
-    "line\nbreak",
-    "  spaces ",
-    "x = [1, 2]",
-    "don't",
-    "1,234.5",
-    "\tTab",
-    "<b>bold</b>",
-    "{{ jinja }}",
-    "{% raw %}",
+    *("Name a fruit.", "Wie heißt du?", "你好，世界", "e\u0301tude", "naïve café", "🍎🍐", "don't"),
+    *("line\nbreak", "  spaces ", "x = [1, 2]", "1,234.5", "\tTab", "<b>bold</b>"),
+    *("{{ jinja }}", "{% raw %}"),
 ]
 
 
@@ -75,6 +63,11 @@ def test_a_template_whose_marks_become_text_is_an_error(
     ours: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ):
     letters = ours("<|im_start|>user\nHi", add_special_tokens=False)
-    monkeypatch.setattr(ours, "apply_chat_template", lambda *_, **__: letters)
+    render = ours.apply_chat_template
+
+    def as_letters(*given: object, tokenize: bool = True, **options: object) -> object:
+        return letters if tokenize else render(*given, tokenize=False, **options)
+
+    monkeypatch.setattr(ours, "apply_chat_template", as_letters)
     with pytest.raises(RuntimeError, match="tokenised as text"):
         encode_prompts(ours, [[{"role": "user", "content": "Hi"}]])
