@@ -50,6 +50,8 @@ class ExperienceReplay:
         ValueError: if a number is below 1.
     """
 
+    one_process = "keeps one memory"
+
     def __init__(self, size: int = 100, num_draws: int = 10) -> None:
         if size < 1 or num_draws < 1:
             raise ValueError(
