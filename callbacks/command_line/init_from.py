@@ -125,9 +125,9 @@ class Stage:
         failure = _failure_of(run_dir)
         if not _is_finished(run_dir) and _speaks_for_machine():
             print(
-                f"init_from: process {_rank()} waits for process 0, which runs {self.config} first. "
-                f"The result is read from {run_dir.parent.resolve()}, which has to be on storage "
-                "that all machines share.",
+                f"init_from: process {_rank()} waits for process 0, which runs {self.config} "
+                f"first. The result is read from {run_dir.parent.resolve()}, which has to be on "
+                "storage that all machines share.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -170,7 +170,10 @@ class ThoughtAdapter(DebatingModule):
                         f"agent {number}: choose text_debate or no_prefix"
                     )
                 encoded = agent.tokenizer(texts, add_special_tokens=False)["input_ids"]
-                ids = [torch.tensor([*row, agent.tokenizer.eos_token_id]) for row in encoded]
+                ids = [
+                    torch.tensor([*row, agent.tokenizer.eos_token_id], dtype=torch.int64)
+                    for row in encoded
+                ]
             else:
                 ids_BT = self.debate.reply_ids(questions, number, messages.to(number))
                 mask_BT = end_mask(ids_BT, agent)

@@ -219,7 +219,7 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
 
     def _sample_decoder(self, tokenizer: Any, count: int, generator: torch.Generator) -> Rollout:
         assert isinstance(self.model, PreTrainedModel)
-        start = torch.tensor([[tokenizer.bos_token_id]], device=self.device)
+        start = torch.tensor([[tokenizer.bos_token_id]], device=self.device, dtype=torch.int64)
         made = sample_completions(
             self.model,
             start,

@@ -5,7 +5,7 @@
 
 as in Cho et al. (2014), with the parameters of `torch.nn.GRU`. The caller computes the input part
 x: for a vocabulary of some thirty tokens it is a row of a small table, not a matrix product.
-The weight gradient is one product over all steps. Under autocast (`precision: bf16-mixed`) the
+The weight gradient is one product over all steps. Under autocast (`rnn.bfloat16_products`) the
 products are rounded to bfloat16, which takes half the time on processors with such instructions;
 states, gates and sums keep the first state's precision. Rows that have ended are left out of all
 later steps. cuDNN's GRU is not used: it has no backward pass in eval mode, in which policies stay,

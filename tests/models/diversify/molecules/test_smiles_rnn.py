@@ -78,8 +78,8 @@ def test_one_step_by_hand():
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_under_autocast_only_products_are_rounded(num_layers):
-    model = tiny("gru", num_layers)
+def test_asked_for_autocast_rounds_only_products(num_layers):
+    model = tiny("gru", num_layers, bfloat16_products=True)
     ids_BT = torch.randint(len(WORDS), (4, 6))
     exact = model(ids_BT)
     with torch.autocast("cpu", torch.bfloat16):
@@ -105,22 +105,32 @@ def steps_of(model: SmilesRNN, ids_BT: torch.Tensor) -> tuple[torch.Tensor, tupl
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_in_eval_mode_autocast_changes_nothing(cell, dtype):
-    model = tiny(cell, 2).eval()
+@pytest.mark.parametrize(
+    ("settings", "is_trained"),
+    [
+        ({"cell": "gru"}, True),
+        ({"cell": "lstm"}, True),
+        ({"cell": "gru", "bfloat16_products": True}, False),
+    ],
+    ids=["gru", "lstm", "gru that rounds in training"],
+)
+def test_autocast_changes_nothing(settings, is_trained, dtype):
+    model = tiny(num_layers=2, **settings).train(is_trained)
     ids_BT = torch.randint(len(WORDS), (4, 6))
     outside = model(ids_BT), *steps_of(model, ids_BT)
     with torch.autocast("cpu", dtype):
         inside = model(ids_BT), *steps_of(model, ids_BT)
     assert all(torch.equal(a, b) for a, b in zip(inside[:2], outside[:2], strict=True))
     assert {part.dtype for part in (*inside[:2], *inside[2])} == {torch.float32}
-    gradients = torch.autograd.grad(inside[0].square().sum(), list(model.parameters()))
-    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+    gradients = [
+        torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        for logits in (inside[0], outside[0])
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_float16_autocast_rounds_nothing_in_training_either(cell):
-    model = tiny(cell, 2)
+def test_float16_rounds_no_product():
+    model = tiny("gru", bfloat16_products=True)
     ids_BT = torch.randint(len(WORDS), (4, 6))
     exact = model(ids_BT)
     with torch.autocast("cpu", torch.float16):
@@ -227,8 +237,15 @@ def test_what_is_no_prior_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"cell": "elman"}, {"num_layers": 0}, {"hidden_size": 0}, {"dropout": 1.0}]
+    "setting",
+    [
+        {"cell": "elman"},
+        {"num_layers": 0},
+        {"hidden_size": 0},
+        {"dropout": 1.0},
+        {"cell": "lstm", "bfloat16_products": True},
+    ],
 )
 def test_settings_out_of_range(setting):
-    with pytest.raises(ValueError, match=next(iter(setting))):
+    with pytest.raises(ValueError, match=list(setting)[-1]):
         SmilesRNNConfig(**setting)
