@@ -142,7 +142,10 @@ class ThoughtAdapter(DebatingModule):
         if is_dry_run(self):
             self._references = []
             return
-        self._references = self._reply_references(questions)
+        # Replies have the trainer's precision, as in training and validation; Lightning calls this
+        # hook outside autocast.
+        with self.trainer.precision_plugin.forward_context():
+            self._references = self._reply_references(questions)
         self.train()
 
     def _reply_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
