@@ -109,8 +109,11 @@ class AgentFinetuning(DebatingModule):
         self.eval()
         starts = range(0, len(questions), size)
         shown = self.trainer.is_global_zero
-        for start in with_progress(starts, "batches of debates", len(starts), shown, False):
-            self._hold_debates(questions[start : start + size])
+        # Replies have the trainer's precision, as in `validation_step`; Lightning calls this hook
+        # outside autocast.
+        with self.trainer.precision_plugin.forward_context():
+            for start in with_progress(starts, "batches of debates", len(starts), shown, False):
+                self._hold_debates(questions[start : start + size])
         self.train()
         if empty := [number for number, own in enumerate(self.samples) if not own]:
             raise ValueError(

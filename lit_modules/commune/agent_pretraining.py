@@ -174,7 +174,7 @@ class AgentPretraining(LightningModule):
             replies += known
             seen += [self.task.report(question, agent) for question in own]
         if not prompts:
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.device, dtype=torch.float32)
         reply_BT, reply_mask_BT = reply_tensors(who, replies)
         logits_BTV, states = who.reply_logits_and_states(*who.pad(prompts), reply_BT, self.state)
         nll_BT = token_nll(logits_BTV, reply_BT) * reply_mask_BT
@@ -204,7 +204,7 @@ class AgentPretraining(LightningModule):
                 f"{type(self.task).__name__}.report returned {wrong.pop()} classes and "
                 f"report_classes has {len(classes)} entries: return one class for each"
             )
-        labels = torch.tensor(seen, device=states.device)
+        labels = torch.tensor(seen, device=states.device, dtype=torch.int64)
         logits = self.readouts[str(agent)](states).split(classes, 1)
         losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(logits)]
         right = [(part.argmax(1) == labels[:, i]).float() for i, part in enumerate(logits)]

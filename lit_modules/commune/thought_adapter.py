@@ -142,7 +142,10 @@ class ThoughtAdapter(DebatingModule):
         if is_dry_run(self):
             self._references = []
             return
-        self._references = self._reply_references(questions)
+        # Replies have the trainer's precision, as in training and validation; Lightning calls this
+        # hook outside autocast.
+        with self.trainer.precision_plugin.forward_context():
+            self._references = self._reply_references(questions)
         self.train()
 
     def _reply_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
@@ -170,7 +173,10 @@ class ThoughtAdapter(DebatingModule):
                         f"agent {number}: choose text_debate or no_prefix"
                     )
                 encoded = agent.tokenizer(texts, add_special_tokens=False)["input_ids"]
-                ids = [torch.tensor([*row, agent.tokenizer.eos_token_id]) for row in encoded]
+                ids = [
+                    torch.tensor([*row, agent.tokenizer.eos_token_id], dtype=torch.int64)
+                    for row in encoded
+                ]
             else:
                 ids_BT = self.debate.reply_ids(questions, number, messages.to(number))
                 mask_BT = end_mask(ids_BT, agent)

@@ -201,7 +201,7 @@ class ThoughtAutoencoder(LightningModule):
         self.findings: list[Finding] = []
         self.strict_loading = False  # frozen agents are in no checkpoint
         self._report: dict[str, Any] = {}
-        self._magnitude_KZ = torch.zeros(0)
+        self._magnitude_KZ = torch.zeros(0, dtype=torch.float32)
 
     @property
     def agents(self) -> Agents:

@@ -168,7 +168,9 @@ class ExperienceLog:
     def over_ranks(self, values: Sequence[Any]) -> list[float]:
         """Sum values over the processes, all in one reduction."""
         device = self.module.device
-        own = torch.stack([torch.as_tensor(value, device=device).double() for value in values])
+        own = torch.stack(
+            [torch.as_tensor(value, device=device, dtype=torch.float64) for value in values]
+        )
         totals: list[float] = sum_over_ranks(self.module.trainer, own).tolist()
         return totals
 
@@ -195,4 +197,4 @@ def _first_of_their_text(rollout: Rollout) -> Tensor:
     for group, text in zip(rollout.group_B.tolist(), rollout.texts, strict=True):
         first.append((group, text) not in seen)
         seen.add((group, text))
-    return torch.tensor(first, device=rollout.group_B.device)
+    return torch.tensor(first, device=rollout.group_B.device, dtype=torch.bool)

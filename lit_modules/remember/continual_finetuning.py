@@ -183,13 +183,13 @@ class ContinualFinetuning(LanguageModelTraining):
         ):  # without a forward pass; the log repeats the loss that ended the visit
             assert self.visits.last_nats is not None
             self.log("train/nll_nats_per_token", self.visits.last_nats, prog_bar=True)
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.device, dtype=torch.float32)
         nll = self.next_token_nll(batch)
         num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
         mean_nats = self._log_step(batch, nll, num_tokens)
         self._is_skipped = self.visits.ends_with(float(mean_nats))
         if self._is_skipped:
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.device, dtype=torch.float32)
         return self._step_loss(batch, nll, num_tokens)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

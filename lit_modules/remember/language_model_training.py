@@ -146,7 +146,9 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         rows = []
         for prompt in self.sample_prompts:
             ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            ids_1T = torch.tensor([[tokenizer.bos_token_id, *ids]], device=self.device)
+            ids_1T = torch.tensor(
+                [[tokenizer.bos_token_id, *ids]], device=self.device, dtype=torch.int64
+            )
             text = self.evaluation.generate(tokenizer, ids_1T, torch.ones_like(ids_1T))[0]
             row = {"set": "continuation", "prompt": prompt, "expected": "", "output": text}
             rows.append(row | {"exact_match": None})

@@ -109,10 +109,10 @@ class Agent(nn.Module):
         if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
             raise ValueError(f"prompts {empty[:8]} have no tokens: give each at least one")
         longest = max(len(prompt) for prompt in prompts)
-        ids_BP = torch.full((len(prompts), longest), self.pad_id)
+        ids_BP = torch.full((len(prompts), longest), self.pad_id, dtype=torch.int64)
         mask_BP = torch.zeros(len(prompts), longest, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
-            ids_BP[row, longest - len(prompt) :] = torch.tensor(prompt)
+            ids_BP[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
             mask_BP[row, longest - len(prompt) :] = True
         device = self.embedding_weight.device
         return ids_BP.to(device), mask_BP.to(device)

@@ -196,6 +196,9 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
     def sample(self, count: int, number: int = 0) -> Rollout:
         """Sample molecules; the result depends on the weights, the rank and `number` alone.
 
+        Probabilities have the trainer's precision, as in `validation_step` and in a policy that
+        starts from the export; Lightning calls `on_validation_epoch_end` outside autocast.
+
         Args:
             count: Number of molecules.
             number: Number of the batch within a validation.
@@ -204,16 +207,19 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         tokenizer = data_of(self).tokenizer
         was_training = self.model.training
         self.model.eval()
-        if isinstance(self.model, SmilesRNN):
-            rollout = sample_smiles(self.model, tokenizer, count, self.max_new_tokens, generator)
-        else:
-            rollout = self._sample_decoder(tokenizer, count, generator)
+        with self.trainer.precision_plugin.forward_context():
+            if isinstance(self.model, SmilesRNN):
+                rollout = sample_smiles(
+                    self.model, tokenizer, count, self.max_new_tokens, generator
+                )
+            else:
+                rollout = self._sample_decoder(tokenizer, count, generator)
         self.model.train(was_training)
         return rollout
 
     def _sample_decoder(self, tokenizer: Any, count: int, generator: torch.Generator) -> Rollout:
         assert isinstance(self.model, PreTrainedModel)
-        start = torch.tensor([[tokenizer.bos_token_id]], device=self.device)
+        start = torch.tensor([[tokenizer.bos_token_id]], device=self.device, dtype=torch.int64)
         made = sample_completions(
             self.model,
             start,

@@ -174,7 +174,7 @@ def best_pairs(best_2HBK: Tensor, columns_2HBK: Tensor, num_keys: int) -> Pairs:
         num_keys: N.
     """
     _, num_heads, num_queries, num_kept = best_2HBK.shape
-    ranks_2C = torch.tensor(candidate_ranks(num_kept), device=best_2HBK.device)
+    ranks_2C = torch.tensor(candidate_ranks(num_kept), device=best_2HBK.device, dtype=torch.int64)
     best_2PK = best_2HBK.flatten(1, 2)  # two dimensions, where `index_select` is fast
     pairs_PC = best_2PK[0].index_select(1, ranks_2C[0])
     pairs_PC += best_2PK[1].index_select(1, ranks_2C[1])
