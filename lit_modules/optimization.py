@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from triptych.metrics.sharded_strategies import UNSUPPORTED
 from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.values.rounding_optimizers import RoundingAdamW
 from triptych.models.sharding import local
 
 
@@ -30,9 +31,9 @@ def build_adamw(
     value_weight_decay: float,
     betas: tuple[float, float],
 ) -> AdamW:
-    """Build AdamW over `parameter_groups`."""
+    """Build AdamW over `parameter_groups`; bfloat16 weights are rounded stochastically."""
     rates = (learning_rate, value_learning_rate, weight_decay, value_weight_decay)
-    return AdamW(parameter_groups(model, *rates), betas=betas, fused=True)
+    return RoundingAdamW(parameter_groups(model, *rates), betas=betas)
 
 
 def parameter_groups(
