@@ -38,8 +38,8 @@ def shard_language_model(
     Args:
         model: The model, with or without memory layers, on any device.
         mesh: One dimension: the processes.
-        block_dtype: Dtype in which a block's weights are gathered and multiplied; None: as they
-            are. Memory layers, value tables and the root keep their own, so that precision does
+        block_dtype: Dtype in which a block's weights are gathered and, with autocast, multiplied;
+            None: as they are. Memory layers, value tables and the root keep their own, so that precision does
             not decide which slot is read. Gradients are summed over processes in float32.
 
     Raises:
@@ -69,6 +69,9 @@ def shard_language_model(
     ]
     for modules, policy in units:
         for module in modules:
+            if policy.param_dtype is not None:  # hooks of a validation run without autocast
+                autocast = torch.autocast(mesh.device_type, policy.param_dtype)
+                module.forward = autocast(module.forward)
             fully_shard(module, mesh=mesh, mp_policy=policy, ignored_params=scalars)
     setattr(model, _CALL, lambda function, *inputs: function(*inputs))
     register_fsdp_forward_method(model, _CALL)
