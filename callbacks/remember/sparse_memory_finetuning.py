@@ -7,7 +7,6 @@ import torch
 from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +17,7 @@ from triptych.callbacks.remember.row_updates import RowObserver, RowUpdates
 from triptych.callbacks.remember.training_reads import TrainingReads
 from triptych.callbacks.trainer_parts import datamodule_of
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.remember.memory_blocks import memory_layers, value_tables
 from triptych.models.remember.repeated_input import RememberedCall, remember_repeated_input
 from triptych.models.remember.values.row_optimizers import (
@@ -34,7 +34,6 @@ from triptych.protocols import HasTokenizer, StartsFrom
 # Shapes: S slots, U selected rows, D value width
 
 ANCHOR = "sparse_memory_anchor"
-SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 class SparseMemoryFinetuning(Callback):
@@ -137,12 +136,7 @@ class SparseMemoryFinetuning(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if isinstance(trainer.strategy, SHARDED):
-            raise ValueError(
-                "SparseMemoryFinetuning updates whole rows on every process, but "
-                f"{type(trainer.strategy).__name__} shards them: use DDP "
-                "(configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(trainer, "SparseMemoryFinetuning updates whole rows on every process")
         if stage != "fit":  # nothing learns, but a checkpoint of training holds the anchor
             if not hasattr(pl_module, ANCHOR):
                 pl_module.register_parameter(ANCHOR, nn.Parameter(torch.zeros(())))

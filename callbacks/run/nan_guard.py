@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.models.sharding import local
 from triptych.protocols import NamesSources
 
 
@@ -55,7 +56,7 @@ class NanGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         broken = next(
-            (name for name, p in pl_module.named_parameters() if not torch.isfinite(p).all()), None
+            (n for n, p in pl_module.named_parameters() if not torch.isfinite(local(p)).all()), None
         )
         if _on_all_ranks(trainer, broken is None):
             return

@@ -19,6 +19,7 @@ from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation
 from triptych.lit_modules.commune.thought_interventions import Interventions, intervene
 from triptych.lit_modules.optimization import with_cosine
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
@@ -127,7 +128,12 @@ class ThoughtAdapter(DebatingModule):
         return self.model.state
 
     def setup(self, stage: str) -> None:
-        """Create the debate for the datamodule's task."""
+        """Create the debate for the datamodule's task.
+
+        Raises:
+            ValueError: if the strategy shards agents or codec.
+        """
+        refuse_sharded(self.trainer, "ThoughtAdapter lets whole agents write replies")
         self.debate = Debate(self.agents, self.task)
         self.evaluation = ThoughtEvaluation(
             self.model, self.debate, self.rounds, self.text_between_rounds, self.text_budgets

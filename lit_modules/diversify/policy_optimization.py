@@ -10,7 +10,6 @@ import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,6 +23,7 @@ from triptych.lit_modules.optimization import (
 )
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.diversify.prompt_metric import PromptMetric
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from triptych.models.diversify.policy import Policy
@@ -327,11 +327,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         Raises:
             ValueError: if the strategy shards the policy, or settings contradict each other.
         """
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "PolicyOptimization samples from whole models, but FSDP shards them: use DDP "
-                "(configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(self.trainer, "PolicyOptimization samples from whole models")
         if self.updates_per_rollout > 1 and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"model.init_args.updates_per_rollout is {self.updates_per_rollout} and "

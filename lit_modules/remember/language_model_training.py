@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from triptych.lit_modules.optimization import ClipsValuesApart
 from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
+from triptych.lit_modules.sharded_model import shard_for_trainer
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.remember.memory_blocks import describe_memory
@@ -58,6 +59,14 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         return self.evaluation.max_new_tokens
 
     # -- training ---------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy does so (`configs/hardware/fsdp2.yaml`).
+
+        Raises:
+            ValueError: if the strategy shards in a way that is not supported.
+        """
+        shard_for_trainer(self, self.model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the mean NLL over the labelled tokens of all ranks, plus the further terms."""

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
@@ -25,6 +24,7 @@ from triptych.lit_modules.optimization import (
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.language_modeling import TokenNLL
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.molecules.smiles_rnn import (
     SmilesRNN,
@@ -251,11 +251,7 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         Raises:
             ValueError: if the model has another vocabulary, or the strategy shards the model.
         """
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "MoleculePretraining samples from whole models, but FSDP shards them: use DDP "
-                "(configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(self.trainer, "MoleculePretraining samples from whole models")
         tokenizer = data_of(self).tokenizer
         words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         if isinstance(self.model, SmilesRNN):
