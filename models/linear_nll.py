@@ -1,5 +1,7 @@
 """The output layer fused with the negative log-likelihood of its targets, chunk by chunk."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +19,8 @@ def linear_nll(
     Logits exist for one chunk of predictions at a time and are computed again in the backward pass.
     This takes two arrays of C V numbers instead of several of N V, and a third more arithmetic in
     the output layer. Value and gradient equal those of the plain function up to the order of float
-    additions. The weight's gradient is summed over chunks in at least float32. Under autocast the
-    products run in its dtype, as in `torch.nn.Linear`. There is no second derivative.
+    additions. The weight's gradient is summed over chunks in at least float32. The logits are those
+    of `float32_logits`, also under autocast. There is no second derivative.
 
     Args:
         hidden_ND: Last hidden states, after the final norm.
@@ -34,9 +36,38 @@ def linear_nll(
     tensor([0.6931, 0.2877])
     """
     nll_N: Tensor = _LinearNLL.apply(  # type: ignore[no-untyped-call]
-        _as_autocast(hidden_ND), _as_autocast(weight_VD), targets_N, chunk_tokens
+        logits_factor(hidden_ND), logits_factor(weight_VD), targets_N, chunk_tokens
     )
     return nll_N
+
+
+def float32_logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    """Compute logits (N, V) whose sums and results are float32, also under autocast.
+
+    Logits in bfloat16 have steps of 1/16 above 8, which is far more than a policy's step moves
+    them. On CUDA the factors keep autocast's dtype, and the product is written in float32, which
+    costs no speed. On other devices the factors are widened to float32. Sampling and scoring both
+    take their logits from here.
+
+    Args:
+        hidden_ND: Last hidden states, after the final norm.
+        weight_VD: Weight of the output layer, which has no bias.
+    """
+    hidden_ND, weight_VD = logits_factor(hidden_ND), logits_factor(weight_VD)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        return _logits(hidden_ND, weight_VD)
+
+
+def logits_factor(x: Tensor) -> Tensor:
+    """Cast a factor of `float32_logits`, which repeats nothing on what was cast before.
+
+    On CUDA autocast's dtype, elsewhere at least float32.
+    """
+    if x.device.type != "cuda":
+        return at_least_float32(x)
+    if not torch.is_autocast_enabled("cuda") or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype("cuda"))
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -92,15 +123,13 @@ class _LinearNLL(torch.autograd.Function):
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
-    return at_least_float32(linear(hidden_CD, weight_VD))
+    if hidden_CD.dtype == weight_VD.dtype and hidden_CD.dtype in _HALF:
+        # `logits_factor` leaves half precision to CUDA alone, which has this product.
+        return torch.mm(hidden_CD, weight_VD.T, out_dtype=torch.float32)
+    return linear(at_least_float32(hidden_CD), at_least_float32(weight_VD))
 
 
-def _as_autocast(x: Tensor) -> Tensor:
-    """Cast as autocast casts the inputs of a matrix product, which excludes float64."""
-    device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
-        return x
-    return x.to(torch.get_autocast_dtype(device_type))
+_HALF = (torch.bfloat16, torch.float16)
 
 
 def _add_product_(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
@@ -109,6 +138,30 @@ def _add_product_(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
         total_VD.addmm_(left_VC, right_CD)  # allocates no product of the total's size
     else:
         total_VD += left_VC @ right_CD
+
+
+@contextmanager
+def float32_output_layer(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model's own output layer compute in float32, also under autocast.
+
+    For families whose logits only the model computes (`output_weight` is None): they rescale or cap
+    what their output layer returns. An output layer that is not a plain `nn.Linear` stays as it is.
+    """
+    head: Any = model.get_output_embeddings()
+    if type(head) is not nn.Linear or "forward" in vars(head):
+        yield
+        return
+
+    def forward(hidden: Tensor) -> Tensor:
+        bias = None if head.bias is None else at_least_float32(head.bias)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return linear(at_least_float32(hidden), at_least_float32(head.weight), bias)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 # Settings of families that rescale their logits after the output layer (Gemma, Cohere, Granite).

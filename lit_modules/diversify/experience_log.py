@@ -32,6 +32,7 @@ class ExperienceLog:
         module: Module that the metrics are logged on.
         mara: Augmentation of the rewards; None: not augmented.
         beta: Coefficient of the KL.
+        importance_threshold: Gap above which a completion has an importance weight; None: never.
 
     Attributes:
         failed_samples: Number of completions so far that could not be scored.
@@ -39,11 +40,18 @@ class ExperienceLog:
         num_steps: Number of training steps so far.
     """
 
-    def __init__(self, module: LightningModule, mara: Mara | None, beta: float) -> None:
+    def __init__(
+        self,
+        module: LightningModule,
+        mara: Mara | None,
+        beta: float,
+        importance_threshold: float | None = None,
+    ) -> None:
         # Wrapped in a tuple to keep it out of `state_dict` and `repr`.
         self._module = (module,)
         self.mara = mara
         self.beta = beta
+        self.importance_threshold = importance_threshold
         self.failed_samples = 0
         self.above_samples = 0
         self.num_steps = 0
@@ -91,6 +99,7 @@ class ExperienceLog:
             }
             if math.isfinite(augmentation.threshold):
                 log("train/threshold", augmentation.threshold)
+        means |= self._sampling_gap(experience)
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
         # A sample that only exceeded its time has no reward and no error.
@@ -118,6 +127,22 @@ class ExperienceLog:
                     num_tokens_B=rollout.num_tokens,
                 )
             )
+
+    def _sampling_gap(self, experience: Experience) -> dict[str, tuple[Tensor, Tensor]]:
+        """Compare scored with sampled log-probabilities, and find the weighted completions."""
+        gap_BT = experience.sampling_gap
+        if gap_BT is None:
+            return {}
+        size_BT, mask_BT = gap_BT.abs(), experience.rollout.token_mask_BT
+        everyone_B = torch.ones_like(mask_BT[:, 0])
+        numbers = {
+            "train/sampling_gap_nats_per_token": (size_BT, mask_BT),
+            "train/largest_sampling_gap_nats": (size_BT.amax(-1), everyone_B),
+        }
+        if self.importance_threshold is not None:
+            is_weighted_B = (size_BT > self.importance_threshold).any(-1)
+            numbers["train/importance_weighted_share"] = (is_weighted_B, everyone_B)
+        return numbers
 
     def _show_failure(self, experience: Experience, reward_name: str) -> None:
         if experience.scores.errors and not self._has_shown_failure:

@@ -31,6 +31,7 @@ from triptych.models.diversify.rollout import Rollout
 from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_settings
 from triptych.objectives.diversify.experience import Experience
+from triptych.objectives.diversify.importance import importance_weight
 from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
@@ -79,6 +80,10 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         betas: Betas of Adam.
         schedule: After warm-up, `constant`, or a `cosine` down to a tenth over the trainer's steps.
         warmup_steps: Steps of linear warm-up.
+        importance_threshold: A completion gets an importance weight if a token's log-probability in
+            scoring differs from that in sampling by more than this, in nats. In half precision they
+            differ by some hundredths, in float32 by 1e-5. Null: never.
+        importance_cap: Largest importance weight.
         eval_samples: k, completions of each held-out prompt in validation.
         eval_temperature: Sampling temperature in validation; training samples at 1.
         evaluate_first: Validate before the first step too, to show the effect of training.
@@ -124,6 +129,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         betas: tuple[float, float] = (0.9, 0.999),
         schedule: Schedule = "constant",
         warmup_steps: NonNegativeInt = 0,
+        importance_threshold: NonNegativeFloat | None = 1e-3,
+        importance_cap: PositiveFloat = 2.0,
         eval_samples: PositiveInt = 10,
         eval_temperature: PositiveFloat = 1.0,
         evaluate_first: bool = True,
@@ -149,6 +156,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.betas = (betas[0], betas[1])
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self.importance_threshold = importance_threshold
+        self.importance_cap = importance_cap
         self.eval_samples = eval_samples
         self.eval_temperature = eval_temperature
         self.evaluate_first = evaluate_first
@@ -156,7 +165,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.experience: Experience | None = None
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []
-        self.experience_log = ExperienceLog(self, mara, beta)
+        self.experience_log = ExperienceLog(self, mara, beta, importance_threshold)
         self._seed = 0
 
     @property
@@ -276,6 +285,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             reference_log_prob_B=experience.target_log_prob,
             beta=self.beta,
             penalty=penalty,
+            importance_B=importance_weight(
+                experience.sampling_gap, self.importance_threshold, self.importance_cap
+            ),
         )
 
     def optimizer_step(

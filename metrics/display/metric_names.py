@@ -84,6 +84,9 @@ QUANTITIES: dict[str, Quantity] = {
         SHARE, finished_share="completions that ended", scored_share="completions with a score"
     ),
     **_named(SHARE, clipped_share="clipped ratios"),
+    **_named(PER_TOKEN, sampling_gap_nats_per_token="scored against sampled log-probability"),
+    **_named(NATS, largest_sampling_gap_nats="scored against sampled, worst token of a completion"),
+    **_named(SHARE, importance_weighted_share="completions with an importance weight"),
     **_named("", advantage_std="spread of the advantages"),
     **_named("", threshold="threshold of good answers"),
     **_named(SHARE, above_threshold_share="completions above the threshold"),

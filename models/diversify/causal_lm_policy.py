@@ -137,6 +137,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             token_mask_BT=made.token_mask_BT,
             finished_B=made.finished_B,
             log_prob_B=made.token_log_prob_BT.sum(1),
+            token_log_prob_BT=made.token_log_prob_BT,
             records=records,
         )
 

@@ -14,7 +14,8 @@ class ReservedLayer(DynamicLayer):
     """A cache layer that copies only the new token at each step.
 
     Attention gets a view of the tokens so far, in memory for `capacity` tokens. The layer of
-    transformers concatenates, which copies all tokens at every step.
+    transformers concatenates, which copies all tokens at every step. Under autocast keys and values
+    have its dtype, as attention would cast them, so no step casts all keys again.
 
     Args:
         capacity: C, the largest number of tokens of a row.
@@ -24,12 +25,14 @@ class ReservedLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
         self._length = 0
+        self._place_1: Tensor | None = None
         self._keys_BHCD = self._values_BHCD = torch.empty(0)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate memory for the first rows."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self._keys_BHCD, self._values_BHCD = self._room(key_states), self._room(value_states)
+        self.dtype, self.device = _attention_dtype(key_states), key_states.device
+        self._keys_BHCD = self._room(key_states.to(self.dtype))
+        self._values_BHCD = self._room(value_states.to(_attention_dtype(value_states)))
         self.is_initialized = True
 
     def update(
@@ -38,12 +41,27 @@ class ReservedLayer(DynamicLayer):
         """Add tokens (B, H, T, D); returns all tokens so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        if self._place_1 is not None:
+            self._keys_BHCD.index_copy_(2, self._place_1, key_states.to(self._keys_BHCD.dtype))
+            self._values_BHCD.index_copy_(
+                2, self._place_1, value_states.to(self._values_BHCD.dtype)
+            )
+            return self._keys_BHCD, self._values_BHCD
         begin, end = self._length, self._length + key_states.shape[2]
         assert end <= self.capacity, f"{end} tokens in a cache for {self.capacity}"
         self._keys_BHCD[:, :, begin:end] = key_states
         self._values_BHCD[:, :, begin:end] = value_states
         self._length = end
         return self._keys_BHCD[:, :, :end], self._values_BHCD[:, :, :end]
+
+    def write_at(self, place_1: Tensor) -> None:
+        """Write further tokens at this position (int64, one element), which the caller advances.
+
+        Attention then gets all C tokens, and its mask has to hide those that are not written.
+        """
+        for states_BHCD in (self._keys_BHCD, self._values_BHCD):
+            states_BHCD[:, :, self._length :] = 0  # a hidden nan would still spread
+        self._place_1, self._length = place_1, self.capacity
 
     def get_seq_length(self) -> int:
         """Return the number of tokens so far."""
@@ -78,6 +96,14 @@ def decoding_cache(config: PretrainedConfig, capacity: int) -> Cache:
     if not attends_to_everything(config):
         return DynamicCache(config=config)
     return Cache(layers=[ReservedLayer(capacity) for _ in range(config.num_hidden_layers)])
+
+
+def _attention_dtype(states: Tensor) -> torch.dtype:
+    """Return the dtype in which attention reads these states."""
+    device_type = states.device.type
+    if states.dtype == torch.float32 and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return states.dtype
 
 
 def attends_to_everything(config: PretrainedConfig) -> bool:

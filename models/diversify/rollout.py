@@ -25,6 +25,8 @@ class Rollout:
         finished_B: bool; True if the end token was sampled, False if the length limit was reached.
         log_prob_B: Log-probability of the completion under the policy that sampled it, in nats.
         reference_log_prob_B: The same under the reference policy; None until computed.
+        token_log_prob_BT: Log-probability of every token as it was sampled, in nats, 0 elsewhere;
+            None if only that of the completion is known.
         records: The data's row of each completion's prompt (right answers, category, ...).
     """
 
@@ -38,6 +40,7 @@ class Rollout:
     finished_B: Tensor
     log_prob_B: Tensor
     reference_log_prob_B: Tensor | None = None
+    token_log_prob_BT: Tensor | None = None
     records: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -51,7 +54,7 @@ class Rollout:
     def select(self, rows: Tensor) -> "Rollout":
         """Return the given rows (int64 indices), in the given order."""
         where = rows.tolist()
-        reference = self.reference_log_prob_B
+        reference, tokens = self.reference_log_prob_B, self.token_log_prob_BT
         return Rollout(
             prompts=[self.prompts[i] for i in where],
             texts=[self.texts[i] for i in where],
@@ -63,5 +66,6 @@ class Rollout:
             finished_B=self.finished_B[rows],
             log_prob_B=self.log_prob_B[rows],
             reference_log_prob_B=None if reference is None else reference[rows],
+            token_log_prob_BT=None if tokens is None else tokens[rows],
             records=[self.records[i] for i in where] if self.records else [],
         )

@@ -3,22 +3,24 @@
 # Shapes: G prompts, B = G num_samples completions, L remaining completions,
 # P prompt positions, T completion positions, C = P + T, V vocabulary
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from triptych.models.diversify.decoding_cache import attends_to_everything, decoding_cache
-from triptych.models.linear_nll import at_least_float32, output_weight
+from triptych.models.diversify.cast_weights import weights_cast_once
+from triptych.models.diversify.decoder import Decoder, StaticDecoder
 
 #: The batch shrinks once the share of unfinished rows is below this.
 COMPACT_BELOW = 0.75
-#: Checking on an accelerator whether all rows have ended stalls it, so do it every few tokens.
-_TOKENS_BETWEEN_LOOKS = {"cpu": 1}
-_OTHERWISE = 8
+#: Checking on an accelerator whether all rows have ended stalls it: this often in a sampling, and
+#: not more often than every few tokens.
+_MOST_LOOKS = 8
+_TOKENS_BETWEEN_LOOKS = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def sample_completions(
     generator: torch.Generator | None = None,
     temperature: float = 1.0,
     compact: bool = True,
+    static: bool | None = None,
 ) -> Completions:
     """Sample `num_samples` completions of every prompt from the model's distribution.
 
@@ -72,6 +75,8 @@ def sample_completions(
         temperature: Divisor of the logits; log-probabilities are those of the tempered
             distribution.
         compact: Whether finished rows leave the batch.
+        static: Whether steps have fixed shapes, which CUDA graphs need (`StaticDecoder`); None: on
+            CUDA, for models that support it.
 
     Raises:
         FloatingPointError: if the model's logits are not finite.
@@ -84,15 +89,56 @@ def sample_completions(
         max_new_tokens, num_rows, dtype=torch.float64, generator=generator, device=source
     ).to(device) * (1 - 2**-50)
 
-    decoder = _Decoder(model, prompt_mask_GP, max_new_tokens)
-    logits_LV = decoder.read_prompts(prompt_ids_GP, num_samples)
-    ids_TB = torch.full((max_new_tokens, num_rows), pad_id, device=device)
-    log_prob_TB = torch.zeros(max_new_tokens, num_rows, device=device, dtype=logits_LV.dtype)
-    ended_TB = torch.ones(max_new_tokens, num_rows, device=device, dtype=torch.bool)
+    if static is None:
+        static = device.type == "cuda" and StaticDecoder.supports(model)
     ends = torch.tensor(list(end_ids), dtype=torch.int64, device=device)
+    with weights_cast_once(model):
+        decoder = (StaticDecoder if static else Decoder)(model, prompt_mask_GP, max_new_tokens)
+        logits_BV = decoder.read_prompts(prompt_ids_GP, num_samples)
+        ids_TB, log_prob_TB, ended_TB = _write(
+            decoder, logits_BV, uniforms_TB, ends, pad_id, temperature, compact
+        )
+
+    # Otherwise a training pass would reuse autocast's cached casts, which have no gradient.
+    torch.clear_autocast_cache()
+    token_mask_BT = ended_TB.logical_not().T
+    # Read together, since the host waits for the device.
+    length, is_finite = torch.stack(
+        [token_mask_BT.any(0).sum(), log_prob_TB.masked_fill(ended_TB, 0.0).isfinite().all()]
+    ).tolist()
+    token_mask_BT = token_mask_BT[:, :length].contiguous()
+    token_ids_BT = ids_TB.T[:, :length].masked_fill(~token_mask_BT, pad_id)
+    token_log_prob_BT = log_prob_TB.T[:, :length].masked_fill(~token_mask_BT, 0.0)
+    if not is_finite:
+        raise FloatingPointError(
+            "the policy's probabilities are not finite: training has diverged. A smaller "
+            "learning rate or gradient clipping usually helps"
+        )
+    finished_B = (torch.isin(token_ids_BT, ends) & token_mask_BT).any(1)
+    return Completions(token_ids_BT, token_mask_BT, token_log_prob_BT, finished_B)
+
+
+def _write(
+    decoder: Decoder,
+    logits_BV: Tensor,
+    uniforms_TB: Tensor,
+    ends: Tensor,
+    pad_id: int,
+    temperature: float,
+    compact: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample ids, with log-probabilities and a mask of rows that ended before, each (T, B)."""
+    max_new_tokens, num_rows = uniforms_TB.shape
+    device = logits_BV.device
+    ids_TB = torch.full((max_new_tokens, num_rows), pad_id, device=device)
+    log_prob_TB = torch.zeros(max_new_tokens, num_rows, device=device, dtype=logits_BV.dtype)
+    ended_TB = torch.ones(max_new_tokens, num_rows, device=device, dtype=torch.bool)
     rows_L = torch.arange(num_rows, device=device)
     ended_L = torch.zeros(num_rows, dtype=torch.bool, device=device)
-    look_every = _TOKENS_BETWEEN_LOOKS.get(device.type, _OTHERWISE)
+    look_every = 1
+    if device.type != "cpu":
+        look_every = max(_TOKENS_BETWEEN_LOOKS, max_new_tokens // _MOST_LOOKS)
+    logits_LV = logits_BV
 
     for t in range(max_new_tokens):
         everyone = len(rows_L) == num_rows
@@ -110,25 +156,13 @@ def sample_completions(
                 if num_open == 0:
                     break
                 if compact and num_open < COMPACT_BELOW * len(ended_L):
-                    open_L = ended_L.logical_not().nonzero().squeeze(1)
-                    rows_L, ids_L, ended_L = rows_L[open_L], ids_L[open_L], ended_L[open_L]
-                    decoder.keep(open_L)
+                    size = decoder.rows_to_keep(num_open)
+                    if size < len(ended_L):
+                        kept = ended_L.to(torch.uint8).argsort(stable=True)[:size].sort().values
+                        rows_L, ids_L, ended_L = rows_L[kept], ids_L[kept], ended_L[kept]
+                        decoder.keep(kept)
         logits_LV = decoder.read_token(ids_L)
-
-    # Otherwise a training pass would reuse autocast's cached casts, which have no gradient.
-    torch.clear_autocast_cache()
-    token_mask_BT = ended_TB.logical_not().T
-    length = int(token_mask_BT.any(0).sum())
-    token_mask_BT = token_mask_BT[:, :length].contiguous()
-    token_ids_BT = ids_TB.T[:, :length].masked_fill(~token_mask_BT, pad_id)
-    token_log_prob_BT = log_prob_TB.T[:, :length].masked_fill(~token_mask_BT, 0.0)
-    if not torch.isfinite(token_log_prob_BT).all():
-        raise FloatingPointError(
-            "the policy's probabilities are not finite: training has diverged. A smaller "
-            "learning rate or gradient clipping usually helps"
-        )
-    finished_B = (torch.isin(token_ids_BT, ends) & token_mask_BT).any(1)
-    return Completions(token_ids_BT, token_mask_BT, token_log_prob_BT, finished_B)
+    return ids_TB, log_prob_TB, ended_TB
 
 
 def draw_tokens(logits_LV: Tensor, uniform_L: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -136,78 +170,41 @@ def draw_tokens(logits_LV: Tensor, uniform_L: Tensor, temperature: float) -> tup
     if temperature != 1.0:
         logits_LV = logits_LV / temperature
     probability_LV = logits_LV.softmax(-1)
-    # In float64, so that the sum does not lose the tail of a large vocabulary.
-    cumulative_LV = probability_LV.cumsum(-1, dtype=torch.float64)
-    mark_L1 = uniform_L[:, None] * cumulative_LV[:, -1:]
-    ids_L1 = torch.searchsorted(cumulative_LV, mark_L1, right=True)
+    invert = _invert if probability_LV.device.type == "cpu" else _invert_by_blocks
+    ids_L1 = invert(probability_LV, uniform_L[:, None])
     ids_L1 = ids_L1.clamp_(max=logits_LV.shape[1] - 1)  # only where logits are nan
     return ids_L1[:, 0], probability_LV.gather(1, ids_L1)[:, 0].log()
 
 
-class _Decoder:
-    """Runs the model token by token with a cache.
+def _invert(probability_LV: Tensor, uniform_L1: Tensor) -> Tensor:
+    """Return the first token whose cumulative probability exceeds the number."""
+    # In float64, so that the sum does not lose the tail of a large vocabulary.
+    cumulative_LV = probability_LV.cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cumulative_LV, uniform_L1 * cumulative_LV[:, -1:], right=True)
 
-    Args:
-        model: The model.
-        prompt_mask_GP: True for tokens of the prompts.
-        max_new_tokens: Largest number of further tokens.
+
+def _invert_by_blocks(probability_LV: Tensor, uniform_L1: Tensor) -> Tensor:
+    """Do the same in two steps: find the block of tokens, then the token within it.
+
+    It needs no cumulative sum over the vocabulary in float64. On CUDA such a sum raises an error
+    under `use_deterministic_algorithms`, and takes 8 bytes a token of the vocabulary and row.
     """
+    size = math.isqrt(probability_LV.shape[1] - 1) + 1
+    block_LNS = torch.nn.functional.pad(probability_LV, (0, -probability_LV.shape[1] % size))
+    block_LNS = block_LNS.unflatten(1, (-1, size))
+    mass_LN = block_LNS.sum(-1, dtype=torch.float64)
+    upto_LN = mass_LN @ _upper_ones(mass_LN.shape[1], mass_LN.device)
+    mark_L1 = uniform_L1 * upto_LN[:, -1:]
+    number_L1 = torch.searchsorted(upto_LN, mark_L1, right=True).clamp_(max=mass_LN.shape[1] - 1)
+    chosen_LS = block_LNS.gather(1, number_L1[..., None].expand(-1, -1, size))[:, 0].double()
+    within_LS = chosen_LS @ _upper_ones(size, mass_LN.device)
+    mark_L1 = mark_L1 - (upto_LN - mass_LN).gather(1, number_L1)
+    # Rounding must not carry the mark over the end of its block.
+    mark_L1 = mark_L1.clamp_min(0).minimum(within_LS[:, -1:] * (1 - 2**-50))
+    return number_L1 * size + torch.searchsorted(within_LS, mark_L1, right=True)
 
-    def __init__(self, model: PreTrainedModel, prompt_mask_GP: Tensor, max_new_tokens: int) -> None:
-        config = model.config
-        self.model = model
-        self.weight_VD = output_weight(model)
-        # If the mask format is known, masks are built here once, not by the model at every token.
-        self.makes_masks = config._attn_implementation == "sdpa" and attends_to_everything(config)
-        self.cache = decoding_cache(config, prompt_mask_GP.shape[1] + max_new_tokens)
-        room_GT = prompt_mask_GP.new_ones(len(prompt_mask_GP), max_new_tokens)
-        self.seen_LC = torch.cat([prompt_mask_GP, room_GT], 1)
-        self.position_L1 = prompt_mask_GP.sum(1, keepdim=True)
-        self.num_read = prompt_mask_GP.shape[1]
 
-    def read_prompts(self, ids_GP: Tensor, num_samples: int) -> Tensor:
-        """Read the prompts once; returns the first logits of all completions."""
-        mask_GP = self.seen_LC[:, : self.num_read]
-        mask = mask_GP
-        if self.makes_masks:
-            causal_PP = mask_GP.new_ones(self.num_read, self.num_read).tril()
-            own_PP = torch.eye(self.num_read, dtype=torch.bool, device=mask_GP.device)
-            # A padded position attends to itself, so that no row of the softmax is empty.
-            mask = ((mask_GP[:, None, :] & causal_PP) | own_PP)[:, None]
-        position_GP = (mask_GP.cumsum(1) - 1).clamp(min=0)
-        logits_GV = self._logits(ids_GP, mask, position_GP)
-        if num_samples == 1:
-            return logits_GV
-        self.cache.batch_repeat_interleave(num_samples)
-        self.seen_LC = self.seen_LC.repeat_interleave(num_samples, 0)
-        self.position_L1 = self.position_L1.repeat_interleave(num_samples, 0)
-        return logits_GV.repeat_interleave(num_samples, 0)
-
-    def read_token(self, ids_L: Tensor) -> Tensor:
-        """Read the next token of every row; returns the logits of the following one."""
-        self.num_read += 1
-        mask = self.seen_LC[:, : self.num_read]
-        if self.makes_masks:
-            mask = mask[:, None, None]
-        logits_LV = self._logits(ids_L[:, None], mask, self.position_L1)
-        self.position_L1 = self.position_L1 + 1
-        return logits_LV
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep only the given rows."""
-        self.cache.batch_select_indices(rows)
-        self.seen_LC = self.seen_LC[rows]
-        self.position_L1 = self.position_L1[rows]
-
-    def _logits(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        inputs: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "position_ids": positions,
-            "past_key_values": self.cache,
-            "use_cache": True,
-        }
-        if self.weight_VD is None:
-            return at_least_float32(self.model(**inputs, logits_to_keep=1).logits[:, -1])
-        last_LD = self.model.base_model(**inputs).last_hidden_state[:, -1]
-        return at_least_float32(torch.nn.functional.linear(last_LD, self.weight_VD))
+@functools.lru_cache(maxsize=8)
+def _upper_ones(size: int, device: torch.device) -> Tensor:
+    """Return a matrix whose product with rows is their cumulative sum."""
+    return torch.ones(size, size, dtype=torch.float64, device=device).triu()

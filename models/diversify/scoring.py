@@ -12,7 +12,12 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, PreTrainedModel
 
 from triptych.models.diversify.decoding_cache import attends_to_everything
-from triptych.models.linear_nll import at_least_float32, linear_nll, output_weight
+from triptych.models.linear_nll import (
+    at_least_float32,
+    float32_output_layer,
+    linear_nll,
+    output_weight,
+)
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.values.value_table import counting_only
 
@@ -140,7 +145,7 @@ def _read_rows(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
     scored = []
     for rows_R, longest in _passes(length_B):
         ids_RS, real_RS = batch.moved_left(rows_R, length_B[rows_R], longest)
-        with counting_only(value_tables(model), real_RS.flatten()):
+        with counting_only(value_tables(model), real_RS.flatten()), float32_output_layer(model):
             if from_hidden:
                 states = model.base_model(input_ids=ids_RS, use_cache=False).last_hidden_state
             else:

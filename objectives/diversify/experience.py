@@ -36,6 +36,18 @@ class Experience:
     num_updates: int = 0
 
     @property
+    def sampling_gap(self) -> Tensor | None:
+        """Scored minus sampled log-probability of every token, in nats; None if either is unknown.
+
+        It is 0 in exact arithmetic. In half precision a token read alone, with a cache, and in a
+        pass over the whole completion are rounded differently.
+        """
+        sampled_BT = self.rollout.token_log_prob_BT
+        if sampled_BT is None or self.old_log_prob_BT is None:
+            return None
+        return self.old_log_prob_BT - sampled_BT
+
+    @property
     def reward(self) -> Tensor:
         """Rewards as scored, (B,)."""
         return self.scores.reward_B

@@ -38,6 +38,8 @@ class PolicySamples:
             every ratio is 1 (with the score function as its gradient).
         reference_log_prob_B: Of whole completions under the reference; `Dap` needs it.
         beta: Strength of the KL; `Dap` needs it, the others get their KL in reward or penalty.
+        importance_B: Factor of each completion in loss and penalty (`importance_weight`), without
+            gradient; None: 1. `Dap` does not need it.
         penalty: KL in the loss, times beta, differentiable: (B, T) is weighted over tokens as the
             loss is, (B,) counts once per completion.
     """
@@ -50,6 +52,7 @@ class PolicySamples:
     reference_log_prob_B: Tensor | None = None
     beta: float | None = None
     penalty: Tensor | None = None
+    importance_B: Tensor | None = None
 
     @property
     def scored(self) -> Tensor:
@@ -367,6 +370,8 @@ def _surrogate(
             )
         else:
             once_B = once_B + samples.penalty
+    if samples.importance_B is not None:
+        loss_BT, once_B = loss_BT * samples.importance_B[:, None], once_B * samples.importance_B
     kept_BT = mask_BT & scored_B[:, None]
     loss_BT = loss_BT.masked_fill(~kept_BT, 0.0)
     once_B = once_B.masked_fill(~scored_B, 0.0)

@@ -52,7 +52,8 @@ def sample_smiles(
     length = int(sampled_TB.any(1).sum())
     token_mask_BT = sampled_TB[:length].t().contiguous()
     token_ids_BT = ids_TB[:length].t().contiguous()
-    log_prob_B = log_prob_TB[:length].t().masked_fill(~token_mask_BT, 0.0).sum(1)
+    log_prob_BT = log_prob_TB[:length].t().masked_fill(~token_mask_BT, 0.0)
+    log_prob_B = log_prob_BT.sum(1)
     if not torch.isfinite(log_prob_B).all():
         raise FloatingPointError(
             "the policy's probabilities are not finite: training has diverged. A smaller learning "
@@ -69,6 +70,7 @@ def sample_smiles(
         token_mask_BT=token_mask_BT,
         finished_B=((token_ids_BT == tokenizer.eos_token_id) & token_mask_BT).any(1),
         log_prob_B=log_prob_B,
+        token_log_prob_BT=log_prob_BT,
     )
 
 

@@ -2,14 +2,19 @@
 
 import itertools
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.diversify.tiny_policies import END, KINDS, PAD, VOCABULARY, tiny_model
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
-from triptych.models.diversify.sampling import sample_completions
+from triptych.models.diversify import sampling
+from triptych.models.diversify.sampling import _invert, _invert_by_blocks, sample_completions
+from triptych.models.diversify.scoring import completion_log_prob
+from triptych.models.lora import LoRAConfig, add_lora
 
 PROMPTS = [[5, 7, 3, 9], [4], [8, 8]]
 
@@ -230,3 +235,103 @@ def test_sampling_leaves_no_reads_behind():
     table.set_gradient("selected_rows")
     sampled(model)
     assert table.reads == []
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
+def test_steps_of_fixed_shape_sample_the_same(kind):
+    """What CUDA graphs replay, run without a graph; batches shrink by halves."""
+    model = tiny_model(kind).eval()
+    plain = sampled(model, num_samples=12, max_new_tokens=30)
+    shapes = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda _, inputs, __: shapes.append(len(inputs[0]))
+    )
+    made = sampled(model, num_samples=12, max_new_tokens=30, static=True)
+    hook.remove()
+    assert set(shapes[1:]) <= {36, 18, 9, 4, 2, 1}
+    assert len(set(shapes[1:])) > 1
+    assert torch.equal(made.token_ids_BT, plain.token_ids_BT)
+    assert torch.equal(made.finished_B, plain.finished_B)
+    torch.testing.assert_close(made.token_log_prob_BT, plain.token_log_prob_BT, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 7, 19, 4097])
+def test_a_draw_in_two_steps_is_the_same_draw(vocab_size):
+    generator = torch.Generator().manual_seed(0)
+    logits_LV = torch.randn(300, vocab_size, generator=generator) * 4
+    logits_LV[:, vocab_size // 2 + 1 :: 3] = -torch.inf
+    probability_LV = logits_LV.softmax(-1)
+    uniform_L1 = torch.rand(300, 1, dtype=torch.float64, generator=generator)
+    uniform_L1[:2, 0] = torch.tensor([0.0, 1 - 2**-50], dtype=torch.float64)
+    drawn = _invert_by_blocks(probability_LV, uniform_L1)
+    assert torch.equal(drawn, _invert(probability_LV, uniform_L1))
+    assert (probability_LV.gather(1, drawn) > 0).all()
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of weights and of cached keys to bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = self.caches = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16:
+            self.weights += args[0].dim() == 2 and args[0].numel() > 100
+            self.caches += args[0].dim() == 4 and args[0].numel() > 15 * 16  # several tokens' keys
+        return made
+
+
+@pytest.mark.parametrize("kind", ["trainable", "frozen", "lora", "bfloat16"])
+def test_autocast_casts_each_weight_once_and_no_cache(kind):
+    model = tiny_model("llama").eval()
+    if kind == "lora":
+        add_lora(model, LoRAConfig(rank=4))
+    elif kind != "trainable":
+        model.requires_grad_(False)
+    if kind == "bfloat16":
+        model.bfloat16()
+    before = {name: (id(p), p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+    counts = []
+    for max_new_tokens in (4, 12):
+        with torch.autocast("cpu", torch.bfloat16), Casts() as casts:
+            sampled(model, end_ids=[], max_new_tokens=max_new_tokens)
+        counts.append((casts.weights, casts.caches))
+    assert counts[0][0] == counts[1][0]
+    assert (counts[0][0] == 0) == (kind == "bfloat16")
+    assert counts[0][1] == counts[1][1] == 0
+    after = {name: (id(p), p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+    assert after == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_cast_once_sample_the_same_to_the_bit(kind, monkeypatch):
+    model = tiny_model(kind).eval().requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = sampled(model)
+        monkeypatch.setattr(sampling, "weights_cast_once", lambda _: nullcontext())
+        plain = sampled(model)
+    assert torch.equal(made.token_ids_BT, plain.token_ids_BT)
+    assert torch.equal(made.token_log_prob_BT, plain.token_log_prob_BT)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "cohere", "granite", "phi"])
+def test_logits_are_float32_under_autocast_in_sampling_and_scoring(family):
+    """Also in families that cap or scale their logits, or have a bias in the output layer."""
+    torch.manual_seed(0)
+    base = BaseLMConfig(family=family, hidden_size=16, num_layers=1, num_heads=4)
+    model = build_base_lm(base, VOCABULARY).eval()
+    prompt_ids, prompt_mask = padded(PROMPTS)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        made = sampled(model, num_samples=1)
+        scores = completion_log_prob(
+            model, prompt_ids, prompt_mask, made.token_ids_BT, made.token_mask_BT
+        )
+    for log_prob in (made.token_log_prob_BT, scores):
+        assert log_prob.dtype == torch.float32
+        kept = log_prob[made.token_mask_BT]
+        assert (kept != kept.bfloat16().float()).any()
+    assert "forward" not in vars(model.get_output_embeddings())
+    # One layer without a cache's history: what is left is the rounding within the layer.
+    assert (scores - made.token_log_prob_BT).abs().max() < 2e-2

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from triptych.objectives.diversify.importance import importance_weight
 from triptych.objectives.diversify.policy_loss import (
     Dap,
     Grpo,
@@ -264,3 +265,55 @@ def test_ranks_average_to_the_whole_batch(loss):
 def test_mistakes_are_named(build, named):
     with pytest.raises(ValueError, match=named):
         build()
+
+
+@pytest.mark.parametrize("loss", [Reinforce(), Rloo(), Grpo(divide_by_group_std=False)])
+@pytest.mark.parametrize("columns", [None, 1, 2])
+def test_an_importance_weight_multiplies_the_row_of_the_loss(loss, columns):
+    penalty = {None: None, 1: torch.full((4,), 0.5), 2: torch.full((4, 2), 0.5)}[columns]
+    given = samples([1.0, 2.0, 6.0, 4.0], penalty=penalty)
+    rows = []
+    for row in range(4):
+        weight_B = torch.zeros(4).index_fill(0, torch.tensor(row), 1.0)
+        given.importance_B = weight_B
+        rows.append((loss(given).total, gradient(loss, given)))
+    given.importance_B = torch.tensor([1.0, 0.5, 2.0, 3.0])
+    expected = [
+        sum(w * row[i] for w, row in zip((1, 0.5, 2, 3), rows, strict=True)) for i in (0, 1)
+    ]
+    torch.testing.assert_close(loss(given).total, expected[0])
+    torch.testing.assert_close(gradient(loss, given), expected[1])
+    given.importance_B = None
+    plain = gradient(loss, given)
+    given.importance_B = torch.ones(4)
+    assert torch.equal(gradient(loss, given), plain)
+
+
+def test_weighted_samples_of_a_rounded_policy_have_the_gradient_of_the_scored_one():
+    """All completions of two tokens over three words, enumerated with their sampled probability."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn(3, generator=generator), torch.randn(3, 3, generator=generator)
+    first.requires_grad_(), second.requires_grad_()
+    reward = torch.randn(9, generator=generator)
+    noise = torch.randn(9, 2, generator=generator) * 0.1
+    word_1, word_2 = torch.arange(9) // 3, torch.arange(9) % 3
+    scored = torch.stack([first.log_softmax(-1)[word_1], second.log_softmax(-1)[word_1, word_2]], 1)
+    exact = torch.autograd.grad((scored.sum(-1).exp() * reward).sum(), first, retain_graph=True)[0]
+    sampled = scored.detach() + noise
+    sampled_probability = sampled.sum(-1).exp()
+    errors = []
+    for threshold in (1e-3, None):
+        total = torch.zeros(())
+        for row in range(9):
+            gap = scored.detach()[row : row + 1] - sampled[row : row + 1]
+            one = PolicySamples(
+                scored[row : row + 1],
+                torch.ones(1, 2, dtype=torch.bool),
+                reward[row : row + 1],
+                torch.zeros(1, dtype=torch.int64),
+                importance_B=importance_weight(gap, threshold),
+            )
+            total = total - sampled_probability[row] * Reinforce()(one).mean()
+        made = torch.autograd.grad(total, first, retain_graph=True)[0]
+        errors.append((made - exact).abs().max())
+    assert errors[0] < 1e-6 < 1e-3 < errors[1]
