@@ -14,7 +14,8 @@ from triptych.models.diversify.frozen_reference import frozen_copy
 from triptych.models.diversify.policy_with_reference import PolicyWithReference
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
-from triptych.models.diversify.scoring import completion_log_prob
+from triptych.models.diversify.scoring import completion_log_prob, scoring_plan
+from triptych.models.diversify.scoring_plan import Part
 from triptych.models.lora import adapters_off, has_adapters, merged_state_dict
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import value_tables
@@ -33,6 +34,8 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         max_new_tokens: Longest completion, end token included.
         tokenizer: Its tokenizer; None: call `use_tokenizer` before the first sample.
         chunk_tokens: Largest number of tokens with logits in memory at once in scoring.
+        micro_batch_tokens: Largest number of tokens with a graph in memory at once in scoring
+            (`triptych.models.diversify.scoring`); None: all.
 
     Raises:
         ValueError: if a number is out of range.
@@ -44,13 +47,21 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None = None,
         chunk_tokens: int = 1024,
+        micro_batch_tokens: int | None = None,
     ) -> None:
-        for name, number in (("max_new_tokens", max_new_tokens), ("chunk_tokens", chunk_tokens)):
-            if number < 1:
+        for name, number in (
+            ("max_new_tokens", max_new_tokens),
+            ("chunk_tokens", chunk_tokens),
+            ("micro_batch_tokens", micro_batch_tokens),
+        ):
+            if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}: set it to at least 1")
         super().__init__(model, None if has_adapters(model) else frozen_copy(model))
         self.max_new_tokens = max_new_tokens
         self.chunk_tokens = chunk_tokens
+        self.micro_batch_tokens = micro_batch_tokens
+        #: The last scored rollout and its plan: policy and reference read the same tokens.
+        self._planned: tuple[Rollout, list[Part]] | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         if tokenizer is not None:
             self.use_tokenizer(tokenizer)
@@ -189,6 +200,15 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             return self._score(self.model, rollout)
 
     def _score(self, model: PreTrainedModel, rollout: Rollout) -> Tensor:
+        if self._planned is None or self._planned[0] is not rollout:
+            plan = scoring_plan(
+                self.model,
+                rollout.prompt_ids_BP,
+                rollout.prompt_mask_BP,
+                rollout.token_mask_BT,
+                micro_batch_tokens=self.micro_batch_tokens,
+            )
+            self._planned = (rollout, plan)
         return completion_log_prob(
             model,
             rollout.prompt_ids_BP,
@@ -196,6 +216,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             rollout.token_ids_BT,
             rollout.token_mask_BT,
             self.chunk_tokens,
+            plan=self._planned[1],
         )
 
     # -- export -----------------------------------------------------------------------------------
