@@ -31,8 +31,8 @@ class BaseLMConfig:
         dropout: Rate of all the family's dropouts.
         overrides: Further settings of the family's own config, checked against it.
         pretrained: Hub name or folder to load instead; the sizes above are then ignored.
-        pretrained_dtype: Precision to load it in; null: that of its files. This is often bfloat16,
-            which loses small updates of trained parameters.
+        pretrained_dtype: Precision to load it in; null: that of its files. What learns becomes
+            float32 in any case.
         gradient_checkpointing: Keep only the inputs of decoder blocks for the backward pass, which
             computes the rest again: far less memory, up to a third more time
             (`triptych.models.gradient_checkpointing`).

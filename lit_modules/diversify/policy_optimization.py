@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
@@ -322,7 +323,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Pass the data's tokenizer to the policy.
+        """Pass the data's tokenizer and the trainer's precision to the policy.
 
         Raises:
             ValueError: if the strategy shards the policy, or settings contradict each other.
@@ -342,6 +343,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
         if isinstance(self.policy, CausalLMPolicy) and tokenizer is not None:
             self.policy.use_tokenizer(tokenizer)
+        if isinstance(self.policy, CausalLMPolicy):
+            on_accelerator = not isinstance(self.trainer.accelerator, CPUAccelerator)
+            self.policy.use_autocast(str(self.trainer.precision), on_accelerator)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""
