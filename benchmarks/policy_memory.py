@@ -165,9 +165,7 @@ def _policy(variant: Variant) -> CausalLMPolicy:
         model = load_memory_lm(variant.model).float()
     if variant.checkpointing:
         checkpoint_blocks(model)
-    return CausalLMPolicy(
-        model, variant.new_tokens, micro_batch_tokens=variant.micro_batch_tokens
-    )
+    return CausalLMPolicy(model, variant.new_tokens, micro_batch_tokens=variant.micro_batch_tokens)
 
 
 def _rollout(variant: Variant) -> Rollout:
@@ -257,6 +255,7 @@ def main(arguments: list[str] | None = None) -> Report:
                 | {"gradient": difference}
             )
             share = usage.peak_bytes / report.rows[0]["peak_bytes"]
+            console.print(f"{variant.name}: {usage.peak_bytes / 2**20:,.0f} MiB at the peak")
             table.add_row(
                 variant.name,
                 f"{usage.peak_bytes / 2**20:,.0f} MiB",

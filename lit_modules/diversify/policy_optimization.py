@@ -294,8 +294,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         count = loss.count
         if self._world_size > 1:
             count = self.trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
-        for name, value in loss.numbers.items():
-            self.log(f"train/{name}", value.float(), sync_dist=self._world_size > 1)
+        self.experience_log.log_means(loss.numbers)
         return loss.mean(count, self._world_size)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
-from triptych.models.gradient_checkpointing import checkpoint_blocks
 from triptych.models.commune.agent import Agent, load_agent
 from triptych.models.commune.agents import Agents
+from triptych.models.gradient_checkpointing import checkpoint_blocks
 
 
 @dataclass

@@ -17,6 +17,7 @@ from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
 from triptych.models.diversify.scoring import completion_log_prob, scoring_plan
 from triptych.models.diversify.scoring_plan import Part
+from triptych.models.host_to_device import send
 from triptych.models.lora import adapters_off, has_adapters, merged_state_dict
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import value_tables
@@ -175,9 +176,9 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
                 generator,
                 temperature,
             )
-        lengths = made.token_mask_BT.sum(1).tolist()
+        length_B1 = made.token_mask_BT.sum(1, keepdim=True)
         replies = [
-            ids[:length] for ids, length in zip(made.token_ids_BT.tolist(), lengths, strict=True)
+            ids[:length] for length, *ids in torch.cat([length_B1, made.token_ids_BT], 1).tolist()
         ]
         records = [row for row in prompts for _ in range(num_samples)]
         groups = torch.arange(len(prompts), device=prompt_ids_GP.device)
@@ -213,9 +214,9 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             )
         device = self.model.device
         ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]
-        length_G = torch.tensor(lengths, device=device)
+        length_G = send(torch.tensor(lengths), device)
         mask_GP = torch.arange(longest, device=device) >= longest - length_G[:, None]
-        return torch.tensor(ids, dtype=torch.int64, device=device), mask_GP
+        return send(torch.tensor(ids, dtype=torch.int64), device), mask_GP
 
     # -- scoring ----------------------------------------------------------------------------------
 

@@ -4,10 +4,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 # Shapes: G prompts, R rows, H heads, P prompt positions, S positions of a row, D head width
+
+
+class PromptLayer(DynamicLayer):
+    """A cache layer that keeps the keys and values of one pass over prompts as they are."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keep and return keys and values of all prompts, (G, H, P, D)."""
+        assert not self.is_initialized, "prompts are read in one pass"
+        self.keys, self.values = key_states, value_states
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+        return key_states, value_states
 
 
 class SharedPromptLayer(DynamicLayer):
@@ -39,7 +53,12 @@ class SharedPromptLayer(DynamicLayer):
         return keys, values
 
 
-def shared_prompts(cache: DynamicCache, prompt_R: Tensor) -> Cache:
+def prompt_cache(config: PretrainedConfig) -> Cache:
+    """Build an empty cache for one pass over prompts."""
+    return Cache(layers=[PromptLayer() for _ in range(config.num_hidden_layers)])
+
+
+def shared_prompts(cache: Cache, prompt_R: Tensor) -> Cache:
     """Let rows continue the prompts that a pass has read into `cache`."""
     layers: list[Any] = cache.layers
     return Cache(layers=[SharedPromptLayer(layer.keys, layer.values, prompt_R) for layer in layers])

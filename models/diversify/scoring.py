@@ -1,16 +1,16 @@
 """Log-probabilities of given completions under a causal language model, token by token."""
 
-# Shapes: B completions, P prompt positions, T completion positions; R rows of a pass, S positions of
-# a pass, N tokens scored at once, G prompts of a part, W its longest prompt, X hidden width
+# Shapes: B completions, P prompt positions, T completion positions; R rows of a pass, S positions
+# of a pass, N tokens scored at once, G prompts of a part, W its longest prompt, X hidden width
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from triptych.models.diversify.decoding_cache import attends_to_everything
-from triptych.models.diversify.prompt_cache import shared_prompts
+from triptych.models.diversify.prompt_cache import prompt_cache, shared_prompts
 from triptych.models.diversify.scoring_plan import Part, Pass, plan_scoring
 from triptych.models.linear_nll import at_least_float32, linear_nll, output_weight
 from triptych.models.remember.memory_blocks import value_tables
@@ -106,9 +106,7 @@ def scoring_plan(
         and config._attn_implementation == "sdpa"
         and attends_to_everything(config)
     )
-    return plan_scoring(
-        prompt_ids_BP, prompt_mask_BP, token_mask_BT, can_share, micro_batch_tokens
-    )
+    return plan_scoring(prompt_ids_BP, prompt_mask_BP, token_mask_BT, can_share, micro_batch_tokens)
 
 
 class _Reader:
@@ -158,14 +156,15 @@ class _Reader:
     ) -> list[Tensor]:
         """Read every prompt, then every completion with the keys and values of its prompt."""
         ids_GW, real_GW = _padded(all_ids, prompts)
-        cache = DynamicCache(config=self.model.config)
+        cache = prompt_cache(self.model.config)
         with counting_only(self.tables, real_GW.flatten()):
             states_GWX = self.model.base_model(
                 input_ids=ids_GW, past_key_values=cache, use_cache=True
             ).last_hidden_state
         picked = [states_GWX.flatten(0, 1).index_select(0, prompts.pick_N)]
         for one in passes:
-            assert one.prompt_R is not None and one.start_R is not None
+            assert one.prompt_R is not None
+            assert one.start_R is not None
             ids_RS, real_RS = _padded(all_ids, one)
             rows, length = ids_RS.shape
             offset_S = torch.arange(length, device=ids_RS.device)

@@ -80,9 +80,7 @@ def plan_scoring(
     host = _Host(prompt_ids_BP, prompt_mask_BP, token_mask_BT, can_share)
     rows_of_parts = host.parts(budget)
     planned = [host.plan(rows) for rows in rows_of_parts]
-    arrays = [
-        array for prompts, later in planned for one in (*prompts, *later) for array in one
-    ]
+    arrays = [array for prompts, later in planned for one in (*prompts, *later) for array in one]
     sent = iter(send_indices(arrays, token_mask_BT.device))
     made = []
     for rows, (prompts, later) in zip(rows_of_parts, planned, strict=True):
