@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -305,8 +306,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         count = loss.count
         if self._world_size > 1:
             count = self.trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
-        for name, value in loss.numbers.items():
-            self.log(f"train/{name}", value.float(), sync_dist=self._world_size > 1)
+        self.experience_log.log_means(loss.numbers)
         return loss.mean(count, self._world_size)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
@@ -334,7 +334,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Pass the data's tokenizer to the policy.
+        """Pass the data's tokenizer and the trainer's precision to the policy.
 
         Raises:
             ValueError: if the strategy shards the policy, or settings contradict each other.
@@ -350,6 +350,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
         if isinstance(self.policy, CausalLMPolicy) and tokenizer is not None:
             self.policy.use_tokenizer(tokenizer)
+        if isinstance(self.policy, CausalLMPolicy):
+            on_accelerator = not isinstance(self.trainer.accelerator, CPUAccelerator)
+            self.policy.use_autocast(str(self.trainer.precision), on_accelerator)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""

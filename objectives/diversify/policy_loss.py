@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from triptych.objectives.diversify.groups import first_of_group
 from triptych.objectives.diversify.kl import sequence_log_prob
 
 RatioLevel = Literal["token", "sequence", "sequence_mean"]
@@ -306,12 +307,12 @@ def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = Tru
 
 def _group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute sum, number and standard deviation of the scored rewards of each row's group."""
-    groups_G, inverse_B = torch.unique(group_B, return_inverse=True)
+    first_B = first_of_group(group_B)
     scored_B = ~reward_B.isnan()
 
     def total(value_B: Tensor) -> Tensor:
-        zeros_G = value_B.new_zeros(groups_G.shape)
-        return zeros_G.index_add(0, inverse_B, value_B.masked_fill(~scored_B, 0.0))[inverse_B]
+        zeros_B = torch.zeros_like(value_B)
+        return zeros_B.index_add(0, first_B, value_B.masked_fill(~scored_B, 0.0))[first_B]
 
     sum_B = total(reward_B)
     count_B = total(torch.ones_like(reward_B))
@@ -320,8 +321,10 @@ def _group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _nanstd(value_B: Tensor) -> Tensor:
-    kept = value_B[~value_B.isnan()]
-    return kept.std() if len(kept) > 1 else value_B.new_zeros(())
+    """Compute the standard deviation of the numbers, 0 of fewer than two, without a wait."""
+    count = (~value_B.isnan()).sum()
+    squares = (value_B - value_B.nanmean()).square().nansum()
+    return torch.where(count > 1, (squares / (count - 1).clamp_min(1)).sqrt(), 0.0)
 
 
 def _surrogate(

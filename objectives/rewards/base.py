@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from triptych.models.diversify.rollout import Rollout
+from triptych.models.host_to_device import send
 
 # Shapes: B completions
 
@@ -184,8 +185,8 @@ class Reward(ABC):
         reward_B = reward_B.clamp(low, high)
         if errors:
             reward_B[sorted(errors)] = math.nan
-        components = {k: v.detach().to(device, torch.float32) for k, v in scores.components.items()}
-        return Scores(reward_B.to(device), components, dict(sorted(errors.items())), over_budget)
+        components = {k: send(v.detach().float(), device) for k, v in scores.components.items()}
+        return Scores(send(reward_B, device), components, dict(sorted(errors.items())), over_budget)
 
 
 class TextReward(Reward):
