@@ -62,18 +62,26 @@ class PretendedGPU:
         """Call `module:function` there and return its value, which has to fit into JSON."""
         return self._ask({"call": function})["value"]
 
-    def run(self, folder: Path, *words: object, counted_step: int | None = None) -> RunOnGPU:
+    def save_stand_ins(self, folder: Path) -> None:
+        """Write the files that the tiny experiments name (stand_ins.py) into a folder."""
+        self._ask({"call": "tests.pretended_gpu.stand_ins:save_all", "folder": str(folder)})
+
+    def run(
+        self, folder: Path, *words: object, counted_step: int | None = None, log: Path | None = None
+    ) -> RunOnGPU:
         """Run the command line there.
 
         Args:
             folder: Working directory.
             words: As after `python train.py`.
             counted_step: Number of the step whose waits are counted.
+            log: What the run prints; null: `output.log` in the folder.
 
         Raises:
             FailedOnGPUError: with the traceback, if the run fails.
         """
         job = {"words": list(map(str, words)), "folder": str(folder), "counted_step": counted_step}
+        job["log"] = str(log or folder / "output.log")
         answer = self._ask(job)
         waits = Counter({Wait(*wait): number for *wait, number in answer["waits"]})
         return RunOnGPU(Path(answer["run"]), answer["summary"], waits)

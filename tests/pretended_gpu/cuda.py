@@ -9,10 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tests.pretended_gpu.device import DEVICE, WAITS, PretendedDevice, PretendedTensor, unwrapped
+from tests.pretended_gpu.device import (
+    DEVICE,
+    DEVICE_GENERATORS,
+    WAITS,
+    PretendedDevice,
+    PretendedTensor,
+    unwrapped,
+)
 
 NAME = "pretended GPU"
 _PROPERTIES = SimpleNamespace(
@@ -28,6 +35,8 @@ class PretendedGenerator(torch.Generator):
     def __new__(cls, device: Any = "cpu") -> "PretendedGenerator":
         made = super().__new__(cls, "cpu")
         made._claimed = torch.device(device)
+        if made._claimed.type == "cuda":
+            DEVICE_GENERATORS[made._cdata] = made
         return made
 
     def __init__(self, device: Any = "cpu") -> None: ...
@@ -69,9 +78,30 @@ def pretended_cuda() -> AbstractContextManager[Any]:
     _replace(torch, "as_tensor", _as_tensor(torch.as_tensor))
     _replace(Tensor, "pin_memory", lambda self, *_: self)
     _replace(DataLoader, "__init__", _unpinned(DataLoader.__init__))
-    # A module keeps its parameters' identity when it moves to a GPU and back; so must this one.
-    torch.__future__.set_swap_module_params_on_conversion(True)
+    _replace(torch.utils, "swap_tensors", _swap)
+    _replace(nn.Module, "_apply", _with_swapped_parameters(nn.Module._apply))
     return PretendedDevice()
+
+
+def _with_swapped_parameters(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the identity of parameters that move, as a real GPU does by setting their `data`."""
+
+    def apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        before = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(before)
+
+    return apply
+
+
+def _swap(one: Tensor, other: Tensor) -> None:
+    """Swap what two names stand for, also where a recurrent network holds weak references."""
+    one.__class__, other.__class__ = other.__class__, one.__class__
+    one.__dict__, other.__dict__ = other.__dict__, one.__dict__
+    torch._C._swap_tensor_impl(one, other)
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:

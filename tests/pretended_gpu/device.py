@@ -3,25 +3,29 @@
 Operations refuse tensors of different devices, and the places where the host would wait for the
 device are counted. Import it after `guard.load` only.
 
-Not pretended: cuDNN, fused kernels, streams, memory, time. Transfers with `non_blocking=True` do
+Not pretended: cuDNN, the LSTM's fused cell, `torch.func`, streams, memory, time. Transfers with `non_blocking=True` do
 not wait, as if their host memory were pinned; `torch.cuda.set_sync_debug_mode` judges them alike.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 from torch.serialization import _serialization_tls
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
 from typing_extensions import override
 
+from tests.pretended_gpu.fused_gru import FUSED
 from tests.pretended_gpu.wait_counter import WaitCounter
 
 aten = torch.ops.aten
 DEVICE = torch.device("cuda", 0)
 CPU = torch.device("cpu")
 WAITS = WaitCounter()
+#: Generators that were made for the device (cuda.py), by the address of torch's own object.
+DEVICE_GENERATORS: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 # They return what only the device knows: a number, or a tensor of a size that depends on values.
 WAITING = {
@@ -178,9 +182,26 @@ def wrapped(value: Any) -> Any:
     return PretendedTensor(value) if is_plain else value
 
 
+def _leaves(values: Any) -> Iterator[Any]:
+    """Yield what lists of arguments hold. pytree, which knows more containers, is slow."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _mapped(function: Callable[[Any], Any], values: Any) -> Any:
+    """Apply a function to all in (nested) lists of arguments or results."""
+    if isinstance(values, list | tuple):
+        mapped = [_mapped(function, value) for value in values]
+        return mapped if isinstance(values, list) else tuple(mapped)
+    return function(values)
+
+
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run one operation."""
-    flat = tree_flatten((args, kwargs))[0]
+    flat = [*_leaves(args), *_leaves(kwargs.values())]
     on_device = [one for one in flat if isinstance(one, PretendedTensor)]
     on_host = [
         one for one in flat if isinstance(one, Tensor) and not isinstance(one, PretendedTensor)
@@ -193,25 +214,31 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return func(*args, **kwargs)
         _check_generator(func, flat, target)
         plain = {k: v for k, v in kwargs.items() if k != "pin_memory"} | {"device": CPU}
-        return tree_map(wrapped, func(*args, **plain))
+        return _mapped(wrapped, func(*args, **plain))
     if on_host:
         _check_devices(func, args, on_host)
     _check_generator(func, flat, target or DEVICE)
     _count_waits(func, args, kwargs)
     if func is aten._fused_sdp_choice.default:
         return 0  # the plain implementation, in operations that are checked one by one
-    plain_args, plain_kwargs = tree_map(unwrapped, args), tree_map(unwrapped, kwargs)
+    plain_args, plain_kwargs = _mapped(unwrapped, args), _unwrapped_options(kwargs)
     if target is not None:
         made = func(*plain_args, **(plain_kwargs | {"device": CPU}))
-        return tree_map(wrapped, made) if target.type == "cuda" else made
-    made = tree_map(wrapped, func(*plain_args, **plain_kwargs))
+        return _mapped(wrapped, made) if target.type == "cuda" else made
+    made = _mapped(wrapped, FUSED.get(func, func)(*plain_args, **plain_kwargs))
+    if func in FUSED:
+        return made
     if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
         return made
     return return_and_correct_aliasing(func, args, kwargs, made)
 
 
+def _unwrapped_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: _mapped(unwrapped, value) for name, value in kwargs.items()}
+
+
 def _copy(func: Any, args: Any, kwargs: dict[str, Any], target: torch.device | None) -> Any:
-    plain_args = tree_map(unwrapped, args)
+    plain_args = _mapped(unwrapped, args)
     if func is aten._to_copy.default:
         source = args[0]
         goes_to = (target or source.device).type
@@ -265,8 +292,11 @@ def _check_devices(func: Any, args: Any, on_host: list[Tensor]) -> None:
 
 def _check_generator(func: Any, flat: list[Any], target: torch.device) -> None:
     for one in flat:
-        if isinstance(one, torch._C.Generator) and one.device.type != target.type:
-            _refuse(func, [], f"a generator of {one.device} for a tensor on {target}")
+        if isinstance(one, torch._C.Generator):
+            # torch hands over another object for the same generator.
+            device = DEVICE if one._cdata in DEVICE_GENERATORS else CPU
+            if device.type != target.type:
+                _refuse(func, [], f"a generator of {device} for a tensor on {target}")
 
 
 def _refuse(func: Any, args: Any, reason: str) -> NoReturn:

@@ -2,7 +2,8 @@
 
 ``python -m tests.pretended_gpu.server LIBRARY`` reads a job from each line of its input and writes
 a line with the outcome, both JSON. A job either runs the command line, ``{"words": [...],
-"folder": ..., "counted_step": 1}``, or calls a function, ``{"call": "module:function"}``.
+"folder": ..., "counted_step": 1}``, or calls a function, ``{"call": "module:function"}``, with the
+folder if there is one.
 """
 
 import importlib
@@ -23,14 +24,14 @@ def serve(library: Path) -> None:
     # torch is imported from here on.
     from tests.conftest import without_learning_curves
     from tests.pretended_gpu.cuda import pretended_cuda
-    from tests.pretended_gpu.stand_ins import docking_stands_in
+    from tests.pretended_gpu.stand_ins import stand_ins_used
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else is printed must not be taken for an answer
     with ExitStack() as stack:
         stack.enter_context(pretended_cuda())
         stack.enter_context(without_learning_curves())
-        stack.enter_context(docking_stands_in())
+        stack.enter_context(stand_ins_used())
         for line in sys.stdin:
             print(json.dumps(_do(json.loads(line))), file=answers, flush=True)
 
@@ -39,7 +40,8 @@ def _do(job: dict[str, Any]) -> dict[str, Any]:
     try:
         if "call" in job:
             module, _, name = job["call"].partition(":")
-            return {"value": getattr(importlib.import_module(module), name)()}
+            arguments = [Path(job["folder"])] if "folder" in job else []
+            return {"value": getattr(importlib.import_module(module), name)(*arguments)}
         return _run(job)
     except BaseException as error:  # the answer is the only way to tell
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
@@ -52,7 +54,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     with (
         chdir(folder),
-        (folder / "output.log").open("a") as output,
+        Path(job["log"]).open("a") as output,
         redirect_stdout(output),
         redirect_stderr(output),
         counted_step(job.get("counted_step")) as waits,

@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
+from torch import Tensor
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -22,6 +24,7 @@ from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_token
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.commune.pooled_evidence import PooledEvidence
 from triptych.datamodules.remember.text.text_corpus import TextCorpus
+from triptych.objectives.commune import jacobian
 from triptych.objectives.rewards.molecules.docking import VinaDocking
 
 # The markers that Qwen's template has; the wording is ours.
@@ -68,10 +71,13 @@ def save_all(folder: Path) -> None:
 
 
 @contextmanager
-def docking_stands_in() -> Iterator[None]:
-    """Give each molecule the same docking score, also where its programs are not installed.
+def stand_ins_used() -> Iterator[None]:
+    """Replace what cannot run here.
 
-    Agents of two steps say nothing that they could agree on, so any reply counts as an answer.
+    - Each molecule gets the same docking score, also where the programs are not installed.
+    - Agents of two steps say nothing that they could agree on: any reply counts as an answer.
+    - `torch.func` knows no tensors of the pretended device: plain loops and `torch.autograd` do
+      its work.
     """
     find_spec = importlib.util.find_spec
     with pytest.MonkeyPatch.context() as patch:
@@ -80,8 +86,17 @@ def docking_stands_in() -> Iterator[None]:
             lambda name, *more: find_spec("json" if name in ("vina", "meeko") else name, *more),
         )
         patch.setattr(VinaDocking, "value", lambda self, molecule, smiles: -8.0)
+        patch.setattr(jacobian, "vmap", _vmap)
+        patch.setattr(jacobian, "jvp", torch.autograd.functional.jvp)
         patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")
         yield
+
+
+def _vmap(function: Callable[..., Any], chunk_size: int | None = None) -> Callable[..., Tensor]:
+    def one_by_one(*batches: Tensor) -> Tensor:
+        return torch.stack([function(*rows) for rows in zip(*batches, strict=True)])
+
+    return one_by_one
 
 
 def _conversation(number: int) -> str:

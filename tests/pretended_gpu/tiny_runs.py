@@ -9,11 +9,12 @@ import yaml
 from tests.configs.test_configs import CONFIGS, embedded_data
 
 # By the class of the module: settings of `model`, of `data`, and of the data's task.
+_ANSWERS: dict[str, Any] = {"num_samples": 2, "max_new_tokens": 2}
 _REPLIES: dict[str, Any] = {"num_samples": 2, "eval_samples": 2}
-_STATES: dict[str, Any] = {"num_train": 16, "num_val": 4}
+_STATES: dict[str, Any] = {"num_train": 8, "num_val": 4}
 _OF_MODULE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "MemoryPretraining": ({"num_samples": 2}, {}, {}),
-    "ContinualFinetuning": ({"num_samples": 2}, {"steps_per_visit": 8}, {}),
+    "MemoryPretraining": (_ANSWERS | {"sample_prompts": ["The"]}, {}, {}),
+    "ContinualFinetuning": (_ANSWERS, {"steps_per_visit": 8}, {}),
     "PolicyOptimization": (_REPLIES, {"batch_size": 2}, {}),
     "MoleculePretraining": ({"num_samples": 8, "num_final_samples": 8}, {}, {}),
     "MoleculeOptimization": ({"num_samples": 8, "max_new_tokens": 12}, {}, {}),
@@ -105,6 +106,7 @@ def write_tiny(name: str, folder: Path, init_from: Path | None) -> Path:
             node = node.setdefault(key, {})
         node[last] = value
     _shrink(model)
+    _take_little(data)
     trainer = config.setdefault("trainer", {})
     trainer.update(_OF_ALL)
     trainer.pop("precision", None)
@@ -142,15 +144,25 @@ def _shrink(model: dict[str, Any]) -> None:
     if "codec" in model:
         sizes = {"encoder_hidden": [16], "decoder_hidden": [16]}
         model["codec"].update({k: v for k, v in sizes.items() if k in model["codec"]})
+    if "max_new_tokens" in model.get("policy", {}):
+        model["policy"]["max_new_tokens"] = 4
     if "penalty" in model:
         model["penalty"]["num_samples"] = 2
 
 
+def _take_little(data: dict[str, Any]) -> None:
+    """Take few of the embedded facts, texts and molecules."""
+    if "facts" in data and "skip_facts" not in data["facts"]:
+        data["facts"]["num_facts"] = 40
+
+
 def _shorten(node: Any) -> None:
-    """Let callbacks look at few documents, rows and facts."""
+    """Let callbacks look at few documents, rows and facts, and choose few slots."""
     if not isinstance(node, dict):
         return
     for key, value in node.items():
         if key in ("num_documents", "rows_per_document", "num_rows", "first_visits"):
             node[key] = min(2, value)
+        if key == "num_slots":
+            node[key] = min(32, value)
         _shorten(value)
