@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from triptych.models.host_to_device import number_on
+
 
 class LearningRates(Callback):
     """Logs ``lr/<name of the group>``, or ``lr/<number>`` for a group without a name.
@@ -18,5 +20,8 @@ class LearningRates(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        rates = {f"lr/{group.get('name', i)}": float(group["lr"]) for i, group in enumerate(groups)}
+        rates = {
+            f"lr/{group.get('name', i)}": number_on(pl_module.device, float(group["lr"]))
+            for i, group in enumerate(groups)
+        }
         pl_module.log_dict(rates)

@@ -27,7 +27,7 @@ from triptych.datamodules.commune.debate_task import Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
 from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.lit_modules.commune.debating_module import DebatingModule
-from triptych.lit_modules.optimization import build_adamw, with_cosine
+from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agents import Agents
@@ -40,7 +40,7 @@ from triptych.objectives.commune.thought_loss import token_nll
 Consensus = Literal["majority", "own"]
 
 
-class AgentFinetuning(DebatingModule):
+class AgentFinetuning(ClipsValuesApart, DebatingModule):
     """Finetunes agents on the consensus of their debates.
 
     Args:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import DebateTask, Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
-from triptych.lit_modules.optimization import build_adamw, with_cosine
+from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
@@ -23,7 +23,7 @@ from triptych.objectives.commune.thought_loss import token_nll
 # Shapes: B questions, T reply positions
 
 
-class AgentPretraining(LightningModule):
+class AgentPretraining(ClipsValuesApart, LightningModule):
     """Teaches agents to answer, with and without messages from the others.
 
     Each step draws how much the agents hear: nothing, some words of each other agent, or all of it.

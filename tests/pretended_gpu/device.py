@@ -3,8 +3,9 @@
 Operations refuse tensors of different devices, and the places where the host would wait for the
 device are counted. Import it after `guard.load` only.
 
-Not pretended: cuDNN, the LSTM's fused cell, `torch.func`, streams, memory, time. Transfers with `non_blocking=True` do
-not wait, as if their host memory were pinned; `torch.cuda.set_sync_debug_mode` judges them alike.
+Not pretended: cuDNN, the LSTM's fused cell, `torch.func`, streams, memory, time. Transfers with
+`non_blocking=True` do not wait, as if their host memory were pinned; so judges
+`torch.cuda.set_sync_debug_mode`, too.
 """
 
 from collections.abc import Callable, Iterator

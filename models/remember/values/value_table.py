@@ -246,7 +246,8 @@ def counting_only(tables: Sequence[ValueTable], keep_mask_B: Tensor) -> Iterator
 def _only(reads: SlotReads, keep_mask_B: Tensor | None) -> SlotReads:
     if keep_mask_B is None:
         return reads
-    return SlotReads(*(tensor[keep_mask_B] for tensor in reads))
+    kept = keep_mask_B.nonzero().squeeze(1)  # once: a GPU waits for the number of tokens
+    return SlotReads(*(tensor[kept] for tensor in reads))
 
 
 def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
