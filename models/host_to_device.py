@@ -27,3 +27,15 @@ def send_indices(arrays: Sequence[NDArray[np.int64]], device: torch.device) -> l
     with torch.inference_mode(False):
         pieces = send(torch.from_numpy(flat), device).split([array.size for array in arrays])
         return [piece.view(array.shape) for piece, array in zip(pieces, arrays, strict=True)]
+
+
+def number_on(device: torch.device, value: float) -> Tensor:
+    """Return a Python number as a float32 scalar on a device.
+
+    `torch.tensor(value, device=...)` copies it from the host's memory, and waits for the copy; a
+    kernel that fills one number takes it as an argument.
+
+    >>> number_on(torch.device("cpu"), 0.5)
+    tensor(0.5000)
+    """
+    return torch.full((), value, dtype=torch.float32, device=device)

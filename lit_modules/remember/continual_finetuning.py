@@ -22,8 +22,8 @@ from triptych.lit_modules.optimization import (
 from triptych.lit_modules.remember.language_model_training import LanguageModelTraining
 from triptych.lit_modules.remember.visit_progress import VisitProgress
 from triptych.lit_modules.trainer_parts import data_of
-from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.metrics.sharded_strategies import refuse_sharded
+from triptych.models.host_to_device import number_on
 from triptych.models.lora import LoRAConfig, merge_lora, merged_state_dict
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.models.remember.trainable import Trainable, choose_trainable
@@ -183,8 +183,7 @@ class ContinualFinetuning(LanguageModelTraining):
             self.log("train/nll_nats_per_token", self.visits.last_nats, prog_bar=True)
             return torch.zeros((), device=self.device, dtype=torch.float32)
         nll = self.next_token_nll(batch)
-        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
-        mean_nats = self._log_step(batch, nll, num_tokens)
+        num_tokens, mean_nats = self._log_step(batch, nll)
         self._is_skipped = self.visits.ends_with(float(mean_nats))
         if self._is_skipped:
             return torch.zeros((), device=self.device, dtype=torch.float32)
@@ -224,7 +223,7 @@ class ContinualFinetuning(LanguageModelTraining):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the number of steps taken."""
-        self.log("train/steps_taken", float(self.steps_taken))
+        self.log("train/steps_taken", number_on(self.device, self.steps_taken))
 
     # -- optimization -----------------------------------------------------------------------------
 
