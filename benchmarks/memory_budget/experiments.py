@@ -114,6 +114,7 @@ def policy_budget(budget: Budget, model: Settings, data: Settings, mixed: bool) 
     policy = model["policy"]
     adapters = policy["trainable"] == "lora"
     lm = _Model(policy["base"], data["tokenizer"]["vocab_size"], not adapters, mixed)
+    lm.checkpointing |= policy["gradient_checkpointing"]
     if adapters:
         _hold_learnt(budget, "policy", lm, learns=False)
         learnt = _adapter_parameters(lm.config, (policy["lora"] or {}).get("rank", 16))
@@ -131,7 +132,7 @@ def policy_budget(budget: Budget, model: Settings, data: Settings, mixed: bool) 
         + lm.logits_bytes(rows, _SAMPLING_BYTES_PER_LOGIT)
     )
     tokens = prompts * prompt + prompts * samples * reply
-    in_a_pass = min(tokens, max(model.get("micro_batch_tokens") or tokens, prompt + reply))
+    in_a_pass = min(tokens, max(policy["micro_batch_tokens"] or tokens, prompt + reply))
     gradient_of_output = lm.logits_bytes(lm.config.hidden_size, 0 if adapters else FLOAT)
     budget.phases["scoring and backward pass"] = (
         lm.activations(in_a_pass, masked=True)
