@@ -219,8 +219,9 @@ def _speaks_for_machine() -> bool:
 
 def _attempt() -> str:
     """Name the job and its restart, which all its processes share."""
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return f"{job_id()} {restart}"
+    known = os.environ.get
+    job = job_id() or f"{known('MASTER_ADDR')}:{known('MASTER_PORT')}"
+    return f"{job} {known('TORCHELASTIC_RESTART_COUNT')} {known('SLURM_RESTART_COUNT')}"
 
 
 def _failure_of(run_dir: Path) -> Path:

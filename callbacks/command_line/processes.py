@@ -26,7 +26,7 @@ def refuse_processes(options: Namespace) -> None:
         ValueError: if torchrun or SLURM started another number of processes than the trainer's
             settings name, or a part works on one process alone and there are several.
     """
-    trainer = options.get("trainer") or Namespace()
+    trainer: Namespace | dict[str, Any] = options.get("trainer") or {}
     planned = planned_processes(trainer)
     launcher = _launched()
     if launcher is not None and planned is not None and launcher[1] != planned:
@@ -48,7 +48,7 @@ def refuse_processes(options: Namespace) -> None:
             )
 
 
-def planned_processes(trainer: Namespace) -> int | None:
+def planned_processes(trainer: Namespace | dict[str, Any]) -> int | None:
     """Count the processes of a trainer's settings; None if only the accelerator knows."""
     devices = num_devices(trainer.get("devices"))
     if devices is None:

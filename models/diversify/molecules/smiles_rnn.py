@@ -164,8 +164,15 @@ class SmilesRNN(nn.Module):
         rate = self.dropout.p if self.training else 0.0
         with torch.backends.cudnn.flags(enabled=False):
             states_TBH, hidden, cell = torch.lstm(
-                *(inputs_TBE, state, weights, True),  # True: the layers have biases
-                *(self.config.num_layers, rate, self.training, False, False),
+                inputs_TBE,
+                state,
+                weights,
+                has_biases=True,
+                num_layers=self.config.num_layers,
+                dropout=rate,
+                train=self.training,
+                bidirectional=False,
+                batch_first=False,
             )
         return states_TBH, (hidden, cell)
 

@@ -37,6 +37,19 @@ def test_what_is_sampled_is_what_is_scored(cell):
         torch.testing.assert_close(rollout.log_prob_B[row], -nll, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_sampled_inside_autocast_is_scored_outside_it(cell):
+    policy = tiny_smiles_policy(cell)
+    with torch.autocast("cpu", torch.bfloat16):
+        rollout = policy.sample([{}], 40, seeded())
+        inside = policy.log_prob(rollout)
+    assert rollout.texts == policy.sample([{}], 40, seeded()).texts
+    assert torch.equal(inside, policy.log_prob(rollout))
+    torch.testing.assert_close(inside, rollout.log_prob_B)
+    inside.sum().backward()  # in eval mode, where cuDNN has no backward pass
+    assert all(each.grad.dtype == torch.float32 for each in policy.model.parameters())
+
+
 def test_rows_end_with_the_end_token_and_are_spelled_without_it():
     policy = tiny_smiles_policy()
     rollout = policy.sample([{}], 30, seeded())

@@ -151,7 +151,9 @@ def test_cudnn_is_not_asked(cell, monkeypatch):
     asked = []
     lstm = torch.lstm
     monkeypatch.setattr(
-        torch, "lstm", lambda *a: (asked.append(torch.backends.cudnn.enabled), lstm(*a))[1]
+        torch,
+        "lstm",
+        lambda *a, **k: (asked.append(torch.backends.cudnn.enabled), lstm(*a, **k))[1],
     )
     monkeypatch.setattr(torch.nn.RNNBase, "__call__", lambda *_: pytest.fail("called torch's RNN"))
     model = tiny(cell, 2, dropout=0.5)
