@@ -122,7 +122,8 @@ def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 
 def total_of_shards(norm: Tensor) -> Tensor:
     """Return the value of a norm that `get_total_norm` left spread over shards."""
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return whole
 
 
 class ClipsValuesApart:
