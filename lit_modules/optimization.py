@@ -114,7 +114,7 @@ def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     norms = [total_of_shards(nn.utils.get_total_norm(sharded))]
     if whole:
         norms.append(nn.utils.get_total_norm(whole))
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     share = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as in clip_grad_norm_
     torch._foreach_mul_([local(gradient) for gradient in gradients], share)
     return norm
