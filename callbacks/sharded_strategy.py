@@ -1,10 +1,12 @@
 """Fully sharded data parallelism (FSDP2) for Lightning, with checkpoints that survive a kill."""
 
+import atexit
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.pytorch.strategies import ModelParallelStrategy
 from typing_extensions import override
@@ -46,6 +48,9 @@ class ShardedStrategy(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        # Lightning does so for nccl alone. A process with open gloo groups may hang in its last
+        # moments, after Python has ended.
+        atexit.register(_leave_groups)
 
     @override
     def save_checkpoint(
@@ -73,3 +78,8 @@ class ShardedStrategy(ModelParallelStrategy):
             recover_folder(Path(checkpoint_path))
         self.barrier("the checkpoint is in its place")
         return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+def _leave_groups() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

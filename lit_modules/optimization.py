@@ -114,7 +114,7 @@ def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     norms = [total_of_shards(nn.utils.get_total_norm(sharded))]
     if whole:
         norms.append(nn.utils.get_total_norm(whole))
-    norm = torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     share = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as in clip_grad_norm_
     torch._foreach_mul_([local(gradient) for gradient in gradients], share)
     return norm
@@ -122,7 +122,8 @@ def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 
 def total_of_shards(norm: Tensor) -> Tensor:
     """Return the value of a norm that `get_total_norm` left spread over shards."""
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    whole: Tensor = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return whole
 
 
 class ClipsValuesApart:

@@ -314,7 +314,7 @@ class TriptychCLI(LightningCLI):
         if isinstance(checkpoint, Checkpoint):
             own = checkpoint.last_model_path or self.run.path / "checkpoints" / "last.ckpt"
             known, step = [os.path.relpath(own), resumed_from], checkpoint.last_step or step
-        path = next((Path(p) for p in known if p is not None and Path(p).is_file()), None)
+        path = next((Path(p) for p in known if p is not None and Path(p).exists()), None)
         words = self._words if isinstance(self._words, list) else [str(self.subcommand)]
         print(farewell(interrupted, words, self.run.path, path, step), file=sys.stderr)
 

@@ -11,7 +11,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 from transformers import PreTrainedModel
 from typing_extensions import override
@@ -20,6 +20,7 @@ from triptych.callbacks.remember.language_model import language_model_of, tokeni
 from triptych.callbacks.tracking.run_artifacts import log_tags
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded, shards
 from triptych.models.long_loop import with_progress
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_lm import load_memory_lm
@@ -74,6 +75,11 @@ class CollectBackgroundStatistics(Callback):
         self.on_validate = on_validate
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == TrainerFn.VALIDATING and self.on_validate:
+            refuse_sharded(trainer, f"{_NAME} with on_validate reads a whole model")
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not value_tables(pl_module):
             rank_zero_info("no background statistics: the model has no memory layers")
@@ -81,8 +87,15 @@ class CollectBackgroundStatistics(Callback):
         trainer.strategy.barrier()  # the first process has exported by now
         folder = Path(trainer.default_root_dir)
         if not (folder / "export" / "config.json").is_file():
+            if shards(trainer):
+                rank_zero_warn(
+                    f"{_NAME} wrote nothing: the model is in shards, and there is no export to "
+                    "read; add triptych.callbacks.run.export_model.ExportModel before it"
+                )
+                return
             self._collect(trainer, language_model_of(pl_module, _NAME), folder)
             return
+        # The export is whole on every process, also if the module's model is in shards.
         # If a metric decides, the exported model is earlier than the module's.
         self._collect(trainer, load_memory_lm(folder / "export"), folder / "export")
 

@@ -329,7 +329,7 @@ def next_steps(run_dir: Path) -> list[Block]:
     config, last = run_dir / "config.yaml", run_dir / "checkpoints" / "last.ckpt"
     export = run_dir / "export"
     fit = f"python train.py fit --config {config}"
-    if config.is_file() and last.is_file():
+    if config.is_file() and last.exists():  # a folder, if it is in shards
         command = f"{fit} --run_dir {run_dir} --ckpt_path {last}"
         blocks.append(Block(title="Continue from the last checkpoint", code=command))
     model = _model_class(config)

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
+from triptych.lit_modules.commune.agent_finetuning import AgentFinetuning
+from triptych.lit_modules.commune.agent_pretraining import AgentPretraining
 from triptych.lit_modules.diversify.molecules.molecule_pretraining import MoleculePretraining
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization
 from triptych.lit_modules.optimization import (
@@ -99,7 +103,15 @@ def test_values_and_the_rest_are_clipped_by_their_own_norms(model):
 
 
 @pytest.mark.parametrize(
-    "kind", [MemoryPretraining, ContinualFinetuning, PolicyOptimization, MoleculePretraining]
+    "kind",
+    [
+        AgentFinetuning,
+        AgentPretraining,
+        ContinualFinetuning,
+        MemoryPretraining,
+        MoleculePretraining,
+        PolicyOptimization,
+    ],
 )
 def test_trainers_clip_by_norm(kind):
     assert kind.configure_gradient_clipping is ClipsValuesApart.configure_gradient_clipping
@@ -115,3 +127,71 @@ def test_a_module_clips_where_the_trainer_says_so(max_norm, norm):
     module.layer.weight.grad = torch.tensor([[3.0, 4.0]])
     module.configure_gradient_clipping(None, max_norm)
     assert float(module.layer.weight.grad.norm()) == pytest.approx(norm, rel=1e-5)
+
+
+class Small(ClipsValuesApart, LightningModule):
+    """A module with tiny gradients; it notes their norm after clipping."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.fused = torch.nn.Linear(8, 8), fused
+        self.norms: list[float] = []
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).square().mean() * 0.01
+
+    def configure_gradient_clipping(self, *arguments, **settings):
+        super().configure_gradient_clipping(*arguments, **settings)
+        gradients = [p.grad for p in self.parameters()]
+        self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    def configure_optimizers(self):
+        if self.fused:
+            return build_adamw(self, 1e-3, 1e-3, 0.0, 0.0, (0.9, 0.95))
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+def small_run(module, clip, tmp_path, **settings):
+    rows = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=2,
+        gradient_clip_val=clip,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        **settings,
+    )
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(rows), batch_size=8)
+    trainer.fit(module, loader)
+    return module
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("clip", [1.0, 1e-3])
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(fused, clip, tmp_path):
+    """As `16-mixed` has them: multiplied by the loss scale."""
+    precision = MixedPrecision(
+        "16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=1024.0)
+    )
+    exact = small_run(Small(fused), clip, tmp_path)
+    mixed = small_run(Small(fused), clip, tmp_path, plugins=[precision])
+    assert mixed.norms == pytest.approx(exact.norms, rel=0.01)  # half precision
+    torch.testing.assert_close(mixed.layer.weight, exact.layer.weight, rtol=0, atol=2e-5)
+
+
+def test_clipping_by_value_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"trainer\.gradient_clip_algorithm is value, but Small"):
+        small_run(Small(True), 1.0, tmp_path, gradient_clip_algorithm="value")
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_clipping_refuses_norms_of_single_shards(strategy, tmp_path):
+    module = small_run(Small(True), 1.0, tmp_path)
+    module.trainer.strategy.__class__ = type("Sharding", (strategy,), {})
+    with pytest.raises(ValueError, match="which Sharding does not show: set it to 0, or use"):
+        module.configure_gradient_clipping(module.optimizers().optimizer, 1.0)

@@ -57,8 +57,9 @@ class RoundingAdamW(AdamW):
             step = torch.full((), float(state["step"]), device=parameter.device)
             moments = [state[name] for name in _MOMENTS]
             place = (int(state["step"]), number)
-            for exact, *parts in _exact_parts(place, parameter, gradient, *moments):
-                _adamw(exact, *parts, step.clone(), scale, group)
+            parts = _exact_parts(place, parameter, gradient, *moments)
+            for exact, part, first, second in parts:
+                _adamw(exact, part, first, second, step.clone(), scale, group)
             state["step"] += 1
         return loss
 
@@ -110,7 +111,7 @@ class RoundingSGD(SGD):
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         for (_, parameter, _), key in zip(_numbered(self), keys, strict=True):
             saved = state_dict["state"].get(key)
-            if saved:
+            if saved and "step" in saved:
                 self.state[parameter]["step"] = torch.as_tensor(saved["step"]).float().cpu().clone()
 
 

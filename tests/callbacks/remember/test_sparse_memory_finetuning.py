@@ -556,7 +556,7 @@ def test_sharded_parameters(tmp_path):
     callback = tf()
     trainer = trainer_for(callback, tmp_path)
     trainer.strategy.__class__ = type("Sharding", (FSDPStrategy,), {})
-    with pytest.raises(ValueError, match="but Sharding shards them: use DDP"):
+    with pytest.raises(ValueError, match=r"but Sharding shards them: set trainer\.strategy to DDP"):
         callback.setup(trainer, built(TinyMemoryModule), "fit")
 
 
