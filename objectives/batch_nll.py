@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from triptych.models.linear_nll import output_weight
-from triptych.models.segment_mask import segment_attention_mask
+from triptych.models.segment_mask import packed_attention
 from triptych.objectives.language_modeling import (
     NextTokenNLL,
     chunked_next_token_nll,
@@ -29,9 +29,8 @@ def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
     """
     inputs = {
         "input_ids": batch["input_ids"],
-        "position_ids": batch["position_ids"],
-        "attention_mask": segment_attention_mask(batch["segment_ids"]),
         "use_cache": False,
+        **packed_attention(model.config, batch["segment_ids"], batch["position_ids"]),
     }
     weight_VD = output_weight(model)
     if weight_VD is None:
