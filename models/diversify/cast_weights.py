@@ -20,7 +20,7 @@ def weights_cast_once(model: PreTrainedModel) -> Iterator[None]:
     gradient. A frozen base was therefore cast anew for every decoded token. Within this context
     each weight is cast once, which takes 2 bytes a parameter of the linear layers. The results are
     equal to the bit. Outside autocast, and for weights in half precision, nothing changes. The
-    output layer keeps its weight, since its logits are float32 (`float32_logits`), and so do modules
+    output layer keeps its weight, since its logits are float32 (`float32_logits`). So do modules
     with a true attribute `outside_autocast`, such as the index of a memory layer.
 
     Only for passes without gradient. Parameters that no linear layer owns, such as the stacked
