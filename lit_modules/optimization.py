@@ -5,13 +5,17 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from triptych.metrics.sharded_strategies import UNSUPPORTED
 from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.values.rounding_optimizers import RoundingAdamW
+from triptych.models.sharding import local
 
 
 def value_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -27,9 +31,9 @@ def build_adamw(
     value_weight_decay: float,
     betas: tuple[float, float],
 ) -> AdamW:
-    """Build AdamW over `parameter_groups`."""
+    """Build AdamW over `parameter_groups`; bfloat16 weights are rounded stochastically."""
     rates = (learning_rate, value_learning_rate, weight_decay, value_weight_decay)
-    return AdamW(parameter_groups(model, *rates), betas=betas, fused=True)
+    return RoundingAdamW(parameter_groups(model, *rates), betas=betas)
 
 
 def parameter_groups(
@@ -82,27 +86,51 @@ def clip_apart(model: nn.Module, max_norm: float) -> tuple[Tensor, Tensor]:
     """Clip the gradients of the values and of all other parameters to `max_norm` separately.
 
     As in facebookresearch/memory: clipped together, a rare large gradient of a few slots would
-    stall the whole network.
+    stall the whole network. Norms of sharded gradients (DTensors) are summed over the shards, so
+    this is then a collective.
 
     Returns:
         Both norms before clipping: (values, others).
     """
     values = {id(parameter) for parameter in value_parameters(model)}
-
-    def clip(parameters: Iterable[nn.Parameter]) -> Tensor:
-        return nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], max_norm)
-
     return (
-        clip(p for p in model.parameters() if id(p) in values),
-        clip(p for p in model.parameters() if id(p) not in values),
+        clip_norm([p for p in model.parameters() if id(p) in values], max_norm),
+        clip_norm([p for p in model.parameters() if id(p) not in values], max_norm),
     )
+
+
+def clip_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradients of parameters, of which some may be shards, to a norm of `max_norm`.
+
+    Returns:
+        The norm before clipping, a scalar: that of whole gradients, and the same on all processes.
+    """
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    gradients = [p.grad for p in with_gradient if p.grad is not None]
+    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    if not sharded:
+        return nn.utils.clip_grad_norm_(with_gradient, max_norm)
+    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    norms = [total_of_shards(nn.utils.get_total_norm(sharded))]
+    if whole:
+        norms.append(nn.utils.get_total_norm(whole))
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    share = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as in clip_grad_norm_
+    torch._foreach_mul_([local(gradient) for gradient in gradients], share)
+    return norm
+
+
+def total_of_shards(norm: Tensor) -> Tensor:
+    """Return the value of a norm that `get_total_norm` left spread over shards."""
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class ClipsValuesApart:
     """Mixin for LightningModules that applies `trainer.gradient_clip_val` with `clip_apart`.
 
     Clipping is always by norm. Without memory it is one norm of all parameters. Lightning's own
-    clipping refuses a fused optimizer under `bf16-mixed`.
+    clipping refuses a fused optimizer under `bf16-mixed`, and under `16-mixed` it leaves a fused
+    optimizer's gradients multiplied by the loss scale. Here they are divided by it first.
     """
 
     def configure_gradient_clipping(
@@ -111,10 +139,37 @@ class ClipsValuesApart:
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the values and the rest separately, by norm."""
-        if gradient_clip_val:
-            assert isinstance(self, nn.Module)
-            clip_apart(self, gradient_clip_val)
+        """Clip the values and the rest separately, by norm.
+
+        Raises:
+            ValueError: if the strategy shards gradients in a way that hides their norm, or
+                clipping by value is asked for.
+        """
+        if not gradient_clip_val:
+            return
+        assert isinstance(self, LightningModule)
+        if gradient_clip_algorithm == "value":
+            raise ValueError(
+                f"trainer.gradient_clip_algorithm is value, but {type(self).__name__} clips by "
+                "norm: set it to norm, or trainer.gradient_clip_val to 0"
+            )
+        trainer = self._trainer  # None in a module that is used without one
+        if trainer is not None:
+            if isinstance(trainer.strategy, UNSUPPORTED):
+                raise ValueError(
+                    f"trainer.gradient_clip_val clips by the norm of whole gradients, which "
+                    f"{type(trainer.strategy).__name__} does not show: set it to 0, or use "
+                    "configs/hardware/fsdp2.yaml"
+                )
+            _unscale(trainer.precision_plugin, optimizer)
+        clip_apart(self, gradient_clip_val)
+
+
+def _unscale(precision: Any, optimizer: Optimizer) -> None:
+    """Divide gradients by the loss scale, if a scaler is at work and Lightning has not done so."""
+    scaler = getattr(precision, "scaler", None)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        scaler.unscale_(optimizer)
 
 
 def optimizer_of_nothing(module: nn.Module) -> SGD:

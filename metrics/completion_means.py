@@ -38,9 +38,19 @@ class CompletionMeans(SummedMetric):
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
         """Return a fresh metric and batches, one with a nan, one empty."""
         return cls(["reward", "length"]), [
-            ({"reward": torch.tensor([0.25, torch.nan]), "length": torch.tensor([3, 4])},),
-            ({"reward": torch.tensor([0.5]), "length": torch.tensor([8])},),
-            ({"reward": torch.zeros(0), "length": torch.zeros(0)},),
+            (
+                {
+                    "reward": torch.tensor([0.25, torch.nan], dtype=torch.float32),
+                    "length": torch.tensor([3, 4]),
+                },
+            ),
+            ({"reward": torch.tensor([0.5], dtype=torch.float32), "length": torch.tensor([8])},),
+            (
+                {
+                    "reward": torch.zeros(0, dtype=torch.float32),
+                    "length": torch.zeros(0, dtype=torch.float32),
+                },
+            ),
         ]
 
     def update(self, values: Mapping[str, Tensor]) -> None:
@@ -53,7 +63,7 @@ class CompletionMeans(SummedMetric):
         kept = [column[column.isfinite()] for column in columns]
         self.total_N = self.total_N + torch.stack([column.sum() for column in kept])
         counts = [len(column) for column in kept]
-        self.count_N = self.count_N + torch.tensor(counts, device=self.device)
+        self.count_N = self.count_N + torch.tensor(counts, device=self.device, dtype=torch.int64)
 
     def compute(self) -> dict[str, Tensor]:
         """Return the mean of each number, float64; nan without values."""

@@ -40,9 +40,13 @@ class TokenNLL(SummedMetric):
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
         """Return a fresh metric and batches of sums, of positions and of nothing."""
         return cls(), [
-            (torch.tensor(3.25), torch.tensor(4), torch.tensor(11)),
-            (torch.tensor([[0.5, 0.0]]), torch.tensor([[True, False]]), torch.tensor([[3, 0]])),
-            (torch.zeros(0), 0, 0),
+            (torch.tensor(3.25, dtype=torch.float32), torch.tensor(4), torch.tensor(11)),
+            (
+                torch.tensor([[0.5, 0.0]], dtype=torch.float32),
+                torch.tensor([[True, False]]),
+                torch.tensor([[3, 0]]),
+            ),
+            (torch.zeros(0, dtype=torch.float32), 0, 0),
         ]
 
     def update(

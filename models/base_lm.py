@@ -8,6 +8,9 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from triptych.models.gradient_checkpointing import checkpoint_blocks
+from triptych.models.pretrained_source import pretrained_source
+
 # Options that a family's config names differently from most of transformers.
 _FAMILY_NAMES = {"gpt2": {"intermediate_size": "n_inner"}}
 _DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
@@ -33,9 +36,13 @@ class BaseLMConfig:
         attn_implementation: How transformers computes attention: `sdpa`, `eager`, `flex_attention`,
             `flash_attention_2`, `flash_attention_3` or another name that it knows. Null: its
             default, which is `sdpa` in most families.
-        pretrained: Hub name or folder to load instead; the sizes above are then ignored.
-        pretrained_dtype: Precision to load it in; null: that of its files. This is often bfloat16,
-            which loses small updates of trained parameters.
+        pretrained: Hub name, folder, GGUF file or `smollm2` to load instead (`pretrained_source`);
+            the sizes above are then ignored.
+        pretrained_dtype: Precision to load it in; null: that of its files. What learns becomes
+            float32 in any case.
+        gradient_checkpointing: Keep only the inputs of decoder blocks for the backward pass, which
+            computes the rest again: far less memory, up to a third more time
+            (`triptych.models.gradient_checkpointing`).
 
     Raises:
         ValueError: if heads do not divide.
@@ -54,6 +61,7 @@ class BaseLMConfig:
     attn_implementation: str | None = None
     pretrained: str | None = None
     pretrained_dtype: Literal["float32", "bfloat16"] | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -125,17 +133,25 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
         ValueError: if a pretrained model has fewer token embeddings than the tokenizer has tokens,
             or the model cannot use the attention implementation.
     """
+    model = _built_or_loaded(base, vocab_size)
+    if base.gradient_checkpointing:
+        checkpoint_blocks(model)
+    return model
+
+
+def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
     attention = {}
     if base.attn_implementation is not None:
         attention["attn_implementation"] = base.attn_implementation
     if base.pretrained is None:
         config = base.to_transformers(vocab_size)
         with _explained(base):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **attention)
-        return model
+            built: PreTrainedModel = AutoModelForCausalLM.from_config(config, **attention)
+        return built
+    source = pretrained_source(base.pretrained)
     with _explained(base):
-        model = AutoModelForCausalLM.from_pretrained(
-            base.pretrained, dtype=base.pretrained_dtype or "auto", **attention
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=base.pretrained_dtype or "auto", **attention
         )
     held = model.config.vocab_size
     if vocab_size > held:

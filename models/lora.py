@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from triptych.models.weight_precision import widen_trainable
 
 _ADAPTER = "default"  # peft's name
 _BASE = ".base_layer."
@@ -76,6 +79,7 @@ def add_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
     with warnings.catch_warnings():  # peft corrects for GPT-2's transposed matrices, with a warning
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         inject_adapter_in_model(settings, model, _ADAPTER)
+    widen_trainable(model)  # peft gives adapters the dtype of the weights beside them
 
 
 def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attention"]) -> list[str]:
@@ -105,7 +109,8 @@ def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attent
 def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return the `state_dict` with the adapters merged; the model does not change."""
     merged = {
-        f"{name}.weight": _merged_weight(layer) for name, layer in _adapted_layers(model).items()
+        f"{name}.weight": _merged_weight(layer, model.dtype)
+        for name, layer in _adapted_layers(model).items()
     }
     state = {}
     for name, tensor in model.state_dict().items():
@@ -119,7 +124,7 @@ def merge_lora(model: PreTrainedModel) -> None:
     """Add the updates to the weights and remove the adapters, in place."""
     for name, layer in _adapted_layers(model).items():
         base = layer.get_base_layer()
-        base.weight.data = _merged_weight(layer)
+        base.weight.data = _merged_weight(layer, model.dtype)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, base)
     if hasattr(model, "peft_config"):
@@ -155,7 +160,8 @@ def _adapted_layers(model: nn.Module) -> dict[str, Any]:
     return {name: child for name, child in model.named_modules() if isinstance(child, LoraLayer)}
 
 
-def _merged_weight(layer: Any) -> Tensor:
+def _merged_weight(layer: Any, dtype: torch.dtype) -> Tensor:
+    """Return the sum in the model's dtype: a frozen matrix may have a narrower one."""
     weight: Tensor = layer.get_base_layer().weight.detach()
     update: Tensor = layer.get_delta_weight(_ADAPTER).detach()
-    return weight + update.to(weight.dtype)
+    return (weight + update).to(dtype)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from triptych.models.linear_nll import output_weight
 from triptych.models.segment_mask import packed_attention
+from triptych.models.sharding import with_gathered_weights
 from triptych.objectives.language_modeling import (
     NextTokenNLL,
     chunked_next_token_nll,
@@ -32,8 +34,13 @@ def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
         "use_cache": False,
         **packed_attention(model.config, batch["segment_ids"], batch["position_ids"]),
     }
-    weight_VD = output_weight(model)
-    if weight_VD is None:
+    if output_weight(model) is None:
         return next_token_nll(model(**inputs).logits, batch["labels"])
+    return with_gathered_weights(model, _chunked_nll, model, inputs, batch["labels"])
+
+
+def _chunked_nll(model: PreTrainedModel, inputs: dict[str, Any], labels_BT: Tensor) -> NextTokenNLL:
     hidden_BTD = model.base_model(**inputs).last_hidden_state
-    return chunked_next_token_nll(hidden_BTD, weight_VD, batch["labels"])
+    weight_VD = output_weight(model)
+    assert weight_VD is not None
+    return chunked_next_token_nll(hidden_BTD, weight_VD, labels_BT)

@@ -128,11 +128,14 @@ def chunked_next_token_nll(
 
     targets_BS = labels_BT[:, 1:]
     keep_mask_BS = targets_BS != IGNORED_LABEL
-    row_N, position_N = keep_mask_BS.nonzero(as_tuple=True)
-    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, row_N * labels_BT.shape[1] + position_N)
-    nll_N = linear_nll(hidden_ND, weight_VD, targets_BS[row_N, position_N], chunk_tokens)
-    nll_BS = nll_N.new_zeros(targets_BS.shape).masked_scatter(keep_mask_BS, nll_N)
-    return NextTokenNLL(nll_BS, keep_mask_BS)
+    kept_N = keep_mask_BS.flatten().nonzero().squeeze(1)
+    row_N = kept_N.div(targets_BS.shape[1], rounding_mode="floor")
+    # A row of hidden states has one position more than a row of predictions.
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, kept_N + row_N)
+    targets_N = targets_BS.flatten().index_select(0, kept_N)
+    nll_N = linear_nll(hidden_ND, weight_VD, targets_N, chunk_tokens)
+    nll_BS = nll_N.new_zeros(targets_BS.numel()).index_copy(0, kept_N, nll_N)
+    return NextTokenNLL(nll_BS.view(targets_BS.shape), keep_mask_BS)
 
 
 def _check_labels(labels_BT: Tensor, source: Tensor, name: str) -> None:

@@ -150,3 +150,11 @@ def run_in(folder: Path, *options: object, **sections: dict) -> Path:
 def tiny(workdir: Path) -> Callable[..., list[str]]:
     """`words_of` for the test's own folder, which it runs in."""
     return partial(words_of, workdir)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """A folder with SmolLM2-135M-Instruct, a real chat model, with its real tokenizer."""
+    from triptych.models.pretrained_source import pretrained_source
+
+    return pretrained_source("smollm2")

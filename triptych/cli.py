@@ -54,10 +54,11 @@ from triptych.callbacks.command_line.error_report import (
     readable_checkpoint_errors,
     refuse_missing_checkpoint,
 )
-from triptych.callbacks.command_line.init_from import Stage
+from triptych.callbacks.command_line.init_from import Stage, inherited
 from triptych.callbacks.command_line.packaged_configs import packaged_configs_found, shipped
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
+from triptych.callbacks.command_line.processes import refuse_processes
 from triptych.callbacks.report.run_report import reported_run
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.export_model import ExportModel
@@ -215,6 +216,7 @@ class TriptychCLI(LightningCLI):
         options = self.config[self.subcommand]
         refuse_missing_checkpoint(options.get("ckpt_path"))
         locate_starts(options, _config_files(options))
+        refuse_processes(options)
         if options.experiment is None:
             options.experiment = experiment_name([str(path) for path in options.config or []])
         self.run = RunDirectory.claim(
@@ -363,6 +365,7 @@ class TriptychCLI(LightningCLI):
         words = ["--config", str(path), "--tracking.uri", options.tracking.uri or "null"]
         if options.trainer.fast_dev_run:
             words += ["--trainer.fast_dev_run", str(options.trainer.fast_dev_run)]
+        words += inherited(options.trainer)
         parser = self._parser("fit")
         with short_parser_errors(words, self._subcommand_parsers):
             parsed = parser.parse_args(words)

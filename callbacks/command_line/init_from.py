@@ -3,6 +3,14 @@
 ``init_from`` names an exported folder, or the configuration of an experiment that exports one. That
 experiment then runs first, once. Its run directory is kept under ``runs/stages``, by a fingerprint
 of its composed configuration and of the local files named there.
+
+It takes accelerator and precision of the run that needs it, and runs in one process, on the first
+device of that run, unless its own file names more: batch sizes count per process, so the exported
+model would otherwise depend on the machine. Another precision is another stage; another
+accelerator, or another device, is not.
+
+Of several processes, rank 0 runs it and the others wait; ``runs/stages`` has to be on storage that
+all machines share.
 """
 
 import hashlib
@@ -11,15 +19,20 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from triptych import ROOT
+from triptych.callbacks.command_line.processes import chosen_devices, num_devices
+from triptych.callbacks.run.run_directory import job_id
 
 # Options that do not change the exported model.
 RUN_SPECIFIC = (
@@ -32,7 +45,13 @@ RUN_SPECIFIC = (
     "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "trainer.log_every_n_steps",
+    "trainer.accelerator",
 )
+# What Lightning takes these values of `trainer.precision` for.
+_PRECISIONS = {None: "32-true", "32": "32-true", "64": "64-true"} | {
+    kind: f"{kind}-mixed" for kind in ("16", "bf16")
+}
+_SECONDS_BETWEEN_LOOKS = 1.0
 LARGEST_HASHED_BYTES = 64 * 2**20  # larger files count by size and modification time
 DISTRIBUTED_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PL_", "TRIPTYCH_RUN_DIR")
 DISTRIBUTED_VARIABLES = {
@@ -68,9 +87,12 @@ class Stage:
         """
         run_dir = Path("runs") / "stages" / f"{self.config.stem}-{self.fingerprint()[:12]}"
         run_dir.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(run_dir.with_name(f".{run_dir.name}.lock")):
-            if not _is_finished(run_dir):
-                self._run(run_dir)
+        if _rank() > 0:
+            self._wait(run_dir)
+        else:
+            with _locked(run_dir.with_name(f".{run_dir.name}.lock"), str(self.config)):
+                if not _is_finished(run_dir):
+                    self._run(run_dir)
         if not (run_dir / "export").is_dir():
             raise StageError(
                 f"init_from: {self.config} ran, but exported no model into {run_dir}. "
@@ -88,12 +110,41 @@ class Stage:
             for parent in parents:
                 node = node.get(parent) or {}
             node.pop(last, None)
+        _without_names(kept.get("trainer") or {})
         digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
         for text in sorted(set(_strings(kept))):
             digest.update(_file_fingerprint(Path(text)))
         return digest.hexdigest()
 
+    def _wait(self, run_dir: Path) -> None:
+        """Wait until rank 0 has run the experiment.
+
+        Raises:
+            StageError: if it failed there.
+        """
+        failure = _failure_of(run_dir)
+        if not _is_finished(run_dir) and _speaks_for_machine():
+            print(
+                f"init_from: process {_rank()} waits for process 0, which runs {self.config} "
+                f"first. The result is read from {run_dir.parent.resolve()}, which has to be on "
+                "storage that all machines share.",
+                file=sys.stderr,
+                flush=True,
+            )
+        while not _is_finished(run_dir):
+            if failure.is_file() and failure.read_text() == _attempt():
+                raise StageError(f"init_from: {self.config} failed in process 0, see there")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
     def _run(self, run_dir: Path) -> None:
+        _failure_of(run_dir).unlink(missing_ok=True)
+        try:
+            self._run_alone(run_dir)
+        except BaseException:
+            _failure_of(run_dir).write_text(_attempt())  # for the processes that wait
+            raise
+
+    def _run_alone(self, run_dir: Path) -> None:
         partial = run_dir.with_name(f".{run_dir.name}.partial")
         failed = run_dir.with_name(f"{run_dir.name}.failed")
         for earlier in (partial, failed, run_dir):
@@ -112,6 +163,68 @@ class Stage:
                 f"first: correct it, then give this command again.{kept}"
             )
         partial.rename(run_dir)
+
+
+def inherited(trainer: Namespace) -> list[str]:
+    """Return options of a stage that follow from the trainer of the run that needs it.
+
+    Args:
+        trainer: The options ``trainer`` of that run.
+    """
+    words = []
+    if trainer.get("accelerator") not in (None, "auto"):
+        words += ["--trainer.accelerator", str(trainer.accelerator)]
+    if trainer.get("precision") is not None:
+        words += ["--trainer.precision", str(trainer.precision)]
+    chosen = chosen_devices(trainer.get("devices"))
+    if chosen:
+        words += ["--trainer.devices", f"[{chosen[0]}]"]
+    return words
+
+
+def _without_names(trainer: dict[str, Any]) -> None:
+    """Keep the number of devices in place of their indices, and one name for each precision."""
+    if "devices" in trainer:
+        trainer["devices"] = num_devices(trainer["devices"])
+    precision = trainer.get("precision")
+    name = None if precision is None else str(precision)
+    trainer["precision"] = _PRECISIONS.get(name, name)
+
+
+@contextmanager
+def _locked(path: Path, config: str) -> Iterator[None]:
+    """Hold the lock of a stage, and say so if another run holds it."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        rank_zero_info(f"init_from: another run is running {config}; waiting for its result")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _rank() -> int:
+    undeclared: Any = rank_zero_only
+    return int(undeclared.rank)
+
+
+def _speaks_for_machine() -> bool:
+    """Whether this is the first process on its machine that waits."""
+    local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+    return local == "0" or _rank() == 1
+
+
+def _attempt() -> str:
+    """Name the job and its restart, which all its processes share."""
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return f"{job_id()} {restart}"
+
+
+def _failure_of(run_dir: Path) -> Path:
+    return run_dir.with_name(f".{run_dir.name}.failure")
 
 
 def _is_finished(run_dir: Path) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -124,13 +125,24 @@ class AnchorTrace(Callback):
         self.curve = [(int(s), float(c), float(d)) for s, c, d in state_dict["curve"]]
 
     def _rows(self, experience: Experience, step: int) -> list[dict[str, Any]]:
-        rollout, above_B = experience.rollout, experience.above_threshold
-        reference_B = experience.reference_log_prob
+        rollout = experience.rollout
+        columns = (
+            experience.is_anchor,
+            experience.above_threshold,
+            rollout.group_B,
+            experience.reward,
+            experience.reference_log_prob,
+        )
+        # One copy to the host.
+        anchor_B, above_B, group_B, reward_B, reference_B = (
+            torch.stack([column.double() for column in columns]).cpu().unbind()
+        )
+        reward_B = reward_B.to(experience.reward.dtype)
         made: list[dict[str, Any]] = []
-        for row in experience.is_anchor.nonzero().flatten().tolist():
-            own_B = above_B & (rollout.group_B == rollout.group_B[row])
-            reward = float(experience.reward[row])
-            difference = float((reward - experience.reward[own_B]).mean())
+        for row in anchor_B.nonzero().flatten().tolist():
+            own_B = (above_B > 0) & (group_B == group_B[row])
+            reward = float(reward_B[row])
+            difference = float((reward - reward_B[own_B]).mean())
             prompt = rollout.prompts[row][: self.max_characters]
             anchor = rollout.texts[row][: self.max_characters]
             made.append(

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from jsonargparse.typing import NonNegativeFloat, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from typing_extensions import override
@@ -16,6 +15,7 @@ from triptych.callbacks.remember.language_model import language_model_of
 from triptych.callbacks.remember.loss_terms import add_loss_term
 from triptych.callbacks.remember.replayed_batches import Batch, ReplayedBatches
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.objectives.batch_nll import batch_nll
 from triptych.objectives.language_modeling import IGNORED_LABEL
 
@@ -78,11 +78,7 @@ class ElasticWeightConsolidation(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        if isinstance(trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "ElasticWeightConsolidation needs whole weights, but trainer.strategy shards "
-                "them: use DDP (configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(trainer, "ElasticWeightConsolidation needs whole weights")
         add_loss_term(self, pl_module, self.loss_term)
         self._batches.setup(trainer, pl_module)
 

@@ -7,7 +7,6 @@ import torch
 from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,6 +17,8 @@ from triptych.callbacks.remember.row_updates import RowObserver, RowUpdates
 from triptych.callbacks.remember.training_reads import TrainingReads
 from triptych.callbacks.trainer_parts import datamodule_of
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded
+from triptych.models.host_to_device import number_on
 from triptych.models.remember.memory_blocks import memory_layers, value_tables
 from triptych.models.remember.repeated_input import RememberedCall, remember_repeated_input
 from triptych.models.remember.values.row_optimizers import (
@@ -34,7 +35,6 @@ from triptych.protocols import HasTokenizer, StartsFrom
 # Shapes: S slots, U selected rows, D value width
 
 ANCHOR = "sparse_memory_anchor"
-SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
 
 
 class SparseMemoryFinetuning(Callback):
@@ -137,12 +137,7 @@ class SparseMemoryFinetuning(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if isinstance(trainer.strategy, SHARDED):
-            raise ValueError(
-                "SparseMemoryFinetuning updates whole rows on every process, but "
-                f"{type(trainer.strategy).__name__} shards them: use DDP "
-                "(configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(trainer, "SparseMemoryFinetuning updates whole rows on every process")
         if stage != "fit":  # nothing learns, but a checkpoint of training holds the anchor
             if not hasattr(pl_module, ANCHOR):
                 pl_module.register_parameter(ANCHOR, nn.Parameter(torch.zeros(())))
@@ -249,7 +244,7 @@ class SparseMemoryFinetuning(Callback):
             return
         self._reads.note(self._batch)
         counts = [sum_over_ranks(trainer, counts_S) for counts_S in self._reads.counts()]
-        num_read = [int(counts_S.count_nonzero()) for counts_S in counts]
+        num_read = torch.stack([counts_S.count_nonzero() for counts_S in counts]).tolist()
         if any(num_read):
             selected = self._select(counts, num_read)
             gradients = [
@@ -294,9 +289,11 @@ class SparseMemoryFinetuning(Callback):
                 gradient.grad_UD.div_(scaler.get_scale())
         norms = [torch.linalg.vector_norm(gradient.grad_UD).double() for gradient in gradients]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-        if self.gradient_clip_norm is not None and norm > self.gradient_clip_norm:
+        if self.gradient_clip_norm is not None:
+            limit = self.gradient_clip_norm
+            factor = torch.where(norm > limit, limit / norm, 1.0)  # without asking the device
             for gradient in gradients:
-                gradient.grad_UD.mul_(self.gradient_clip_norm / norm)
+                gradient.grad_UD.mul_(factor)
         return norm
 
     def _is_finite(self, trainer: Trainer, anchor: Tensor, norm: Tensor) -> bool:
@@ -328,7 +325,13 @@ class SparseMemoryFinetuning(Callback):
             "sparse_memory/rows_written": sum(map(len, self.rows_written)),
             "sparse_memory/gradient_norm": norm,
         }
-        pl_module.log_dict({name: float(value) for name, value in values.items()})
+        device = pl_module.device
+        pl_module.log_dict(
+            {
+                name: value.float() if isinstance(value, Tensor) else number_on(device, value)
+                for name, value in values.items()
+            }
+        )
 
     # -- checkpoints ------------------------------------------------------------------------------
 

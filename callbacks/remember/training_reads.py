@@ -74,10 +74,21 @@ def keep_mask(batch: Any, num_tokens: int) -> Tensor | None:
     return None
 
 
+def _kept(ids_BK: Tensor, keep_B: Tensor | None) -> Tensor:
+    if keep_B is None or keep_B.all():
+        return ids_BK.flatten()  # without a copy
+    return ids_BK[keep_B].flatten()
+
+
 def _counts(table: ValueTable, keep_masks: list[Tensor | None]) -> Tensor:
+    if table.weight.device.type != "cpu":
+        counts_S = torch.zeros(table.num_slots, dtype=torch.int64, device=table.weight.device)
+        for reads, keep_B in zip(table.reads, keep_masks, strict=True):
+            keep_B1 = None if keep_B is None else keep_B.unsqueeze(1)
+            counts_S += count_accesses(reads.ids_BK, keep_B1, table.num_slots)
+        return counts_S
     read = [
-        (reads.ids_BK if keep_B is None or keep_B.all() else reads.ids_BK[keep_B]).flatten()
-        for reads, keep_B in zip(table.reads, keep_masks, strict=True)
+        _kept(reads.ids_BK, keep_B) for reads, keep_B in zip(table.reads, keep_masks, strict=True)
     ]
     nothing = torch.empty(0, dtype=torch.int64, device=table.weight.device)
     ids_M = read[0] if len(read) == 1 else torch.cat([nothing, *read])

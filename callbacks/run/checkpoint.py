@@ -189,7 +189,11 @@ class Checkpoint(lightning_callbacks.Checkpoint):
     def _is_interrupted(self, trainer: Trainer) -> bool:
         """Tell whether a signal has arrived at any process, and let all processes know it."""
         if trainer.world_size > 1:
-            own = torch.tensor(self.interruption.signum or 0, device=trainer.strategy.root_device)
+            own = torch.tensor(
+                self.interruption.signum or 0,
+                device=trainer.strategy.root_device,
+                dtype=torch.int64,
+            )
             self.interruption.signum = int(trainer.strategy.reduce(own, reduce_op="max")) or None
         return self.interruption.signum is not None
 

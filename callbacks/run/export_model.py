@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -30,6 +31,7 @@ from triptych.callbacks.trainer_parts import (
     num_dry_run_batches,
 )
 from triptych.models.progress_bars import no_progress_bars
+from triptych.models.sharding import gathered_state_dict, is_sharded
 from triptych.protocols import (
     BoundsReplies,
     Exports,
@@ -140,7 +142,11 @@ class ExportModel(Callback):
         if model is None:
             return
         options: dict[str, Any] = {}
-        if isinstance(trainer.strategy, FSDPStrategy):  # gathers the shards: every rank takes part
+        if isinstance(model, nn.Module) and is_sharded(model):  # every rank takes part
+            options["state_dict"] = gathered_state_dict(model, trainer.is_global_zero)
+        elif isinstance(
+            trainer.strategy, FSDPStrategy
+        ):  # gathers the shards: every rank takes part
             state = trainer.strategy.lightning_module_state_dict()
             options["state_dict"] = {name.removeprefix("model."): t for name, t in state.items()}
         elif isinstance(pl_module, Exports):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
@@ -18,5 +19,9 @@ class LearningRates(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        rates = {f"lr/{group.get('name', i)}": float(group["lr"]) for i, group in enumerate(groups)}
+        # Tensors of the host: loggers need not wait for the device to read them.
+        rates = {
+            f"lr/{group.get('name', i)}": torch.tensor(float(group["lr"]), dtype=torch.float32)
+            for i, group in enumerate(groups)
+        }
         pl_module.log_dict(rates)

@@ -11,6 +11,8 @@ from typing_extensions import override
 
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.models.sharding import local
 from triptych.protocols import NamesSources
 
 
@@ -41,11 +43,11 @@ class NanGuard(Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        value = float(loss.detach())
-        if _on_all_ranks(trainer, math.isfinite(value)):
+        value = loss.detach()
+        if _all_finite(trainer, value):
             return
         raise NonFiniteError(
-            f"The loss is {value} at step {trainer.global_step}{self._source(trainer)}. "
+            f"The loss is {float(value)} at step {trainer.global_step}{self._source(trainer)}. "
             f"{_last_good_checkpoint(trainer)} A smaller learning rate, a longer warm-up or "
             "gradient clipping usually helps."
         )
@@ -55,7 +57,7 @@ class NanGuard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         broken = next(
-            (name for name, p in pl_module.named_parameters() if not torch.isfinite(p).all()), None
+            (n for n, p in pl_module.named_parameters() if not torch.isfinite(local(p)).all()), None
         )
         if _on_all_ranks(trainer, broken is None):
             return
@@ -74,6 +76,13 @@ class NanGuard(Callback):
         names = data.source_names
         present = self._batch["source_ids"].unique().tolist()
         return f", on a batch from {', '.join(names[i] for i in present)}"
+
+
+def _all_finite(trainer: Trainer, loss: Tensor) -> bool:
+    """Return whether the loss is finite on all ranks, by one collective and one wait."""
+    if trainer.world_size == 1:
+        return math.isfinite(loss)
+    return not sum_over_ranks(trainer, (~torch.isfinite(loss)).int())
 
 
 def _on_all_ranks(trainer: Trainer, decision: bool) -> bool:

@@ -50,15 +50,18 @@ class RunDirectory:
             resumed_from: Checkpoint from which training resumes.
 
         Raises:
-            ValueError: if the folder already holds another run.
+            ValueError: if the folder already holds another run, or processes on several machines
+                have nothing to agree by.
         """
-        stamp = _job_id() or datetime.now().strftime("%Y%m%d-%H%M%S")
+        if run_dir is None and run_name is None:
+            _refuse_nameless_machines()
+        stamp = job_id() or datetime.now().strftime("%Y%m%d-%H%M%S")
         name = run_name or f"{experiment.rsplit('/', 1)[-1]}-seed{seed}-{stamp}"
         folder = Path("runs") / experiment / (run_name or f"{stamp}-seed{seed}")
         chosen = None if _rank() == 0 else os.environ.get(_FROM_RANK_ZERO)
         if chosen:
             path = Path(chosen)
-        elif run_dir is not None or run_name is not None or _job_id():
+        elif run_dir is not None or run_name is not None or job_id():
             path = Path(run_dir) if run_dir is not None else folder
             _refuse_another_run(path, resumed_from)
         else:
@@ -96,7 +99,7 @@ def _rank() -> int:
     return int(undeclared.rank)
 
 
-def _job_id() -> str | None:
+def job_id() -> str | None:
     """Return the id that all processes of a torchrun or SLURM job share; None for other runs."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         job = os.environ["TORCHELASTIC_RUN_ID"]
@@ -106,6 +109,21 @@ def _job_id() -> str | None:
     if "SLURM_PROCID" in os.environ and "SLURM_JOB_ID" in os.environ:
         return f"slurm-{os.environ['SLURM_JOB_ID']}"
     return None
+
+
+def _refuse_nameless_machines() -> None:
+    """Refuse torchrun on several machines without an id, by which each would take its own folder.
+
+    Raises:
+        ValueError: if so.
+    """
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if os.environ.get("TORCHELASTIC_RUN_ID") == "none" and machines > 1:
+        raise ValueError(
+            f"torchrun runs on {machines} machines, but the job has no id, by which they would "
+            "agree on the run's directory: give torchrun --rdzv_id NAME, a new name for each run "
+            "and the same on all machines (or give train.py --run_dir)"
+        )
 
 
 def _refuse_another_run(path: Path, resumed_from: str | None) -> None:

@@ -71,7 +71,8 @@ def _model(pl_module: LightningModule) -> list[tuple[str, str]]:
     model = pl_module if model is None else model
     count = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-    size = f"{type(model).__name__}, {count:,} parameters"
+    name = type(model).__name__.removeprefix("FSDP")  # of a model that is sharded
+    size = f"{name}, {count:,} parameters"
     rows = [("model", size if trained == count else f"{size}, {trained:,} trained in this run")]
     return rows + (pl_module.described_parts() if isinstance(pl_module, DescribesParts) else [])
 

@@ -11,7 +11,8 @@ A reply then needs no leading space, and the text sampled after the prompt is ex
 Names of special tokens and template marks inside a message are tokenised as ordinary text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -63,17 +64,31 @@ def encode_prompts(
     if tokenizer.chat_template is None:
         texts = encode_texts(tokenizer, [plain_text(messages) for messages in conversations])
         return [[tokenizer.bos_token_id, *ids] for ids in texts]
-    backend = tokenizer.backend_tokenizer
-    spelled_out = backend.encode_special_tokens
-    try:
-        return [_by_own_template(tokenizer, messages) for messages in conversations]
-    finally:
-        backend.encode_special_tokens = spelled_out
+    with _special_tokens_recognised(tokenizer):
+        encoded = [_by_own_template(tokenizer, messages) for messages in conversations]
+    if conversations:
+        _check_marks(tokenizer, conversations[0], encoded[0])
+    return encoded
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerFast, replies: Sequence[str]) -> list[list[int]]:
     """Tokenise replies, each with a final EOS."""
     return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, replies)]
+
+
+@contextmanager
+def _special_tokens_recognised(tokenizer: PreTrainedTokenizerFast) -> Iterator[None]:
+    """Let names of special tokens be these tokens, as `build_tokenizer` forbids for plain text.
+
+    Both switches count: transformers reads its own, and its backend keeps another.
+    """
+    backend = tokenizer.backend_tokenizer
+    before = tokenizer.split_special_tokens, backend.encode_special_tokens
+    tokenizer.split_special_tokens = backend.encode_special_tokens = False
+    try:
+        yield
+    finally:
+        tokenizer.split_special_tokens, backend.encode_special_tokens = before
 
 
 def _by_own_template(
@@ -85,7 +100,6 @@ def _by_own_template(
             [dict(message) for message in messages],
             add_generation_prompt=True,
             sanitize_control_tokens=True,
-            tokenizer_kwargs={"split_special_tokens": False},
         )
     except Exception as error:  # templates raise errors of any type
         roles = ", ".join(message["role"] for message in messages)
@@ -94,3 +108,22 @@ def _by_own_template(
             "prompts.history to first_turn, or leave out rows with such messages"
         ) from error
     return list(encoding["input_ids"])
+
+
+def _check_marks(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]], ids: Sequence[int]
+) -> None:
+    """Check that the special tokens that the template writes are in the prompt.
+
+    Raises:
+        RuntimeError: if all were spelled out as letters.
+    """
+    blank = [dict(message) | {"content": "x"} for message in messages]
+    text: Any = tokenizer.apply_chat_template(blank, add_generation_prompt=True, tokenize=False)
+    written = [token for token in tokenizer.all_special_tokens if token in text]
+    marks = {tokenizer.convert_tokens_to_ids(token) for token in written}
+    if marks and not marks & set(ids):
+        raise RuntimeError(
+            f"the chat template writes {', '.join(written)}, but no such token is in the prompt: "
+            "its marks were tokenised as text. Please report this with the name of the tokenizer"
+        )

@@ -25,8 +25,8 @@ from triptych.datamodules.batches.tokenizer import (
     token_num_bytes,
 )
 from triptych.datamodules.sources.data_paths import data_path
-from triptych.datamodules.sources.disk_cache import default_cache_dir
 from triptych.datamodules.sources.records import RecordSource
+from triptych.models.disk_cache import default_cache_dir
 
 
 @dataclass(frozen=True)

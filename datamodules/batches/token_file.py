@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.packing import Document, DocumentSource
 from triptych.datamodules.batches.tokenizer import encode_texts
-from triptych.datamodules.sources.disk_cache import build_once
+from triptych.models.disk_cache import build_once
 
 TEXTS_PER_BATCH = 256
 SILENT_SECONDS = 5.0

@@ -12,7 +12,8 @@ from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from triptych.datamodules.sources.disk_cache import build_once
+from triptych.models.disk_cache import build_once
+from triptych.models.pretrained_source import pretrained_source
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 NUM_BYTES = 256
@@ -26,7 +27,7 @@ class TokenizerConfig:
 
     Args:
         path: "train" to train byte-level BPE on the run's own training data; else a hub name, a
-            folder written by `save_pretrained`, or a tokenizer.json.
+            folder written by `save_pretrained`, a GGUF file, `smollm2`, or a tokenizer.json.
         vocab_size: Size of a trained vocabulary, with special tokens and the 256 bytes. A short
             text may give a smaller one.
         max_training_bytes: Train on at most this many UTF-8 bytes, divided evenly among the
@@ -184,7 +185,7 @@ def _load(path: str) -> PreTrainedTokenizerFast:
             vocabulary = tokenizer.get_vocab()
             tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_source(path))
     except Exception as error:
         raise ValueError(
             f'cannot load a tokenizer from {path!r} ({error}): give "train", a hub name, a folder '

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from triptych.datamodules.commune.debate_questions import DebateQuestions
 from triptych.datamodules.commune.debate_task import DebateTask, Question, Split, one_per_question
-from triptych.datamodules.sources.disk_cache import build_once, default_cache_dir
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
+from triptych.models.disk_cache import build_once, default_cache_dir
 from triptych.models.long_loop import with_progress
 
 # Shapes: N questions, B batch, H dimensions of all agents' states together

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from triptych.datamodules.sources.disk_cache import build_once, default_cache_dir
+from triptych.models.disk_cache import build_once, default_cache_dir
 
 DRUGS = Path(__file__).with_name("drugs.csv")
 NUM_EMBEDDED = 4000

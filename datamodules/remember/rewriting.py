@@ -16,7 +16,8 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, PositiveFloat, PositiveInt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from triptych.datamodules.sources.disk_cache import build_once
+from triptych.models.disk_cache import build_once
+from triptych.models.pretrained_source import pretrained_source
 
 # Returns for each text its rewrites.
 Rewriter = Callable[[Sequence[str]], list[list[str]]]
@@ -73,8 +74,9 @@ class ModelRewriter:
 
     def __init__(self, config: RewriterConfig) -> None:
         self._config = config
-        source: Any = {"pretrained_model_name_or_path": config.name, "revision": config.revision}
+        source: Any = {"revision": config.revision}
         try:
+            source["pretrained_model_name_or_path"] = pretrained_source(config.name)
             is_seq2seq = AutoConfig.from_pretrained(**source).is_encoder_decoder
             kind: Any = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
             self._tokenizer: Any = AutoTokenizer.from_pretrained(**source, padding_side="left")

@@ -27,8 +27,9 @@ from triptych.datamodules.commune.debate_task import Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
 from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.lit_modules.commune.debating_module import DebatingModule
-from triptych.lit_modules.optimization import build_adamw, with_cosine
+from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
@@ -40,7 +41,7 @@ from triptych.objectives.commune.thought_loss import token_nll
 Consensus = Literal["majority", "own"]
 
 
-class AgentFinetuning(DebatingModule):
+class AgentFinetuning(ClipsValuesApart, DebatingModule):
     """Finetunes agents on the consensus of their debates.
 
     Args:
@@ -92,7 +93,12 @@ class AgentFinetuning(DebatingModule):
         self.samples: list[list[tuple[list[int], str]]] = []
 
     def setup(self, stage: str) -> None:
-        """Create the debate for the datamodule's task."""
+        """Create the debate for the datamodule's task.
+
+        Raises:
+            ValueError: if the strategy shards the agents.
+        """
+        refuse_sharded(self.trainer, "AgentFinetuning lets whole agents write replies")
         check_number(self.model, self.task)
         self.debate = Debate(self.model, self.task)
         self.evaluation = DebateEvaluation(self.debate, self.rounds, self.text_budgets)
@@ -109,8 +115,11 @@ class AgentFinetuning(DebatingModule):
         self.eval()
         starts = range(0, len(questions), size)
         shown = self.trainer.is_global_zero
-        for start in with_progress(starts, "batches of debates", len(starts), shown, False):
-            self._hold_debates(questions[start : start + size])
+        # Replies have the trainer's precision, as in `validation_step`; Lightning calls this hook
+        # outside autocast.
+        with self.trainer.precision_plugin.forward_context():
+            for start in with_progress(starts, "batches of debates", len(starts), shown, False):
+                self._hold_debates(questions[start : start + size])
         self.train()
         if empty := [number for number, own in enumerate(self.samples) if not own]:
             raise ValueError(

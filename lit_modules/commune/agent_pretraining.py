@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import DebateTask, Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
-from triptych.lit_modules.optimization import build_adamw, with_cosine
+from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
 from triptych.objectives.commune.thought_loss import token_nll
@@ -23,7 +24,7 @@ from triptych.objectives.commune.thought_loss import token_nll
 # Shapes: B questions, T reply positions
 
 
-class AgentPretraining(LightningModule):
+class AgentPretraining(ClipsValuesApart, LightningModule):
     """Teaches agents to answer, with and without messages from the others.
 
     Each step draws how much the agents hear: nothing, some words of each other agent, or all of it.
@@ -89,7 +90,12 @@ class AgentPretraining(LightningModule):
         return task
 
     def setup(self, stage: str) -> None:
-        """Give the agents the task's tokenizer, and make readouts of what the task shows."""
+        """Give the agents the task's tokenizer, and make readouts of what the task shows.
+
+        Raises:
+            ValueError: if the strategy shards the agents.
+        """
+        refuse_sharded(self.trainer, "AgentPretraining lets whole agents write replies")
         check_number(self.model, self.task)
         tokenizer = data_of(self).tokenizer
         self.model.give_tokenizer(tokenizer)
@@ -174,7 +180,7 @@ class AgentPretraining(LightningModule):
             replies += known
             seen += [self.task.report(question, agent) for question in own]
         if not prompts:
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.device, dtype=torch.float32)
         reply_BT, reply_mask_BT = reply_tensors(who, replies)
         logits_BTV, states = who.reply_logits_and_states(*who.pad(prompts), reply_BT, self.state)
         nll_BT = token_nll(logits_BTV, reply_BT) * reply_mask_BT
@@ -204,7 +210,7 @@ class AgentPretraining(LightningModule):
                 f"{type(self.task).__name__}.report returned {wrong.pop()} classes and "
                 f"report_classes has {len(classes)} entries: return one class for each"
             )
-        labels = torch.tensor(seen, device=states.device)
+        labels = torch.tensor(seen, device=states.device, dtype=torch.int64)
         logits = self.readouts[str(agent)](states).split(classes, 1)
         losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(logits)]
         right = [(part.argmax(1) == labels[:, i]).float() for i, part in enumerate(logits)]

@@ -222,10 +222,10 @@ def reply_tensors(agent: Agent, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     encoded = agent.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     rows = [[*ids, agent.tokenizer.eos_token_id] for ids in encoded]
     longest = max(map(len, rows))
-    ids_BT = torch.full((len(rows), longest), agent.pad_id)
+    ids_BT = torch.full((len(rows), longest), agent.pad_id, dtype=torch.int64)
     mask_BT = torch.zeros(len(rows), longest, dtype=torch.bool)
     for number, row in enumerate(rows):
-        ids_BT[number, : len(row)] = torch.tensor(row)
+        ids_BT[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
         mask_BT[number, : len(row)] = True
     device = agent.embedding_weight.device
     return ids_BT.to(device), mask_BT.to(device)

@@ -19,6 +19,7 @@ from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation
 from triptych.lit_modules.commune.thought_interventions import Interventions, intervene
 from triptych.lit_modules.optimization import with_cosine
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
@@ -127,7 +128,12 @@ class ThoughtAdapter(DebatingModule):
         return self.model.state
 
     def setup(self, stage: str) -> None:
-        """Create the debate for the datamodule's task."""
+        """Create the debate for the datamodule's task.
+
+        Raises:
+            ValueError: if the strategy shards agents or codec.
+        """
+        refuse_sharded(self.trainer, "ThoughtAdapter lets whole agents write replies")
         self.debate = Debate(self.agents, self.task)
         self.evaluation = ThoughtEvaluation(
             self.model, self.debate, self.rounds, self.text_between_rounds, self.text_budgets
@@ -142,7 +148,10 @@ class ThoughtAdapter(DebatingModule):
         if is_dry_run(self):
             self._references = []
             return
-        self._references = self._reply_references(questions)
+        # Replies have the trainer's precision, as in training and validation; Lightning calls this
+        # hook outside autocast.
+        with self.trainer.precision_plugin.forward_context():
+            self._references = self._reply_references(questions)
         self.train()
 
     def _reply_references(self, questions: Sequence[Question]) -> list[list[Tensor]]:
@@ -170,7 +179,10 @@ class ThoughtAdapter(DebatingModule):
                         f"agent {number}: choose text_debate or no_prefix"
                     )
                 encoded = agent.tokenizer(texts, add_special_tokens=False)["input_ids"]
-                ids = [torch.tensor([*row, agent.tokenizer.eos_token_id]) for row in encoded]
+                ids = [
+                    torch.tensor([*row, agent.tokenizer.eos_token_id], dtype=torch.int64)
+                    for row in encoded
+                ]
             else:
                 ids_BT = self.debate.reply_ids(questions, number, messages.to(number))
                 mask_BT = end_mask(ids_BT, agent)

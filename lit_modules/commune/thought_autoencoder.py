@@ -19,6 +19,7 @@ from triptych.datamodules.commune.agent_states import StateCache
 from triptych.lit_modules.commune.sharing_figure import draw_sharing
 from triptych.lit_modules.optimization import stepped
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
@@ -201,7 +202,7 @@ class ThoughtAutoencoder(LightningModule):
         self.findings: list[Finding] = []
         self.strict_loading = False  # frozen agents are in no checkpoint
         self._report: dict[str, Any] = {}
-        self._magnitude_KZ = torch.zeros(0)
+        self._magnitude_KZ = torch.zeros(0, dtype=torch.float32)
 
     @property
     def agents(self) -> Agents:
@@ -212,6 +213,14 @@ class ThoughtAutoencoder(LightningModule):
     def state(self) -> StateConfig:
         """The hidden state that is read from each agent."""
         return self.model.state
+
+    def setup(self, stage: str) -> None:
+        """Refuse a strategy that shards the codec.
+
+        Raises:
+            ValueError: if the strategy does so.
+        """
+        refuse_sharded(self.trainer, "ThoughtAutoencoder differentiates a whole codec")
 
     def on_fit_start(self) -> None:
         """Fit the mean and scale of the states, once."""

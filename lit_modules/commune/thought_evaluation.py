@@ -111,8 +111,10 @@ class ThoughtEvaluation(DebateEvaluation):
         adapter = self.system.adapter
         assert adapter is not None
         num_classes = self.debate.task.num_private_classes
-        label_NK = torch.tensor(private_NK, device=latents_NZ.device)
-        held_out_label_BK = torch.tensor(held_out_private_BK, device=latents_NZ.device)
+        label_NK = torch.tensor(private_NK, device=latents_NZ.device, dtype=torch.int64)
+        held_out_label_BK = torch.tensor(
+            held_out_private_BK, device=latents_NZ.device, dtype=torch.int64
+        )
         found: dict[str, list[float]] = {"linear": [], "nonlinear": []}
         for agent in range(len(self.debate.agents)):
             message_NR = adapter.routing(latents_NZ, agent)

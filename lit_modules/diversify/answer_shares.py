@@ -42,7 +42,9 @@ class AnswerShares(Metric):
         if list(answers) != self.answers:
             self.num_unlike += 1
             return
-        self.counts_M += torch.tensor([counts.get(a, 0) for a in answers], device=self.device)
+        self.counts_M += torch.tensor(
+            [counts.get(a, 0) for a in answers], device=self.device, dtype=torch.int64
+        )
         self.num_samples += num_samples
 
     def compute(self) -> dict[str, Tensor]:

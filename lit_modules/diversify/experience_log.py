@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.diversify.rollout import Rollout
+from triptych.models.host_to_device import send
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_samples
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.mara import Mara
@@ -72,7 +73,6 @@ class ExperienceLog:
             experience: Experience with the log-probabilities of the sampling policy.
             reward_name: Name of the reward in warnings about failures.
         """
-        log = self.module.log
         rollout = experience.rollout
         assert experience.old_log_prob_BT is not None
         log_prob_B = experience.old_log_prob_BT.sum(-1)
@@ -86,7 +86,6 @@ class ExperienceLog:
             "train/entropy_nats": (-log_prob_B, everyone_B),
             "train/finished_share": (rollout.finished_B, everyone_B),
             "train/tokens_per_completion": (length_B, everyone_B),
-            "train/distinct_share": (_first_of_their_text(rollout), everyone_B),
         }
         augmentation = experience.augmentation
         if augmentation is not None:
@@ -98,7 +97,7 @@ class ExperienceLog:
                 "train/anchor_share": (experience.is_anchor, everyone_B),
             }
             if math.isfinite(augmentation.threshold):
-                log("train/threshold", augmentation.threshold)
+                self._log("train/threshold", augmentation.threshold)
         means |= self._sampling_gap(experience)
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
@@ -107,15 +106,17 @@ class ExperienceLog:
         sums = self.over_ranks(
             [torch.where(kept_B, value_B.double(), 0.0).sum() for value_B, kept_B in means.values()]
             + [kept_B.sum() for _, kept_B in means.values()]
-            + [num_failed, above_B.sum(), len(rollout)]
+            + [above_B.sum(), num_failed, len(rollout), _num_distinct(rollout)]
         )
+        above, failed, samples, distinct = sums[-4:]
         for number, name in enumerate(means):
             count = sums[len(means) + number]
             if count > 0:
                 shown = name in ("train/reward", "train/kl_nats")
-                log(name, sums[number] / count, prog_bar=shown)
+                self._log(name, sums[number] / count, prog_bar=shown)
+        self._log("train/distinct_share", distinct / samples)
         self._show_failure(experience, reward_name)
-        self._count(*(int(total) for total in sums[-3:]))
+        self._count(int(failed), int(above), int(samples))
         if self.num_steps == 1 and self.beta > 0:
             self.tell(
                 diagnose_samples(
@@ -159,14 +160,14 @@ class ExperienceLog:
         self.num_steps += 1
         self.failed_samples += failed
         self.above_samples += above
-        self.module.log("reward/failed_samples", float(self.failed_samples))
+        self._log("reward/failed_samples", float(self.failed_samples))
         if self.num_steps == _STEPS_BEFORE_WARNING:
             self.warn_of_threshold()
         self._samples_since += samples
         elapsed = time.perf_counter() - self._since
         if elapsed > _SECONDS_BETWEEN_RATES:
             rate = self._samples_since / elapsed
-            self.module.log("train/samples_per_second", rate, prog_bar=True)
+            self._log("train/samples_per_second", rate, prog_bar=True)
             self.restart_clock()
 
     def warn_of_threshold(self) -> None:
@@ -192,10 +193,27 @@ class ExperienceLog:
 
     def over_ranks(self, values: Sequence[Any]) -> list[float]:
         """Sum values over the processes, all in one reduction."""
-        device = self.module.device
-        own = torch.stack([torch.as_tensor(value, device=device).double() for value in values])
-        totals: list[float] = sum_over_ranks(self.module.trainer, own).tolist()
+        on_host = [value for value in values if not isinstance(value, Tensor)]
+        sent = send(torch.tensor(on_host, dtype=torch.float64), self.module.device)
+        rest = iter(sent.unbind())
+        own = [value.double() if isinstance(value, Tensor) else next(rest) for value in values]
+        totals: list[float] = sum_over_ranks(self.module.trainer, torch.stack(own)).tolist()
         return totals
+
+    def log_means(self, numbers: Mapping[str, Tensor]) -> None:
+        """Log the means over the processes, as `train/<name>`.
+
+        Args:
+            numbers: 0-dimensional tensors on the module's device; the same names on every process.
+        """
+        count = self.module.trainer.world_size
+        totals = self.over_ranks(list(numbers.values()))
+        for name, total in zip(numbers, totals, strict=True):
+            self._log(f"train/{name}", total / count)
+
+    def _log(self, name: str, value: float, prog_bar: bool = False) -> None:
+        """Log a number of the host, where it stays: loggers would wait for the device."""
+        self.module.log(name, torch.tensor(value, dtype=torch.float32), prog_bar=prog_bar)
 
     def summary_rows(self) -> list[tuple[str, str]]:
         """Return summary rows: the number of completions that could not be scored."""
@@ -213,11 +231,6 @@ class ExperienceLog:
             setattr(self, name, state_dict[name])
 
 
-def _first_of_their_text(rollout: Rollout) -> Tensor:
-    """Return a mask of the first completion of each text in its group: bool (B,)."""
-    seen: set[tuple[int, str]] = set()
-    first = []
-    for group, text in zip(rollout.group_B.tolist(), rollout.texts, strict=True):
-        first.append((group, text) not in seen)
-        seen.add((group, text))
-    return torch.tensor(first, device=rollout.group_B.device)
+def _num_distinct(rollout: Rollout) -> int:
+    """Count the different texts of each group."""
+    return len(set(zip(rollout.group_B.tolist(), rollout.texts, strict=True)))

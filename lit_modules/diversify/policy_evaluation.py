@@ -161,7 +161,9 @@ class PolicyEvaluation:
         for name, of_set in self.mode_counts.items():
             if len(of_set) == 1:
                 (counts,) = of_set.values()
-                known = torch.tensor([float(n) for k, n in counts.items() if k != NO_MODE])
+                known = torch.tensor(
+                    [float(n) for k, n in counts.items() if k != NO_MODE], dtype=torch.float32
+                )
                 if known.sum() > 0:
                     share = known / known.sum()
                     bits[name] = float(-(share * share.clamp_min(1e-30).log2()).sum())

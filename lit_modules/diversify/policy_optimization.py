@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lightning.pytorch import LightningModule
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,6 +24,7 @@ from triptych.lit_modules.optimization import (
 )
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.diversify.prompt_metric import PromptMetric
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
 from triptych.models.diversify.policy import Policy
@@ -305,8 +306,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         count = loss.count
         if self._world_size > 1:
             count = self.trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
-        for name, value in loss.numbers.items():
-            self.log(f"train/{name}", value.float(), sync_dist=self._world_size > 1)
+        self.experience_log.log_means(loss.numbers)
         return loss.mean(count, self._world_size)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
@@ -334,16 +334,12 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     # -- before and after -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Pass the data's tokenizer to the policy.
+        """Pass the data's tokenizer and the trainer's precision to the policy.
 
         Raises:
             ValueError: if the strategy shards the policy, or settings contradict each other.
         """
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "PolicyOptimization samples from whole models, but FSDP shards them: use DDP "
-                "(configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(self.trainer, "PolicyOptimization samples from whole models")
         if self.updates_per_rollout > 1 and self.trainer.accumulate_grad_batches > 1:
             raise ValueError(
                 f"model.init_args.updates_per_rollout is {self.updates_per_rollout} and "
@@ -354,6 +350,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
         if isinstance(self.policy, CausalLMPolicy) and tokenizer is not None:
             self.policy.use_tokenizer(tokenizer)
+        if isinstance(self.policy, CausalLMPolicy):
+            on_accelerator = not isinstance(self.trainer.accelerator, CPUAccelerator)
+            self.policy.use_autocast(str(self.trainer.precision), on_accelerator)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from triptych.lit_modules.optimization import (
@@ -23,10 +22,12 @@ from triptych.lit_modules.optimization import (
 from triptych.lit_modules.remember.language_model_training import LanguageModelTraining
 from triptych.lit_modules.remember.visit_progress import VisitProgress
 from triptych.lit_modules.trainer_parts import data_of
-from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded
+from triptych.models.host_to_device import number_on
 from triptych.models.lora import LoRAConfig, merge_lora, merged_state_dict
 from triptych.models.remember.memory_lm import load_memory_lm
 from triptych.models.remember.trainable import Trainable, choose_trainable
+from triptych.models.remember.values.rounding_optimizers import RoundingSGD
 from triptych.objectives.batch_nll import Batch
 
 
@@ -119,11 +120,8 @@ class ContinualFinetuning(LanguageModelTraining):
                 f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}: set "
                 "one of them to its default"
             )
-        if self.trainable == "lora" and isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "model.init_args.trainable=lora merges whole matrices, but trainer.strategy shards "
-                "them: use DDP (configs/hardware/ddp.yaml)"
-            )
+        if self.trainable == "lora":
+            refuse_sharded(self.trainer, "model.init_args.trainable=lora merges whole matrices")
 
     def on_fit_start(self) -> None:
         """Check that the data use the model's tokenizer.
@@ -183,13 +181,12 @@ class ContinualFinetuning(LanguageModelTraining):
         ):  # without a forward pass; the log repeats the loss that ended the visit
             assert self.visits.last_nats is not None
             self.log("train/nll_nats_per_token", self.visits.last_nats, prog_bar=True)
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.device, dtype=torch.float32)
         nll = self.next_token_nll(batch)
-        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
-        mean_nats = self._log_step(batch, nll, num_tokens)
+        num_tokens, mean_nats = self._log_step(batch, nll)
         self._is_skipped = self.visits.ends_with(float(mean_nats))
         if self._is_skipped:
-            return torch.zeros((), device=self.device)
+            return torch.zeros((), device=self.device, dtype=torch.float32)
         return self._step_loss(batch, nll, num_tokens)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -226,7 +223,7 @@ class ContinualFinetuning(LanguageModelTraining):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Log the number of steps taken."""
-        self.log("train/steps_taken", float(self.steps_taken))
+        self.log("train/steps_taken", number_on(self.device, self.steps_taken))
 
     # -- optimization -----------------------------------------------------------------------------
 
@@ -249,7 +246,7 @@ class ContinualFinetuning(LanguageModelTraining):
         groups = parameter_groups(
             self.model, self.learning_rate, self.learning_rate, self.weight_decay, self.weight_decay
         )
-        return SGD(groups)
+        return RoundingSGD(groups)
 
 
 def _load(init_from: str, vocab_size: int) -> PreTrainedModel:

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from triptych.lit_modules.optimization import ClipsValuesApart
 from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
+from triptych.lit_modules.sharded_model import shard_for_trainer
 from triptych.lit_modules.trainer_parts import data_of
-from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.rank_sums import sums_over_ranks
 from triptych.models.remember.memory_blocks import describe_memory
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
@@ -50,7 +51,7 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         self.loss_terms: list[LossTerm] = []
         #: Answers and continuations of the last validation, as rows of a table.
         self.sample_rows: list[dict[str, Any]] = []
-        self._tokens_since, self._since = 0, time.perf_counter()
+        self._restart_clock()
 
     @property
     def max_new_tokens(self) -> int:
@@ -59,11 +60,18 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
 
     # -- training ---------------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Shard the model where the strategy does so (`configs/hardware/fsdp2.yaml`).
+
+        Raises:
+            ValueError: if the strategy shards in a way that is not supported.
+        """
+        shard_for_trainer(self, self.model)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the mean NLL over the labelled tokens of all ranks, plus the further terms."""
         nll = self.next_token_nll(batch)
-        num_tokens = sum_over_ranks(self.trainer, nll.num_tokens).clamp(min=1)
-        self._log_step(batch, nll, num_tokens)
+        num_tokens, _ = self._log_step(batch, nll)
         return self._step_loss(batch, nll, num_tokens)
 
     def next_token_nll(self, batch: Batch) -> NextTokenNLL:
@@ -77,11 +85,13 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
             loss = loss + term(self, batch)
         return loss
 
-    def _log_step(self, batch: Batch, nll: NextTokenNLL, num_tokens: Tensor) -> Tensor:
-        """Log the step and return its mean NLL over all ranks."""
-        sum_nats = sum_over_ranks(self.trainer, nll.sum_nats.detach())
-        num_bytes = sum_over_ranks(self.trainer, nll.num_bytes(batch["num_bytes"]))
-        self._tokens_since += int((batch["segment_ids"] > 0).sum()) * self.trainer.world_size
+    def _log_step(self, batch: Batch, nll: NextTokenNLL) -> tuple[Tensor, Tensor]:
+        """Log the step; return its number of labelled tokens and mean NLL over all ranks."""
+        own = (nll.num_tokens, nll.sum_nats, nll.num_bytes(batch["num_bytes"]))
+        num_tokens, sum_nats, num_bytes = sums_over_ranks(self.trainer, *own)
+        num_tokens = num_tokens.clamp(min=1)
+        # It stays on the device, where a number would wait for all that is queued.
+        self._tokens_since += (batch["segment_ids"] > 0).sum() * self.trainer.world_size
         mean_nats = sum_nats / num_tokens
         self.log("train/nll_nats_per_token", mean_nats, prog_bar=True)
         self.log("train/bits_per_byte", sum_nats / math.log(2) / num_bytes.clamp(min=1))
@@ -89,10 +99,11 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         if elapsed > 2.0:
             self.log("train/tokens_per_second", self._tokens_since / elapsed, prog_bar=True)
             self._restart_clock()
-        return mean_nats
+        return num_tokens, mean_nats
 
     def _restart_clock(self) -> None:
-        self._tokens_since, self._since = 0, time.perf_counter()
+        self._tokens_since: Tensor | int = 0
+        self._since = time.perf_counter()
 
     def described_parts(self) -> list[tuple[str, str]]:
         """Describe the memory for the first lines of a run."""
@@ -146,7 +157,9 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         rows = []
         for prompt in self.sample_prompts:
             ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-            ids_1T = torch.tensor([[tokenizer.bos_token_id, *ids]], device=self.device)
+            ids_1T = torch.tensor(
+                [[tokenizer.bos_token_id, *ids]], device=self.device, dtype=torch.int64
+            )
             text = self.evaluation.generate(tokenizer, ids_1T, torch.ones_like(ids_1T))[0]
             row = {"set": "continuation", "prompt": prompt, "expected": "", "output": text}
             rows.append(row | {"exact_match": None})

@@ -13,7 +13,7 @@ from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import build_memory_lm, insert_memory_layers, load_memory_lm
-from triptych.models.remember.trainable import choose_trainable
+from triptych.models.remember.trainable import choose_trainable, widen_what_learns
 
 # Embeddings to tokens of the tokenizer: families round up (Qwen3: 151,936 to 151,669).
 _LARGEST_PADDED_SHARE = 1.02
@@ -82,6 +82,7 @@ class MemoryPretraining(LanguageModelTraining):
                     "layers: set model.init_args.memory, or leave train_only out"
                 )
             choose_trainable(model, train_only)
+        widen_what_learns(model)
         super().__init__(model, max_new_tokens, num_samples, sample_prompts)
         self.learning_rate = learning_rate
         self.value_learning_rate = value_learning_rate

@@ -77,8 +77,8 @@ class MeanCorrelation(SummedMetric):
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
         """Return a fresh metric (Spearman's) and batches of unequal size."""
         generator = torch.Generator().manual_seed(0)
-        true = torch.randn(9, 2, generator=generator)
-        recovered = torch.randn(9, 3, generator=generator) + true[:, [0, 0, 1]]
+        true = torch.randn(9, 2, generator=generator, dtype=torch.float32)
+        recovered = torch.randn(9, 3, generator=generator, dtype=torch.float32) + true[:, [0, 0, 1]]
         batches = [
             (true[:4], recovered[:4]),
             (true[4:8], recovered[4:8]),
@@ -184,8 +184,10 @@ class BlockR2(SummedMetric):
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
         """Return a fresh metric and batches of which the last is held out."""
         generator = torch.Generator().manual_seed(0)
-        true = torch.randn(24, 3, generator=generator)
-        recovered = true[:, [2, 0, 1]] + 0.3 * torch.randn(24, 3, generator=generator)
+        true = torch.randn(24, 3, generator=generator, dtype=torch.float32)
+        recovered = true[:, [2, 0, 1]] + 0.3 * torch.randn(
+            24, 3, generator=generator, dtype=torch.float32
+        )
         held_out = torch.arange(24) >= 12
         return cls([0, 1, 1]), [
             (part, other, mask)

@@ -84,7 +84,7 @@ class EmbeddingMetric(PromptMetric):
             self.num_texts = self.num_texts + len(embeddings_ND)
 
     def _embedded(self, texts: Sequence[str]) -> Tensor:
-        embeddings_ND = torch.as_tensor(self.embedder(texts)).detach().cpu().float()
+        embeddings_ND = torch.as_tensor(self.embedder(texts), dtype=torch.float32).detach().cpu()
         has_cosine_N = embeddings_ND.isfinite().all(-1) & embeddings_ND.any(-1)
         if not has_cosine_N.all():
             text = texts[has_cosine_N.tolist().index(False)]

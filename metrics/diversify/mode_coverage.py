@@ -161,7 +161,9 @@ class ModeCoverage(PromptMetric):
             counts = self._counts(texts, of_prompt)
             values.append(self._shares(counts, len(texts)))
             if self.modes is not None:
-                self.num_in_mode = self.num_in_mode + torch.tensor(counts, device=self.device)
+                self.num_in_mode = self.num_in_mode + torch.tensor(
+                    counts, device=self.device, dtype=torch.int64
+                )
                 self.num_samples = self.num_samples + len(texts)
         self.add_prompts(values)
 

@@ -77,7 +77,7 @@ class EmbeddingJudge:
         """Compare one reply with others."""
         if not others:
             return []
-        embeddings_ND = torch.as_tensor(self.embedder([first, *others])).double()
+        embeddings_ND = torch.as_tensor(self.embedder([first, *others]), dtype=torch.float64)
         unit_ND = torch.nn.functional.normalize(embeddings_ND, dim=-1)
         return (unit_ND[1:] @ unit_ND[0] >= self.threshold).tolist()
 
@@ -144,11 +144,11 @@ class ClassifierJudge:
             for first, other in encoded
         ]
         width = max(map(len, rows))
-        token_ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        token_ids = torch.full((len(rows), width), tokenizer.pad_token_id, dtype=torch.int64)
         token_types = torch.zeros_like(token_ids)
         mask = torch.zeros_like(token_ids)
         for number, (row, (first, _)) in enumerate(zip(rows, encoded, strict=True)):
-            token_ids[number, : len(row)] = torch.tensor(row)
+            token_ids[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
             token_types[number, len(first) + 2 : len(row)] = 1
             mask[number, : len(row)] = 1
         logits = model(

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from triptych.models.commune.agent_state import StateConfig, pool_states
+from triptych.models.pretrained_source import pretrained_source
 from triptych.models.progress_bars import no_progress_bars
 
 # Shapes: B prompts, P prompt positions, M prefix tokens, C positions of prefix and prompt,
@@ -108,10 +109,10 @@ class Agent(nn.Module):
         if empty := [number for number, prompt in enumerate(prompts) if not prompt]:
             raise ValueError(f"prompts {empty[:8]} have no tokens: give each at least one")
         longest = max(len(prompt) for prompt in prompts)
-        ids_BP = torch.full((len(prompts), longest), self.pad_id)
+        ids_BP = torch.full((len(prompts), longest), self.pad_id, dtype=torch.int64)
         mask_BP = torch.zeros(len(prompts), longest, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
-            ids_BP[row, longest - len(prompt) :] = torch.tensor(prompt)
+            ids_BP[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.int64)
             mask_BP[row, longest - len(prompt) :] = True
         device = self.embedding_weight.device
         return ids_BP.to(device), mask_BP.to(device)
@@ -263,9 +264,10 @@ class Agent(nn.Module):
 
 def load_agent(pretrained: str, dtype: str | None = None) -> Agent:
     """Load a pretrained model, by folder or hub name, as a frozen agent with its tokenizer."""
+    place = pretrained_source(pretrained)
     with no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(pretrained, dtype=dtype or "auto")
-    tokenizer = AutoTokenizer.from_pretrained(pretrained, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
+    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
     return Agent(model, tokenizer, source=pretrained)
 
 

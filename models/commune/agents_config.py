@@ -6,6 +6,7 @@ from typing import Literal
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
 from triptych.models.commune.agent import Agent, load_agent
 from triptych.models.commune.agents import Agents
+from triptych.models.gradient_checkpointing import checkpoint_blocks
 
 
 @dataclass
@@ -75,6 +76,8 @@ def build_agents(
             key = f"{base.pretrained} {config.dtype or base.pretrained_dtype}"
             if key not in made:
                 made[key] = load_agent(base.pretrained, config.dtype or base.pretrained_dtype)
+            if base.gradient_checkpointing:
+                checkpoint_blocks(made[key].model)
             agents.append(made[key])
             continue
         if vocab_size is None:

@@ -130,7 +130,9 @@ class PrefixAdapter(nn.Module):
         routed_BR = self.routing(latents_BZ, agent)
         number = 0 if self.config.share else agent
         if self.config.share:
-            who_K = F.one_hot(torch.tensor(agent), len(self.widths)).to(routed_BR)
+            who_K = F.one_hot(torch.tensor(agent, dtype=torch.int64), len(self.widths)).to(
+                routed_BR
+            )
             routed_BR = torch.cat([routed_BR, who_K.expand(len(routed_BR), -1)], 1)
         raw_BMD = self.parts[number](routed_BR).unflatten(1, (self.config.num_prefix_tokens, -1))
         unit_BMD = F.rms_norm(raw_BMD, raw_BMD.shape[-1:])

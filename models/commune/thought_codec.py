@@ -126,7 +126,9 @@ class ThoughtEncoder(nn.Module):
             )
             latents += own
         # The parts' outputs are ordered by owner; this restores the order of the latents.
-        self.register_buffer("order_Z", torch.tensor(latents).argsort(), persistent=False)
+        self.register_buffer(
+            "order_Z", torch.tensor(latents, dtype=torch.int64).argsort(), persistent=False
+        )
 
     def forward(self, scores_BH: Tensor) -> Tensor:
         """Map standardized states (B, H) to latents (B, Z) of any scale."""
@@ -169,7 +171,9 @@ class ThoughtCodec(nn.Module):
     def may_matter(self) -> Tensor:
         """Return bool (K, Z); False if the encoder reads the latent only from another agent."""
         num_agents, num_latents = len(self.state_sizes), self.config.num_latents
-        owner_Z = torch.tensor(self.config.latent_owners or [EVERYONE] * num_latents)
+        owner_Z = torch.tensor(
+            self.config.latent_owners or [EVERYONE] * num_latents, dtype=torch.int64
+        )
         agent_K1 = torch.arange(num_agents)[:, None]
         return (owner_Z == EVERYONE) | (owner_Z == agent_K1)
 

@@ -70,7 +70,9 @@ class CategoricalPolicy(Policy):
     ) -> Rollout:
         """Draw answers from the distribution of each row's `prompt`."""
         texts = [str(record.get("prompt", "")) for record in prompts]
-        row_N = torch.tensor([self._row(text) for text in texts], device=self.logits_NK.device)
+        row_N = torch.tensor(
+            [self._row(text) for text in texts], device=self.logits_NK.device, dtype=torch.int64
+        )
         log_prob_NK = self.logits_NK.log_softmax(-1)[row_N]
         answer_NS = torch.multinomial(
             log_prob_NK.exp(), num_samples, replacement=True, generator=generator

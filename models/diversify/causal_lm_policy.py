@@ -3,8 +3,9 @@
 # Shapes: G prompts, B completions, P prompt positions, T completion positions
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +15,13 @@ from triptych.models.diversify.frozen_reference import frozen_copy
 from triptych.models.diversify.policy_with_reference import PolicyWithReference
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
-from triptych.models.diversify.scoring import completion_log_prob
+from triptych.models.diversify.scoring import completion_log_prob, scoring_plan
+from triptych.models.diversify.scoring_plan import Part
+from triptych.models.host_to_device import send
 from triptych.models.lora import adapters_off, has_adapters, merged_state_dict
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.weight_precision import narrow_frozen
 
 
 class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
@@ -33,6 +37,9 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         max_new_tokens: Longest completion, end token included.
         tokenizer: Its tokenizer; None: call `use_tokenizer` before the first sample.
         chunk_tokens: Largest number of tokens with logits in memory at once in scoring.
+        micro_batch_tokens: Largest number of tokens with a graph in memory at once in scoring
+            (`triptych.models.diversify.scoring`); None: all.
+        frozen_dtype: Precision of frozen matrices under autocast to bfloat16; see `use_autocast`.
 
     Raises:
         ValueError: if a number is out of range.
@@ -44,13 +51,24 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         max_new_tokens: int,
         tokenizer: PreTrainedTokenizerBase | None = None,
         chunk_tokens: int = 1024,
+        micro_batch_tokens: int | None = None,
+        frozen_dtype: Literal["float32", "bfloat16"] | None = None,
     ) -> None:
-        for name, number in (("max_new_tokens", max_new_tokens), ("chunk_tokens", chunk_tokens)):
-            if number < 1:
+        for name, number in (
+            ("max_new_tokens", max_new_tokens),
+            ("chunk_tokens", chunk_tokens),
+            ("micro_batch_tokens", micro_batch_tokens),
+        ):
+            if number is not None and number < 1:
                 raise ValueError(f"{name} is {number}: set it to at least 1")
         super().__init__(model, None if has_adapters(model) else frozen_copy(model))
         self.max_new_tokens = max_new_tokens
         self.chunk_tokens = chunk_tokens
+        self.micro_batch_tokens = micro_batch_tokens
+        self.frozen_dtype = frozen_dtype
+        self._computes_in_bfloat16 = False
+        #: The last scored rollout and its plan: policy and reference read the same tokens.
+        self._planned: tuple[Rollout, list[Part]] | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         if tokenizer is not None:
             self.use_tokenizer(tokenizer)
@@ -77,6 +95,42 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
                 config.bos_token_id = tokenizer.bos_token_id
                 config.eos_token_id = tokenizer.eos_token_id
                 config.pad_token_id = tokenizer.pad_token_id
+
+    def use_autocast(self, precision: str, on_accelerator: bool) -> None:
+        """Prepare for a run under autocast, before the first sample.
+
+        Under `bf16-mixed`, frozen matrices become bfloat16 as `frozen_dtype` says: those of the
+        reference, and those of the model that lose nothing by it (`narrow_frozen`). Samples and
+        scores are then always computed under autocast. Models with memory keep their own matrices,
+        since deltas of slots know their model by its bytes.
+
+        Args:
+            precision: The trainer's, such as `bf16-mixed` or `32-true`.
+            on_accelerator: Whether the run is not on the CPU.
+
+        Raises:
+            ValueError: if `frozen_dtype` is bfloat16 and the precision another.
+        """
+        if precision != "bf16-mixed":
+            if self.frozen_dtype == "bfloat16":
+                raise ValueError(
+                    f"policy.frozen_dtype is bfloat16, but trainer.precision is {precision}: set "
+                    "the precision to bf16-mixed, or frozen_dtype to null"
+                )
+            return
+        if self.frozen_dtype != "bfloat16" and not (self.frozen_dtype is None and on_accelerator):
+            return
+        self._computes_in_bfloat16 = True
+        own = list(self.model.parameters())
+        for reference in self._reference:
+            narrow_frozen(reference, only_lossless=False, keep=own)
+        if not value_tables(self.model):
+            narrow_frozen(self.model, only_lossless=True)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if not self._computes_in_bfloat16:
+            return nullcontext()
+        return torch.autocast(self.model.device.type, torch.bfloat16)
 
     # -- sampling ---------------------------------------------------------------------------------
 
@@ -110,20 +164,21 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         pad = self.tokenizer.pad_token_id
         pad_id = self.tokenizer.eos_token_id if pad is None else pad
         prompt_ids_GP, prompt_mask_GP = self._pad_prompts(prompts, pad_id)
-        made = sample_completions(
-            self.model,
-            prompt_ids_GP,
-            prompt_mask_GP,
-            num_samples,
-            self.max_new_tokens,
-            [self.tokenizer.eos_token_id],
-            pad_id,
-            generator,
-            temperature,
-        )
-        lengths = made.token_mask_BT.sum(1).tolist()
+        with self._autocast():
+            made = sample_completions(
+                self.model,
+                prompt_ids_GP,
+                prompt_mask_GP,
+                num_samples,
+                self.max_new_tokens,
+                [self.tokenizer.eos_token_id],
+                pad_id,
+                generator,
+                temperature,
+            )
+        length_B1 = made.token_mask_BT.sum(1, keepdim=True)
         replies = [
-            ids[:length] for ids, length in zip(made.token_ids_BT.tolist(), lengths, strict=True)
+            ids[:length] for length, *ids in torch.cat([length_B1, made.token_ids_BT], 1).tolist()
         ]
         records = [row for row in prompts for _ in range(num_samples)]
         groups = torch.arange(len(prompts), device=prompt_ids_GP.device)
@@ -160,9 +215,9 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             )
         device = self.model.device
         ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]
-        length_G = torch.tensor(lengths, device=device)
+        length_G = send(torch.tensor(lengths), device)
         mask_GP = torch.arange(longest, device=device) >= longest - length_G[:, None]
-        return torch.tensor(ids, dtype=torch.int64, device=device), mask_GP
+        return send(torch.tensor(ids, dtype=torch.int64), device), mask_GP
 
     # -- scoring ----------------------------------------------------------------------------------
 
@@ -190,14 +245,25 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             return self._score(self.model, rollout)
 
     def _score(self, model: PreTrainedModel, rollout: Rollout) -> Tensor:
-        return completion_log_prob(
-            model,
-            rollout.prompt_ids_BP,
-            rollout.prompt_mask_BP,
-            rollout.token_ids_BT,
-            rollout.token_mask_BT,
-            self.chunk_tokens,
-        )
+        if self._planned is None or self._planned[0] is not rollout:
+            plan = scoring_plan(
+                self.model,
+                rollout.prompt_ids_BP,
+                rollout.prompt_mask_BP,
+                rollout.token_mask_BT,
+                micro_batch_tokens=self.micro_batch_tokens,
+            )
+            self._planned = (rollout, plan)
+        with self._autocast():
+            return completion_log_prob(
+                model,
+                rollout.prompt_ids_BP,
+                rollout.prompt_mask_BP,
+                rollout.token_ids_BT,
+                rollout.token_mask_BT,
+                self.chunk_tokens,
+                plan=self._planned[1],
+            )
 
     # -- export -----------------------------------------------------------------------------------
 

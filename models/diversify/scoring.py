@@ -1,17 +1,17 @@
 """Log-probabilities of given completions under a causal language model, token by token."""
 
-# Shapes: B completions, G different prompts, P prompt positions, T completion positions; R rows of
-# a pass, S positions of a pass, N tokens scored at once, D hidden width
-
-from dataclasses import dataclass
-from typing import Any
+# Shapes: B completions, P prompt positions, T completion positions; R rows of a pass, S positions
+# of a pass, N tokens scored at once, G prompts of a part, W its longest prompt, X hidden width
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, PreTrainedModel
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from triptych.models.diversify.decoding_cache import attends_to_everything
+from triptych.models.diversify.prompt_cache import prompt_cache, shared_prompts
+from triptych.models.diversify.scoring_plan import Part, Pass, plan_scoring
 from triptych.models.linear_nll import (
     at_least_float32,
     float32_output_layer,
@@ -20,22 +20,6 @@ from triptych.models.linear_nll import (
 )
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.values.value_table import counting_only
-
-#: A pass takes rows of at least this length, as a share of its longest row.
-SHORTEST_IN_PASS = 0.75
-#: Prompts are read once for all their completions if this saves at least this share of the tokens.
-WORTH_SHARING = 0.15
-
-
-@dataclass
-class _Scored:
-    """The states that predict sampled tokens, and the tokens' places in the flattened (B, T).
-
-    X is the hidden width; it is the vocabulary size if only the model can compute its logits.
-    """
-
-    states_NX: Tensor
-    place_N: Tensor
 
 
 def completion_log_prob(
@@ -46,6 +30,8 @@ def completion_log_prob(
     token_mask_BT: Tensor,
     chunk_tokens: int = 1024,
     share_prompts: bool = True,
+    micro_batch_tokens: int | None = None,
+    plan: list[Part] | None = None,
 ) -> Tensor:
     """Score every sampled token given its prompt and the tokens before it.
 
@@ -57,6 +43,11 @@ def completion_log_prob(
     the exception). Padding is no access of a memory layer, and each read of a shared prompt is one
     access.
 
+    With `micro_batch_tokens` the batch is scored part by part, and only one part at a time has a
+    graph in memory: the backward pass computes each part again when it gets there, except the last
+    one, and drops it before the next. So any loss of the result has its exact gradient, also one
+    that needs all rows, by one call of `backward`. This costs up to a third more arithmetic.
+
     Args:
         model: A causal language model.
         prompt_ids_BP: int64, left-padded.
@@ -65,166 +56,140 @@ def completion_log_prob(
         token_mask_BT: bool; True marks a sampled token; those of a row come first.
         chunk_tokens: Largest number of tokens with logits in memory at once.
         share_prompts: Whether to read a prompt once for all its completions, if this saves enough.
+        micro_batch_tokens: Largest number of tokens with a graph in memory at once, padding
+            included; rows of one prompt are together where they fit. None: all.
+        plan: From `scoring_plan` of the same batch, which the host then need not read again.
 
     Returns:
         Log-probabilities (B, T) in nats, at least float32, 0 where nothing was sampled;
         differentiable in the model's parameters.
     """
-    batch = _Batch(prompt_ids_BP, prompt_mask_BP, token_ids_BT, token_mask_BT)
-    weight_VD = output_weight(model)
-    if weight_VD is not None and share_prompts and batch.is_worth_sharing(model):
-        scored = _read_prompts_once(model, batch)
-    else:
-        scored = _read_rows(model, batch)
-    place_N = torch.cat([part.place_N for part in scored])
-    states_NX = torch.cat([part.states_NX for part in scored])
-    targets_N = token_ids_BT.flatten()[place_N]
-    if weight_VD is None:
-        nll_N = cross_entropy(at_least_float32(states_NX), targets_N, reduction="none")
-    else:
-        nll_N = linear_nll(states_NX, weight_VD, targets_N, chunk_tokens)
+    if plan is None:
+        plan = scoring_plan(
+            model, prompt_ids_BP, prompt_mask_BP, token_mask_BT, share_prompts, micro_batch_tokens
+        )
+    reader = _Reader(model, chunk_tokens)
+    all_ids = torch.cat([prompt_ids_BP, token_ids_BT], 1).flatten()
+    targets = token_ids_BT.flatten()
+    nll, places = [], []
+    for number, part in enumerate(plan):
+        if len(plan) > 1:
+            # Each part casts the weights anew, so that their gradients add up in float32.
+            torch.clear_autocast_cache()
+        place_N = torch.cat([one.place_N for one in reader.passes(part)])
+        target_N = targets.index_select(0, place_N)
+        if number + 1 < len(plan) and torch.is_grad_enabled():
+            # In eval mode nothing is random. The backward pass begins with the last part.
+            nll_N = checkpoint(
+                reader, all_ids, target_N, part, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            nll_N = reader(all_ids, target_N, part)
+        nll.append(nll_N)
+        places.append(place_N)
+    nll_N, place_N = torch.cat(nll), torch.cat(places)
     flat = nll_N.new_zeros(token_ids_BT.numel()).index_copy(0, place_N, -nll_N)
     return flat.view(token_ids_BT.shape)
 
 
-class _Batch:
-    """Prompts and completions, and the places of their tokens."""
+def scoring_plan(
+    model: PreTrainedModel,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    token_mask_BT: Tensor,
+    share_prompts: bool = True,
+    micro_batch_tokens: int | None = None,
+) -> list[Part]:
+    """Plan `completion_log_prob`; models with the same config have the same plan.
 
-    def __init__(
-        self,
-        prompt_ids_BP: Tensor,
-        prompt_mask_BP: Tensor,
-        token_ids_BT: Tensor,
-        token_mask_BT: Tensor,
-    ) -> None:
-        self.prompt_ids_BP, self.prompt_mask_BP = prompt_ids_BP, prompt_mask_BP
-        self.token_ids_BT, self.token_mask_BT = token_ids_BT, token_mask_BT
-        self.prompt_length_B = prompt_mask_BP.sum(1)
-        self.num_tokens_B = token_mask_BT.sum(1)
-        self.device = token_ids_BT.device
-        marked_BP = torch.where(prompt_mask_BP, prompt_ids_BP, -1)
-        prompts_GP, self.prompt_of_B = torch.unique(marked_BP, dim=0, return_inverse=True)
-        row_B = torch.arange(len(token_ids_BT), device=self.device)
-        first_G = torch.full((len(prompts_GP),), len(row_B), device=self.device)
-        #: The first row of each different prompt.
-        self.first_row_G = first_G.scatter_reduce(0, self.prompt_of_B, row_B, "amin")
-
-    def is_worth_sharing(self, model: PreTrainedModel) -> bool:
-        """Return whether to read each prompt once; the model must support our masks and a cache."""
-        config = model.config
-        if config._attn_implementation != "sdpa" or not attends_to_everything(config):
-            return False
-        all_prompts = self.prompt_length_B.sum()
-        spared = all_prompts - self.prompt_length_B[self.first_row_G].sum()
-        return float(spared / (all_prompts + self.num_tokens_B.sum())) >= WORTH_SHARING
-
-    def moved_left(self, rows_R: Tensor, length_R: Tensor, width: int) -> tuple[Tensor, Tensor]:
-        """Join prompts and completions without the padding before them, cut to `width`.
-
-        Returns:
-            Ids and mask, (R, width), the mask True for the first `length_R` tokens of a row.
-        """
-        ids_RF = torch.cat([self.prompt_ids_BP[rows_R], self.token_ids_BT[rows_R]], 1)
-        offset_S = torch.arange(width, device=self.device)
-        real_RS = offset_S < length_R[:, None]
-        pad_R1 = self.prompt_ids_BP.shape[1] - self.prompt_length_B[rows_R, None]
-        # Padding repeats the first token: nothing attends to it, but it must be a valid id.
-        return ids_RF.gather(1, pad_R1 + offset_S * real_RS), real_RS
-
-    def sampled(self, rows_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return row in the pass, position and place in (B, T) of these rows' sampled tokens."""
-        row_N, token_N = self.token_mask_BT[rows_R].nonzero(as_tuple=True)
-        return row_N, token_N, rows_R[row_N] * self.token_ids_BT.shape[1] + token_N
-
-
-def _read_rows(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
-    """Read prompt and completion of every row, in passes of similar length."""
-    from_hidden = output_weight(model) is not None
-    # The last token of a completion predicts nothing and is not read.
-    length_B = batch.prompt_length_B + batch.num_tokens_B - 1
-    scored = []
-    for rows_R, longest in _passes(length_B):
-        ids_RS, real_RS = batch.moved_left(rows_R, length_B[rows_R], longest)
-        with counting_only(value_tables(model), real_RS.flatten()), float32_output_layer(model):
-            if from_hidden:
-                states = model.base_model(input_ids=ids_RS, use_cache=False).last_hidden_state
-            else:
-                states = model(input_ids=ids_RS, use_cache=False).logits
-        row_N, token_N, place_N = batch.sampled(rows_R)
-        before_N = batch.prompt_length_B[rows_R[row_N]] + token_N - 1
-        picked = states.flatten(0, 1).index_select(0, row_N * longest + before_N)
-        scored.append(_Scored(picked, place_N))
-    return scored
-
-
-def _read_prompts_once(model: PreTrainedModel, batch: _Batch) -> list[_Scored]:
-    """Read every prompt, then every completion with the cached keys and values of its prompt."""
-    prompt_length_G = batch.prompt_length_B[batch.first_row_G]
-    width = int(prompt_length_G.max())
-    ids_GS, real_GS = batch.moved_left(batch.first_row_G, prompt_length_G, width)
-    prompt_cache = DynamicCache(config=model.config)
-    tables = value_tables(model)
-    with counting_only(tables, real_GS.flatten()):
-        hidden_GSD = model.base_model(
-            input_ids=ids_GS, past_key_values=prompt_cache, use_cache=True
-        ).last_hidden_state
-    last_GD = hidden_GSD[torch.arange(len(ids_GS), device=batch.device), prompt_length_G - 1]
-
-    first_B = torch.arange(len(batch.token_ids_BT), device=batch.device)
-    first_B = first_B[batch.num_tokens_B > 0]
-    scored = [
-        _Scored(
-            last_GD.index_select(0, batch.prompt_of_B[first_B]),
-            first_B * batch.token_ids_BT.shape[1],
-        )
-    ]
-    for rows_R, longest in _passes(batch.num_tokens_B - 1):
-        prompt_R = batch.prompt_of_B[rows_R]
-        ids_RS = batch.token_ids_BT[rows_R, :longest]
-        offset_S = torch.arange(longest, device=batch.device)
-        causal_SS = (offset_S[:, None] >= offset_S).expand(len(rows_R), longest, longest)
-        before_RSP = real_GS[prompt_R, None].expand(len(rows_R), longest, width)
-        real_RS = offset_S < batch.num_tokens_B[rows_R, None] - 1
-        with counting_only(tables, real_RS.flatten()):
-            hidden_RSD = model.base_model(
-                input_ids=ids_RS,
-                attention_mask=torch.cat([before_RSP, causal_SS], 2)[:, None],
-                position_ids=batch.prompt_length_B[rows_R, None] + offset_S,
-                past_key_values=_copies(prompt_cache, prompt_R, model),
-                use_cache=True,
-            ).last_hidden_state
-        row_N, token_N, place_N = batch.sampled(rows_R)
-        later = token_N > 0
-        row_N, token_N, place_N = row_N[later], token_N[later], place_N[later]
-        picked = hidden_RSD.flatten(0, 1).index_select(0, row_N * longest + token_N - 1)
-        scored.append(_Scored(picked, place_N))
-    return scored
-
-
-def _copies(cache: DynamicCache, rows_R: Tensor, model: PreTrainedModel) -> DynamicCache:
-    """Give every row the keys and values of its prompt; their gradients add up in the prompt."""
-    made = DynamicCache(config=model.config)
-    layers: list[Any] = cache.layers
-    for number, layer in enumerate(layers):
-        copied = (states.index_select(0, rows_R) for states in (layer.keys, layer.values))
-        made.update(*copied, number)
-    return made
-
-
-def _passes(length_B: Tensor) -> list[tuple[Tensor, int]]:
-    """Group rows of similar length into passes, longest first: (rows, length of the longest).
-
-    Rows of length 0 are in no pass.
-
-    >>> [(rows.tolist(), longest) for rows, longest in _passes(torch.tensor([5, 100, 80, 4, 0]))]
-    [([1, 2], 100), ([0, 3], 5)]
+    A prompt is read once only by models that take our masks and a cache.
     """
-    lengths = length_B.tolist()
-    passes: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if lengths[row] < 1:
-            break
-        if not passes or lengths[row] < SHORTEST_IN_PASS * lengths[passes[-1][0]]:
-            passes.append([])
-        passes[-1].append(row)
-    return [(torch.tensor(rows, device=length_B.device), lengths[rows[0]]) for rows in passes]
+    config = model.config
+    can_share = (
+        share_prompts
+        and output_weight(model) is not None
+        and config._attn_implementation == "sdpa"
+        and attends_to_everything(config)
+    )
+    return plan_scoring(prompt_ids_BP, prompt_mask_BP, token_mask_BT, can_share, micro_batch_tokens)
+
+
+class _Reader:
+    """Reads a part of a batch and scores its sampled tokens."""
+
+    def __init__(self, model: PreTrainedModel, chunk_tokens: int) -> None:
+        self.model = model
+        self.chunk_tokens = chunk_tokens
+        self.tables = value_tables(model)
+        self.weight_VD = output_weight(model)
+
+    @staticmethod
+    def passes(part: Part) -> list[Pass]:
+        """Return the passes in the order of their tokens in the result."""
+        return [*part.passes] if part.prompts is None else [part.prompts, *part.passes]
+
+    def __call__(self, all_ids: Tensor, target_N: Tensor, part: Part) -> Tensor:
+        """Return the negative log-likelihood of the part's sampled tokens.
+
+        Args:
+            all_ids: The flattened (B, P + T) ids of prompts and completions.
+            target_N: The sampled tokens, in the order of `passes`.
+            part: The part.
+        """
+        if part.prompts is None:
+            states = [self._read_whole(all_ids, one) for one in part.passes]
+        else:
+            states = self._read_prompts_once(all_ids, part.prompts, part.passes)
+        states_NX = torch.cat(states)
+        if self.weight_VD is None:  # X is the vocabulary
+            return cross_entropy(at_least_float32(states_NX), target_N, reduction="none")
+        return linear_nll(states_NX, self.weight_VD, target_N, self.chunk_tokens)
+
+    def _read_whole(self, all_ids: Tensor, one: Pass) -> Tensor:
+        """Read prompt and completion of every row."""
+        ids_RS, real_RS = _padded(all_ids, one)
+        with counting_only(self.tables, real_RS.flatten()), float32_output_layer(self.model):
+            if self.weight_VD is None:
+                states_RSX = self.model(input_ids=ids_RS, use_cache=False).logits
+            else:
+                read = self.model.base_model(input_ids=ids_RS, use_cache=False)
+                states_RSX = read.last_hidden_state
+        return states_RSX.flatten(0, 1).index_select(0, one.pick_N)
+
+    def _read_prompts_once(
+        self, all_ids: Tensor, prompts: Pass, passes: tuple[Pass, ...]
+    ) -> list[Tensor]:
+        """Read every prompt, then every completion with the keys and values of its prompt."""
+        ids_GW, real_GW = _padded(all_ids, prompts)
+        cache = prompt_cache(self.model.config)
+        with counting_only(self.tables, real_GW.flatten()):
+            states_GWX = self.model.base_model(
+                input_ids=ids_GW, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+        picked = [states_GWX.flatten(0, 1).index_select(0, prompts.pick_N)]
+        for one in passes:
+            assert one.prompt_R is not None
+            assert one.start_R is not None
+            ids_RS, real_RS = _padded(all_ids, one)
+            rows, length = ids_RS.shape
+            offset_S = torch.arange(length, device=ids_RS.device)
+            causal_RSS = (offset_S[:, None] >= offset_S).expand(rows, length, length)
+            before_RW = real_GW.index_select(0, one.prompt_R)
+            before_RSW = before_RW[:, None].expand(rows, length, real_GW.shape[1])
+            with counting_only(self.tables, real_RS.flatten()):
+                states_RSX = self.model.base_model(
+                    input_ids=ids_RS,
+                    attention_mask=torch.cat([before_RSW, causal_RSS], 2)[:, None],
+                    position_ids=one.start_R[:, None] + offset_S,
+                    past_key_values=shared_prompts(cache, one.prompt_R),
+                    use_cache=True,
+                ).last_hidden_state
+            picked.append(states_RSX.flatten(0, 1).index_select(0, one.pick_N))
+        return picked
+
+
+def _padded(all_ids: Tensor, one: Pass) -> tuple[Tensor, Tensor]:
+    """Return ids and mask of a pass, (R, S); the mask is True for the tokens of a row."""
+    ids_RS = all_ids.index_select(0, one.index_RS.flatten()).view(one.index_RS.shape)
+    offset_S = torch.arange(ids_RS.shape[1], device=ids_RS.device)
+    return ids_RS, offset_S < one.length_R[:, None]

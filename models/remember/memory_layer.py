@@ -124,9 +124,12 @@ class MemoryLayer(nn.Module):
             hidden_BTM: Normalised hidden states, any leading dimensions.
 
         Returns:
-            out_BTM, in the input's dtype.
+            out_BTM, in the input's dtype; under autocast with a gate, in autocast's.
         """
-        lead = hidden_BTM.shape[:-1]
+        lead, dtype = hidden_BTM.shape[:-1], hidden_BTM.dtype
+        mixed = torch.is_autocast_enabled(hidden_BTM.device.type)
+        if not mixed:  # a memory in a frozen bfloat16 model learns in float32
+            hidden_BTM = hidden_BTM.to(self.query.weight.dtype)
         query_BHD = self.query(hidden_BTM).reshape(-1, self.index.num_heads, self.index.query_dim)
         # The choice of slots must not depend on autocast: scores have the keys' precision.
         with torch.autocast(hidden_BTM.device.type, enabled=False):
@@ -139,7 +142,7 @@ class MemoryLayer(nn.Module):
         out_BTM: Tensor = value_BV.reshape(*lead, self.values.value_dim).to(hidden_BTM.dtype)
         if self.gate is not None:
             out_BTM = self.gate(out_BTM, hidden_BTM)
-        return out_BTM
+        return out_BTM if mixed else out_BTM.to(dtype)
 
     def _to_key_dtype(self, query_BHD: Tensor) -> Tensor:
         """Convert queries to the dtype of the index's keys, if it has any."""

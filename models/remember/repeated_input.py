@@ -4,6 +4,7 @@ A visit to a fact repeats one batch for many steps. All that lies below the firs
 frozen, and so are the slots that this layer finds: their results are the same in every step.
 """
 
+from collections import deque
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from triptych.models.remember.memory_layer import FFNWithMemory
 
 # A run that gives new input in this many calls in a row repeats nothing: keep no results then.
 _PATIENCE = 64
+# Arguments of one pass that are compared anew in each step: states, masks, positions.
+_KNOWN_PAIRS = 8
 
 
 class RememberedCall:
@@ -29,14 +32,18 @@ class RememberedCall:
     Args:
         module: A frozen module that is deterministic in eval mode and keeps no state.
         name: The method.
+        comparisons: Of the input's tensors, shared by the calls of one model.
     """
 
-    def __init__(self, module: nn.Module, name: str) -> None:
+    def __init__(
+        self, module: nn.Module, name: str, comparisons: "Comparisons | None" = None
+    ) -> None:
         self.module = module
         self.name = name
         self._was_training: list[nn.Module] = []
         self._last: tuple[list[Any], list[Any], Any] | None = None
         self._num_new = 0
+        self._comparisons = comparisons or Comparisons()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method, or return its last result."""
@@ -49,7 +56,7 @@ class RememberedCall:
         given.append(_autocast_dtype(given))
         if self._last is not None:
             before, state, result = self._last
-            if state == _state(before, result, own) and _equal(before, given):
+            if state == _state(before, result, own) and self._comparisons.equal(before, given):
                 self._num_new = 0
                 return result
         self._num_new += 1
@@ -79,6 +86,51 @@ class RememberedCall:
                 part.training = True
 
 
+class Comparisons:
+    """Compares lists of arguments; what one call has compared, the next one need not.
+
+    All calls of a pass get the same mask and positions. On a GPU the host waits for the outcome, so
+    the tensors of one call are compared together.
+    """
+
+    def __init__(self) -> None:
+        self._known: deque[tuple[Tensor, int, Tensor, int]] = deque(maxlen=_KNOWN_PAIRS)
+
+    def equal(self, some: list[Any], others: list[Any]) -> bool:
+        """Return whether all tensors are equal to the bit, and all else is equal."""
+        if len(some) != len(others):
+            return False
+        unknown = []
+        for one, other in zip(some, others, strict=True):
+            if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+                if type(one) is not type(other) or not bool(one == other):
+                    return False
+            elif one is not other and not self._knows(one, other):
+                if _kind(one) != _kind(other):
+                    return False
+                unknown.append((one, other))
+        if not _all_equal(unknown):
+            return False
+        self._known.extend((a, a._version, b, b._version) for a, b in unknown)
+        return True
+
+    def _knows(self, one: Tensor, other: Tensor) -> bool:
+        return any(
+            (one is a and one._version == a_version and other is b and other._version == b_version)
+            for a, a_version, b, b_version in self._known
+        )
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return tensor.shape, tensor.dtype, tensor.device
+
+
+def _all_equal(pairs: list[tuple[Tensor, Tensor]]) -> bool:
+    if all(one.device.type == "cpu" for one, _ in pairs):
+        return all(torch.equal(one, other) for one, other in pairs)
+    return bool(torch.stack([(one == other).all() for one, other in pairs]).all())
+
+
 def remember_repeated_input(model: PreTrainedModel) -> list[RememberedCall]:
     """Compute what lies below a frozen model's first memory layer once for repeated input.
 
@@ -104,8 +156,9 @@ def remember_repeated_input(model: PreTrainedModel) -> list[RememberedCall]:
     modules = [*blocks[:num_below], *(child for child in block.children() if child is not ffn)]
     if isinstance(ffn, FFNWithMemory):
         modules.append(ffn.ffn)
-    calls = [RememberedCall(module, "forward") for module in modules]
-    calls.append(RememberedCall(memory_layers(block)[0].index, "lookup"))
+    comparisons = Comparisons()
+    calls = [RememberedCall(module, "forward", comparisons) for module in modules]
+    calls.append(RememberedCall(memory_layers(block)[0].index, "lookup", comparisons))
     if any(call.name in call.module.__dict__ for call in calls):
         return []
     for call in calls:
@@ -135,16 +188,6 @@ def _state(given: list[Any], result: Any, own: list[Tensor]) -> list[Any]:
     """Return numbers that change if one of the tensors is changed or replaced."""
     tensors = [leaf for leaf in (*given, *_leaves(result), *own) if isinstance(leaf, Tensor)]
     return [(tensor.data_ptr(), tensor.requires_grad, tensor._version) for tensor in tensors]
-
-
-def _equal(some: list[Any], others: list[Any]) -> bool:
-    def same(one: Any, other: Any) -> bool:
-        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-            return type(one) is type(other) and bool(one == other)
-        same_kind = (one.dtype, one.device) == (other.dtype, other.device)
-        return one is other or (same_kind and torch.equal(one, other))
-
-    return len(some) == len(others) and all(map(same, some, others))
 
 
 def _autocast_dtype(leaves: list[Any]) -> torch.dtype | None:

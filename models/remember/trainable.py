@@ -8,7 +8,9 @@ from transformers import PreTrainedModel
 
 from triptych.models.lora import LoRAConfig, add_lora
 from triptych.models.remember.memory_blocks import value_tables
+from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_layer import FFNWithMemory, MemoryLayer
+from triptych.models.weight_precision import widen_trainable
 
 Trainable = Literal["all", "lora", "values", "memory", "none"]
 
@@ -24,6 +26,9 @@ def choose_trainable(
             tables; `memory`, the slots and all other parts of memory layers (queries, keys, norms,
             gates); `none`.
         lora: The adapters; None: the defaults of `LoRAConfig`.
+
+    What learns becomes float32, whatever the model's files hold, except for value tables whose
+    config names their dtype.
 
     Raises:
         ValueError: if the model has no memory to train, `lora` is given but `trainable` is not
@@ -44,18 +49,24 @@ def choose_trainable(
         )
     for table in value_tables(model):
         table.set_gradient("dense")  # the only one that optimizers support
-    if trainable == "all":
-        return
     if trainable == "lora":
         add_lora(model, lora or LoRAConfig())
-        return
-    model.requires_grad_(False)
-    if trainable == "values":
-        for table in value_tables(model):
-            table.requires_grad_(True)
-    elif trainable == "memory":
-        for parameter in memory_parameters(model):
-            parameter.requires_grad_(True)
+    elif trainable != "all":
+        model.requires_grad_(False)
+        if trainable == "values":
+            for table in value_tables(model):
+                table.requires_grad_(True)
+        elif trainable == "memory":
+            for parameter in memory_parameters(model):
+                parameter.requires_grad_(True)
+    widen_what_learns(model)
+
+
+def widen_what_learns(model: PreTrainedModel) -> None:
+    """Convert trainable weights to float32, except for value tables with a dtype of their own."""
+    memory = getattr(model.config, "memory", None)
+    named = memory is not None and MemoryConfig(**memory).dtype() is not None
+    widen_trainable(model, [table.weight for table in value_tables(model) if named])
 
 
 def memory_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

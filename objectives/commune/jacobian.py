@@ -95,7 +95,7 @@ def group_norm(
         epsilon: Added under the root, which has no derivative at 0.
     """
     if reduction == "mean":
-        sizes_K1 = torch.tensor(state_sizes).to(squares_KZ)[:, None]
+        sizes_K1 = torch.tensor(state_sizes, dtype=torch.int64).to(squares_KZ)[:, None]
         return (squares_KZ / sizes_K1 + epsilon).sqrt().mean()
     _check_reduction(reduction)
     return (squares_KZ + epsilon).sqrt().sum()
@@ -190,9 +190,9 @@ def column_l1(
     num_latents = latents_BZ.shape[1]
     _check_draw("num_columns", num_columns, num_latents, "latents")
     # A random order of the latents for each sample; the first C are drawn.
-    order_BZ = torch.rand(latents_BZ.shape, generator=generator, device=latents_BZ.device).argsort(
-        1
-    )
+    order_BZ = torch.rand(
+        latents_BZ.shape, generator=generator, device=latents_BZ.device, dtype=torch.float32
+    ).argsort(1)
     drawn_CB = order_BZ[:, :num_columns].mT
 
     def column_sum(drawn_B: Tensor) -> Tensor:

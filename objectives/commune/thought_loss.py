@@ -105,9 +105,9 @@ def straight_through_tokens(
     logits_BV: Tensor, temperature: float, generator: torch.Generator | None = None
 ) -> Tensor:
     """Sample one-hot tokens (B, V) whose gradient is that of a Gumbel softmax."""
-    uniform_BV = torch.rand(logits_BV.shape, generator=generator, device=logits_BV.device).clamp(
-        1e-20, 1 - 1e-7
-    )
+    uniform_BV = torch.rand(
+        logits_BV.shape, generator=generator, device=logits_BV.device, dtype=torch.float32
+    ).clamp(1e-20, 1 - 1e-7)
     noisy_BV = logits_BV.float() - (-uniform_BV.log()).log()
     soft_BV = (noisy_BV / temperature).softmax(-1)
     hard_BV = torch.zeros_like(soft_BV).scatter_(1, noisy_BV.argmax(1, keepdim=True), 1.0)

@@ -16,6 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from triptych.objectives.diversify.groups import first_of_group
+
 Scope = Literal["group", "batch", "batch_and_replay"]
 
 
@@ -177,7 +179,7 @@ class Mara:
         if replayed_B is not None:
             fresh_B = ~replayed_B
         usable_B = reward_B.isfinite() & height_B.isfinite()
-        threshold = self._threshold(reward_B[fresh_B & usable_B], step)
+        threshold = self._threshold(reward_B, fresh_B & usable_B, step)
         above_B = usable_B & (reward_B >= threshold)
         candidate_B = above_B if self.scope == "batch_and_replay" else above_B & fresh_B
         anchor_B = _likeliest(
@@ -205,7 +207,7 @@ class Mara:
             threshold=threshold,
         )
 
-    def _threshold(self, reward_N: Tensor, step: int) -> float:
+    def _threshold(self, reward_B: Tensor, counted_B: Tensor, step: int) -> float:
         start = self.threshold if self.percentile is None else self.percentile
         assert start is not None
         value = start
@@ -213,6 +215,7 @@ class Mara:
             value += (self.end_value - start) * min(1.0, step / self.schedule_steps)
         if self.percentile is None:
             return value
+        reward_N = reward_B[counted_B]
         if not len(reward_N):
             return float("inf")
         return float(torch.quantile(reward_N.double(), value / 100))
@@ -220,11 +223,11 @@ class Mara:
 
 def _likeliest(height_B: Tensor, candidate_B: Tensor, group_B: Tensor) -> Tensor:
     """Find the highest candidate of each row's group (of equals the lowest row); -1 without one."""
-    groups_G, inverse_B = torch.unique(group_B, return_inverse=True)
+    first_B = first_of_group(group_B)
     height_B = height_B.masked_fill(~candidate_B, -torch.inf)
-    top_G = height_B.new_full(groups_G.shape, -torch.inf)
-    top_G = top_G.scatter_reduce(0, inverse_B, height_B, "amax")
+    top_B = torch.full_like(height_B, -torch.inf)
+    top_B = top_B.scatter_reduce(0, first_B, height_B, "amax")
     row_B = torch.arange(len(height_B), device=height_B.device)
-    row_B = row_B.masked_fill(~(candidate_B & (height_B == top_G[inverse_B])), len(height_B))
-    anchor_G = torch.full_like(groups_G, len(height_B)).scatter_reduce(0, inverse_B, row_B, "amin")
-    return torch.where(anchor_G < len(height_B), anchor_G, -1)[inverse_B]
+    row_B = row_B.masked_fill(~(candidate_B & (height_B == top_B[first_B])), len(height_B))
+    anchor_B = torch.full_like(row_B, len(height_B)).scatter_reduce(0, first_B, row_B, "amin")
+    return torch.where(anchor_B < len(height_B), anchor_B, -1)[first_B]

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from triptych.objectives.diversify.groups import first_of_group
 from triptych.objectives.diversify.kl import sequence_log_prob
 
 RatioLevel = Literal["token", "sequence", "sequence_mean"]
@@ -306,12 +307,12 @@ def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = Tru
 
 def _group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute sum, number and standard deviation of the scored rewards of each row's group."""
-    inverse_B = _numbered(group_B)
+    first_B = first_of_group(group_B)
     scored_B = ~reward_B.isnan()
 
     def total(value_B: Tensor) -> Tensor:
-        zeros_B = value_B.new_zeros(value_B.shape)  # of as many groups as there may be
-        return zeros_B.index_add(0, inverse_B, value_B.masked_fill(~scored_B, 0.0))[inverse_B]
+        zeros_B = torch.zeros_like(value_B)
+        return zeros_B.index_add(0, first_B, value_B.masked_fill(~scored_B, 0.0))[first_B]
 
     sum_B = total(reward_B)
     count_B = total(torch.ones_like(reward_B))
@@ -319,21 +320,11 @@ def _group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, T
     return sum_B, count_B, (squares_B / (count_B - 1).clamp_min(1)).sqrt()
 
 
-def _numbered(group_B: Tensor) -> Tensor:
-    """Assign numbers from 0 to the groups, as `unique` does, but without a wait."""
-    sorted_B, order_B = group_B.sort(stable=True)
-    number_B = torch.zeros_like(group_B)
-    number_B[1:] = (sorted_B[1:] != sorted_B[:-1]).cumsum(0)
-    return torch.empty_like(group_B).scatter_(0, order_B, number_B)
-
-
 def _nanstd(value_B: Tensor) -> Tensor:
-    """Compute the standard deviation of all but nan, 0 for a single value, without a wait."""
-    kept_B = ~value_B.isnan()
-    value64_B = torch.where(kept_B, value_B.double(), 0.0)
-    count = kept_B.sum()
-    difference_B = torch.where(kept_B, value64_B - value64_B.sum() / count.clamp_min(1), 0.0)
-    return (difference_B.square().sum() / (count - 1).clamp_min(1)).sqrt().to(value_B.dtype)
+    """Compute the standard deviation of the numbers, 0 of fewer than two, without a wait."""
+    count = (~value_B.isnan()).sum()
+    squares = (value_B - value_B.nanmean()).square().nansum()
+    return torch.where(count > 1, (squares / (count - 1).clamp_min(1)).sqrt(), 0.0)
 
 
 def _surrogate(

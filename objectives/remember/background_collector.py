@@ -82,7 +82,9 @@ class BackgroundCollector:
             sum_over_ranks: Maps an int64 tensor on the model's device to its sum over ranks.
         """
         sums = [self.num_documents, self._num_tokens, self._num_rows, self._num_positions]
-        totals = sum_over_ranks(torch.tensor(sums, device=self.model.device)).tolist()
+        totals = sum_over_ranks(
+            torch.tensor(sums, device=self.model.device, dtype=torch.int64)
+        ).tolist()
         self.num_documents, self._num_tokens, self._num_rows, self._num_positions = totals
         self._counts = [sum_over_ranks(counts) for counts in self._counts]
         self._document_frequencies = [sum_over_ranks(df) for df in self._document_frequencies]

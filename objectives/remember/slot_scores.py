@@ -67,7 +67,8 @@ def count_accesses(slot_ids: Tensor, keep_mask: Tensor | None, num_slots: int) -
         counts_S: int64.
 
     Raises:
-        ValueError: If an id is out of range, or the mask does not fit the ids.
+        ValueError: If an id is out of range, or the mask does not fit the ids. A GPU stops the
+            process for an id out of range: looking for one would make the host wait.
 
     Source: 2510.15103, section 4: c(i).
 
@@ -76,6 +77,8 @@ def count_accesses(slot_ids: Tensor, keep_mask: Tensor | None, num_slots: int) -
     """
     if slot_ids.is_floating_point() or slot_ids.dtype == torch.bool:
         raise ValueError(f"slot_ids must be integers, got {slot_ids.dtype}.")
+    if slot_ids.device.type != "cpu":
+        return _count_on_device(slot_ids, keep_mask, num_slots)
     kept_ids = (slot_ids if keep_mask is None else _keep(slot_ids, keep_mask)).flatten()
     if kept_ids.numel() == 0:
         return torch.zeros(num_slots, dtype=torch.int64, device=slot_ids.device)
@@ -281,6 +284,8 @@ def top_slots(scores_S: Tensor, num_slots: int | None) -> Tensor:
         raise ValueError(f"num_slots is {num_slots}: select at least 1 slot, or null for all")
     if num_slots is None or num_slots >= scores_S.numel():
         return _scoring(scores_S)
+    if scores_S.device.type != "cpu":
+        return _first_by_sorting(scores_S, num_slots)
     # Each block's best is one of the scores, so the t best scores are at least the t-th of these.
     # One pass therefore leaves a small part of a large table to choose from.
     num_blocks = min(_BLOCKS_A_SLOT * num_slots, scores_S.numel())
@@ -328,6 +333,13 @@ def slots_by_share(scores_S: Tensor, share: float) -> Tensor:
     return candidates_U[order_U[:num_selected]].sort().values
 
 
+def _first_by_sorting(scores_S: Tensor, num_slots: int) -> Tensor:
+    """Return what `top_slots` does; a GPU sorts quickly, and waits only for the number found."""
+    scores_S = torch.where(scores_S > 0, scores_S, 0)  # nan does not score
+    best_U, order_U = scores_S.sort(descending=True, stable=True)  # of equal ones the lower first
+    return order_U[:num_slots][best_U[:num_slots] > 0].sort().values
+
+
 def _first(candidates_U: Tensor, scores_S: Tensor, num_slots: int) -> Tensor:
     """Return the best of some slots, ascending; of equal scores the lower ids."""
     if candidates_U.numel() <= num_slots:
@@ -353,8 +365,24 @@ def _same_shape(counts_S: Tensor, other_S: Tensor, name: str) -> None:
         )
 
 
+def _count_on_device(slot_ids: Tensor, keep_mask: Tensor | None, num_slots: int) -> Tensor:
+    """Count without a size that depends on the mask, for which the host would wait."""
+    counts_S = torch.zeros(num_slots, dtype=torch.int64, device=slot_ids.device)
+    if keep_mask is None:
+        counted = torch.ones_like(slot_ids, dtype=torch.int64)
+    else:
+        _check_mask(slot_ids, keep_mask)
+        counted = keep_mask.long().expand_as(slot_ids)
+    return counts_S.scatter_add_(0, slot_ids.flatten().long(), counted.flatten())
+
+
 def _keep(slot_ids: Tensor, keep_mask: Tensor) -> Tensor:
     """Select the accesses that count, as a flat tensor."""
+    _check_mask(slot_ids, keep_mask)
+    return slot_ids[keep_mask.expand_as(slot_ids)]
+
+
+def _check_mask(slot_ids: Tensor, keep_mask: Tensor) -> None:
     if keep_mask.dtype != torch.bool:
         raise ValueError(f"keep_mask must be boolean (True: counts), got {keep_mask.dtype}.")
     sizes = zip(keep_mask.shape, slot_ids.shape, strict=False)
@@ -364,4 +392,3 @@ def _keep(slot_ids: Tensor, keep_mask: Tensor) -> Tensor:
             f"{tuple(slot_ids.shape)}: give it as many dimensions, each of the same size or 1 "
             "(keep_mask_BT[:, :, None, None] for ids of shape (B, T, H, k))."
         )
-    return slot_ids[keep_mask.expand_as(slot_ids)]

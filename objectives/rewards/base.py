@@ -17,6 +17,7 @@ text), named in a YAML by its `class_path`:
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from triptych.models.diversify.rollout import Rollout
+from triptych.models.host_to_device import send
 
 # Shapes: B completions
 
@@ -118,6 +120,10 @@ class Reward(ABC):
             ValueError: if the reward returns another number of values than completions.
         """
         device = rollout.token_ids_BT.device
+        with _float32_by_default():
+            return self._scored(rollout, device)
+
+    def _scored(self, rollout: Rollout, device: torch.device) -> Scores:
         self.prepare(device)
         try:
             scores = self.score(rollout)
@@ -130,7 +136,7 @@ class Reward(ABC):
     def _score_apart(self, rollout: Rollout, error: Exception) -> Scores:
         """Score each completion, or each group, alone, after scoring all at once failed."""
         parts = list(_parts(rollout, self.scope))
-        reward_B = torch.full((len(rollout),), math.nan)
+        reward_B = torch.full((len(rollout),), math.nan, dtype=torch.float32)
         scores = Scores(reward_B)
         if len(parts) == 1:  # no smaller part to try
             scores.errors = dict.fromkeys(range(len(rollout)), _message(error))
@@ -179,8 +185,8 @@ class Reward(ABC):
         reward_B = reward_B.clamp(low, high)
         if errors:
             reward_B[sorted(errors)] = math.nan
-        components = {k: v.detach().to(device, torch.float32) for k, v in scores.components.items()}
-        return Scores(reward_B.to(device), components, dict(sorted(errors.items())), over_budget)
+        components = {k: send(v.detach().float(), device) for k, v in scores.components.items()}
+        return Scores(send(reward_B, device), components, dict(sorted(errors.items())), over_budget)
 
 
 class TextReward(Reward):
@@ -211,6 +217,20 @@ class TextReward(Reward):
                 rewards.append(math.nan)
                 errors[row] = _message(error)
         return Scores(torch.tensor(rewards, dtype=torch.float32), errors=errors)
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Let a user's `torch.tensor([0.8999])` be float32 in every precision of the trainer.
+
+    Lightning's `bf16-true` makes bfloat16 the default within a step: 0.8999 would become 0.8984.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _message(error: Exception) -> str:

@@ -39,7 +39,7 @@ class Distinctness(Reward):
         groups: dict[int, list[int]] = {}
         for row, group in enumerate(rollout.group_B.tolist()):
             groups.setdefault(group, []).append(row)
-        reward_B = torch.ones(len(rollout))
+        reward_B = torch.ones(len(rollout), dtype=torch.float32)
         for rows in groups.values():
             for row in rows:
                 others = [other for other in rows if other != row]

@@ -94,7 +94,7 @@ class RewardModel(Reward):
             self._encode(prompt, text) for prompt, text in zip(prompts, rollout.texts, strict=True)
         ]
         order = sorted(range(len(conversations)), key=lambda row: len(conversations[row]))
-        reward_B = torch.empty(len(conversations))
+        reward_B = torch.empty(len(conversations), dtype=torch.float32)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             logits_BC = self._logits([conversations[row] for row in rows])
@@ -110,7 +110,7 @@ class RewardModel(Reward):
         ids_BL = torch.full(shape, self._model.config.pad_token_id, dtype=torch.int64)
         mask_BL = torch.zeros(shape, dtype=torch.int64)
         for row, ids in enumerate(conversations):  # right-padded: the heads find the last token
-            ids_BL[row, : len(ids)] = torch.tensor(ids)
+            ids_BL[row, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
             mask_BL[row, : len(ids)] = 1
         logits: Tensor = self._model(
             input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device)

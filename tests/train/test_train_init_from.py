@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from triptych.callbacks.command_line.init_from import StageError
+from triptych.callbacks.command_line.init_from import Stage, StageError, inherited
 from triptych.cli import TriptychCLI, main
 
 
@@ -76,3 +78,76 @@ def test_stage_of_a_fast_dev_run_is_a_fast_dev_run(tiny, stage, workdir):
     main(tiny("--model.init_args.init_from", stage, "--trainer.fast_dev_run", "1"))
     summary = next((workdir / "runs" / "stages").glob("base_model-*/summary.json"))
     assert json.loads(summary.read_text())["steps"] == 1
+
+
+def stage_folders(workdir) -> set[str]:
+    return {path.parent.name for path in (workdir / "runs" / "stages").glob("*/summary.json")}
+
+
+def test_a_stage_inherits_precision_and_the_first_device(tiny, stage, workdir):
+    words = ("--model.init_args.init_from", stage)
+    main(tiny(*words))
+    (plain,) = stage_folders(workdir)
+    main(tiny(*words, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"))
+    assert stage_folders(workdir) == {plain}  # the same model
+    main(tiny(*words, "--trainer.precision", "bf16-mixed"))
+    (rounded,) = stage_folders(workdir) - {plain}
+    saved = yaml.safe_load((workdir / "runs" / "stages" / rounded / "config.yaml").read_text())
+    assert saved["trainer"]["precision"] == "bf16-mixed"
+    assert saved["trainer"]["devices"] == 1
+
+
+def test_options_of_a_stage():
+    assert inherited(Namespace(accelerator="auto", devices=8, precision=None)) == []
+    assert inherited(Namespace(accelerator="gpu", devices=[2, 3], precision="bf16-mixed")) == [
+        *("--trainer.accelerator", "gpu"),
+        *("--trainer.precision", "bf16-mixed"),
+        *("--trainer.devices", "[2]"),
+    ]
+
+
+def made_stage(devices, **more) -> Stage:
+    return Stage(Path("base.yaml"), {"trainer": {"devices": devices, "precision": None, **more}})
+
+
+def test_the_machine_is_not_part_of_a_stage_but_the_number_of_devices_is():
+    one = made_stage(1).fingerprint()
+    for same in (
+        made_stage([3], accelerator="gpu"),
+        made_stage("0,"),
+        made_stage("1", precision=32),
+        made_stage(1, accelerator="cpu", precision="32-true"),
+    ):
+        assert same.fingerprint() == one
+    assert made_stage(1, precision="bf16").fingerprint() != one
+    assert made_stage([0, 1]).fingerprint() != one
+    assert made_stage([0, 1]).fingerprint() == made_stage(2).fingerprint()
+
+
+def test_other_ranks_wait_and_do_not_run(workdir, monkeypatch, capfd):
+    stage, seen = made_stage(1), []
+    folder = workdir / "runs" / "stages" / f"base-{stage.fingerprint()[:12]}"
+
+    def sleep(seconds: float) -> None:
+        seen.append(seconds)
+        if len(seen) == 3:  # rank 0 has ended
+            (folder / "export").mkdir(parents=True)
+            (folder / "summary.json").write_text('{"status": "finished"}')
+
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr("triptych.callbacks.command_line.init_from.time.sleep", sleep)
+    assert stage.export().resolve() == (folder / "export").resolve()
+    assert len(seen) == 3
+    said = capfd.readouterr().err
+    assert "process 1 waits for process 0" in said
+    assert "storage that all machines share" in said
+
+
+def test_other_ranks_hear_that_it_failed(workdir, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7f3a")
+    stage = Stage(workdir / "nowhere.yaml", {"trainer": {}})
+    with pytest.raises(StageError, match="failed with exit code"):
+        stage.export()
+    monkeypatch.setattr(rank_zero_only, "rank", 5)
+    with pytest.raises(StageError, match="failed in process 0"):
+        stage.export()

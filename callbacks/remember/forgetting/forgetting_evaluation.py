@@ -27,7 +27,7 @@ from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.resumable_loader import Shard
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule
-from triptych.datamodules.sources.disk_cache import default_cache_dir
+from triptych.models.disk_cache import default_cache_dir
 from triptych.protocols import HasContextLength, missing
 
 

@@ -43,13 +43,13 @@ from triptych.datamodules.diversify.molecules.smiles_splits import SmilesSplit, 
 from triptych.datamodules.diversify.molecules.smiles_tokenizer import atomwise_tokenizer
 from triptych.datamodules.diversify.molecules.smiles_tokens import split_smiles, vocabulary_of
 from triptych.datamodules.embedded.molecules import embedded_molecules
-from triptych.datamodules.sources.disk_cache import build_once, default_cache_dir
 from triptych.datamodules.sources.records import (
     RecordSource,
     describe,
     iterate_records,
     source_fingerprint,
 )
+from triptych.models.disk_cache import build_once, default_cache_dir
 
 logger = logging.getLogger(__name__)
 

@@ -232,7 +232,7 @@ class MoleculeOptimization(PolicyOptimization):
         if self.diversity_filter is not None:
             pairs = zip(rollout.texts, reward_R.tolist(), strict=True)
             factors = [self.diversity_filter.factor(text, reward) for text, reward in pairs]
-            reward_R = reward_R * torch.tensor(factors, device=self.device)
+            reward_R = reward_R * torch.tensor(factors, device=self.device, dtype=torch.float32)
         return Experience(rollout, Scores(reward_R), self.policy.reference_token_log_prob(rollout))
 
     @torch.no_grad()

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
@@ -25,6 +24,7 @@ from triptych.lit_modules.optimization import (
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.language_modeling import TokenNLL
 from triptych.metrics.rank_sums import sum_over_ranks
+from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.molecules.smiles_rnn import (
     SmilesRNN,
@@ -196,6 +196,9 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
     def sample(self, count: int, number: int = 0) -> Rollout:
         """Sample molecules; the result depends on the weights, the rank and `number` alone.
 
+        Probabilities have the trainer's precision, as in `validation_step` and in a policy that
+        starts from the export; Lightning calls `on_validation_epoch_end` outside autocast.
+
         Args:
             count: Number of molecules.
             number: Number of the batch within a validation.
@@ -204,16 +207,19 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         tokenizer = data_of(self).tokenizer
         was_training = self.model.training
         self.model.eval()
-        if isinstance(self.model, SmilesRNN):
-            rollout = sample_smiles(self.model, tokenizer, count, self.max_new_tokens, generator)
-        else:
-            rollout = self._sample_decoder(tokenizer, count, generator)
+        with self.trainer.precision_plugin.forward_context():
+            if isinstance(self.model, SmilesRNN):
+                rollout = sample_smiles(
+                    self.model, tokenizer, count, self.max_new_tokens, generator
+                )
+            else:
+                rollout = self._sample_decoder(tokenizer, count, generator)
         self.model.train(was_training)
         return rollout
 
     def _sample_decoder(self, tokenizer: Any, count: int, generator: torch.Generator) -> Rollout:
         assert isinstance(self.model, PreTrainedModel)
-        start = torch.tensor([[tokenizer.bos_token_id]], device=self.device)
+        start = torch.tensor([[tokenizer.bos_token_id]], device=self.device, dtype=torch.int64)
         made = sample_completions(
             self.model,
             start,
@@ -245,11 +251,7 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         Raises:
             ValueError: if the model has another vocabulary, or the strategy shards the model.
         """
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                "MoleculePretraining samples from whole models, but FSDP shards them: use DDP "
-                "(configs/hardware/ddp.yaml)"
-            )
+        refuse_sharded(self.trainer, "MoleculePretraining samples from whole models")
         tokenizer = data_of(self).tokenizer
         words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         if isinstance(self.model, SmilesRNN):

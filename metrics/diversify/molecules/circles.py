@@ -138,7 +138,8 @@ def leader_by_tiles(packed_NW: Tensor, threshold: float, include_equal: bool = F
         chosen = _first_come(within.cpu().numpy())
         if chosen:
             centres = _joined(
-                centres, _select(candidates, torch.tensor(chosen, device=rows.device))
+                centres,
+                _select(candidates, torch.tensor(chosen, device=rows.device, dtype=torch.int64)),
             )
             taken += (rows[chosen] + start).tolist()
     return taken

@@ -97,7 +97,7 @@ class Yield(_Hits):
         """Return a fresh metric and batches, with repeats, misses and an invalid string."""
         return cls(0.5), [
             (["CCO", "OCC", "CCC"], [0.9, 0.9, 0.1]),
-            (["CCO", "CCN", "C1CC"], torch.tensor([0.9, 0.5, 1.0])),
+            (["CCO", "CCN", "C1CC"], torch.tensor([0.9, 0.5, 1.0], dtype=torch.float32)),
             ([], []),
         ]
 
@@ -185,6 +185,6 @@ class OracleBurden(_Hits):
             return infinite
         unique, places = torch.unique(ids, dim=0, return_inverse=True)
         latest = torch.iinfo(torch.int64).max
-        first = torch.full((len(unique),), latest, device=ids.device)
+        first = torch.full((len(unique),), latest, device=ids.device, dtype=torch.int64)
         first = first.scatter_reduce(0, places, calls, "amin").sort().values
         return first[self.num_hits - 1].double() if len(first) >= self.num_hits else infinite

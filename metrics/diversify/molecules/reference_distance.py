@@ -23,7 +23,7 @@ def nearest_similarity(packed_NW: Tensor, reference_MW: Tensor) -> Tensor:
     Returns:
         float32 (N,). Two empty fingerprints have similarity 1.
     """
-    nearest_N = torch.zeros(len(packed_NW), device=packed_NW.device)
+    nearest_N = torch.zeros(len(packed_NW), device=packed_NW.device, dtype=torch.float32)
     for start in range(0, len(reference_MW), TILE):
         columns = unpacked(reference_MW[start : start + TILE])
         for first in range(0, len(packed_NW), TILE):

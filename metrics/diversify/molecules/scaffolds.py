@@ -57,7 +57,10 @@ class Scaffolds(GatheredMetric):
         states = [self.rows(name).view(-1, 2) for name in ("molecules", "scaffolds")]
         pairs = torch.cat(states, dim=1)
         if not len(pairs):
-            zero, nan = torch.tensor(0.0).double(), torch.tensor(torch.nan).double()
+            zero, nan = (
+                torch.tensor(0.0, dtype=torch.float64),
+                torch.tensor(torch.nan, dtype=torch.float64),
+            )
             return {
                 "num_scaffolds": zero,
                 "scaffold_diversity": nan,

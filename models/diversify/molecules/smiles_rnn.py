@@ -2,6 +2,10 @@
 
 folder/smiles_rnn.json      settings and vocabulary
 folder/model.safetensors    weights; loading a folder runs no code from it
+
+All is computed in float32 (float64 for such weights) on every device and under every precision of
+the trainer: autocast is off. So sampling and scoring agree wherever they run, and a search ends in
+bf16-mixed as it does in float32. `bfloat16_products` makes one exception, in training.
 """
 
 # Shapes: B rows, T positions, L layers, E embedding width, H state width, V vocabulary
@@ -14,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, linear
 
 from triptych.models.diversify.molecules.token_recurrence import gru_states, gru_step
 from triptych.models.tensor_file import load_tensors, save_tensors
@@ -34,6 +38,9 @@ class SmilesRNNConfig:
         embedding_size: E.
         hidden_size: H.
         dropout: Dropout rate between layers and before the output.
+        bfloat16_products: Let matrix products of a GRU follow autocast to bfloat16 in training mode
+            (`trainer.precision: bf16-mixed`), which takes half the time on processors with such
+            instructions. States and sums stay float32, and eval mode rounds nothing.
 
     Raises:
         ValueError: if a number is out of range.
@@ -44,6 +51,7 @@ class SmilesRNNConfig:
     embedding_size: int = 128
     hidden_size: int = 256
     dropout: float = 0.0
+    bfloat16_products: bool = False
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
@@ -53,6 +61,8 @@ class SmilesRNNConfig:
                 raise ValueError(f"rnn.{name} is {getattr(self, name)}: set it to at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"rnn.dropout is {self.dropout}: set it to at least 0 and below 1")
+        if self.bfloat16_products and self.cell != "gru":
+            raise ValueError("rnn.bfloat16_products is for rnn.cell=gru: set it to false")
 
 
 class SmilesRNN(nn.Module):
@@ -111,33 +121,57 @@ class SmilesRNN(nn.Module):
             Logits (B, T, V).
 
         Raises:
-            ValueError: if a row is longer than the one before.
+            ValueError: on a CPU, if a row is longer than the one before.
         """
-        states_TBH = self._states(ids_BT.t(), lengths_B)
-        logits: Tensor = self.output(self.dropout(states_TBH)).transpose(0, 1)
-        return logits
+        with self._products():
+            states_TBH = self._states(ids_BT.t(), lengths_B)
+            return self._logits(self.dropout(states_TBH)).transpose(0, 1)
+
+    def _products(self) -> torch.autocast:
+        """Return a context without autocast, except for `bfloat16_products` in training.
+
+        float16 has too narrow a range for gradients of a mean without a scaled loss. In eval mode
+        rounded products would make a token's probability depend on whether the caller is inside
+        autocast and on how many rows are read at once.
+        """
+        kind = self.output.weight.device.type
+        keeps = (
+            self.training
+            and self.config.bfloat16_products
+            and torch.is_autocast_enabled(kind)
+            and torch.get_autocast_dtype(kind) == torch.bfloat16
+        )
+        return torch.autocast(kind, torch.bfloat16, enabled=keeps)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return linear(states, _wide(self.output.weight), _wide(self.output.bias))
 
     def _states(self, ids_TB: Tensor, lengths_B: Tensor | None) -> Tensor:
-        num_open_T = None
-        if lengths_B is not None:
-            if (lengths_B.diff() > 0).any():
-                raise ValueError(
-                    f"lengths_B is {lengths_B.tolist()}: order rows, the longest first"
-                )
-            positions_T1 = torch.arange(len(ids_TB), device=lengths_B.device)[:, None]
-            num_open_T = (lengths_B > positions_T1).sum(1).tolist()
-        if self.config.cell == "gru" and ids_TB.device.type == "cpu":
+        num_open_T = _num_open(ids_TB, lengths_B)
+        if self.config.cell == "gru":
             return self._gru_states(ids_TB, num_open_T)
-        states_TBH = self.embedding(ids_TB)
-        if self.dropout.p and self.config.num_layers > 1:
-            self.rnn.dropout = self.dropout.p
-        states_TBH, _ = self.rnn(states_TBH)
-        result: Tensor = states_TBH
-        return result
+        inputs_TBE = embedding(ids_TB, _wide(self.embedding.weight))
+        return self._lstm(inputs_TBE, self.first_state(ids_TB.shape[1]))[0]
+
+    def _lstm(self, inputs_TBE: Tensor, state: State) -> tuple[Tensor, State]:
+        """Run torch's LSTM; its own module would take cuDNN's.
+
+        cuDNN has no backward pass in eval mode, in which policies stay, and autocast turns it to
+        float16. torch's own kernels have neither fault.
+        """
+        layers = [self._weights(layer) for layer in range(self.config.num_layers)]
+        weights = [w for w_ih, b_ih, w_hh, b_hh in layers for w in (w_ih, w_hh, b_ih, b_hh)]
+        rate = self.dropout.p if self.training else 0.0
+        with torch.backends.cudnn.flags(enabled=False):
+            states_TBH, hidden, cell = torch.lstm(
+                *(inputs_TBE, state, weights, True),  # True: the layers have biases
+                *(self.config.num_layers, rate, self.training, False, False),
+            )
+        return states_TBH, (hidden, cell)
 
     def _gru_states(self, ids_TB: Tensor, num_open_T: list[int] | None) -> Tensor:
-        first_BH = self.embedding.weight.new_zeros(ids_TB.shape[1], self.config.hidden_size)
-        inputs_TBG = embedding(ids_TB, self._table().to(first_BH.dtype))
+        first_BH = self.first_state(ids_TB.shape[1])[0][0]
+        inputs_TBG = embedding(ids_TB, self._table())
         states_TBH = gru_states(inputs_TBG, *self._weights(0)[2:], first_BH, num_open_T)
         for layer in range(1, self.config.num_layers):
             weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)
@@ -148,13 +182,14 @@ class SmilesRNN(nn.Module):
     def _table(self) -> Tensor:
         """Compute each token's input to the gates of the first layer, (V, G)."""
         weight_ih, bias_ih = self._weights(0)[:2]
-        return torch.addmm(bias_ih, self.embedding.weight, weight_ih.t())
+        embeddings = _wide(self.embedding.weight)
+        return torch.addmm(bias_ih, embeddings, weight_ih.t()).to(embeddings.dtype)
 
     def _weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return weight and bias of the input, then weight and bias of the state."""
         names = ("weight_ih", "bias_ih", "weight_hh", "bias_hh")
         weight_ih, bias_ih, weight_hh, bias_hh = (
-            getattr(self.rnn, f"{name}_l{layer}") for name in names
+            _wide(getattr(self.rnn, f"{name}_l{layer}")) for name in names
         )
         return weight_ih, bias_ih, weight_hh, bias_hh
 
@@ -162,8 +197,10 @@ class SmilesRNN(nn.Module):
 
     def first_state(self, num_rows: int) -> State:
         """Return the state before any token."""
-        config = self.config
-        zeros = self.embedding.weight.new_zeros(config.num_layers, num_rows, config.hidden_size)
+        config, weight = self.config, self.embedding.weight
+        zeros = weight.new_zeros(
+            *(config.num_layers, num_rows, config.hidden_size), dtype=_wide_dtype(weight)
+        )
         return (zeros,) if config.cell == "gru" else (zeros, zeros.clone())
 
     def step(self, ids_B: Tensor, state: State) -> tuple[Tensor, State]:
@@ -172,17 +209,23 @@ class SmilesRNN(nn.Module):
         Returns:
             Logits of the next token, (B, V), and the new state.
         """
-        if self.config.cell == "gru":
-            (previous_LBH,) = state
-            inputs_BG = embedding(ids_B, self._table())
-            made = [gru_step(inputs_BG, *self._weights(0)[2:], previous_LBH[0])]
-            for layer in range(1, self.config.num_layers):
-                weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)
-                inputs_BG = torch.addmm(bias_ih, made[-1], weight_ih.t())
-                made.append(gru_step(inputs_BG, weight_hh, bias_hh, previous_LBH[layer]))
-            return self.output(made[-1]), (torch.stack(made),)
-        output_1BH, state = self.rnn(self.embedding(ids_B)[None], state)
-        return self.output(output_1BH[0]), state
+        with torch.autocast(ids_B.device.type, enabled=False):
+            if self.config.cell == "gru":
+                made = self._gru_step(ids_B, state[0])
+                return self._logits(made[-1]), (torch.stack(made),)
+            inputs_1BE = embedding(ids_B, _wide(self.embedding.weight))[None]
+            output_1BH, state = self._lstm(inputs_1BE, state)
+            return self._logits(output_1BH[0]), state
+
+    def _gru_step(self, ids_B: Tensor, previous_LBH: Tensor) -> list[Tensor]:
+        """Return the next state of each layer, (B, H)."""
+        inputs_BG = embedding(ids_B, self._table())
+        made = [gru_step(inputs_BG, *self._weights(0)[2:], previous_LBH[0])]
+        for layer in range(1, self.config.num_layers):
+            weight_ih, bias_ih, weight_hh, bias_hh = self._weights(layer)
+            inputs_BG = torch.addmm(bias_ih, made[-1], weight_ih.t())
+            made.append(gru_step(inputs_BG, weight_hh, bias_hh, previous_LBH[layer]))
+        return made
 
     # -- on disk ----------------------------------------------------------------------------------
 
@@ -204,6 +247,30 @@ class SmilesRNN(nn.Module):
         save_tensors(path / "model.safetensors", dict(weights), {"model_type": MODEL_TYPE})
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (path / "smiles_rnn.json").write_text(text + "\n")
+
+
+def _num_open(ids_TB: Tensor, lengths_B: Tensor | None) -> list[int] | None:
+    """Return the number of rows that take each step; None on accelerators, which would wait.
+
+    Raises:
+        ValueError: if a row is longer than the one before.
+    """
+    if lengths_B is None or ids_TB.device.type != "cpu":
+        return None
+    if (lengths_B.diff() > 0).any():
+        raise ValueError(f"lengths_B is {lengths_B.tolist()}: order rows, the longest first")
+    positions_T1 = torch.arange(len(ids_TB))[:, None]
+    counts: list[int] = (lengths_B > positions_T1).sum(1).tolist()
+    return counts
+
+
+def _wide_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a tensor in float32, or in its own dtype where that is wider."""
+    return tensor.to(_wide_dtype(tensor))
 
 
 def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:

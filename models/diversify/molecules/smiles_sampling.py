@@ -59,7 +59,7 @@ def sample_smiles(
             "the policy's probabilities are not finite: training has diverged. A smaller learning "
             "rate or gradient clipping usually helps"
         )
-    bos_B1 = torch.full((num_rows, 1), tokenizer.bos_token_id, device=device)
+    bos_B1 = torch.full((num_rows, 1), tokenizer.bos_token_id, device=device, dtype=torch.int64)
     return Rollout(
         prompts=[""] * num_rows,
         texts=_decode(model, tokenizer, token_ids_BT, token_mask_BT),
@@ -80,12 +80,12 @@ def _write(
     """Sample token ids, with log-probabilities and a mask of sampled tokens, each (T, B)."""
     longest, num_rows = uniforms_TB.shape
     device, end, pad = uniforms_TB.device, tokenizer.eos_token_id, tokenizer.pad_token_id
-    ids_TB = torch.full((longest, num_rows), pad, device=device)
-    log_prob_TB = torch.zeros(longest, num_rows, device=device)
+    ids_TB = torch.full((longest, num_rows), pad, device=device, dtype=torch.int64)
+    log_prob_TB = torch.zeros(longest, num_rows, device=device, dtype=torch.float32)
     sampled_TB = torch.zeros(longest, num_rows, dtype=torch.bool, device=device)
     rows_L = torch.arange(num_rows, device=device)
     ended_L = torch.zeros(num_rows, dtype=torch.bool, device=device)
-    ids_L = torch.full((num_rows,), tokenizer.bos_token_id, device=device)
+    ids_L = torch.full((num_rows,), tokenizer.bos_token_id, device=device, dtype=torch.int64)
     state = model.first_state(num_rows)
     look_every = _TOKENS_BETWEEN_LOOKS.get(device.type, _OTHERWISE)
     for t in range(longest):

@@ -1,13 +1,15 @@
-"""A gated recurrent unit over token ids, for CPUs, with an explicit backward pass.
+"""A gated recurrent unit over token ids, on any device, with an explicit backward pass.
 
     r = sigmoid(x_r + U_r h + c_r)     z = sigmoid(x_z + U_z h + c_z)
     n = tanh(x_n + r (U_n h + c_n))    h' = (1 - z) n + z h
 
 as in Cho et al. (2014), with the parameters of `torch.nn.GRU`. The caller computes the input part
 x: for a vocabulary of some thirty tokens it is a row of a small table, not a matrix product.
-The weight gradient is one product over all steps. Under autocast (`precision: bf16-mixed`) the
+The weight gradient is one product over all steps. Under autocast (`rnn.bfloat16_products`) the
 products are rounded to bfloat16, which takes half the time on processors with such instructions;
-states, gates and sums keep their precision. Finished rows are left out of all later steps.
+states, gates and sums keep the first state's precision. Rows that have ended are left out of all
+later steps. cuDNN's GRU is not used: it has no backward pass in eval mode, in which policies stay,
+and autocast turns it to float16.
 """
 
 # Shapes: T steps, B rows, H state width, G = 3 H gates (reset, update, candidate)
@@ -61,9 +63,10 @@ def gru_states(
 
 
 def gru_step(inputs_BG: Tensor, weight_GH: Tensor, bias_G: Tensor, state_BH: Tensor) -> Tensor:
-    """Take one step; returns the next state, (B, H)."""
+    """Take one step; returns the next state, (B, H), in the precision of the one before."""
     width = state_BH.shape[1]
-    added_BG = torch.addmm(bias_G, state_BH, weight_GH.t())
+    inputs_BG = inputs_BG.to(state_BH.dtype)
+    added_BG = torch.addmm(bias_G, state_BH, weight_GH.t()).to(state_BH.dtype)
     opening = torch.sigmoid(inputs_BG[:, : 2 * width] + added_BG[:, : 2 * width])
     candidate_BH = added_BG[:, 2 * width :]
     new_BH = torch.addcmul(inputs_BG[:, 2 * width :], opening[:, :width], candidate_BH).tanh_()

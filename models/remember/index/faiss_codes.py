@@ -1,5 +1,12 @@
-"""Candidates from faiss: keys compressed to codes by k-means, one faiss index per head."""
+"""Candidates from faiss: keys compressed to codes by k-means, one faiss index per head.
 
+On a GPU, keys, queries and candidates are device tensors throughout; only training and the check of
+old codes pass through the CPU.
+"""
+
+import functools
+import importlib
+import importlib.metadata
 import warnings
 from typing import Any, Literal, TypeAlias
 
@@ -15,6 +22,8 @@ Backend: TypeAlias = Literal["faiss-cpu", "faiss-gpu", "torch"]
 
 # The numbers of sub-vectors that faiss's GPU kernels support.
 _GPU_SUBVECTORS = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 48, 56, 64, 96)
+# faiss's GPU kernels select at most so many candidates of a query.
+_GPU_CANDIDATES = 2048
 # Coarse k-means: more iterations and points gain little for their time.
 _LISTS_ITERATIONS = 10
 _LISTS_POINTS = 64
@@ -31,7 +40,23 @@ def import_faiss() -> Any | None:
             import faiss
     except ImportError:
         return None
+    _warn_of_two_packages()
     return faiss
+
+
+@functools.cache
+def _warn_of_two_packages() -> None:
+    """Warn, once, if several packages have written into the one folder `faiss`."""
+    found = importlib.metadata.packages_distributions().get("faiss", [])
+    names = sorted(set(found))
+    if len(names) > 1:
+        warnings.warn(
+            f"{' and '.join(names)} are installed, and all own `import faiss`: files of the one "
+            "installed last have replaced the others', so a search may run on the CPU or fail. "
+            f"Keep one: pip uninstall -y {' '.join(names)}; pip install faiss-gpu (or faiss-cpu)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def choose_backend(options: FaissOptions, device: torch.device) -> Backend:
@@ -62,19 +87,43 @@ def factory_name(options: FaissOptions, key_dim: int, num_slots: int, on_gpu: bo
     'IVF1024,PQ256x4fsr'
     >>> factory_name(FaissOptions(num_centroids=256, num_subvectors=8), 64, 65536, on_gpu=False)
     'PQ8x8np'
+
+    A code on a GPU has one byte a sub-vector. It is as long as on a CPU, or as the GPU kernels
+    allow for this width: 64 bytes of 128 for 512.
+
+    >>> factory_name(FaissOptions(), 64, 65536, on_gpu=True)
+    'IVF1,PQ16x8np'
+    >>> factory_name(FaissOptions(), 512, 1048576, on_gpu=True)
+    'IVF1024,PQ64x8np'
     """
     num_lists = options.lists(num_slots)
-    if on_gpu:
-        wanted = options.num_subvectors or key_dim // 2
-        fitting = [m for m in _GPU_SUBVECTORS if m <= max(wanted, 1) and key_dim % m == 0]
-        return f"IVF{max(1, num_lists)},PQ{fitting[-1]}x8np"
     num_subvectors = options.subvectors(key_dim)
+    if on_gpu:
+        wanted = options.num_subvectors or code_bytes(options, key_dim)
+        fitting = [m for m in _GPU_SUBVECTORS if m <= wanted and key_dim % m == 0]
+        return f"IVF{max(1, num_lists)},PQ{fitting[-1]}x8np"
     # "np": no polysemous training, which takes most of the time and has no use here.
     codes = f"PQ{num_subvectors}" + ("x4fs" if options.num_centroids == 16 else "x8np")
     if num_lists == 0:
         return codes
     residuals = "r" if options.num_centroids == 16 else ""  # 8-bit IVF always has them
     return f"IVF{num_lists},{codes}{residuals}"
+
+
+def code_bytes(options: FaissOptions, key_dim: int) -> int:
+    """Return the bytes of a key's code on a CPU."""
+    bits = 4 if options.num_centroids == 16 else 8
+    return -(-options.subvectors(key_dim) * bits // 8)
+
+
+@functools.cache
+def _gpu_resources(gpu: int) -> Any:
+    """Return the scratch memory of a GPU, some 1.5 GB, which all layers share."""
+    faiss = import_faiss()
+    assert faiss is not None
+    # Lets faiss's indices take and give device tensors, on torch's current stream.
+    importlib.import_module("faiss.contrib.torch_utils")
+    return faiss.StandardGpuResources()
 
 
 class FaissCodes:
@@ -100,7 +149,9 @@ class FaissCodes:
         num_active = int(active_S.sum())
         self.name = factory_name(options, key_dim, num_active, gpu is not None)
         self._indices = []
-        self._resources = None if gpu is None else faiss.StandardGpuResources()
+        self._resources = None if gpu is None else _gpu_resources(gpu)
+        if gpu is not None:
+            self._warn_if_shorter(options, key_dim)
         for head in range(num_heads):
             index = faiss.index_factory(key_dim, self.name, faiss.METRIC_INNER_PRODUCT)
             _set_up(index, options)
@@ -118,10 +169,10 @@ class FaissCodes:
         for index in self._indices:
             index.reset()
         # The additional last entry is for faiss's -1, which means "nothing found".
-        self._slot_of_P1 = np.full(1, -1, dtype=np.int64)
-        self._position_of_S = np.full(self._num_slots, -1, dtype=np.int64)
+        self._slot_of_P1 = active_S.new_full((1,), -1, dtype=torch.int64)
+        self._position_of_S = active_S.new_full((self._num_slots,), -1, dtype=torch.int64)
         self.num_dead = 0
-        self.add(keys_HSD, active_S.nonzero().squeeze(1).cpu())
+        self.add(keys_HSD, active_S.nonzero().squeeze(1))
 
     @property
     def num_positions(self) -> int:
@@ -130,15 +181,17 @@ class FaissCodes:
 
     def add(self, keys_HSD: Tensor, ids: Tensor) -> None:
         """Encode the keys of additional slots."""
-        slots = ids.cpu().numpy()
+        slots = ids.to(self._slot_of_P1.device)
         for head, index in enumerate(self._indices):
-            index.add(_array(keys_HSD[head, ids.to(keys_HSD.device)]))
-        self._position_of_S[slots] = self.num_positions + np.arange(len(slots))
-        self._slot_of_P1 = np.concatenate([self._slot_of_P1[:-1], slots, [-1]])
+            index.add(self._given(keys_HSD[head, ids.to(keys_HSD.device)]))
+        places = torch.arange(len(slots), device=slots.device)
+        self._position_of_S[slots] = self.num_positions + places
+        end = self._slot_of_P1[-1:]
+        self._slot_of_P1 = torch.cat([self._slot_of_P1[:-1], slots, end])
 
     def remove(self, ids: Tensor) -> None:
         """Stop returning these slots."""
-        slots = ids.cpu().numpy()
+        slots = ids.to(self._slot_of_P1.device)
         self._slot_of_P1[self._position_of_S[slots]] = -1
         self._position_of_S[slots] = -1
         self.num_dead += len(slots)
@@ -151,21 +204,43 @@ class FaissCodes:
         """
         self._faiss.omp_set_num_threads(torch.get_num_threads())
         count = min(num_candidates, self.num_positions)
-        _, positions_BC = self._indices[head].search(_array(query_BD), count)
-        return torch.from_numpy(self._slot_of_P1[positions_BC]).to(query_BD.device)
+        if self._resources is not None:
+            count = min(count, _GPU_CANDIDATES)
+        _, found_BC = self._indices[head].search(self._given(query_BD), count)
+        positions_BC = torch.as_tensor(found_BC, dtype=torch.int64, device=self._slot_of_P1.device)
+        return self._slot_of_P1[positions_BC].to(query_BD.device)
 
     def changed_share(self, keys_HSD: Tensor) -> float:
         """Compute the share of active slots with a code that no longer matches their key."""
-        slots = np.flatnonzero(self._position_of_S >= 0)
-        ids = torch.from_numpy(slots).to(keys_HSD.device)
+        slots = (self._position_of_S >= 0).nonzero().squeeze(1)
+        ids = slots.to(keys_HSD.device)
+        places = self._position_of_S[slots].cpu().numpy()
         num_changed = 0
         for head, index in enumerate(self._indices):
             old, new = self._cpu_copy(index), self._cpu_copy(index)
             new.reset()
             new.add(_array(keys_HSD[head, ids]))
-            old_PD, new_PD = _decoded(old)[self._position_of_S[slots]], _decoded(new)
+            old_PD, new_PD = _decoded(old)[places], _decoded(new)
             num_changed += int((old_PD != new_PD).any(1).sum())
         return num_changed / max(1, len(slots) * len(self._indices))
+
+    def _given(self, vectors: Tensor) -> Any:
+        """Convert to the input of the indices: a device tensor for a GPU, else an array."""
+        if self._resources is None:
+            return _array(vectors)
+        return vectors.detach().float().contiguous()
+
+    def _warn_if_shorter(self, options: FaissOptions, key_dim: int) -> None:
+        own, on_cpu = int(self.name.split("PQ")[1].split("x")[0]), code_bytes(options, key_dim)
+        if options.num_subvectors is None and own < on_cpu:
+            warnings.warn(
+                f"codes of keys of width {key_dim} have {own} bytes on a GPU, {on_cpu} on a CPU: "
+                "faiss's GPU kernels allow no more. Fewer of the best slots may be found: compare "
+                "`recall_at_k`, and raise memory.index_args.num_candidates, or set "
+                "memory.index_args.backend to torch",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _cpu_copy(self, index: Any) -> Any:
         on_gpu = self._resources is not None

@@ -15,7 +15,8 @@ class FaissOptions:
     Args:
         num_centroids: Centroids of each sub-vector's codebook. A CPU scans codes of 16 with vector
             instructions. 256, with `num_subvectors: 8`, is the choice of the index's source, and is
-            twenty times slower on a CPU. A GPU always uses 256.
+            twenty times slower on a CPU. A GPU always uses 256: by default with sub-vectors for
+            codes as long as a CPU's, of at most 96 bytes.
         num_subvectors: Sub-vectors of a key, each with a separate codebook; must divide the key
             width. None: one for every 2 dimensions at 16 centroids, for every 4 at 256.
         num_candidates: Slots per query that are scored exactly. None: 6 times the slots kept, 12

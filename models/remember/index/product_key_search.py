@@ -36,6 +36,20 @@ def candidate_ranks(num_kept: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(i for i, _ in pairs), tuple(j for _, j in pairs)
 
 
+_ON_DEVICE: dict[tuple[torch.device, int], Tensor] = {}
+
+
+def _candidate_ranks_on(device: torch.device, num_kept: int) -> Tensor:
+    """Return `candidate_ranks` as a tensor, int64 (2, C), copied to a device only once."""
+    if torch.compiler.is_compiling():
+        return torch.tensor(candidate_ranks(num_kept), device=device)
+    if (device, num_kept) not in _ON_DEVICE:
+        with torch.inference_mode(False):  # a tensor of that mode could not be used outside of it
+            ranks_2C = torch.tensor(candidate_ranks(num_kept), device=device)
+        _ON_DEVICE[device, num_kept] = ranks_2C
+    return _ON_DEVICE[device, num_kept]
+
+
 def num_candidates(num_kept: int) -> int:
     """Return C, the number of pairs that can win."""
     return sum(num_kept // (i + 1) for i in range(num_kept))
@@ -112,7 +126,7 @@ class _ProductKeyTopK(torch.autograd.Function):
             flat_keys = keys_H2NE.reshape(-1, half_dim)
             grad_query = ragged_gather(flat_keys, ids_M, weights_M, starts_P1).view_as(query_BH2E)
         if ctx.needs_input_grad[1]:
-            bags_M = torch.repeat_interleave(counts_P)
+            bags_M = used_M.div(num_kept, rounding_mode="floor")
             uses = (ids_M, bags_M, weights_M, query_BH2E.reshape(-1, half_dim))
             sums = dense_transposed_gather(*uses, num_heads * 2 * num_keys)
             grad_keys = sums.view_as(keys_H2NE).to(keys_H2NE.dtype)
@@ -174,7 +188,7 @@ def best_pairs(best_2HBK: Tensor, columns_2HBK: Tensor, num_keys: int) -> Pairs:
         num_keys: N.
     """
     _, num_heads, num_queries, num_kept = best_2HBK.shape
-    ranks_2C = torch.tensor(candidate_ranks(num_kept), device=best_2HBK.device)
+    ranks_2C = _candidate_ranks_on(best_2HBK.device, num_kept)
     best_2PK = best_2HBK.flatten(1, 2)  # two dimensions, where `index_select` is fast
     pairs_PC = best_2PK[0].index_select(1, ranks_2C[0])
     pairs_PC += best_2PK[1].index_select(1, ranks_2C[1])

@@ -105,7 +105,10 @@ def values_fingerprint(model: nn.Module, put_back: Sequence[RowValues] | None = 
             if replaced is not None:
                 rows_U = replaced.rows_U
                 first, last = torch.searchsorted(
-                    rows_U, torch.tensor([start, start + chunk.shape[0]], device=rows_U.device)
+                    rows_U,
+                    torch.tensor(
+                        [start, start + chunk.shape[0]], device=rows_U.device, dtype=torch.int64
+                    ),
                 ).tolist()
                 if first < last:
                     chunk = chunk.clone()

@@ -307,7 +307,8 @@ class Ledger:
         """Return the rows of the entries that later, remaining entries wrote too."""
         rows_W, entry_W = self.writes[table]
         stays_E = torch.tensor(
-            [not entry.reverted and n not in numbers for n, entry in enumerate(self.entries)]
+            [not entry.reverted and n not in numbers for n, entry in enumerate(self.entries)],
+            dtype=torch.bool,
         )
         rows_W, entry_W = rows_W[stays_E[entry_W]], entry_W[stays_E[entry_W]]
         written = [

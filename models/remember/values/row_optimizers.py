@@ -16,6 +16,10 @@ import torch
 from torch import Tensor
 
 from triptych.models.remember.values.row_positions import RowPositions
+from triptych.models.remember.values.stochastic_rounding import (
+    round_stochastically,
+    rounding_generator,
+)
 
 # Shapes: S slots, D value width, U given rows, R rows with state, C capacity in rows
 
@@ -29,7 +33,8 @@ class RowOptimizer(ABC):
 
     State is held in compact tensors that grow with the number of rows updated so far. State and
     arithmetic are float32 (float64 for a float64 table). A bfloat16 table is rounded once, at the
-    end. As with any optimizer on such a parameter, a step below about 1/256 of a value is lost.
+    end, and stochastically, so that it learns as a float32 table does. The random bits depend on
+    the number of updates alone: resumed runs and processes with copies of a table agree.
 
     Args:
         learning_rate: Step size; may change between steps.
@@ -44,6 +49,7 @@ class RowOptimizer(ABC):
     def __init__(self, learning_rate: float) -> None:
         _check(learning_rate=learning_rate)
         self.learning_rate = learning_rate
+        self._num_updates = 0
         self._positions = RowPositions()
         self._state: dict[str, Tensor] = {}
 
@@ -91,7 +97,11 @@ class RowOptimizer(ABC):
         updated_UD = self._updated(weight_UD, grad_UD, state, steps_U1)
         for name, rows in state.items():
             self._state[name][positions_U] = rows
+        if weight_SD.dtype == torch.bfloat16:
+            generator = rounding_generator(weight_SD.device, self._num_updates)
+            updated_UD = round_stochastically(updated_UD, generator)
         weight_SD.index_copy_(0, rows_U, updated_UD.to(weight_SD.dtype))
+        self._num_updates += 1
 
     @property
     def rows(self) -> Tensor:
@@ -107,7 +117,12 @@ class RowOptimizer(ABC):
         """Return the optimizer's name and compact state tensors, for `load_state_dict`."""
         filled = {name: tensor[: len(self._positions)] for name, tensor in self._state.items()}
         state = {name: tensor.clone() for name, tensor in filled.items()}
-        return {"name": type(self).__name__, "rows": self._positions.rows, "state": state}
+        return {
+            "name": type(self).__name__,
+            "rows": self._positions.rows,
+            "state": state,
+            "num_updates": self._num_updates,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned.
@@ -124,6 +139,7 @@ class RowOptimizer(ABC):
                 "with the optimizer and the momentum of the original run"
             )
         self._positions.load(state_dict["rows"])
+        self._num_updates = state_dict.get("num_updates", 0)  # old checkpoints lack it
         self._state = {name: tensor.clone() for name, tensor in state.items()}
 
     def _make_room(self, like_UD: Tensor) -> None:

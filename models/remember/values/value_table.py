@@ -157,7 +157,7 @@ class ValueTable(nn.Module):
         else:
             ids_M, bags_M, weights_M = _flatten(self.reads, self._uses_of(rows))
             grad_BD = torch.cat([reads.grad_BD for reads in self.reads]).to(exact)
-            found, sums = transposed_gather(ids_M, bags_M, weights_M, grad_BD)
+            found, sums = transposed_gather(ids_M, bags_M, weights_M, grad_BD, self.num_slots)
         if rows is None:
             return RowGradient(found, sums)
         full = sums.new_zeros(rows.numel(), self.value_dim)
@@ -246,7 +246,8 @@ def counting_only(tables: Sequence[ValueTable], keep_mask_B: Tensor) -> Iterator
 def _only(reads: SlotReads, keep_mask_B: Tensor | None) -> SlotReads:
     if keep_mask_B is None:
         return reads
-    return SlotReads(*(tensor[keep_mask_B] for tensor in reads))
+    kept = keep_mask_B.nonzero().squeeze(1)  # once: a GPU waits for the number of tokens
+    return SlotReads(*(tensor[kept] for tensor in reads))
 
 
 def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
@@ -256,7 +257,7 @@ def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
     if values_SD.dtype == exact:
         return dense_transposed_gather(*uses, values_SD.shape[0])
     # Only the rows read are summed in the wider dtype.
-    rows_U, sums_UD = transposed_gather(*uses)
+    rows_U, sums_UD = transposed_gather(*uses, values_SD.shape[0])
     grad_SD = torch.zeros_like(values_SD)
     grad_SD[rows_U] = sums_UD.to(values_SD.dtype)
     return grad_SD

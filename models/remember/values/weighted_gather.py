@@ -76,8 +76,8 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
         if not dense_reads or values_SD.numel() * values_SD.element_size() < _CACHED_BYTES:
             dots_M = _sampled_product(_starts(ids_BK), flat_M, grad_BD, values_SD)
             return dots_M.view(num_bags, num_reads)
-        order_M = _sort(flat_M)[1]
-        starts_S1 = F.pad(torch.bincount(flat_M, minlength=num_slots).cumsum(0), (1, 0))
+        sorted_M, order_M = _sort(flat_M, num_slots)
+        starts_S1 = _row_starts(sorted_M, num_slots)
         dots_M = flat_M.new_empty(flat_M.shape, dtype=values_SD.dtype)
         dots_M[order_M] = _sampled_product(starts_S1, order_M // num_reads, values_SD, grad_BD)
         return dots_M.view(num_bags, num_reads)
@@ -97,7 +97,11 @@ def _sampled_product(starts: Tensor, columns_M: Tensor, left: Tensor, right: Ten
 
 
 def transposed_gather(
-    rows_M: Tensor, bags_M: Tensor, weights_M: Tensor, grad_BD: Tensor
+    rows_M: Tensor,
+    bags_M: Tensor,
+    weights_M: Tensor,
+    grad_BD: Tensor,
+    num_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute the table's compact gradient: for each row read, sum_m weights[m] * grad[bag[m]].
 
@@ -106,6 +110,7 @@ def transposed_gather(
         bags_M: int64 in [0, B), the bag of each read.
         weights_M: The weight of each read.
         grad_BD: Output gradients.
+        num_rows: S, if known; the largest row is looked up without it, and a GPU waits for that.
 
     Returns:
         rows_U: int64, distinct, ascending. sums_UD: in grad's dtype.
@@ -117,7 +122,7 @@ def transposed_gather(
     """
     if rows_M.numel() == 0:
         return rows_M, grad_BD.new_zeros(0, grad_BD.shape[1])
-    sorted_M, order_M = _sort(rows_M)
+    sorted_M, order_M = _sort(rows_M, int(rows_M.max()) + 1 if num_rows is None else num_rows)
     rows_U, counts_U = torch.unique_consecutive(sorted_M, return_counts=True)
     starts_U1 = F.pad(counts_U.cumsum(0), (1, 0))
     return rows_U.long(), ragged_gather(grad_BD, bags_M[order_M], weights_M[order_M], starts_U1)
@@ -133,16 +138,25 @@ def dense_transposed_gather(
     """
     if rows_M.numel() == 0:
         return grad_BD.new_zeros(num_rows, grad_BD.shape[1])
-    order_M = _sort(rows_M)[1]
-    starts_S1 = F.pad(torch.bincount(rows_M, minlength=num_rows).cumsum(0), (1, 0))
+    sorted_M, order_M = _sort(rows_M, num_rows)
+    starts_S1 = _row_starts(sorted_M, num_rows)
     return ragged_gather(grad_BD, bags_M[order_M], weights_M[order_M], starts_S1)
 
 
-def _sort(rows_M: Tensor) -> tuple[Tensor, Tensor]:
+def _sort(rows_M: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     """Sort reads by row, in narrow integers for speed; stable, so that sums repeat to the bit."""
-    narrow = rows_M.int() if int(rows_M.max()) <= _LARGEST_INT32 else rows_M
+    narrow = rows_M.int() if num_rows <= _LARGEST_INT32 else rows_M
     sorted_M, order_M = torch.sort(narrow, stable=True)
     return sorted_M, order_M
+
+
+def _row_starts(sorted_M: Tensor, num_rows: int) -> Tensor:
+    """Return where the reads of each row start among sorted reads, and the end of the last."""
+    if sorted_M.device.type == "cpu":
+        return F.pad(torch.bincount(sorted_M, minlength=num_rows).cumsum(0), (1, 0))
+    # `bincount` would wait for the device to know its largest number.
+    rows_S1 = torch.arange(num_rows + 1, device=sorted_M.device, dtype=sorted_M.dtype)
+    return torch.searchsorted(sorted_M, rows_S1)
 
 
 def _starts(ids_BK: Tensor) -> Tensor:

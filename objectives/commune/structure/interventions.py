@@ -59,7 +59,11 @@ def intervention_effects(
     if not len(values) or not len(latents_BZ):
         raise ValueError("an intervention needs a value and a sample: give at least one of each")
     alone_SZ = latents_BZ.repeat(len(values), 1)
-    value_S = torch.tensor(list(values)).to(latents_BZ).repeat_interleave(len(latents_BZ))
+    value_S = (
+        torch.tensor(list(values), dtype=torch.float32)
+        .to(latents_BZ)
+        .repeat_interleave(len(latents_BZ))
+    )
     before = [part.clone() for part in respond(alone_SZ)]
     columns = []
     for latent in range(latents_BZ.shape[1]):

@@ -159,7 +159,11 @@ def widest_gap(magnitude: Tensor, least: float = 0.02, most: float = 0.5) -> flo
     """
     shares = magnitude.flatten().double() / float(magnitude.max())
     inside = shares[(shares > least) & (shares < most)]
-    edges = torch.cat([torch.tensor([least, most]).to(inside), inside]).sort().values.log()
+    edges = (
+        torch.cat([torch.tensor([least, most], dtype=torch.float64).to(inside), inside])
+        .sort()
+        .values.log()
+    )
     widest = int(edges.diff().argmax())
     return float(((edges[widest] + edges[widest + 1]) / 2).exp())
 

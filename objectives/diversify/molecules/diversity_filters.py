@@ -73,6 +73,8 @@ class DiversityFilter:
     Equal to the code of REINVENT 4: every sample counts, including repeats.
     """
 
+    one_process = "keeps one memory"
+
     def __init__(
         self,
         bucket: Bucket = "murcko_scaffold",

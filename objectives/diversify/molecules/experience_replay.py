@@ -50,6 +50,8 @@ class ExperienceReplay:
         ValueError: if a number is below 1.
     """
 
+    one_process = "keeps one memory"
+
     def __init__(self, size: int = 100, num_draws: int = 10) -> None:
         if size < 1 or num_draws < 1:
             raise ValueError(
@@ -97,11 +99,13 @@ class ExperienceReplay:
         known = list(self.memory.values())
         if not known:
             return None
-        weights = torch.tensor([each.reward for each in known], device=generator.device)
+        weights = torch.tensor(
+            [each.reward for each in known], device=generator.device, dtype=torch.float32
+        )
         count = min(self.num_draws, len(known))
         places = torch.multinomial(weights, count, generator=generator).tolist()
         drawn = [known[place] for place in places]
-        reward_R = torch.tensor([each.reward for each in drawn], device=device)
+        reward_R = torch.tensor([each.reward for each in drawn], device=device, dtype=torch.float32)
         return _rollout(drawn, device), reward_R
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,8 +128,10 @@ def _rollout(drawn: Sequence[Remembered], device: torch.device | str) -> Rollout
         prompt_mask_BP=prompt_mask,
         token_ids_BT=token_ids,
         token_mask_BT=token_mask,
-        finished_B=torch.tensor([each.finished for each in drawn], device=device),
-        log_prob_B=torch.tensor([each.log_prob for each in drawn], device=device),
+        finished_B=torch.tensor([each.finished for each in drawn], device=device, dtype=torch.bool),
+        log_prob_B=torch.tensor(
+            [each.log_prob for each in drawn], device=device, dtype=torch.float32
+        ),
     )
 
 

@@ -41,6 +41,8 @@ class RandomDistillation:
     Deviation: the papers' networks read token sequences or images; fingerprints are ours.
     """
 
+    one_process = "keeps one memory"
+
     def __init__(
         self,
         weight: float = 0.25,

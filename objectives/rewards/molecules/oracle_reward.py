@@ -123,9 +123,11 @@ class OracleReward(Reward):
             called = begun.called[index]
             self.ledger.record(called, result.score, result.components, result.error)
         known |= self.ledger.look_up(begun.called)
-        reward_B = torch.zeros(len(rollout))
+        reward_B = torch.zeros(len(rollout), dtype=torch.float32)
         names = [*self.objective.names, "oracle_call"]
-        components = {name: torch.full((len(rollout),), math.nan) for name in names}
+        components = {
+            name: torch.full((len(rollout),), math.nan, dtype=torch.float32) for name in names
+        }
         errors: dict[int, str] = {}
         over_budget: set[int] = set()
         for row, text in enumerate(canonical):

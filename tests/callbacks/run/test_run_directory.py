@@ -75,3 +75,11 @@ def test_only_an_empty_folder_is_released(as_rank):
     assert not empty.path.exists()
     assert filled.path == Path(filled.path)
     assert filled.path.is_dir()
+
+
+def test_machines_without_an_id_in_common_are_refused(as_rank):
+    job = {"TORCHELASTIC_RUN_ID": "none", "GROUP_WORLD_SIZE": "2"}
+    with pytest.raises(ValueError, match=r"torchrun runs on 2 machines.*--rdzv_id NAME"):
+        as_rank(0, job)
+    assert as_rank(1, job, run_dir="here")[0].path == as_rank(0, job, run_dir="here")[0].path
+    assert as_rank(0, job | {"TORCHELASTIC_RUN_ID": "run7"})[0].path.name == "run7-seed3"

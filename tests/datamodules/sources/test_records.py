@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from triptych.datamodules.sources.disk_cache import default_cache_dir
 from triptych.datamodules.sources.records import (
     RecordSource,
     read_records,
     source_fingerprint,
     stream_records,
 )
+from triptych.models.disk_cache import default_cache_dir
 
 ROWS = [
     {"question": "Capital of France?", "answers": ["Paris"], "year": 1},

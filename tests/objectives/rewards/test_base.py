@@ -108,3 +108,31 @@ def test_a_function_of_ones_own(rollout_of):
         PythonFunction("tests.objectives.rewards.own_reward:consonants")
     with pytest.raises(ValueError, match=r"set least below most"):
         PythonFunction("math:fsum", least=1, most=1)
+
+
+class FromATensor(Reward):
+    """A reward as a user writes it, without a dtype; the whole batch fails, each row does not."""
+
+    scope = "completion"
+
+    def __init__(self, fails: bool) -> None:
+        self.fails = fails
+
+    def score(self, rollout):
+        if self.fails and len(rollout) > 1:
+            raise ValueError("not together")
+        return Scores(torch.tensor([0.8999, 0.9001, 0.123456][: len(rollout)]))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_rewards_are_float32_whatever_the_default(rollout_of, fails):
+    rollout = rollout_of(["a", "b", "c"])
+    torch.set_default_dtype(torch.bfloat16)  # as Lightning's bf16-true does within a step
+    try:
+        reward_B = FromATensor(fails)(rollout).reward_B
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert reward_B.dtype == torch.float32
+    assert reward_B[0].item() == pytest.approx(0.8999, abs=1e-7)
+    assert not fails or reward_B[2].item() == pytest.approx(0.8999, abs=1e-7)

@@ -78,8 +78,8 @@ def test_one_step_by_hand():
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_under_autocast_only_products_are_rounded(num_layers):
-    model = tiny("gru", num_layers)
+def test_asked_for_autocast_rounds_only_products(num_layers):
+    model = tiny("gru", num_layers, bfloat16_products=True)
     ids_BT = torch.randint(len(WORDS), (4, 6))
     exact = model(ids_BT)
     with torch.autocast("cpu", torch.bfloat16):
@@ -94,6 +94,82 @@ def test_under_autocast_only_products_are_rounded(num_layers):
     for near, right in zip(*gradients, strict=True):
         assert near.dtype == torch.float32
         assert (near - right).norm() < 0.05 * right.norm() + 1e-4
+
+
+def steps_of(model: SmilesRNN, ids_BT: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+    state, logits = model.first_state(len(ids_BT)), []
+    for t in range(ids_BT.shape[1]):
+        one, state = model.step(ids_BT[:, t], state)
+        logits.append(one)
+    return torch.stack(logits, 1), state
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("settings", "is_trained"),
+    [
+        ({"cell": "gru"}, True),
+        ({"cell": "lstm"}, True),
+        ({"cell": "gru", "bfloat16_products": True}, False),
+    ],
+    ids=["gru", "lstm", "gru that rounds in training"],
+)
+def test_autocast_changes_nothing(settings, is_trained, dtype):
+    model = tiny(num_layers=2, **settings).train(is_trained)
+    ids_BT = torch.randint(len(WORDS), (4, 6))
+    outside = model(ids_BT), *steps_of(model, ids_BT)
+    with torch.autocast("cpu", dtype):
+        inside = model(ids_BT), *steps_of(model, ids_BT)
+    assert all(torch.equal(a, b) for a, b in zip(inside[:2], outside[:2], strict=True))
+    assert {part.dtype for part in (*inside[:2], *inside[2])} == {torch.float32}
+    gradients = [
+        torch.autograd.grad(logits.square().sum(), list(model.parameters()))
+        for logits in (inside[0], outside[0])
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_float16_rounds_no_product():
+    model = tiny("gru", bfloat16_products=True)
+    ids_BT = torch.randint(len(WORDS), (4, 6))
+    exact = model(ids_BT)
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(model(ids_BT), exact)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_bfloat16_weights_keep_float32_states(cell):
+    model = tiny(cell, 2).to(torch.bfloat16).eval()
+    ids_BT = torch.randint(len(WORDS), (4, 6))
+    logits, state = steps_of(model, ids_BT)
+    assert {part.dtype for part in (logits, *state)} == {torch.float32}
+    torch.testing.assert_close(logits, model(ids_BT))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_cudnn_is_not_asked(cell, monkeypatch):
+    asked = []
+    lstm = torch.lstm
+    monkeypatch.setattr(
+        torch, "lstm", lambda *a: (asked.append(torch.backends.cudnn.enabled), lstm(*a))[1]
+    )
+    monkeypatch.setattr(torch.nn.RNNBase, "__call__", lambda *_: pytest.fail("called torch's RNN"))
+    model = tiny(cell, 2, dropout=0.5)
+    ids_BT = torch.randint(len(WORDS), (4, 6))
+    model(ids_BT).sum().backward()
+    model.eval()(ids_BT)
+    steps_of(model, ids_BT)
+    assert torch.backends.cudnn.enabled
+    assert not any(asked)
+    assert bool(asked) == (cell == "lstm")
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_lstm_is_torchs(num_layers):
+    model = tiny("lstm", num_layers)
+    ids_BT = torch.randint(len(WORDS), (4, 6))
+    theirs, _ = model.rnn(model.embedding(ids_BT.t()))
+    torch.testing.assert_close(model(ids_BT), model.output(theirs).transpose(0, 1))
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
@@ -118,11 +194,7 @@ def test_gru_is_torchs(num_layers):
 def test_step_by_step_is_all_at_once(cell):
     model = tiny(cell, 2)
     ids_BT = torch.randint(len(WORDS), (3, 5))
-    state, logits = model.first_state(3), []
-    for t in range(5):
-        one, state = model.step(ids_BT[:, t], state)
-        logits.append(one)
-    torch.testing.assert_close(torch.stack(logits, 1), model(ids_BT))
+    torch.testing.assert_close(steps_of(model, ids_BT)[0], model(ids_BT))
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -165,8 +237,15 @@ def test_what_is_no_prior_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"cell": "elman"}, {"num_layers": 0}, {"hidden_size": 0}, {"dropout": 1.0}]
+    "setting",
+    [
+        {"cell": "elman"},
+        {"num_layers": 0},
+        {"hidden_size": 0},
+        {"dropout": 1.0},
+        {"cell": "lstm", "bfloat16_products": True},
+    ],
 )
 def test_settings_out_of_range(setting):
-    with pytest.raises(ValueError, match=next(iter(setting))):
+    with pytest.raises(ValueError, match=list(setting)[-1]):
         SmilesRNNConfig(**setting)

@@ -13,7 +13,12 @@ from torch import Tensor
 from triptych.datamodules.embedded.articles import embedded_articles
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.index import faiss_codes
-from triptych.models.remember.index.faiss_codes import FaissCodes, factory_name, import_faiss
+from triptych.models.remember.index.faiss_codes import (
+    FaissCodes,
+    code_bytes,
+    factory_name,
+    import_faiss,
+)
 from triptych.models.remember.index.faiss_index import FaissSlotIndex
 from triptych.models.remember.index.faiss_options import FaissOptions
 from triptych.models.remember.index.product_keys import ProductKeyIndex
@@ -412,7 +417,7 @@ class GpuFaiss:
 
     def __init__(self, faiss):
         self._faiss = faiss
-        self.moved = []
+        self.moved, self.resources = [], set()
 
     def __getattr__(self, name):
         return getattr(self._faiss, name)
@@ -427,33 +432,106 @@ class GpuFaiss:
         return 1
 
     def index_cpu_to_gpu(self, resources, device, index, options):
+        self.resources.add(id(resources))
         assert isinstance(resources, self.StandardGpuResources)
         assert options.useFloat16
         assert index.by_residual  # faiss-gpu takes no other, and only 8 bits
         assert index.pq.nbits == 8
         self.moved.append(device)
-        return index
+        return OnGpu(index)
 
     def index_gpu_to_cpu(self, index):
-        return self._faiss.clone_index(index)
+        return self._faiss.clone_index(index.on_cpu)
+
+
+class OnGpu:
+    """An index that takes and gives tensors alone, by faiss's own adapter of torch tensors."""
+
+    def __init__(self, on_cpu):
+        self.on_cpu = on_cpu
+
+    def reset(self):
+        self.on_cpu.reset()
+
+    def add(self, vectors):
+        assert type(vectors) is torch.Tensor
+        self.on_cpu.add(vectors)
+
+    def search(self, queries, count):
+        assert type(queries) is torch.Tensor
+        assert count <= 2048  # faiss-gpu refuses more
+        scores, positions = self.on_cpu.search(queries, count)
+        assert type(positions) is torch.Tensor
+        return scores, positions
+
+
+@pytest.fixture
+def gpu_faiss(monkeypatch) -> GpuFaiss:
+    gpu = GpuFaiss(import_faiss())
+    monkeypatch.setattr(faiss_codes, "import_faiss", lambda: gpu)
+    faiss_codes._gpu_resources.cache_clear()
+    yield gpu
+    faiss_codes._gpu_resources.cache_clear()
 
 
 @needs_faiss
-def test_the_calls_for_a_gpu(monkeypatch):
-    gpu = GpuFaiss(import_faiss())
-    monkeypatch.setattr(faiss_codes, "import_faiss", lambda: gpu)
-    options = FaissOptions(num_lists=4, num_probes=4, num_candidates=64)
+def test_the_calls_for_a_gpu(gpu_faiss):
+    options = FaissOptions(num_lists=4, num_probes=4, num_candidates=128)
     assert faiss_codes.choose_backend(options, torch.device("cuda", 1)) == "faiss-gpu"
     keys = torch.randn(2, 1024, 16)
     codes = FaissCodes(keys, torch.ones(1024, dtype=torch.bool), options, gpu=1)
-    assert gpu.moved == [1, 1]
-    assert codes.name == "IVF4,PQ8x8np"
+    assert gpu_faiss.moved == [1, 1]
+    assert codes.name == "IVF4,PQ4x8np"
     query = torch.randn(30, 16)
     true = (query @ keys[0].T).topk(8).indices
-    found = codes.search(0, query, 64)
+    found = codes.search(0, query, 128)
     hits = sum(len(set(a) & set(b)) for a, b in zip(found.tolist(), true.tolist(), strict=True))
     assert hits / true.numel() > 0.95
     assert codes.changed_share(keys) == 0.0
+    gone = found[0, :5]
+    codes.remove(gone)
+    assert not set(gone.tolist()) & set(codes.search(0, query[:1], 128).flatten().tolist())
+    codes.add(keys, gone)
+    assert set(gone.tolist()) <= set(codes.search(0, query[:1], 128).flatten().tolist())
+    FaissCodes(keys, torch.ones(1024, dtype=torch.bool), options, gpu=1)
+    assert len(gpu_faiss.resources) == 1  # each would reserve memory of its own
+
+
+@needs_faiss
+def test_a_gpu_gives_at_most_2048_candidates(gpu_faiss):
+    keys = torch.randn(1, 3000, 8)
+    codes = FaissCodes(keys, torch.ones(3000, dtype=torch.bool), FaissOptions(), gpu=0)
+    assert codes.search(0, torch.randn(2, 8), 2500).shape == (2, 2048)
+
+
+@needs_faiss
+def test_shorter_codes_on_a_gpu_are_said(gpu_faiss):
+    keys, active = torch.randn(1, 300, 512), torch.ones(300, dtype=torch.bool)
+    with pytest.warns(RuntimeWarning, match=r"width 512 have 64 bytes on a GPU, 128 on a CPU"):
+        FaissCodes(keys, active, FaissOptions(), gpu=0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_centroids": 256}])
+@pytest.mark.parametrize("key_dim", [16, 32, 64, 96, 128, 256])
+def test_codes_on_a_gpu_are_as_long_as_on_a_cpu(settings, key_dim):
+    options = FaissOptions(**settings)
+    name = factory_name(options, key_dim, 65_536, on_gpu=True)
+    length = code_bytes(options, key_dim)
+    assert name == f"IVF1,PQ{length}x8np"
+
+
+@needs_faiss
+def test_two_faiss_packages_are_said(monkeypatch):
+    both = {"faiss": ["faiss-gpu", "faiss-cpu", "faiss-gpu"]}
+    monkeypatch.setattr(faiss_codes.importlib.metadata, "packages_distributions", lambda: both)
+    faiss_codes._warn_of_two_packages.cache_clear()
+    try:
+        with pytest.warns(
+            RuntimeWarning, match="faiss-cpu and faiss-gpu are installed.*pip uninstall -y"
+        ):
+            import_faiss()
+    finally:
+        faiss_codes._warn_of_two_packages.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -464,7 +542,7 @@ def test_the_calls_for_a_gpu(monkeypatch):
         ({}, 15, 65_536, False, "PQ5x4fs"),
         ({"num_centroids": 256}, 64, 65_536, False, "PQ16x8np"),
         ({"num_centroids": 256, "num_lists": 32}, 64, 65_536, False, "IVF32,PQ16x8np"),
-        ({}, 64, 65_536, True, "IVF1,PQ32x8np"),
+        ({}, 64, 65_536, True, "IVF1,PQ16x8np"),
         ({}, 512, 1 << 20, True, "IVF1024,PQ64x8np"),
         ({"num_subvectors": 8}, 512, 1 << 20, True, "IVF1024,PQ8x8np"),
     ],

@@ -124,7 +124,8 @@ def test_a_bfloat16_table_is_rounded_once_from_float32(case):
         exact[rows] = rounded[rows].float()
         reference.step(exact, rows, grad)
         ours.step(rounded, rows, grad)
-        assert torch.equal(rounded[rows], exact[rows].bfloat16())
+        # Up or down, to one of the two nearest numbers.
+        assert ((rounded[rows].float() - exact[rows]).abs() < exact[rows].abs() * 2**-7).all()
     state = ours.state_dict()["state"]
     assert all(state[name].dtype == torch.float32 for name in ours.state_names)
 

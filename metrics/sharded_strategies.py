@@ -1,0 +1,34 @@
+"""Strategies that shard parameters over processes, and the refusal of what needs whole ones."""
+
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+#: These shard without `triptych.models.sharding`, which no module of ours supports.
+UNSUPPORTED = (FSDPStrategy, DeepSpeedStrategy)
+
+
+def shards(trainer: "Trainer") -> bool:
+    """Tell whether the run's strategy shards parameters."""
+    return isinstance(trainer.strategy, SHARDED)
+
+
+def refuse_sharded(trainer: "Trainer", needs: str) -> None:
+    """Refuse a strategy that shards parameters.
+
+    Args:
+        trainer: The run's trainer.
+        needs: Start of the message: the setting or class, and what it needs whole weights for.
+
+    Raises:
+        ValueError: if the strategy shards parameters.
+    """
+    if shards(trainer):
+        raise ValueError(
+            f"{needs}, but {type(trainer.strategy).__name__} shards them: set trainer.strategy to "
+            "DDP (configs/hardware/ddp.yaml), or use one GPU (configs/hardware/gpu.yaml)"
+        )
