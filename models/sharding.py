@@ -40,7 +40,8 @@ def shard_language_model(
         mesh: One dimension: the processes.
         block_dtype: Dtype in which a block's weights are gathered and, with autocast, multiplied;
             None: as they are. Memory layers, value tables and the root keep their own, so that
-            precision does not decide which slot is read. Gradients are summed over processes in float32.
+            precision does not decide which slot is read. Gradients are summed over processes in
+            float32.
 
     Raises:
         ValueError: if the model is sharded already, or a value table has compact gradients.
