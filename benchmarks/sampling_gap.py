@@ -83,7 +83,7 @@ def prompts_for(tokenizer: PreTrainedTokenizerBase, number: int) -> list[dict[st
     """Return questions as prompts, in the tokenizer's chat template if it has one."""
     rows = []
     for question in (QUESTIONS * number)[:number]:
-        text = question
+        text: Any = question
         if tokenizer.chat_template is not None:
             chat = [{"role": "user", "content": question}]
             text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -120,7 +120,8 @@ def main(arguments: list[str] | None = None) -> Report:
     table = Table("precision", "mean", "largest token", "largest completion", "weighted", "tokens")
     numbers = report.more["precisions"] = {}
     for name, (dtype, autocast) in PRECISIONS.items():
-        policy = CausalLMPolicy(model.to(device, dtype).eval(), tokens, tokenizer)
+        module: Any = model
+        policy = CausalLMPolicy(module.to(device, dtype).eval(), tokens, tokenizer)
         numbers[name] = row = measure(policy, prompts, options.samples, autocast)
         table.add_row(
             name,

@@ -1,5 +1,7 @@
 """A causal language model of any transformers architecture, built or loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,6 +33,9 @@ class BaseLMConfig:
         tie_embeddings: Share input and output embeddings.
         dropout: Rate of all the family's dropouts.
         overrides: Further settings of the family's own config, checked against it.
+        attn_implementation: How transformers computes attention: `sdpa`, `eager`, `flex_attention`,
+            `flash_attention_2`, `flash_attention_3` or another name that it knows. Null: its
+            default, which is `sdpa` in most families.
         pretrained: Hub name, folder, GGUF file or `smollm2` to load instead (`pretrained_source`);
             the sizes above are then ignored.
         pretrained_dtype: Precision to load it in; null: that of its files. What learns becomes
@@ -53,6 +58,7 @@ class BaseLMConfig:
     tie_embeddings: bool = True
     dropout: float = 0.0
     overrides: dict[str, Any] = field(default_factory=dict)
+    attn_implementation: str | None = None
     pretrained: str | None = None
     pretrained_dtype: Literal["float32", "bfloat16"] | None = None
     gradient_checkpointing: bool = False
@@ -124,7 +130,8 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
         vocab_size: Number of tokens of the tokenizer.
 
     Raises:
-        ValueError: if a pretrained model has fewer token embeddings than the tokenizer has tokens.
+        ValueError: if a pretrained model has fewer token embeddings than the tokenizer has tokens,
+            or the model cannot use the attention implementation.
     """
     model = _built_or_loaded(base, vocab_size)
     if base.gradient_checkpointing:
@@ -133,12 +140,19 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
 
 
 def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
+    attention = {}
+    if base.attn_implementation is not None:
+        attention["attn_implementation"] = base.attn_implementation
     if base.pretrained is None:
-        built: PreTrainedModel = AutoModelForCausalLM.from_config(base.to_transformers(vocab_size))
+        config = base.to_transformers(vocab_size)
+        with _explained(base):
+            built: PreTrainedModel = AutoModelForCausalLM.from_config(config, **attention)
         return built
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        pretrained_source(base.pretrained), dtype=base.pretrained_dtype or "auto"
-    )
+    source = pretrained_source(base.pretrained)
+    with _explained(base):
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=base.pretrained_dtype or "auto", **attention
+        )
     held = model.config.vocab_size
     if vocab_size > held:
         raise ValueError(
@@ -146,3 +160,18 @@ def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
             f"that model's own tokenizer (data.init_args.tokenizer.path={base.pretrained})"
         )
     return model
+
+
+@contextmanager
+def _explained(base: BaseLMConfig) -> Iterator[None]:
+    """Name the option if transformers refuses an attention implementation."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if base.attn_implementation is None:
+            raise
+        model = base.pretrained or base.family
+        raise ValueError(
+            f"{model} cannot be built with base.attn_implementation={base.attn_implementation!r}: "
+            f"set it to sdpa, or leave it out. transformers says: {error}"
+        ) from error

@@ -157,7 +157,7 @@ def float32_output_layer(model: PreTrainedModel) -> Iterator[None]:
         with torch.autocast(hidden.device.type, enabled=False):
             return linear(at_least_float32(hidden), at_least_float32(head.weight), bias)
 
-    head.forward = forward
+    head.forward = forward  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from triptych.models.linear_nll import output_weight
-from triptych.models.segment_mask import segment_attention_mask
+from triptych.models.segment_mask import packed_attention
 from triptych.models.sharding import with_gathered_weights
 from triptych.objectives.language_modeling import (
     NextTokenNLL,
@@ -31,9 +31,8 @@ def batch_nll(model: PreTrainedModel, batch: Batch) -> NextTokenNLL:
     """
     inputs = {
         "input_ids": batch["input_ids"],
-        "position_ids": batch["position_ids"],
-        "attention_mask": segment_attention_mask(batch["segment_ids"]),
         "use_cache": False,
+        **packed_attention(model.config, batch["segment_ids"], batch["position_ids"]),
     }
     if output_weight(model) is None:
         return next_token_nll(model(**inputs).logits, batch["labels"])

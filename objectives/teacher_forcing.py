@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from triptych.models.segment_mask import segment_attention_mask
+from triptych.models.segment_mask import packed_attention
 from triptych.objectives.batch_nll import Batch
 from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
 
@@ -54,9 +54,8 @@ def teacher_forced(model: PreTrainedModel, batch: Batch) -> TeacherForced:
     with _output_layer_at(model, row_N, position_N):
         (logits_NV,) = model(
             input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            attention_mask=segment_attention_mask(batch["segment_ids"]),
             use_cache=False,
+            **packed_attention(model.config, batch["segment_ids"], batch["position_ids"]),
         ).logits
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     targets_N = targets_BS[row_N, position_N]

@@ -15,7 +15,7 @@ from triptych.callbacks.remember.language_model import language_model_of
 from triptych.callbacks.remember.loss_terms import add_loss_term
 from triptych.callbacks.remember.replayed_batches import Batch, ReplayedBatches
 from triptych.metrics.rank_sums import sum_over_ranks
-from triptych.models.segment_mask import segment_attention_mask
+from triptych.models.segment_mask import packed_attention
 from triptych.objectives.token_kl import token_kl
 
 Direction = Literal["forward", "reverse"]
@@ -140,8 +140,7 @@ def _has_next(segment_ids: Tensor) -> Tensor:
 def _logits(model: PreTrainedModel, batch: Batch) -> Tensor:
     logits: Tensor = model(
         input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=segment_attention_mask(batch["segment_ids"]),
         use_cache=False,
+        **packed_attention(model.config, batch["segment_ids"], batch["position_ids"]),
     ).logits
     return logits

@@ -8,8 +8,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from triptych.models.remember.memory_blocks import memory_layers
-
 #: Modules whose parameters autocast casts at every call.
 _CAST_AT_EVERY_CALL = (nn.Linear, Conv1D)
 
@@ -22,8 +20,8 @@ def weights_cast_once(model: PreTrainedModel) -> Iterator[None]:
     gradient. A frozen base was therefore cast anew for every decoded token. Within this context
     each weight is cast once, which takes 2 bytes a parameter of the linear layers. The results are
     equal to the bit. Outside autocast, and for weights in half precision, nothing changes. The
-    output layer keeps its weight, since its logits are float32 (`float32_logits`), and so does the
-    index of a memory layer, which works outside autocast.
+    output layer keeps its weight, since its logits are float32 (`float32_logits`). So do modules
+    with a true attribute `outside_autocast`, such as the index of a memory layer.
 
     Only for passes without gradient. Parameters that no linear layer owns, such as the stacked
     experts of a mixture, are still cast at every call if they are frozen.
@@ -34,8 +32,9 @@ def weights_cast_once(model: PreTrainedModel) -> Iterator[None]:
         return
     dtype = torch.get_autocast_dtype(device_type)
     kept = {id(model.get_output_embeddings())}
-    for layer in memory_layers(model):  # they look slots up outside autocast
-        kept |= {id(module) for module in layer.index.modules()}
+    for module in model.modules():
+        if getattr(module, "outside_autocast", False):
+            kept |= {id(part) for part in module.modules()}
     made: dict[int, nn.Parameter] = {}
     replaced: list[tuple[nn.Module, str, nn.Parameter]] = []
     try:

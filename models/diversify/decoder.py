@@ -22,7 +22,6 @@ from triptych.models.linear_nll import (
     logits_factor,
     output_weight,
 )
-from triptych.models.remember.memory_blocks import memory_layers
 
 #: Passes before a capture, in which libraries set themselves up.
 _WARM_UPS = 2
@@ -125,10 +124,11 @@ class StaticDecoder(Decoder):
 
     def __init__(self, model: PreTrainedModel, prompt_mask_GP: Tensor, max_new_tokens: int) -> None:
         super().__init__(model, prompt_mask_GP, max_new_tokens)
-        self._captures = prompt_mask_GP.device.type == "cuda"
+        is_cuda = prompt_mask_GP.device.type == "cuda"
+        self._captures = is_cuda and torch.backends.cuda.is_built()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ids_L1 = self._logits_LV = torch.empty(0)
-        self._first_free_1 = torch.tensor([self.num_read - 1], device=prompt_mask_GP.device)
+        self._first_free_1 = torch.full((1,), self.num_read - 1, device=prompt_mask_GP.device)
         self._num_rows_at_first = 0
 
     @staticmethod
@@ -140,7 +140,7 @@ class StaticDecoder(Decoder):
         """
         config = model.config
         is_known = config._attn_implementation == "sdpa" and attends_to_everything(config)
-        return is_known and not memory_layers(model)
+        return is_known and getattr(config, "memory", None) is None
 
     def read_prompts(self, ids_GP: Tensor, num_samples: int) -> Tensor:
         """Read the prompts once; returns the first logits of all completions."""

@@ -17,7 +17,8 @@ class Policy(nn.Module, ABC):
 
     The reference is a frozen copy of the initial policy. It has no parameters that require a
     gradient. Samples at temperature 1 have exactly the distribution that `token_log_prob` scores,
-    so on-policy estimators are unbiased.
+    so on-policy estimators are unbiased. In half precision both are rounded differently; `sample`
+    keeps its own numbers in `Rollout.token_log_prob_BT`, for importance weights.
     """
 
     @abstractmethod

@@ -91,7 +91,10 @@ def sample_completions(
 
     if static is None:
         static = device.type == "cuda" and StaticDecoder.supports(model)
-    ends = torch.tensor(list(end_ids), dtype=torch.int64, device=device)
+    # Filled on the device, since a copy from the host would wait for it.
+    ends = torch.empty(len(end_ids), dtype=torch.int64, device=device)
+    for place, end_id in enumerate(end_ids):
+        ends[place : place + 1].fill_(end_id)
     with weights_cast_once(model):
         decoder = (StaticDecoder if static else Decoder)(model, prompt_mask_GP, max_new_tokens)
         logits_BV = decoder.read_prompts(prompt_ids_GP, num_samples)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from triptych.models.remember.memory_blocks import memory_layers, value_tables
-from triptych.models.segment_mask import segment_attention_mask
+from triptych.models.segment_mask import packed_attention
 from triptych.objectives.remember.background_statistics import (
     BackgroundStatistics,
     index_fingerprint,
@@ -119,9 +119,8 @@ class BackgroundCollector:
         with _recording(self.model), torch.no_grad():
             self.model.base_model(
                 input_ids=ids,
-                position_ids=positions,
-                attention_mask=segment_attention_mask(segments),
                 use_cache=False,
+                **packed_attention(self.model.config, segments, positions),
             )
             for layer in memory_layers(self.model):
                 assert layer.last_ids is not None, "a memory layer that the forward pass left out"

@@ -303,3 +303,12 @@ def _check_generator(func: Any, flat: list[Any], target: torch.device) -> None:
 def _refuse(func: Any, args: Any, reason: str) -> NoReturn:
     shapes = [(one.device.type, *one.shape) for one in args if isinstance(one, Tensor)]
     raise MixedDevicesError(f"{func}: {reason} {shapes}")
+
+
+def _mm_into(left: Tensor, right: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """Compute CUDA's product with a wider result, which the CPU build lacks."""
+    return torch.mm(left.to(out_dtype), right.to(out_dtype))
+
+
+_CPU_KERNELS = torch.library.Library("aten", "IMPL", "CPU")
+_CPU_KERNELS.impl("mm.dtype", _mm_into)

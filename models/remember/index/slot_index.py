@@ -31,6 +31,8 @@ class SlotIndex(nn.Module, ABC):
 
     #: True when `search` always returns the true top K.
     exact: bool = False
+    #: Memory layers call an index outside autocast (see `weights_cast_once`).
+    outside_autocast: bool = True
 
     def __init__(self, num_slots: int, num_heads: int, query_dim: int) -> None:
         super().__init__()
