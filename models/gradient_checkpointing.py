@@ -38,7 +38,7 @@ def checkpoint_blocks(model: PreTrainedModel) -> None:
         )
     for block in blocks:
         if not isinstance(block.__dict__.get("forward"), CheckpointedForward):
-            block.forward = CheckpointedForward(block)  # type: ignore[method-assign]
+            block.forward = CheckpointedForward(block)
 
 
 class CheckpointedForward:
@@ -58,7 +58,10 @@ class CheckpointedForward:
             return forward(*args, **kwargs)
         caches = [one for one in (*args, *kwargs.values()) if isinstance(one, Cache)]
         restored = _CacheState(caches[0]) if caches else nullcontext()
-        contexts: tuple[AbstractContextManager[Any], ...] = (nullcontext(), restored)
+        contexts: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (
+            nullcontext(),
+            restored,
+        )
         return checkpoint(
             forward,
             *args,

@@ -58,6 +58,7 @@ def _frozen_matrices(model: PreTrainedModel) -> Iterator[nn.Parameter]:
     seen = {id(weight) for end in ends if end is not None for weight in end.parameters()}
     for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            if not module.weight.requires_grad and module.weight.dtype == torch.float32:
-                yield module.weight
+            weight = module.get_parameter("weight")
+            seen.add(id(weight))
+            if not weight.requires_grad and weight.dtype == torch.float32:
+                yield weight

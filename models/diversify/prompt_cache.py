@@ -13,6 +13,9 @@ from transformers.cache_utils import DynamicLayer
 class PromptLayer(DynamicLayer):
     """A cache layer that keeps the keys and values of one pass over prompts as they are."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
@@ -46,10 +49,10 @@ class SharedPromptLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Return the keys and values of each row's prompt and of the row: (R, H, P + S, D)."""
-        keys, values = (
-            torch.cat([prompts.index_select(0, self.prompt_R), own], 2)
-            for prompts, own in ((self.keys, key_states), (self.values, value_states))
-        )
+        assert self.keys is not None
+        assert self.values is not None
+        keys = torch.cat([self.keys.index_select(0, self.prompt_R), key_states], 2)
+        values = torch.cat([self.values.index_select(0, self.prompt_R), value_states], 2)
         return keys, values
 
 

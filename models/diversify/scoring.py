@@ -154,7 +154,8 @@ class _Reader:
             else:
                 read = self.model.base_model(input_ids=ids_RS, use_cache=False)
                 states_RSX = read.last_hidden_state
-        return states_RSX.flatten(0, 1).index_select(0, one.pick_N)
+        picked_NX: Tensor = states_RSX.flatten(0, 1).index_select(0, one.pick_N)
+        return picked_NX
 
     def _read_prompts_once(
         self, all_ids: Tensor, prompts: Pass, passes: tuple[Pass, ...]

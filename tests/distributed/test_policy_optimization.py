@@ -102,6 +102,9 @@ def test_two_processes_do_what_one_does(workdir):
         )
         here = "tests.distributed.test_policy_optimization.SamplesForTwo"
         sections["model"]["class_path"] = here
+        if name == "two":
+            # Scored part by part, in other numbers of parts on each process.
+            sections["model"]["init_args"]["policy"]["micro_batch_tokens"] = 60
         sections["data"]["init_args"] |= {"batch_size": batch_size, "rows_per_epoch": 100}
         sections["trainer"] = {"max_steps": 6, "log_every_n_steps": 1, "val_check_interval": 3}
         sections |= {"tracking": {"uri": None}, "checkpoint": {}}
