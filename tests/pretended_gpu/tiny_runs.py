@@ -21,7 +21,7 @@ _OF_MODULE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "AgentPretraining": ({}, {}, _STATES),
     "AgentFinetuning": ({}, {}, _STATES),
     "ThoughtAutoencoder": ({}, {}, _STATES),
-    "ThoughtAdapter": ({"intervention_samples": 2, "probe_samples": 0}, {}, _STATES),
+    "ThoughtAdapter": ({"intervention_samples": 0, "probe_samples": 0}, {}, _STATES),
 }
 # Files in place of those that only the hub or the user has (stand_ins.py).
 _SMALLER: dict[str, dict[str, Any]] = {
