@@ -74,8 +74,8 @@ def pretended_cuda() -> AbstractContextManager[Any]:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
-    # `with torch.device(...)` knows the functions that make tensors by their identity; it looks them
-    # up once, which has to be before two of them are replaced.
+    # `with torch.device(...)` knows the functions that make tensors by their identity; it looks
+    # them up once, which has to be before two of them are replaced.
     _device_constructors()
     _replace(torch, "Generator", PretendedGenerator)
     _replace(torch, "tensor", _tensor(torch.tensor))
