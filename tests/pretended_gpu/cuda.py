@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._device import _device_constructors
 from torch.utils.data import DataLoader
 
 from tests.pretended_gpu.device import (
@@ -73,6 +74,9 @@ def pretended_cuda() -> AbstractContextManager[Any]:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
+    # `with torch.device(...)` knows the functions that make tensors by their identity; it looks
+    # them up once, which has to be before two of them are replaced.
+    _device_constructors()
     _replace(torch, "Generator", PretendedGenerator)
     _replace(torch, "tensor", _tensor(torch.tensor))
     _replace(torch, "as_tensor", _as_tensor(torch.as_tensor))

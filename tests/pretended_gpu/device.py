@@ -49,6 +49,13 @@ INDEXING = {
     aten._index_put_impl_.default,
 }
 COPIES = {aten.copy_.default, aten.copy.default, aten._to_copy.default}
+UNWRITTEN = {
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+}
 # A tensor of no dimensions on the CPU counts as a number for most operations, but not for these.
 NO_NUMBERS = {
     aten.gather.default,
@@ -201,7 +208,14 @@ def _mapped(function: Callable[[Any], Any], values: Any) -> Any:
 
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Run one operation."""
+    """Run one operation; memory that nobody has written to holds nan."""
+    made = _run(func, args, kwargs)
+    if func in UNWRITTEN and made.is_floating_point():
+        unwrapped(made).fill_(torch.nan)
+    return made
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     flat = [*_leaves(args), *_leaves(kwargs.values())]
     on_device = [one for one in flat if isinstance(one, PretendedTensor)]
     on_host = [

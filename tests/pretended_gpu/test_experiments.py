@@ -11,7 +11,43 @@ from tests.pretended_gpu.wait_counter import table
 
 # Waits of a training step, tiny sizes, float32, without those of Lightning itself. Lower a number
 # when it falls. `python -m tests.pretended_gpu.waits CONFIG` shows them at real sizes.
-MOST_WAITS: dict[str, int] = {}
+MOST_WAITS: dict[str, int] = {
+    "commune/adapter": 21,
+    "commune/agent_finetuning": 18,
+    "commune/agents": 8,
+    "commune/autoencoder": 2,
+    "commune/masked_adapter": 21,
+    "commune/masked_autoencoder": 12,
+    "commune/math_qwen3": 96,
+    "commune/math_qwen3_codec": 2,
+    "commune/sum_modulo_adapter": 21,
+    "commune/sum_modulo_agents": 8,
+    "commune/sum_modulo_autoencoder": 12,
+    "diversify/creative_qa": 57,
+    "diversify/creative_qa_base": 2,
+    "diversify/creative_qa_qwen3": 80,
+    "diversify/molecules": 29,
+    "diversify/molecules_prior": 2,
+    "diversify/one_or_two": 57,
+    "diversify/one_or_two_base": 2,
+    "diversify/one_or_two_memory": 76,
+    "diversify/one_or_two_memory_base": 4,
+    "diversify/one_or_two_qwen2.5_3b": 57,
+    "diversify/synth": 87,
+    "diversify/synth_all_amide": 61,
+    "diversify/zinc_prior": 2,
+    "quickstart": 3,
+    "remember/background_statistics": 3,
+    "remember/finetune_base": 3,
+    "remember/finetune_full": 5,
+    "remember/finetune_lora": 5,
+    "remember/finetune_sparse": 13,
+    "remember/plain_base": 2,
+    "remember/pretrain": 4,
+    "remember/pretrain_1b": 227,
+    "remember/retrofit": 4,
+    "remember/retrofit_qwen3": 10,
+}
 
 
 def experiments() -> list[ParameterSet]:

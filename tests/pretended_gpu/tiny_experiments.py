@@ -40,11 +40,13 @@ class TinyExperiments:
         return self._finished[name]
 
     def resume(self, name: str) -> RunOnGPU:
-        """Go on from `run`'s checkpoint for two steps with bfloat16, validate and export."""
+        """Go on from `run`'s checkpoint for two steps with bfloat16, validate and export.
+
+        The first run stops early (stop_early.py), so that schedules end with the second.
+        """
         before = self.run(name)
         config = self._folder / f"{name.replace('/', '-')}.yaml"
-        more = ("--ckpt_path", before.checkpoint, "--trainer.max_steps", 4)
-        return self._fit(config, PRECISIONS[1], *more)
+        return self._fit(config, PRECISIONS[1], "--ckpt_path", before.checkpoint)
 
     def _fit(
         self, config: Path, precision: str, *more: object, counted_step: int | None = None

@@ -21,7 +21,7 @@ _OF_MODULE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "AgentPretraining": ({}, {}, _STATES),
     "AgentFinetuning": ({}, {}, _STATES),
     "ThoughtAutoencoder": ({}, {}, _STATES),
-    "ThoughtAdapter": ({"intervention_samples": 2, "probe_samples": 0}, {}, _STATES),
+    "ThoughtAdapter": ({"intervention_samples": 0, "probe_samples": 0}, {}, _STATES),
 }
 # Files in place of those that only the hub or the user has (stand_ins.py).
 _SMALLER: dict[str, dict[str, Any]] = {
@@ -52,8 +52,9 @@ _SMALLER: dict[str, dict[str, Any]] = {
         "model.agents.bases": [{"pretrained": "qwen3"}],
     },
 }
+_STOP = "tests.pretended_gpu.stop_early.StopAfterTwoSteps"
 _OF_ALL: dict[str, Any] = {
-    **{"max_steps": 2, "val_check_interval": 2, "check_val_every_n_epoch": None},
+    **{"max_steps": 4, "val_check_interval": 2, "check_val_every_n_epoch": None},
     **{"limit_val_batches": 1, "enable_progress_bar": False},
 }
 
@@ -110,7 +111,8 @@ def write_tiny(name: str, folder: Path, init_from: Path | None) -> Path:
     trainer = config.setdefault("trainer", {})
     trainer.update(_OF_ALL)
     trainer.pop("precision", None)
-    for callback in trainer.get("callbacks+", []):
+    trainer["callbacks+"] = [*trainer.get("callbacks+", []), {"class_path": _STOP}]
+    for callback in trainer["callbacks+"]:
         _shorten(callback.get("init_args", {}))
     config["tracking"] = {"uri": None}
     path = folder / f"{name.replace('/', '-')}.yaml"
