@@ -3,7 +3,6 @@
 import math
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from tests.configs.test_configs import EXPERIMENTS, relative
 from tests.pretended_gpu.tiny_experiments import TinyExperiments
@@ -50,16 +49,9 @@ MOST_WAITS: dict[str, int] = {
 }
 
 
-def experiments() -> list[ParameterSet]:
-    names = [relative(path).removesuffix(".yaml") for path in EXPERIMENTS]
-    assert MOST_WAITS.keys() == set(names), "give each experiment a budget of waits"
-    recurrent = pytest.mark.xfail(
-        reason="recurrent networks mix float32 and bfloat16 under autocast", strict=False
-    )
-    molecules = ("diversify/molecules", "diversify/synth", "diversify/zinc")
-    return [
-        pytest.param(name, marks=recurrent if name.startswith(molecules) else ()) for name in names
-    ]
+def test_each_experiment_has_a_budget():
+    names = {relative(path).removesuffix(".yaml") for path in EXPERIMENTS}
+    assert MOST_WAITS.keys() == names
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +59,8 @@ def runs(gpu, tmp_path_factory):
     return TinyExperiments(gpu, tmp_path_factory.mktemp("tiny_experiments"))
 
 
-@pytest.mark.parametrize("name", experiments())
-def test_experiment_runs_and_resumes(name, runs):
+@pytest.mark.parametrize("name", MOST_WAITS)
+def test_experiment_runs_resumes_and_waits_no_more_often(name, runs):
     first = runs.run(name)
     assert (first.summary["status"], first.summary["steps"]) == ("finished", 2)
     assert first.summary["device"] == "pretended GPU"
@@ -79,10 +71,7 @@ def test_experiment_runs_and_resumes(name, runs):
         losses = {k: v for k, v in run.summary["metrics"].items() if k.startswith("train/")}
         assert losses
         assert all(map(math.isfinite, losses.values())), losses
-
-
-@pytest.mark.parametrize("name", MOST_WAITS)
-def test_host_waits_for_the_device_no_more_often(name, runs):
-    waits = runs.run(name).waits
-    ours = sum(number for wait, number in waits.items() if wait.is_ours)
-    assert ours <= MOST_WAITS[name], f"where the host waits in a step of {name}: {table(waits)}"
+    # In this test, as another process of the suite would run the experiment again.
+    ours = sum(number for wait, number in first.waits.items() if wait.is_ours)
+    places = table(first.waits)
+    assert ours <= MOST_WAITS[name], f"where the host waits in a step of {name}: {places}"
