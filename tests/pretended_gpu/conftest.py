@@ -7,12 +7,13 @@ import pytest
 
 from tests.pretended_gpu.client import PretendedGPU
 from tests.pretended_gpu.guard import GuardUnavailableError, build
+from triptych import ROOT
 
 
 @pytest.fixture(scope="session")
-def guard_library(request: pytest.FixtureRequest) -> Path:
+def guard_library() -> Path:
     try:
-        return build(request.config.cache.mkdir("pretended_gpu"))
+        return build(ROOT / ".cache" / "pretended_gpu")
     except GuardUnavailableError as error:
         pytest.skip(str(error))
 

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def build(folder: Path) -> Path:
     if any((torch / "lib").glob("libtorch_cuda*")):
         raise GuardUnavailableError("this torch has the real CUDA library: use a build for the CPU")
     folder.mkdir(parents=True, exist_ok=True)
-    partial = library.with_suffix(f".{id(library)}.partial")
+    partial = library.with_suffix(f".{os.getpid()}.partial")
     command = ["g++", "-O0", "-std=c++20", "-shared", "-fPIC", str(SOURCE), "-o", str(partial)]
     command += [f"-I{torch / 'include'}", f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
     built = subprocess.run(
