@@ -56,9 +56,7 @@ class NanGuard(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        broken = next(
-            (n for n, p in pl_module.named_parameters() if not torch.isfinite(local(p)).all()), None
-        )
+        broken = _first_broken(pl_module)
         if _on_all_ranks(trainer, broken is None):
             return
         raise NonFiniteError(
@@ -76,6 +74,21 @@ class NanGuard(Callback):
         names = data.source_names
         present = self._batch["source_ids"].unique().tolist()
         return f", on a batch from {', '.join(names[i] for i in present)}"
+
+
+def _first_broken(module: LightningModule) -> str | None:
+    """Name a parameter that is not finite, by one wait for a device."""
+    finite: dict[torch.device, dict[str, Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        is_finite = torch.isfinite(local(parameter)).all()
+        finite.setdefault(is_finite.device, {})[name] = is_finite
+    for flags in finite.values():
+        for name, is_finite_here in zip(
+            flags, torch.stack([*flags.values()]).tolist(), strict=True
+        ):
+            if not is_finite_here:
+                return name
+    return None
 
 
 def _all_finite(trainer: Trainer, loss: Tensor) -> bool:
