@@ -80,13 +80,13 @@ def _first_broken(module: LightningModule) -> str | None:
     """Name a parameter that is not finite, by one wait for a device."""
     finite: dict[torch.device, dict[str, Tensor]] = {}
     for name, parameter in module.named_parameters():
-        is_finite = torch.isfinite(local(parameter)).all()
-        finite.setdefault(is_finite.device, {})[name] = is_finite
+        flag = torch.isfinite(local(parameter)).all()
+        finite.setdefault(flag.device, {})[name] = flag
     for flags in finite.values():
         for name, is_finite_here in zip(
             flags, torch.stack([*flags.values()]).tolist(), strict=True
         ):
-            if not is_finite_here:
+            if not is_finite:
                 return name
     return None
 
