@@ -83,9 +83,8 @@ def _first_broken(module: LightningModule) -> str | None:
         flag = torch.isfinite(local(parameter)).all()
         finite.setdefault(flag.device, {})[name] = flag
     for flags in finite.values():
-        for name, is_finite_here in zip(
-            flags, torch.stack([*flags.values()]).tolist(), strict=True
-        ):
+        answers = torch.stack([*flags.values()]).tolist()
+        for name, is_finite in zip(flags, answers, strict=True):
             if not is_finite:
                 return name
     return None
