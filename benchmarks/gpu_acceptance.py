@@ -9,7 +9,6 @@ runs all that a CPU can at the smallest sizes, to test the script itself.
 """
 
 import json
-import os
 import time
 import traceback
 from typing import Any
@@ -72,7 +71,6 @@ def main(arguments: list[str] | None = None) -> Report:
     parser.add_argument("--only", type=int, nargs="+", help="numbers of the checks, from 1")
     options = parser.parse_args(arguments)
     device = prepare_device(options.device, options.threads)
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     setting = Setting(device, options.quick)
     report = Report("acceptance on a GPU", describe_device(device))
     console = wide_console()

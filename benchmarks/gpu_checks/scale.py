@@ -2,7 +2,6 @@
 
 # Shapes: B rows, T positions
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,6 @@ def process_groups(setting: Setting) -> dict[str, Any]:
     backend = "nccl" if setting.device.type == "cuda" else "gloo"
     gradients: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("LOCAL_RANK", "0")
         dist.init_process_group(
             backend, init_method=f"file://{Path(folder) / 'meet'}", rank=0, world_size=1
         )

@@ -1,5 +1,7 @@
 """Packed documents are kept apart by each kind of attention, in each family that says so."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -128,7 +130,9 @@ def test_the_loss_is_the_same_and_memory_models_keep_the_option():
         torch.testing.assert_close(other, losses[0])
 
 
-@pytest.mark.slow  # compiles a kernel
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the kernel is compiled by g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of transformers and torch.compile
 def test_flex_attention_finds_documents_by_their_positions():
     alone = each_alone(build("llama"))
     made = hidden(build("llama", "flex_attention"))
