@@ -48,6 +48,11 @@ def describe_memory(model: nn.Module) -> list[tuple[str, str]]:
     return [("memory", f"{slots:,} slots, {values:,} of the parameters, read by {where} {blocks}")]
 
 
+def memories_beside(module: nn.Module) -> list[FFNWithMemory]:
+    """Return every FFN with a memory beside it, in order."""
+    return [child for child in module.modules() if isinstance(child, FFNWithMemory)]
+
+
 def value_tables(module: nn.Module) -> list[ValueTable]:
     """Return every value table in a module, once each."""
     return [child for child in module.modules() if isinstance(child, ValueTable)]
@@ -97,7 +102,8 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
             layer.to(reference.dtype)
             block.mlp = layer
             if memory.placement == "beside":
-                block.mlp = beside = FFNWithMemory(ffn, layer, memory.relevance_gate)
+                is_open = memory.start == "zero_values"
+                block.mlp = beside = FFNWithMemory(ffn, layer, memory.relevance_gate, is_open)
                 if beside.relevance is not None:
                     beside.relevance.to(reference.dtype)
             block.mlp.train(model.training)
@@ -114,7 +120,10 @@ def _ffn(block: nn.Module) -> nn.Module:
 def _value_table(memory: MemoryConfig, model_dtype: torch.dtype) -> ValueTable:
     _, value_dim = memory.sizes()
     dtype = memory.dtype() or model_dtype
-    return ValueTable(memory.num_slots, value_dim, memory.value_gradient, dtype)
+    table = ValueTable(memory.num_slots, value_dim, memory.value_gradient, dtype)
+    if memory.start == "zero_values":
+        nn.init.zeros_(table.weight)
+    return table
 
 
 def _memory_layer(memory: MemoryConfig, hidden_size: int, values: ValueTable) -> MemoryLayer:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,15 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
 def build_memory_lm(
     base: BaseLMConfig, memory: MemoryConfig | None, vocab_size: int
 ) -> PreTrainedModel:
-    """Build the base model and insert the memory; `memory=None` returns the plain base."""
+    """Build the base model and insert the memory; `memory=None` returns the plain base.
+
+    A memory beside the FFNs of a pretrained model starts with zero values, if `memory.start` does
+    not say otherwise.
+    """
     model = build_base_lm(base, vocab_size)
+    is_beside = memory is not None and memory.placement == "beside"
+    if memory is not None and is_beside and base.pretrained is not None and memory.start is None:
+        memory = replace(memory, start="zero_values")
     return model if memory is None else insert_memory_layers(model, memory)
 
 
