@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
 from triptych.models.progress_bars import no_progress_bars
-from triptych.models.remember.memory_blocks import decoder_blocks, value_tables
+from triptych.models.remember.memory_blocks import decoder_blocks, refuse_other_ffns, value_tables
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX
 from triptych.models.remember.memory_family import (
@@ -28,15 +28,17 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
         memory: The memory's settings.
 
     Raises:
-        ValueError: if the model has memory already, no such blocks, or not all of the given blocks.
+        ValueError: if the model has memory already, no such blocks, not all of the given blocks, or
+            FFNs that take or return more than hidden states.
 
     Returns:
         The same model; its class is now its family's memory class.
     """
     if getattr(model.config, "memory", None) is not None:
         raise ValueError("this model has memory layers already: insert into a plain base model")
-    hidden_size = model.config.hidden_size
-    become_memory_model(model, memory.resolved(hidden_size, len(decoder_blocks(model))))
+    memory = memory.resolved(model.config.hidden_size, len(decoder_blocks(model)))
+    refuse_other_ffns(model, memory.layers)
+    become_memory_model(model, memory)
     return model
 
 
