@@ -40,6 +40,8 @@ from triptych.protocols import HasTokenizer, StartsFrom
 
 ANCHOR = "sparse_memory_anchor"
 LearningRateScale = Literal["absolute", "relative"]
+# Scales of models whose values have an effect are between a hundredth and some hundreds.
+_LARGEST_SCALE = 1e12
 
 
 class SparseMemoryFinetuning(Callback):
@@ -189,6 +191,12 @@ class SparseMemoryFinetuning(Callback):
                 "SparseMemoryFinetuning.learning_rate_scale is relative, but the background "
                 f"statistics are older than this setting and have no value scales: {COLLECT_ANEW}, "
                 "or set it to absolute"
+            )
+        if max(background.value_scales) > _LARGEST_SCALE:
+            raise ValueError(
+                "SparseMemoryFinetuning.learning_rate_scale is relative, but values have no effect "
+                "on the model: the memory's gate is closed. Heal it "
+                "(configs/remember/retrofit.yaml), or insert it with memory.start: zero_values"
             )
         power = 2 if self.optimizer == "sgd" else 1
         return [self.learning_rate * scale**power for scale in background.value_scales]
