@@ -155,10 +155,11 @@ def test_a_small_model_learns_a_fact_at_once(tmp_path):
         optimizer.zero_grad()
     fact = torch.tensor([5, 41, 9, 58])
     losses = losses_at_the_default_rate(
-        model.eval(), tokenizer, text[::2], fact, 3, tmp_path, num_slots=64
+        model.eval(), tokenizer, text[::2], fact, 3, tmp_path, num_slots=128
     )
-    assert losses[0] > 2
-    assert min(losses) < 0.03
+    assert losses[0] > 5  # another answer was known by heart
+    assert min(losses) < 0.5
+    assert fact[3] == model(input_ids=fact[None, :3]).logits[0, -1].argmax()
 
 
 def test_a_real_model_learns_a_fact_at_once(smollm2, tmp_path):
