@@ -24,6 +24,10 @@ from triptych.objectives.language_modeling import NextTokenNLL
 from triptych.protocols import LossTerm
 
 
+#: Before so many steps nobody expects an effect of the memory.
+FEWEST_STEPS_TO_HEAL = 20
+
+
 class LanguageModelTraining(ClipsValuesApart, LightningModule):
     """Trains a causal language model on rows of documents; subclasses provide model and optimizer.
 
@@ -161,7 +165,7 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
 
     def _warn_of_no_effect(self, values: dict[str, Tensor]) -> None:
         """Warn once if the memory has learned and still adds nothing to its FFNs."""
-        if self.trainer.global_step == 0 or self._has_warned:
+        if self.trainer.global_step < FEWEST_STEPS_TO_HEAL or self._has_warned:
             return
         warning = warning_of_no_effect(values)
         if warning is not None:

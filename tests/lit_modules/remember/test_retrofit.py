@@ -12,6 +12,7 @@ from tests.lit_modules.remember.test_memory_pretraining import TINY
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
 from triptych.callbacks.remember.standardise_queries import StandardiseQueries
 from triptych.cli import TriptychCLI, main
+from triptych.lit_modules.remember import language_model_training
 from triptych.lit_modules.remember.memory_pretraining import MemoryPretraining
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_blocks import memory_layers
@@ -139,7 +140,8 @@ def test_the_share_of_the_ffn_is_logged_for_each_block(healed_export):
         assert metrics[f"memory/layer_{block}/ffn_share"] > 1e-3
 
 
-def test_a_memory_that_stays_without_effect_is_told(tiny, plain):
+def test_a_memory_that_stays_without_effect_is_told(tiny, plain, monkeypatch):
+    monkeypatch.setattr(language_model_training, "FEWEST_STEPS_TO_HEAL", 1)
     still = retrofit(plain, learning_rate=0.0, value_learning_rate=0.0)
     with pytest.warns(UserWarning, match=r"memory adds 0% of its FFN \(blocks 0, 1\): it has no"):
         main(tiny("--trainer.max_steps", "1", "--trainer.val_check_interval", "1", **still))
