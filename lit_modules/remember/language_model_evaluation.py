@@ -20,7 +20,6 @@ from triptych.models.remember.memory_blocks import (
 from triptych.objectives.batch_nll import Batch
 from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
 
-
 #: Mean over tokens of rms(added by the memory) / rms(FFN's output).
 FFN_SHARE = "ffn_share"
 # Below it a memory that has learned has no effect.

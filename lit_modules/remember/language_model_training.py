@@ -23,7 +23,6 @@ from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
 from triptych.protocols import LossTerm
 
-
 #: Before so many steps nobody expects an effect of the memory.
 FEWEST_STEPS_TO_HEAL = 20
 
