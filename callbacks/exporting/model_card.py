@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from triptych.callbacks.exporting.asking_form import TRAINING_TEMPLATE
 from triptych.callbacks.exporting.export_kind import ExportKind
 from triptych.callbacks.exporting.loading_snippets import EXAMPLE_QUESTION, loading_snippet
+from triptych.models.pretrained_source import PACKAGED
 
 CARD_FILE = "README.md"
 # Settings that say where this run wrote, not how it trained. An address may hold a password.
@@ -160,6 +161,8 @@ def is_hub_name(name: str) -> bool:
 
 def _card_of(name: str) -> dict[str, Any]:
     """Return the metadata on the card of a model, from its folder or the hub; empty if unknown."""
+    if name in PACKAGED:  # a file that came with a Python package, without a card
+        return {}
     path = Path(name) / CARD_FILE
     try:
         if not Path(name).is_dir():

@@ -36,6 +36,7 @@ class RowUpdates:
         tables: All tables of the module.
         build_optimizer: Makes the optimizer of one table.
         observers: Called at every update; the list may change between updates.
+        learning_rates: Step size of each table; None: the optimizers' own.
     """
 
     def __init__(
@@ -43,10 +44,13 @@ class RowUpdates:
         tables: Sequence[ValueTable],
         build_optimizer: Callable[[], RowOptimizer],
         observers: list[RowObserver],
+        learning_rates: Sequence[float] | None = None,
     ) -> None:
         self.tables = tables
         self.observers = observers
         self.optimizers = [build_optimizer() for _ in tables]
+        for optimizer, rate in zip(self.optimizers, learning_rates or (), strict=False):
+            optimizer.learning_rate = rate
         #: Steps that updated rows.
         self.num_updates = 0
         self._written = [RowPositions() for _ in tables]

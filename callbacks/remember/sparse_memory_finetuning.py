@@ -1,7 +1,7 @@
 """Sparse memory finetuning: only the slots that belong to a batch learn."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jsonargparse.typing import PositiveFloat
@@ -27,7 +27,11 @@ from triptych.models.remember.values.row_optimizers import (
     build_row_optimizer,
 )
 from triptych.models.remember.values.value_table import RowGradient, ValueTable
-from triptych.objectives.remember.background_statistics import BACKGROUND_FILE, BackgroundStatistics
+from triptych.objectives.remember.background_statistics import (
+    BACKGROUND_FILE,
+    COLLECT_ANEW,
+    BackgroundStatistics,
+)
 from triptych.objectives.remember.row_selection import RowSelection, Scope
 from triptych.objectives.remember.slot_scores import Ranking, TableStatistics
 from triptych.protocols import HasTokenizer, StartsFrom
@@ -35,6 +39,9 @@ from triptych.protocols import HasTokenizer, StartsFrom
 # Shapes: S slots, U selected rows, D value width
 
 ANCHOR = "sparse_memory_anchor"
+LearningRateScale = Literal["absolute", "relative"]
+# Scales of models whose values have an effect are between a hundredth and some hundreds.
+_LARGEST_SCALE = 1e12
 
 
 class SparseMemoryFinetuning(Callback):
@@ -68,6 +75,10 @@ class SparseMemoryFinetuning(Callback):
         optimizer: `sgd` (the paper's), `adagrad` or `adamw`, on rows.
         learning_rate: Step size of the optimizer. The paper's are 2 and 5, for SGD; for AdamW try
             0.01 to 0.1.
+        learning_rate_scale: `absolute`: the values move by the step size. `relative`: it is
+            multiplied by the table's value scale (`ValueScales`, in the background statistics; its
+            square for SGD), so that a step of 0.1 moves what the memory adds by at most a tenth of
+            the FFN's output. One rate then suits models of all sizes, healed or not.
         weight_decay: Weight decay of rows, in the steps that select them.
         betas: Betas of AdamW.
         momentum: Momentum of SGD.
@@ -104,7 +115,14 @@ class SparseMemoryFinetuning(Callback):
         betas: tuple[float, float] = (0.9, 0.999),
         momentum: float = 0.0,
         gradient_clip_norm: PositiveFloat | None = None,
+        learning_rate_scale: LearningRateScale = "absolute",
     ) -> None:
+        if learning_rate_scale not in get_args(LearningRateScale):
+            raise ValueError(
+                f"SparseMemoryFinetuning.learning_rate_scale is {learning_rate_scale!r}: choose "
+                "absolute or relative"
+            )
+        self.learning_rate_scale = learning_rate_scale
         self.selection = RowSelection(num_slots, score_share, ranking, idf_exponent, scope)
         self.background = background
         self.optimizer = optimizer
@@ -151,8 +169,12 @@ class SparseMemoryFinetuning(Callback):
             )
         if hasattr(pl_module, ANCHOR):  # from an earlier run of the same module
             delattr(pl_module, ANCHOR)
-        if self.selection.needs_background:
-            self._statistics = self._load_statistics(trainer, pl_module)
+        rates = [self.learning_rate] * len(self._tables)
+        if self.selection.needs_background or self.learning_rate_scale == "relative":
+            background = self._load_statistics(trainer, pl_module)
+            self._statistics = list(background.tables)
+            if self.learning_rate_scale == "relative":
+                rates = self._relative_rates(background)
         pl_module.requires_grad_(False)
         anchor = nn.Parameter(torch.zeros((), device=self._tables[0].weight.device))
         pl_module.register_parameter(ANCHOR, anchor)
@@ -160,7 +182,24 @@ class SparseMemoryFinetuning(Callback):
             table.set_gradient("selected_rows")
             table.set_anchor(anchor)
         self._reads = TrainingReads(self._tables)
-        self._updates = RowUpdates(self._tables, self._row_optimizer, self.observers)
+        self._updates = RowUpdates(self._tables, self._row_optimizer, self.observers, rates)
+
+    def _relative_rates(self, background: BackgroundStatistics) -> list[float]:
+        """Return each table's rate. The gradient grows with the scale too, so SGD squares it."""
+        if background.value_scales is None:
+            raise ValueError(
+                "SparseMemoryFinetuning.learning_rate_scale is relative, but the background "
+                f"statistics are older than this setting and have no value scales: {COLLECT_ANEW}, "
+                "or set it to absolute"
+            )
+        if max(background.value_scales) > _LARGEST_SCALE:
+            raise ValueError(
+                "SparseMemoryFinetuning.learning_rate_scale is relative, but values have no effect "
+                "on the model: the memory's gate is closed. Heal it "
+                "(configs/remember/retrofit.yaml), or insert it with memory.start: zero_values"
+            )
+        power = 2 if self.optimizer == "sgd" else 1
+        return [self.learning_rate * scale**power for scale in background.value_scales]
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,14 +230,15 @@ class SparseMemoryFinetuning(Callback):
 
     def _load_statistics(
         self, trainer: Trainer, pl_module: LightningModule
-    ) -> list[TableStatistics]:
+    ) -> BackgroundStatistics:
         folder = pl_module.init_from if isinstance(pl_module, StartsFrom) else None
         source = self.background or folder
         if source is None:
             raise ValueError(
                 f"SparseMemoryFinetuning.background: ranking {self.selection.ranking} compares the "
-                "reads of a batch with those of other text. Name a file of background statistics "
-                "(configs/remember/background_statistics.yaml collects them), or set ranking: tf"
+                "reads of a batch with those of other text, and relative rates are measured on it. "
+                "Name a file of background statistics (configs/remember/background_statistics.yaml "
+                "collects them), or set ranking: tf and learning_rate_scale: absolute"
             )
         path = Path(source) / BACKGROUND_FILE if Path(source).is_dir() else Path(source)
         try:
@@ -215,7 +255,7 @@ class SparseMemoryFinetuning(Callback):
                 "statistics of the whole module, remove its other models with memory, or set "
                 "ranking: tf"
             )
-        return list(statistics.tables)
+        return statistics
 
     def _row_optimizer(self) -> RowOptimizer:
         return build_row_optimizer(

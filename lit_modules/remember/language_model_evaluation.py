@@ -1,19 +1,55 @@
 """Metrics of a validation pass over text and questions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from triptych.metrics.language_modeling import TokenNLL
 from triptych.metrics.question_answering import ExactMatch, TokenF1, exact_match
 from triptych.metrics.remember.slot_usage import SlotUsage
 from triptych.models.generation import continue_greedily
-from triptych.models.remember.memory_blocks import memory_block_numbers, memory_layers
+from triptych.models.remember.memory_blocks import (
+    memories_beside,
+    memory_block_numbers,
+    memory_layers,
+)
 from triptych.objectives.batch_nll import Batch
 from triptych.objectives.language_modeling import IGNORED_LABEL, NextTokenNLL
+
+#: Mean over tokens of rms(added by the memory) / rms(FFN's output).
+FFN_SHARE = "ffn_share"
+# Below it a memory that has learned has no effect.
+_NOTHING = 1e-3
+
+
+def warning_of_no_effect(values: Mapping[str, Tensor]) -> str | None:
+    """Return a warning if no memory adds anything that counts to its FFN, else None.
+
+    Args:
+        values: Of `LanguageModelEvaluation.compute`, after something was learned.
+
+    >>> warning_of_no_effect({"memory/layer_14/ffn_share": torch.tensor(0.2)})
+    >>> text = warning_of_no_effect({"memory/layer_14/ffn_share": torch.tensor(4e-5)})
+    >>> text.partition(":")[0]
+    'memory adds 0.004% of its FFN (block 14)'
+    """
+    shares = {
+        name.removesuffix(f"/{FFN_SHARE}").rpartition("_")[2]: value.item()
+        for name, value in values.items()
+        if name.endswith(f"/{FFN_SHARE}")
+    }
+    if not shares or max(shares.values()) >= _NOTHING:
+        return None
+    blocks = f"block{'s' if len(shares) > 1 else ''} {', '.join(shares)}"
+    return (
+        f"memory adds {100 * max(shares.values()):.1g}% of its FFN ({blocks}): it has no effect on "
+        "this text. Heal it longer or at larger rates, teach with learning_rate_scale: relative, "
+        "or insert it with start: zero_values"
+    )
 
 
 class LanguageModelEvaluation:
@@ -34,6 +70,7 @@ class LanguageModelEvaluation:
         self.num_samples = num_samples
         self.layers = memory_layers(model)
         self.blocks = memory_block_numbers(model)
+        self._beside = {id(beside.memory): beside for beside in memories_beside(model)}
         self.metrics: dict[str, Metric] = {}
         self.samples: list[dict[str, Any]] = []
 
@@ -47,6 +84,8 @@ class LanguageModelEvaluation:
         """Switch the recording of read slots in all layers on or off."""
         for layer in self.layers:
             layer.recording, layer.last_ids = recording, None
+        for beside in self._beside.values():
+            beside.last_shares_BT = None
 
     def add_likelihood(self, batch: Batch, nll: NextTokenNLL) -> None:
         """Count a batch's likelihood, and the slots that its tokens read if they were recorded."""
@@ -60,6 +99,10 @@ class LanguageModelEvaluation:
             if layer.last_ids is not None:
                 usage = self._metric(f"memory/layer_{number}", SlotUsage, layer.index.num_slots)
                 usage.update(layer.last_ids, keep_mask)
+            beside = self._beside.get(id(layer))
+            if beside is not None and beside.last_shares_BT is not None:
+                share = self._metric(f"memory/layer_{number}/{FFN_SHARE}", MeanMetric)
+                share.update(beside.last_shares_BT, keep_mask[..., 0, 0].float())
 
     def add_answers(self, batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
         """Ask the batch's questions, closed book and greedily, and score the answers."""
@@ -112,6 +155,8 @@ class LanguageModelEvaluation:
                     values[f"{prefix}perplexity"] = result["perplexity"]
             elif isinstance(metric, SlotUsage):
                 values |= {f"{name}/{key}": value for key, value in result.items()}
+            elif isinstance(metric, MeanMetric):
+                values[name] = result
             else:
                 values[f"val/{name}"] = result
         return {name: value.float() for name, value in values.items()}

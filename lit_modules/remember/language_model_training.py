@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from triptych.lit_modules.optimization import ClipsValuesApart
-from triptych.lit_modules.remember.language_model_evaluation import LanguageModelEvaluation
+from triptych.lit_modules.remember.language_model_evaluation import (
+    LanguageModelEvaluation,
+    warning_of_no_effect,
+)
 from triptych.lit_modules.sharded_model import shard_for_trainer
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.rank_sums import sums_over_ranks
@@ -18,6 +22,9 @@ from triptych.models.remember.memory_blocks import describe_memory
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
 from triptych.protocols import LossTerm
+
+#: Before so many steps nobody expects an effect of the memory.
+FEWEST_STEPS_TO_HEAL = 20
 
 
 class LanguageModelTraining(ClipsValuesApart, LightningModule):
@@ -51,6 +58,7 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
         self.loss_terms: list[LossTerm] = []
         #: Answers and continuations of the last validation, as rows of a table.
         self.sample_rows: list[dict[str, Any]] = []
+        self._has_warned = False
         self._restart_clock()
 
     @property
@@ -146,11 +154,22 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics and refresh the table of samples."""
-        for name, value in self.evaluation.compute().items():
+        values = self.evaluation.compute()
+        for name, value in values.items():
             # The value is equal on all ranks; sync_dist=True only silences Lightning's warning.
             self.log(name, value, sync_dist=True)
+        self._warn_of_no_effect(values)
         self.sample_rows = [*self.evaluation.samples, *self._continue_prompts()]
         self._restart_clock()
+
+    def _warn_of_no_effect(self, values: dict[str, Tensor]) -> None:
+        """Warn once if the memory has learned and still adds nothing to its FFNs."""
+        if self.trainer.global_step < FEWEST_STEPS_TO_HEAL or self._has_warned:
+            return
+        warning = warning_of_no_effect(values)
+        if warning is not None:
+            self._has_warned = True
+            rank_zero_warn(warning)
 
     def _continue_prompts(self) -> list[dict[str, Any]]:
         tokenizer = data_of(self).tokenizer

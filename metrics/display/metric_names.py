@@ -109,6 +109,7 @@ QUANTITIES: dict[str, Quantity] = {
         SHARE, slots_read_share="slots that were read", most_read_share="reads of the busiest slot"
     ),
     **_named(SHARE, slots_always_read_share="slots that every document reads"),
+    **_named(SHARE, ffn_share="what the memory adds, of its FFN's output"),
     **_named(NATS, usage_entropy_nats="entropy of the reads"),
     **_named(SHARE, usage_perplexity_share="evenly read slots (perplexity of the reads)"),
     **_named("slots", slots_read="slots read in a step"),

@@ -48,6 +48,11 @@ def describe_memory(model: nn.Module) -> list[tuple[str, str]]:
     return [("memory", f"{slots:,} slots, {values:,} of the parameters, read by {where} {blocks}")]
 
 
+def memories_beside(module: nn.Module) -> list[FFNWithMemory]:
+    """Return every FFN with a memory beside it, in order."""
+    return [child for child in module.modules() if isinstance(child, FFNWithMemory)]
+
+
 def value_tables(module: nn.Module) -> list[ValueTable]:
     """Return every value table in a module, once each."""
     return [child for child in module.modules() if isinstance(child, ValueTable)]
@@ -69,6 +74,57 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
         f"{type(model).__name__} has no list of {count} blocks with an `mlp`; memory layers fit "
         f"Llama-, Qwen- and GPT-2-like decoders"
     )
+
+
+@torch.no_grad()
+def refuse_other_ffns(model: PreTrainedModel, numbers: list[int]) -> None:
+    """Check in one forward pass that FFNs map one tensor of hidden states to another.
+
+    Args:
+        model: A plain model; it stays as it is. One on the meta device is not run.
+        numbers: The blocks that memory is put into.
+
+    Raises:
+        ValueError: if an FFN takes or returns anything else, such as a residual or a router's
+            scores.
+    """
+    if model.device.type == "meta":
+        return
+    blocks = decoder_blocks(model)
+    problems = {number: "is not called in a forward pass" for number in numbers}
+
+    def note(number: int, args: tuple[object, ...], kwargs: dict[str, object], out: object) -> None:
+        states = args[0] if args else None
+        if len(args) != 1 or kwargs or not isinstance(states, torch.Tensor):
+            problems[number] = "takes more than the hidden states, such as a residual"
+        elif not isinstance(out, torch.Tensor) or out.shape != states.shape:
+            problems[number] = f"returns a {type(out).__name__} and not one tensor of hidden states"
+        else:
+            problems.pop(number, None)
+
+    handles = [
+        _ffn(blocks[number]).register_forward_hook(
+            lambda _, args, kwargs, out, number=number: note(number, args, kwargs, out),
+            with_kwargs=True,
+        )
+        for number in numbers
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval().base_model(  # without dropout, so without random numbers
+            input_ids=torch.zeros(1, 2, dtype=torch.int64, device=model.device), use_cache=False
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes:
+            module.training = training
+    for number, problem in problems.items():
+        ffn = type(_ffn(blocks[number])).__name__
+        raise ValueError(
+            f"{type(model).__name__}: the FFN of block {number} ({ffn}) {problem}, so no memory "
+            "fits beside it or in its place; docs/remember.md lists the families that work"
+        )
 
 
 def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
@@ -97,7 +153,8 @@ def add_memory(model: PreTrainedModel, memory: MemoryConfig) -> None:
             layer.to(reference.dtype)
             block.mlp = layer
             if memory.placement == "beside":
-                block.mlp = beside = FFNWithMemory(ffn, layer, memory.relevance_gate)
+                is_open = memory.start == "zero_values"
+                block.mlp = beside = FFNWithMemory(ffn, layer, memory.relevance_gate, is_open)
                 if beside.relevance is not None:
                     beside.relevance.to(reference.dtype)
             block.mlp.train(model.training)
@@ -114,7 +171,10 @@ def _ffn(block: nn.Module) -> nn.Module:
 def _value_table(memory: MemoryConfig, model_dtype: torch.dtype) -> ValueTable:
     _, value_dim = memory.sizes()
     dtype = memory.dtype() or model_dtype
-    return ValueTable(memory.num_slots, value_dim, memory.value_gradient, dtype)
+    table = ValueTable(memory.num_slots, value_dim, memory.value_gradient, dtype)
+    if memory.start == "zero_values":
+        nn.init.zeros_(table.weight)
+    return table
 
 
 def _memory_layer(memory: MemoryConfig, hidden_size: int, values: ValueTable) -> MemoryLayer:

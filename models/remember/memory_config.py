@@ -24,8 +24,13 @@ class MemoryConfig:
         key_dim: D, width of one head's query; None means half the hidden size (Memory+).
         value_dim: Width of a value, any number; None means the hidden size.
         placement: `replace` puts the memory in the FFN's place, as in the papers, for pretraining
-            from scratch. `beside` adds it to the FFN's output behind a scalar gate that starts at
-            zero, so the logits of a pretrained model are the same to the bit after insertion.
+            from scratch. `beside` adds it to the FFN's output behind a scalar gate, so that the
+            logits of a pretrained model are the same to the bit after insertion.
+        start: With `placement: beside`, what keeps the logits the same. `closed_gate`: random
+            values behind a gate at zero, which healing opens. `zero_values`: zeros behind a gate
+            at one, so that values have a gradient and learn without healing. Null: `zero_values`
+            in a model that is loaded by `base.pretrained`, else `closed_gate`, as in models saved
+            before this option existed.
         share_values: One value table for all layers (Memory+), or one table per layer.
         gated: The papers' swilu: out = W2(y * silu(W1 x)).
         qk_norm: Normalise queries and keys. Without it small models collapse onto few slots.
@@ -52,6 +57,7 @@ class MemoryConfig:
     key_dim: int | None = None
     value_dim: int | None = None
     placement: Literal["replace", "beside"] = "replace"
+    start: Literal["zero_values", "closed_gate"] | None = None
     share_values: bool = True
     gated: bool = True
     qk_norm: bool = False
@@ -92,6 +98,11 @@ class MemoryConfig:
             raise ValueError(
                 "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to "
                 "beside, or leave it out"
+            )
+        if self.start is not None and self.placement != "beside":
+            raise ValueError(
+                f"memory.start={self.start} is about a memory beside an FFN: set memory.placement "
+                "to beside, or leave memory.start out"
             )
 
     def _take_faiss(self, faiss: Any) -> None:

@@ -19,6 +19,14 @@ FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma", "gemma2", "gemma3_text"),
     *("phi3", "olmo2", "smollm3", "gpt_neox", "granite", "stablelm"),
 )
+#: Families whose models take a memory, and are saved and loaded again. The tests hold these;
+#: other families are checked when memory is put in.
+DENSE_FAMILIES = (
+    *FAMILIES,
+    *("qwen3_5_text", "gemma4_text", "gpt_neo", "gptj", "phi", "starcoder2", "cohere", "ernie4_5"),
+    *("exaone4", "glm4", "nemotron", "internlm3", "seed_oss", "hunyuan_v1_dense"),
+)
+MIXTURE_FAMILIES = ("mixtral", "qwen3_moe", "qwen3_next")
 _AUTO_MAP = {
     "AutoConfig": "modeling_triptych.MemoryConfig",
     "AutoModelForCausalLM": "modeling_triptych.MemoryModel",

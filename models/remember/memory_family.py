@@ -8,6 +8,10 @@ from collections.abc import Collection
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 
 from triptych.models.remember.memory_blocks import add_memory
 from triptych.models.remember.memory_config import MemoryConfig
@@ -38,8 +42,24 @@ def memory_model_class(family: Any) -> Any:
         }
         made = type(f"Memory{family.__name__}", (family,), namespace)
         AutoModelForCausalLM.register(config_class, made)
+        _convert_files_alike(family, made)
         _model_classes[family] = made
     return _model_classes[family]
+
+
+def _convert_files_alike(family: Any, made: Any) -> None:
+    """Read and write a memory class's files as its family's: mixtures keep experts one by one.
+
+    transformers looks conversions of weights up by the names of class and `model_type`.
+    """
+    names = {
+        family.__name__: made.__name__,
+        family.config_class.model_type: made.config_class.model_type,
+    }
+    for name, memory_name in names.items():
+        mapping = get_checkpoint_conversion_mapping(name)
+        if mapping is not None:
+            register_checkpoint_conversion_mapping(memory_name, mapping, overwrite=True)
 
 
 def _empty_model(family: Any) -> Any:
@@ -89,7 +109,10 @@ def become_memory_model(model: PreTrainedModel, memory: MemoryConfig) -> None:
     family = type(model)
     attention = model.config._attn_implementation
     config_class = memory_config_class(type(model.config))
-    model.config = config_class(memory=memory.to_dict(), **settings)
+    plain, model.config = model.config, config_class(memory=memory.to_dict(), **settings)
     model.config._attn_implementation = attention
+    for module in model.modules():  # as after loading, where all parts share the config
+        if getattr(module, "config", None) is plain:
+            module.config = model.config
     model.__class__ = memory_model_class(family)
     add_memory(model, memory)

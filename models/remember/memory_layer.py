@@ -155,10 +155,11 @@ class MemoryLayer(nn.Module):
 
 
 class FFNWithMemory(nn.Module):
-    """An FFN and a memory side by side: ffn(x) + gate * memory(x), the gate starting at zero.
+    """An FFN and a memory side by side: ffn(x) + gate * memory(x).
 
-    At gate zero the sum is the FFN's output to the bit, so a pretrained model is unchanged until
-    training opens the gate.
+    At gate zero, or with all values zero, the sum is the FFN's output to the bit, so a pretrained
+    model is unchanged at first. Behind the closed gate no value has a gradient until training has
+    opened it. Values at zero behind an open gate have one from the start.
 
     With `relevance_gate` each token weighs the memory: ffn(x) + gate * sigmoid(r . x + b) *
     memory(x), where r and b are learned and start at zero. Without it the memory changes every
@@ -172,14 +173,23 @@ class FFNWithMemory(nn.Module):
         ffn: The block's FFN.
         memory: The memory added to it.
         relevance_gate: Whether each token weighs the memory.
+        open_gate: Whether the gate starts at one, for values that start at zero.
     """
 
-    def __init__(self, ffn: nn.Module, memory: MemoryLayer, relevance_gate: bool = False) -> None:
+    def __init__(
+        self,
+        ffn: nn.Module,
+        memory: MemoryLayer,
+        relevance_gate: bool = False,
+        open_gate: bool = False,
+    ) -> None:
         super().__init__()
         self.ffn = ffn
         self.memory = memory
-        self.memory_gate = nn.Parameter(torch.zeros(()))
+        self.memory_gate = nn.Parameter(torch.full((), float(open_gate)))
         self.relevance: nn.Linear | None = None
+        #: While the memory records: rms(added) / rms(ffn) of each token in the last forward pass.
+        self.last_shares_BT: Tensor | None = None
         if relevance_gate:
             self.relevance = nn.Linear(memory.query.in_features, 1)
             nn.init.zeros_(self.relevance.weight)
@@ -187,8 +197,20 @@ class FFNWithMemory(nn.Module):
 
     def forward(self, hidden_BTM: Tensor) -> Tensor:
         """Return the sum of both, (B, T, M)."""
-        gate = self.memory_gate
-        if self.relevance is not None:
-            gate = gate * self.relevance(hidden_BTM).sigmoid()
-        out: Tensor = self.ffn(hidden_BTM) + gate * self.memory(hidden_BTM)
-        return out
+        ffn_BTM: Tensor = self.ffn(hidden_BTM)
+        added_BTM = self.gate_of(hidden_BTM) * self.memory(hidden_BTM)
+        if self.memory.recording:
+            self.last_shares_BT = rms(added_BTM.detach()) / rms(ffn_BTM.detach()).clamp_min(1e-30)
+        return ffn_BTM + added_BTM
+
+    def gate_of(self, hidden_BTM: Tensor) -> Tensor:
+        """Return the factor of the memory, a scalar or (B, T, 1)."""
+        if self.relevance is None:
+            return self.memory_gate
+        gate_BT1: Tensor = self.memory_gate * self.relevance(hidden_BTM).sigmoid()
+        return gate_BT1
+
+
+def rms(states_BTM: Tensor) -> Tensor:
+    """Return the root mean square over the last dimension in float32."""
+    return states_BTM.float().square().mean(-1).sqrt()

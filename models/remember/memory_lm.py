@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
 from triptych.models.progress_bars import no_progress_bars
-from triptych.models.remember.memory_blocks import decoder_blocks, value_tables
+from triptych.models.remember.memory_blocks import decoder_blocks, refuse_other_ffns, value_tables
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX
 from triptych.models.remember.memory_family import (
@@ -27,23 +28,32 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
         memory: The memory's settings.
 
     Raises:
-        ValueError: if the model has memory already, no such blocks, or not all of the given blocks.
+        ValueError: if the model has memory already, no such blocks, not all of the given blocks, or
+            FFNs that take or return more than hidden states.
 
     Returns:
         The same model; its class is now its family's memory class.
     """
     if getattr(model.config, "memory", None) is not None:
         raise ValueError("this model has memory layers already: insert into a plain base model")
-    hidden_size = model.config.hidden_size
-    become_memory_model(model, memory.resolved(hidden_size, len(decoder_blocks(model))))
+    memory = memory.resolved(model.config.hidden_size, len(decoder_blocks(model)))
+    refuse_other_ffns(model, memory.layers)
+    become_memory_model(model, memory)
     return model
 
 
 def build_memory_lm(
     base: BaseLMConfig, memory: MemoryConfig | None, vocab_size: int
 ) -> PreTrainedModel:
-    """Build the base model and insert the memory; `memory=None` returns the plain base."""
+    """Build the base model and insert the memory; `memory=None` returns the plain base.
+
+    A memory beside the FFNs of a pretrained model starts with zero values, if `memory.start` does
+    not say otherwise.
+    """
     model = build_base_lm(base, vocab_size)
+    is_beside = memory is not None and memory.placement == "beside"
+    if memory is not None and is_beside and base.pretrained is not None and memory.start is None:
+        memory = replace(memory, start="zero_values")
     return model if memory is None else insert_memory_layers(model, memory)
 
 

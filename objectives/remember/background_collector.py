@@ -25,6 +25,7 @@ from triptych.objectives.remember.background_statistics import (
     tokenizer_fingerprint,
 )
 from triptych.objectives.remember.slot_scores import TableStatistics, count_accesses
+from triptych.objectives.remember.value_scales import ValueScales
 
 
 class BackgroundCollector:
@@ -50,6 +51,7 @@ class BackgroundCollector:
             [torch.zeros(size, dtype=torch.int64, device=model.device) for size in sizes]
             for _ in range(2)
         )
+        self._scales = ValueScales(model)
 
     def add_document(self, *batches: dict[str, Any]) -> None:
         """Count the reads of one document.
@@ -79,7 +81,7 @@ class BackgroundCollector:
         """Sum the counts of all ranks; each rank has counted different documents, or none.
 
         Args:
-            sum_over_ranks: Maps an int64 tensor on the model's device to its sum over ranks.
+            sum_over_ranks: Maps a tensor on the model's device to its sum over ranks.
         """
         sums = [self.num_documents, self._num_tokens, self._num_rows, self._num_positions]
         totals = sum_over_ranks(
@@ -88,6 +90,7 @@ class BackgroundCollector:
         self.num_documents, self._num_tokens, self._num_rows, self._num_positions = totals
         self._counts = [sum_over_ranks(counts) for counts in self._counts]
         self._document_frequencies = [sum_over_ranks(df) for df in self._document_frequencies]
+        self._scales.sums = sum_over_ranks(self._scales.sums)
 
     def statistics(self) -> BackgroundStatistics:
         """Return the counts so far as a copy.
@@ -107,6 +110,7 @@ class BackgroundCollector:
             *self._document_size(),
             tokenizer_fingerprint(self.tokenizer),
             index_fingerprint(self.model),
+            tuple(self._scales.compute()),
         )
 
     def _add_reads(self, batch: dict[str, Any], counts: list[Tensor]) -> None:
@@ -116,12 +120,13 @@ class BackgroundCollector:
             for name in ("input_ids", "position_ids", "segment_ids")
         )
         numbers = {id(table): number for number, table in enumerate(value_tables(self.model))}
-        with _recording(self.model), torch.no_grad():
+        with _recording(self.model), self._scales, torch.no_grad():
             self.model.base_model(
                 input_ids=ids,
                 use_cache=False,
                 **packed_attention(self.model.config, segments, positions),
             )
+            self._scales.add(segments > 0)
             for layer in memory_layers(self.model):
                 assert layer.last_ids is not None, "a memory layer that the forward pass left out"
                 total = counts[numbers[id(layer.values)]]

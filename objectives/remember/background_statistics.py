@@ -55,6 +55,8 @@ class BackgroundStatistics:
         tokens_per_row: Positions of a row, T, padding included.
         tokenizer_fingerprint: See `tokenizer_fingerprint`.
         index_fingerprint: See `index_fingerprint`.
+        value_scales: One for each table, see `ValueScales`; None in files made before it was
+            measured.
 
     Source: 2510.15103, section 4: "documents" are random batches, statistics are static and stored
     with the model. Deviation: the paper does not give the size of its background batches.
@@ -66,6 +68,7 @@ class BackgroundStatistics:
     tokens_per_row: int
     tokenizer_fingerprint: str
     index_fingerprint: str
+    value_scales: tuple[float, ...] | None = None
 
     @property
     def num_documents(self) -> int:
@@ -79,6 +82,8 @@ class BackgroundStatistics:
             tensors[f"table_{number}.document_frequency"] = table.document_frequency_S
             tensors[f"table_{number}.counts"] = table.counts_S
         described = {name: getattr(self, name) for name in ("num_documents", *_DESCRIBED)}
+        if self.value_scales is not None:
+            described["value_scales"] = list(self.value_scales)
         save_tensors(path, tensors, {"kind": KIND, **described})
 
     @classmethod
@@ -105,7 +110,12 @@ class BackgroundStatistics:
             )
             for number in range(len(tensors) // 2)
         )
-        return cls(tables, **{name: description[name] for name in _DESCRIBED})
+        scales = description.get("value_scales")
+        return cls(
+            tables,
+            **{name: description[name] for name in _DESCRIBED},
+            value_scales=None if scales is None else tuple(scales),
+        )
 
     def merge(self, other: "BackgroundStatistics") -> "BackgroundStatistics":
         """Add the statistics of further documents to these.
@@ -136,7 +146,16 @@ class BackgroundStatistics:
             self.tokens_per_row,
             self.tokenizer_fingerprint,
             self.index_fingerprint,
+            self._merged_scales(other),
         )
+
+    def _merged_scales(self, other: "BackgroundStatistics") -> tuple[float, ...] | None:
+        """Return the geometric means, weighted by tokens; None if a part has none."""
+        if self.value_scales is None or other.value_scales is None:
+            return None
+        share = self.num_tokens / max(1, self.num_tokens + other.num_tokens)
+        pairs = zip(self.value_scales, other.value_scales, strict=True)
+        return tuple(mine**share * others ** (1 - share) for mine, others in pairs)
 
     def check(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None) -> None:
         """Check that the statistics belong to this model and this tokenizer.

@@ -32,7 +32,10 @@ EXPERIMENTS = sorted({*CONFIGS.rglob("*.yaml")} - {CONFIGS / "base.yaml", *HARDW
 # Too large to be trained here, or from the hub; other tests build the first without memory for its
 # weights, and run the second with a small model of its class.
 ONLY_PARSED = {
-    *(CONFIGS / "remember" / f"{name}.yaml" for name in ("pretrain_1b", "retrofit_qwen3")),
+    *(
+        CONFIGS / "remember" / f"{name}.yaml"
+        for name in ("pretrain_1b", "retrofit_qwen3", "retrofit_smollm2", "finetune_smollm2")
+    ),
     # tests/configs/test_diversify_configs.py runs these
     *(CONFIGS / "diversify").glob("*_qwen*.yaml"),
     *(CONFIGS / "diversify").glob("synth*.yaml"),

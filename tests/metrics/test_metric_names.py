@@ -52,6 +52,10 @@ def test_every_quantity_that_the_source_logs_has_a_name():
         ("val/structure/latents_of_2_agents", "structure: latents that matter to 2 agents (count)"),
         ("val/x/overall_ead_3", "x: different 3-grams against expectation (EAD), over all prompts"),
         ("reward/my_component", "score of my component (mean)"),
+        (
+            "memory/layer_20/ffn_share",
+            "memory, layer 20: what the memory adds, of its FFN's output (share)",
+        ),
         ("memory/layer_2/slots_read_share", "memory, layer 2: slots that were read (share)"),
     ],
 )

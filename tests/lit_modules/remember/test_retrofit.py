@@ -1,14 +1,18 @@
 """Memory put beside the FFNs of a trained model: the healing run trains it alone."""
 
 import copy
+import json
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.conftest import run_in
 from tests.lit_modules.remember.test_memory_pretraining import TINY
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.callbacks.remember.standardise_queries import StandardiseQueries
 from triptych.cli import TriptychCLI, main
+from triptych.lit_modules.remember import language_model_training
 from triptych.lit_modules.remember.memory_pretraining import MemoryPretraining
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.memory_blocks import memory_layers
@@ -128,6 +132,38 @@ def test_a_healed_model_learns_by_its_slots_alone(tiny, healed_export):
     assert changed == {"memory_values.0.weight"}
     rows = (before.memory_values[0].weight != after.memory_values[0].weight).any(1)
     assert 0 < rows.sum() <= 2 * 5
+
+
+def test_the_share_of_the_ffn_is_logged_for_each_block(healed_export):
+    metrics = json.loads((healed_export.parent / "summary.json").read_text())["metrics"]
+    for block in (0, 1):
+        assert metrics[f"memory/layer_{block}/ffn_share"] > 1e-3
+
+
+def test_a_memory_that_stays_without_effect_is_told(tiny, plain, monkeypatch):
+    monkeypatch.setattr(language_model_training, "FEWEST_STEPS_TO_HEAL", 1)
+    still = retrofit(plain, learning_rate=0.0, value_learning_rate=0.0)
+    with pytest.warns(UserWarning, match=r"memory adds 0% of its FFN \(blocks 0, 1\): it has no"):
+        main(tiny("--trainer.max_steps", "1", "--trainer.val_check_interval", "1", **still))
+
+
+def test_queries_are_standardised_once_before_the_first_step(tiny, plain):
+    callback = {"class_path": f"{StandardiseQueries.__module__}.StandardiseQueries"}
+    memory = MEMORY | {"start": "zero_values", "qk_norm": True}
+    sections = retrofit(plain, memory=memory)
+    sections["trainer"] = TINY["trainer"] | {"callbacks+": [callback]}
+    options = ("--trainer.max_steps", "0", "--trainer.limit_val_batches", "0")
+    first = load_memory_lm(main(tiny(*options, **sections)) / "export")
+    assert all(layer.query.bias.any() for layer in memory_layers(first))
+    assert torch.equal(logits(first), logits(load_memory_lm(plain)))
+    first.save_pretrained("again")
+    AutoTokenizer.from_pretrained(plain).save_pretrained("again")
+    sections = retrofit("again", memory=None)
+    sections["trainer"] = TINY["trainer"] | {"callbacks+": [callback]}
+    second = load_memory_lm(main(tiny(*options, name="second", **sections)) / "export")
+    for one, other in zip(memory_layers(first), memory_layers(second), strict=True):
+        assert torch.equal(one.query.weight, other.query.weight)
+        assert torch.equal(one.query.bias, other.query.bias)
 
 
 def test_there_must_be_a_memory_to_train_alone():

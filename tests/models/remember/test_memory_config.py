@@ -33,6 +33,10 @@ from triptych.models.remember.memory_config import MemoryConfig
             {"relevance_gate": True},
             "memory.relevance_gate weighs a memory beside an FFN: set memory.placement to beside",
         ),
+        (
+            {"start": "zero_values"},
+            "memory.start=zero_values is about a memory beside an FFN: set memory.placement to",
+        ),
     ],
 )
 def test_settings_that_cannot_work(settings, message):
@@ -67,9 +71,10 @@ def test_round_trip_through_plain_types():
 
 def test_settings_of_models_saved_before_an_option_existed():
     old = MemoryConfig(layers=[0, 2], placement="beside").to_dict()
-    for name in ("index_args", "relevance_gate"):
+    for name in ("index_args", "relevance_gate", "start"):
         del old[name]
     memory = MemoryConfig(**old)
+    assert memory.start is None  # a gate that starts closed
     assert (memory.index_args, memory.relevance_gate) == ({}, False)
 
 
