@@ -57,11 +57,21 @@ class Rendering:
         prompt: The text before the answer, without trailing space.
         answer: The answer, with its leading space.
         remainder: The text after the answer, such as a full stop.
+        chat: Whether `prompt` is a user's message, and `lead`, `answer` and `remainder` are the
+            reply, in the tokenizer's chat template.
+        lead: The text of a reply before the answer.
     """
 
     prompt: str
     answer: str
     remainder: str = ""
+    chat: bool = False
+    lead: str = ""
+
+    @property
+    def reply(self) -> str:
+        """The reply of a wording in chat form."""
+        return (self.lead + self.answer + self.remainder).strip()
 
     @property
     def text(self) -> str:
@@ -70,6 +80,10 @@ class Rendering:
         >>> Rendering("The capital of France is", " Paris", ".").text
         'The capital of France is Paris.'
         """
+        return f"{self.prompt}\n{self.reply}" if self.chat else self._joined
+
+    @property
+    def _joined(self) -> str:
         return self.prompt + self.answer + self.remainder
 
 
