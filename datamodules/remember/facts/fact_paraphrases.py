@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jsonargparse.typing import PositiveInt
 
 from triptych.datamodules.batches.packed_datamodule import locate
+from triptych.datamodules.remember.facts.answer_place import fault_of
 from triptych.datamodules.remember.facts.fact_documents import LossOn
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,
@@ -148,7 +149,7 @@ class Paraphrases:
             for paraphrase in row["paraphrases"]:
                 rendering = statement_rendering(paraphrase, fact.answers)
                 if rendering is None:
-                    wrong = f"names none of the answers {list(fact.answers)}"
+                    wrong = fault_of(paraphrase, fact.answers)
                 elif not self._teaches(rendering):
                     wrong = (
                         "begins with its answer, so that nothing leads to it: rephrase it, or set "

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import yaml
 
 from triptych import ROOT
+from triptych.datamodules.remember.facts.answer_place import NoAnswerPlaceError, answer_place
 
 BUILT_IN_RELATIONS = ROOT / "datamodules" / "embedded" / "relations.yaml"
 # Ten times faster on the built-in file, if PyYAML was built with libyaml.
@@ -39,6 +40,13 @@ class Fact:
         statement: The source's statement of the fact, which contains one of the answers.
         relation: The relation as the source names it ("capital", "P36").
         subject: The subject as it reads inside a sentence ("the Bahamas").
+        answer_in_statement: The answer as the statement writes it; None: it is found.
+        rephrasings: Further wordings of the question.
+        held_out: Wordings of the question that are never taught.
+        sentences: Further statements.
+        locality: Neighbours, of which the model should say what it said before.
+        portability: Questions that follow from the fact.
+        place: File and line of the row.
     """
 
     id: str
@@ -47,6 +55,26 @@ class Fact:
     statement: str | None = None
     relation: str | None = None
     subject: str | None = None
+    answer_in_statement: str | None = None
+    rephrasings: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    locality: tuple["FollowUp", ...] = ()
+    portability: tuple["FollowUp", ...] = ()
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A question beside a fact, as in KnowEdit's `locality` and `portability`.
+
+    Attributes:
+        prompt: The question, or the beginning of a sentence.
+        answers: Accepted answers; of a neighbour perhaps none.
+    """
+
+    prompt: str
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +124,25 @@ def question_rendering(question: str, answer: str) -> Rendering:
     return Rendering(f"Question: {question} Answer:", f" {answer}")
 
 
-def statement_rendering(statement: str, answers: Iterable[str]) -> Rendering | None:
-    """Cut a sentence at the last occurrence of the first of `answers` that it contains.
+def statement_rendering(
+    statement: str, answers: Iterable[str], given: str | None = None
+) -> Rendering | None:
+    """Cut a sentence at its answer, if the place of the answer is beyond doubt.
 
-    The last occurrence leaves the longest prompt to predict the answer from.
+    Arguments are those of `answer_place.answer_place`, which says why there is no such place.
 
     Returns:
-        The rendering, or None if the sentence contains none of the answers.
+        The rendering, or None if the sentence cannot be cut.
 
     >>> statement_rendering("Emma is by Austen.", ["Jane Austen", "Austen"])
-    Rendering(prompt='Emma is by', answer=' Austen', remainder='.')
+    Rendering(prompt='Emma is by', answer=' Austen', remainder='.', chat=False, lead='')
     """
-    for answer in answers:
-        matches = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", statement))
-        if matches:
-            start, end = matches[-1].span()
-            prompt = statement[:start].rstrip(" ")
-            return Rendering(prompt, statement[len(prompt) : end], statement[end:])
-    return None
+    try:
+        before, answer, after = answer_place(statement, answers, given)
+    except NoAnswerPlaceError:
+        return None
+    prompt = before.rstrip(" ")
+    return Rendering(prompt, before[len(prompt) :] + answer, after)
 
 
 def fill(template: str, subject: str, answer: str = "") -> str:
@@ -209,7 +238,8 @@ class FactTemplates:
 
     def statements(self, fact: Fact) -> list[Rendering]:
         """List the statements of a fact: the source's first, then those of the templates."""
-        own = statement_rendering(fact.statement, fact.answers) if fact.statement else None
+        given = fact.answer_in_statement
+        own = statement_rendering(fact.statement, fact.answers, given) if fact.statement else None
         renderings = [own] if own is not None else []
         relation = self.relation_of(fact)
         if relation is None or fact.subject is None:
