@@ -7,8 +7,24 @@ from collections.abc import Callable, Sequence
 # Titles and abbreviations whose full stop ends no sentence. After a single capital and a full stop
 # ("J. S. Bach") no sentence ends either.
 ABBREVIATIONS = (
-    *("Mr", "Mrs", "Ms", "Mx", "Dr", "Prof", "St", "Sr", "Jr", "Rev", "Hon", "Gen", "Col", "Lt"),
-    *("Capt", "Sgt", "Mt", "vs", "cf", "ca", "approx", "No", "Nr", "Fig", "Eq", "e.g", "i.e", "z.B"),
+    *("Mr", "Mrs", "Ms", "Mx", "Dr", "Prof", "St", "Sr", "Jr", "Rev", "Hon", "Gen", "Col"),
+    "Lt",
+    *(
+        "Capt",
+        "Sgt",
+        "Mt",
+        "vs",
+        "cf",
+        "ca",
+        "approx",
+        "No",
+        "Nr",
+        "Fig",
+        "Eq",
+        "e.g",
+        "i.e",
+        "z.B",
+    ),
     *("d.h", "bzw", "Hr", "Fr", "Mme", "Mlle", "M", "Sra", "Dra"),
 )
 _NO_END = "".join(rf"(?<!\b{re.escape(word)}\.)" for word in ABBREVIATIONS)

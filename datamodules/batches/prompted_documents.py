@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
 from triptych.datamodules.batches.chat_replies import encode_chats
 from triptych.datamodules.batches.cut_tokens import encode_parts
+from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
 from triptych.datamodules.batches.tokenizer import document_start, prompt_start
 
 OnLongRow = Literal["error", "cut", "skip"]
