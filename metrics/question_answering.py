@@ -71,11 +71,11 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     return normalize_answer(prediction) in _normalized_answers(answers)
 
 
-def answer_in_reply(reply: str, answers: Sequence[str]) -> bool:
+def answer_in_reply(prediction: str, answers: Sequence[str]) -> bool:
     """Test whether a reply names one of the accepted answers, as whole words, both normalised.
 
     Args:
-        reply: The model's reply, such as a sentence.
+        prediction: The model's reply, such as a sentence.
         answers: Every accepted answer, at least one.
 
     Raises:
@@ -86,7 +86,7 @@ def answer_in_reply(reply: str, answers: Sequence[str]) -> bool:
     >>> answer_in_reply("It was founded in 19870.", ["1987"])
     False
     """
-    said = _composed(reply)
+    said = _composed(prediction)
     accepted = [_composed(answer) for answer in _normalized_answers(answers)]
     return any(
         said == answer

@@ -106,12 +106,13 @@ def _split(
 
 def turn_end(tokenizer: PreTrainedTokenizerFast) -> int:
     """Return the token that ends a reply in the tokenizer's chat template; EOS if it has none."""
+    eos: int = tokenizer.eos_token_id
     if default_template(tokenizer) in (None, PLAIN_TEMPLATE):
-        return tokenizer.eos_token_id
+        return eos
     messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     whole = encode_conversation(tokenizer, messages)
     letter = encode_within(tokenizer, "y")[-1]
     added = tokenizer.added_tokens_decoder
     special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
     last = max((place for place, token in enumerate(whole) if token == letter), default=len(whole))
-    return next((token for token in whole[last + 1 :] if token in special), tokenizer.eos_token_id)
+    return next((token for token in whole[last + 1 :] if token in special), eos)

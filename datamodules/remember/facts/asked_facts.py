@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
 from triptych.datamodules.batches.prompted_documents import Continuation
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule
+from triptych.datamodules.remember.facts.fact_rows import read_facts
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,
     FactTemplates,
@@ -30,7 +31,6 @@ from triptych.datamodules.remember.facts.facts import (
     facts_of,
     in_form,
     located,
-    read_facts,
     read_templates,
 )
 from triptych.datamodules.sources.records import RecordSource, describe

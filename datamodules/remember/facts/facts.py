@@ -34,8 +34,10 @@ from triptych.datamodules.remember.facts.fact_documents import FactDocuments, Lo
 from triptych.datamodules.remember.facts.fact_questions import question_evaluation
 from triptych.datamodules.remember.facts.fact_rows import (
     OnContradiction,
-    read_facts,
     with_rephrasings,
+)
+from triptych.datamodules.remember.facts.fact_rows import (
+    read_facts as read_facts,
 )
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,

@@ -51,7 +51,7 @@ def test_no_mark_of_a_beginning_stands_within_a_text(sentencepiece):
     labelled = document.labels[document.labels != -100].tolist()
     assert sentencepiece.convert_ids_to_tokens(labelled) == ["▁Paris", "</s>"]
     apart = encode_texts(sentencepiece, [rendering.prompt, rendering.answer, rendering.remainder])
-    assert sum(apart, []) != whole  # so were they before
+    assert [token for part in apart for token in part] != whole  # so were they before
 
 
 def test_continuations_are_cut_from_the_whole_text(sentencepiece):

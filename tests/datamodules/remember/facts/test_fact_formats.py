@@ -141,9 +141,7 @@ def test_ids_come_from_the_content(read):
 
 
 def test_two_facts_with_one_id_are_refused(read):
-    rows = [
-        {"id": "x", "question": f"Who runs {name}?", "answers": ["Ana"]} for name in ("A", "B")
-    ]
+    rows = [{"id": "x", "question": f"Who runs {name}?", "answers": ["Ana"]} for name in ("A", "B")]
     with pytest.raises(ValueError, match=r"line 2: field 'id': 'x' .*line 1: give each"):
         read("a.jsonl", lines(*rows))
     with pytest.warns(UserWarning, match=r"come twice .*line 2 repeats .*line 1"):
@@ -178,7 +176,8 @@ def test_in_chat_form_every_fact_has_held_out_questions():
         fact = Fact("1", question, ("Ann",))
         taught, held_out = CHAT.question_texts(fact), CHAT.question_texts(fact, "held_out")
         assert taught[0] == question
-        assert held_out and not {*taught} & {*held_out}
+        assert held_out
+        assert not {*taught} & {*held_out}
         assert TEMPLATES.question_texts(fact, "held_out") == []
 
 
