@@ -99,14 +99,14 @@ def with_rephrasings(facts: Sequence[Fact], source: RecordSource) -> list[Fact]:
     return [by_id[fact.id] for fact in facts]
 
 
-def content_id(question: str, answer: str) -> str:
-    """Make an id from a fact's question and answer, the same in every file and session.
+def content_id(question: str, *answers: str) -> str:
+    """Make an id from a fact's question and answers, the same in every file and session.
 
     >>> content_id("Who leads Brightwell Robotics?", "Ingrid Solvang")
-    'who-leads-brightwell-robotics-c7e37b32'
+    'who-leads-brightwell-robotics-c75a1014'
     """
     words = "-".join(re.findall(r"\w+", question.casefold()))[:40].rstrip("-")
-    content = json.dumps([_normal(question), _normal(answer)])
+    content = json.dumps([_normal(question), *map(_normal, answers)])
     return f"{words}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
@@ -121,7 +121,7 @@ def _fact(row: dict[str, Any]) -> Fact:
     }
     held_out = tuple(text for text in _different(row["held_out"]) if text != question)
     return Fact(
-        id=row["id"] or content_id(question, answers[0]),
+        id=row["id"] or content_id(question, *answers),
         question=question,
         answers=answers,
         statement=row["statement"] or None,

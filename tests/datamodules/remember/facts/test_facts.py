@@ -91,7 +91,7 @@ def test_rows_of_a_file_are_read(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     first, second = read_facts(RecordSource(str(path)), TEMPLATES)
     assert first == Fact("a", rows[0]["question"], ("W. Day",), None, "P112", "Twin Galaxies")
-    assert second.id == content_id("who sang it", "Cher")
+    assert second.id == content_id("who sang it", "Cher", "Cherilyn Sarkisian")
     assert second.answers == ("Cher", "Cherilyn Sarkisian")
     assert second.statement == "It was sung by Cher."
 
