@@ -15,6 +15,7 @@ match of 1 but an F1 of 0.
 
 import re
 import string
+import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ from torch import Tensor
 from triptych.metrics.summed_metric import SummedMetric
 
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# Bounds of a word; scripts without spaces have none.
+_SPACED = r"[^\W\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+_START, _END = rf"(?<!{_SPACED})", rf"(?!{_SPACED})"
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 
 
@@ -65,6 +69,35 @@ def exact_match(prediction: str, answers: Sequence[str]) -> bool:
     False
     """
     return normalize_answer(prediction) in _normalized_answers(answers)
+
+
+def answer_in_reply(prediction: str, answers: Sequence[str]) -> bool:
+    """Test whether a reply names one of the accepted answers, as whole words, both normalised.
+
+    Args:
+        prediction: The model's reply, such as a sentence.
+        answers: Every accepted answer, at least one.
+
+    Raises:
+        ValueError: If `answers` is empty or a single string.
+
+    >>> answer_in_reply("The band is called the Beatles.", ["Beatles", "The Fab Four"])
+    True
+    >>> answer_in_reply("It was founded in 19870.", ["1987"])
+    False
+    """
+    said = _composed(prediction)
+    accepted = [_composed(answer) for answer in _normalized_answers(answers)]
+    return any(
+        said == answer
+        or (answer != "" and re.search(rf"{_START}{re.escape(answer)}{_END}", said) is not None)
+        for answer in accepted
+    )
+
+
+def _composed(text: str) -> str:
+    """Normalise a text of any composition of letters, with typographic apostrophes."""
+    return normalize_answer(unicodedata.normalize("NFC", text).replace("’", "'"))
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
@@ -190,3 +223,18 @@ class TokenF1(_MeanOverQuestions):
     """
 
     score = staticmethod(token_f1)
+
+
+class AnswerInReply(_MeanOverQuestions):
+    """The share of replies that name one of the accepted answers.
+
+    Args:
+        kwargs: Options of `torchmetrics.Metric`.
+
+    >>> metric = AnswerInReply()
+    >>> metric.update(["It is Paris.", "It is Rome."], [["Paris"], ["Nile", "The Nile"]])
+    >>> metric.compute()
+    tensor(0.5000, dtype=torch.float64)
+    """
+
+    score = staticmethod(answer_in_reply)

@@ -17,7 +17,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.batches.tokenizer import document_start, encode_texts
 
 #: The plain template in the language of transformers, for the tokenizers of exports.
 PLAIN_TEMPLATE = (
@@ -63,12 +63,25 @@ def encode_prompts(
     """
     if tokenizer.chat_template is None:
         texts = encode_texts(tokenizer, [plain_text(messages) for messages in conversations])
-        return [[tokenizer.bos_token_id, *ids] for ids in texts]
+        start = document_start(tokenizer)
+        return [[*start, *ids] for ids in texts]
     with _special_tokens_recognised(tokenizer):
         encoded = [_by_own_template(tokenizer, messages) for messages in conversations]
     if conversations:
         _check_marks(tokenizer, conversations[0], encoded[0])
     return encoded
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
+) -> list[int]:
+    """Tokenise a whole conversation, replies included, by the tokenizer's chat template.
+
+    Raises:
+        ValueError: if the template refuses the conversation.
+    """
+    with _special_tokens_recognised(tokenizer):
+        return _by_own_template(tokenizer, messages, to_be_continued=False)
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerFast, replies: Sequence[str]) -> list[list[int]]:
@@ -92,13 +105,15 @@ def _special_tokens_recognised(tokenizer: PreTrainedTokenizerFast) -> Iterator[N
 
 
 def _by_own_template(
-    tokenizer: PreTrainedTokenizerFast, messages: Sequence[Mapping[str, str]]
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[Mapping[str, str]],
+    to_be_continued: bool = True,
 ) -> list[int]:
     try:
         # Marks of the template become special tokens; the same text in a message does not.
         encoding: Any = tokenizer.apply_chat_template(
             [dict(message) for message in messages],
-            add_generation_prompt=True,
+            add_generation_prompt=to_be_continued,
             sanitize_control_tokens=True,
         )
     except Exception as error:  # templates raise errors of any type

@@ -4,9 +4,38 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
-# A sentence ends with a mark, perhaps a closing quote or bracket, and white space; a paragraph ends
-# with an empty line. "Mr. Smith" is thus two sentences.
-SENTENCE = re.compile(r".+?(?:[.!?][\"'”’)\]]*(?=\s)|\n\s*\n|\Z)\s*", re.DOTALL)
+# Titles and abbreviations whose full stop ends no sentence. After a single capital and a full stop
+# ("J. S. Bach") no sentence ends either.
+ABBREVIATIONS = (
+    *("Mr", "Mrs", "Ms", "Mx", "Dr", "Prof", "St", "Sr", "Jr", "Rev", "Hon", "Gen", "Col"),
+    "Lt",
+    *(
+        "Capt",
+        "Sgt",
+        "Mt",
+        "vs",
+        "cf",
+        "ca",
+        "approx",
+        "No",
+        "Nr",
+        "Fig",
+        "Eq",
+        "e.g",
+        "i.e",
+        "z.B",
+    ),
+    *("d.h", "bzw", "Hr", "Fr", "Mme", "Mlle", "M", "Sra", "Dra"),
+)
+_NO_END = "".join(rf"(?<!\b{re.escape(word)}\.)" for word in ABBREVIATIONS)
+_INITIAL = r"(?<!\b[A-Z]\.)"
+# A sentence ends with a mark, perhaps a closing quote or bracket, and white space; full stops of
+# Chinese and Japanese need no space after them. A paragraph ends with an empty line.
+SENTENCE = re.compile(
+    rf".+?(?:(?:\.{_NO_END}{_INITIAL}|[!?…।؟۔።])[\"'”’)\]]*(?=\s)"
+    r"|[。！？｡︒]+[\"'”’」』）】》]*|\n\s*\n|\Z)\s*",
+    re.DOTALL,
+)
 WORD = re.compile(r"\s*\S+\s*")
 CHARACTER = re.compile(r".", re.DOTALL)
 
@@ -16,6 +45,8 @@ def sentences(text: str) -> list[str]:
 
     >>> sentences('One. "Two!" Three')
     ['One.', '"Two!"', 'Three']
+    >>> sentences("Dr. Solvang leads it. 云杉国很大。首都是松林城。")
+    ['Dr. Solvang leads it.', '云杉国很大。', '首都是松林城。']
     """
     return [sentence.strip() for sentence in SENTENCE.findall(text.strip())]
 

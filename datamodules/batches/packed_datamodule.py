@@ -85,6 +85,10 @@ class DataPart(ABC):
     name: str
     chat_template: str | None = None
 
+    def asked_in(self, tokenizer: PreTrainedTokenizerFast) -> str | None:
+        """Return the chat template in which the part asks with a tokenizer; None: its own."""
+        return self.chat_template
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Hash the contents of the training sources and the settings that determine the rows.
@@ -172,7 +176,7 @@ class PackedDataModule(LightningDataModule):
     @property
     def chat_template(self) -> str | None:
         """The form in which the data ask the model: that of the first part that asks."""
-        forms = (part.chat_template for part in self.parts)
+        forms = (part.asked_in(self.tokenizer) for part in self.parts)
         return next((form for form in forms if form is not None), None)
 
     @property

@@ -3,18 +3,22 @@
     Continuation("The capital of France is", " Paris")
       -> [BOS] The capital of France is Paris           labels: on " Paris"
 
-Prompt and continuation are tokenised separately, so the continuation's tokens are known exactly.
+Prompt and continuation are tokenised as one text and cut by offsets (`cut_tokens`), so the tokens
+are those that the model meets in texts. A continuation in chat form is the reply to a message, in
+the tokenizer's own template (`chat_replies`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from triptych.datamodules.batches.chat_replies import encode_chats
+from triptych.datamodules.batches.cut_tokens import encode_parts
 from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
-from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.batches.tokenizer import document_start, prompt_start
 
 OnLongRow = Literal["error", "cut", "skip"]
 
@@ -24,14 +28,18 @@ class Continuation:
     """A text that continues a prompt.
 
     Attributes:
-        prompt: The text before it, without trailing space; may be empty.
-        text: The continuation, with its leading space.
-        ends: Whether the document ends with it: a labelled EOS follows.
+        prompt: The text before it, without trailing space; may be empty. In chat form, the user's
+            message.
+        text: The continuation, with its leading space. In chat form, the reply.
+        ends: Whether the document ends with it: a labelled EOS follows. In chat form, the end of
+            the turn.
+        chat: Whether it is a reply in the tokenizer's chat template.
     """
 
     prompt: str
     text: str
     ends: bool = False
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,31 +94,56 @@ def encode_continuations(
             tokens, or no item is left.
     """
     flat = [continuation for item in items for continuation in item]
-    ids = encode_texts(tokenizer, [c.prompt for c in flat] + [c.text for c in flat])
-    encoded = iter(zip(flat, ids[: len(flat)], ids[len(flat) :], strict=True))
+    encoded = iter(_encoded(tokenizer, flat))
     documents: list[Document] = []
     item_of: list[int] = []
     too_long: list[tuple[int, int]] = []
     for index, item in enumerate(items):
         parts = [next(encoded) for _ in item]
-        # The tokens after the prompt, and the number of prompt tokens that fit before them.
-        ends = [[*text, tokenizer.eos_token_id] if c.ends else text for c, _, text in parts]
-        rooms = [context_length - 1 - max(len(end), room) for end in ends]
-        spare = [left - len(prompt) for left, (_, prompt, _) in zip(rooms, parts, strict=True)]
+        # The number of prompt tokens that fit before the tokens after the prompt.
+        rooms = [context_length - len(part.start) - max(len(part.end), room) for part in parts]
+        spare = [left - len(part.prompt) for left, part in zip(rooms, parts, strict=True)]
         if min(spare) < 0:
             too_long.append((index, context_length - min(spare)))
             if on_long_row != "cut" or min(rooms) < 0:
                 continue
-        for left, (continuation, prompt, _), end in zip(rooms, parts, ends, strict=True):
-            if not end:
+        for left, part, continuation in zip(rooms, parts, item, strict=True):
+            if not part.end:
                 raise ValueError(f"nothing follows the prompt {continuation.prompt!r}")
-            kept = prompt[max(0, len(prompt) - left) :]
-            documents.append(_document([tokenizer.bos_token_id, *kept], end))
+            kept = part.prompt[max(0, len(part.prompt) - left) :]
+            documents.append(_document([*part.start, *kept], part.end))
             item_of.append(index)
     encoded_items = PromptedDocuments(documents, item_of, len(items) - len(set(item_of)))
     if too_long and (on_long_row == "error" or not documents):
         _refuse(items, too_long, context_length, on_long_row)
     return encoded_items
+
+
+class _Encoded(NamedTuple):
+    """Ids before the prompt's text, of the prompt, and of all that has labels."""
+
+    start: list[int]
+    prompt: list[int]
+    end: list[int]
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerFast, continuations: Sequence[Continuation]
+) -> list[_Encoded]:
+    texts = iter(encode_parts(tokenizer, [(c.prompt, c.text) for c in continuations if not c.chat]))
+    chats = iter(encode_chats(tokenizer, [(c.prompt, c.text) for c in continuations if c.chat]))
+    start, eos = document_start(tokenizer), tokenizer.eos_token_id
+    encoded = []
+    for continuation in continuations:
+        if continuation.chat:
+            chat = next(chats)
+            end = [*chat.reply, *chat.turn_end] if continuation.ends else chat.reply
+            encoded.append(_Encoded([], chat.prompt, end))
+        else:
+            prompt, text = next(texts)
+            before = start if prompt else prompt_start(tokenizer)
+            encoded.append(_Encoded(before, prompt, [*text, eos] if continuation.ends else text))
+    return encoded
 
 
 def _document(prompt: list[int], end: list[int]) -> Document:

@@ -13,7 +13,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.packing import Document, DocumentSource
-from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.batches.tokenizer import document_start, encode_texts
 from triptych.models.disk_cache import build_once
 
 TEXTS_PER_BATCH = 256
@@ -77,6 +77,8 @@ def tokenised(
         ValueError: if there is no text.
     """
     key = [fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.all_special_ids]
+    if (start := document_start(tokenizer)) != [tokenizer.bos_token_id]:
+        key.append(start)
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     folder = build_once(
         cache_dir / "tokens" / digest,
@@ -115,11 +117,15 @@ def write_token_file(
 def encode_documents(
     texts: Iterable[str], tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[np.ndarray]:
-    """Yield `[BOS] text [EOS]` as int64 for each text that is more than white space."""
+    """Yield `[BOS] text [EOS]` as int64 for each text that is more than white space.
+
+    A tokenizer without a BOS of its own (`document_start`) puts nothing before the text.
+    """
+    start = document_start(tokenizer)
     remaining = (text for text in texts if text.strip())
     while batch := list(islice(remaining, TEXTS_PER_BATCH)):
         for ids in encode_texts(tokenizer, batch):
-            yield np.array([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], dtype=np.int64)
+            yield np.array([*start, *ids, tokenizer.eos_token_id], dtype=np.int64)
 
 
 def _shown(texts: Iterable[str], name: str) -> Iterator[str]:

@@ -141,6 +141,34 @@ def encode_texts(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> li
     return [encoding.ids for encoding in encodings]
 
 
+def document_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Return the ids before the text of a document: those that the tokenizer itself puts there.
+
+    A tokenizer that puts nothing itself has a BOS before documents only if that token has no other
+    use: it differs from EOS, and the chat template, if there is one, writes it as BOS. So the
+    tokenizers trained here keep theirs, and a chat model reads no mark of a turn before a text.
+    """
+    with_special = tokenizer.backend_tokenizer.encode("x", add_special_tokens=True)
+    own = with_special.special_tokens_mask
+    if any(own):
+        return with_special.ids[: own.index(0)] if 0 in own else []
+    if tokenizer.bos_token_id is None or tokenizer.bos_token_id == tokenizer.eos_token_id:
+        return []
+    template = tokenizer.chat_template
+    templates = [template] if isinstance(template, str) else (template or {}).values()
+    written = [text for text in templates if "bos_token" in text]
+    return [tokenizer.bos_token_id] if written or not templates else []
+
+
+def prompt_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Return the ids before a prompt without text: `document_start`, else BOS or EOS.
+
+    A continuation of nothing needs a token that its first token is predicted from.
+    """
+    first = tokenizer.bos_token_id
+    return document_start(tokenizer) or [tokenizer.eos_token_id if first is None else first]
+
+
 def token_num_bytes(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     """Count the UTF-8 bytes of each token's text, int32 (V,); 0 for special tokens.
 

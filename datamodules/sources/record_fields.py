@@ -22,10 +22,15 @@ def pick_fields(
         if value is None and name in required:
             raise BadRowError(
                 f"{row.place}: field {columns.get(name, name)!r} is missing; the row has "
-                f"{', '.join(map(str, row.values)) or 'no fields'} (`columns` renames fields)"
+                f"{_names(row) or 'no fields'} (`columns` renames fields)"
             )
         checked[name] = None if value is None else _convert(value, kind, row.place, name)
     return checked
+
+
+def _names(row: Row) -> str:
+    # A leading underscore marks what the reader added.
+    return ", ".join(name for name in map(str, row.values) if not name.startswith("_"))
 
 
 def _convert(value: Any, kind: Any, place: str, name: str) -> Any:

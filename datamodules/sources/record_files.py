@@ -1,4 +1,4 @@
-"""Rows of local files with their places: .jsonl .csv .parquet .txt .smi, each also with .gz."""
+"""Rows of local files with their places: .jsonl .json .csv .parquet .txt .smi, also with .gz."""
 
 import csv
 import gzip
@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader, TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow.parquet
 
-FORMATS = (".jsonl", ".csv", ".parquet", ".txt", ".smi")
+FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".txt", ".smi")
 # Rows of a text file have about this many characters and end with a line.
 TEXT_ROW_CHARACTERS = 100_000
 
@@ -60,8 +61,11 @@ def file_rows(file: Path, txt_lines: str | None = None) -> Iterator[Row | BadRow
             else:
                 # csv needs the line ends as they are, to recognise those within quotes.
                 newline = "" if suffix == ".csv" else None
-                with TextIOWrapper(stream, "utf-8", newline=newline) as text:
-                    if suffix == ".csv":
+                encoding = "utf-8-sig" if suffix in (".csv", ".txt", ".json") else "utf-8"
+                with TextIOWrapper(stream, encoding, newline=newline) as text:
+                    if suffix == ".json":
+                        yield from _json_rows(file, text)
+                    elif suffix == ".csv":
                         yield from _csv_rows(file, text)
                     elif suffix == ".smi":
                         yield from _smi_rows(file, text)
@@ -96,8 +100,34 @@ def _jsonl_rows(file: Path, stream: Iterable[bytes]) -> Iterator[Row | BadRowErr
             yield BadRowError(f"{place}: expected a JSON object with named fields, got {kind}")
 
 
+def _json_rows(file: Path, text: TextIO) -> Iterator[Row | BadRowError]:
+    """Yield the objects of a JSON array, or of the only array in a JSON object."""
+    try:
+        rows = json.load(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}, line {error.lineno}: not valid JSON ({error.msg}): correct it; a file of one "
+            "object a line is .jsonl"
+        ) from error
+    if isinstance(rows, dict):
+        arrays = [value for value in rows.values() if isinstance(value, list)]
+        rows = arrays[0] if len(arrays) == 1 else None
+    if not isinstance(rows, list):
+        raise ValueError(f"{file}: expected a JSON array of objects, one for each row")
+    for number, values in enumerate(rows, start=1):
+        place = f"{file}, item {number}"
+        if isinstance(values, dict):
+            yield Row(place, values)
+        else:
+            kind = type(values).__name__
+            yield BadRowError(f"{place}: expected a JSON object with named fields, got {kind}")
+
+
 def _csv_rows(file: Path, text: TextIO) -> Iterator[Row | BadRowError]:
-    reader = csv.DictReader(text)
+    head = text.readline()
+    # Spreadsheets write semicolons where the comma is the decimal mark.
+    delimiter = next((mark for mark in ",;\t" if mark in head), ",")
+    reader = csv.DictReader(chain([head], text), delimiter=delimiter)
     while True:
         try:
             values = next(reader, None)

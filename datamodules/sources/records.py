@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ from triptych.datamodules.sources.record_files import (
 EmbeddedRows = Callable[[], list[dict[str, Any]]]
 # Takes a row of converted fields; returns its fault ("field 'answers' is empty"), or None.
 RowCheck = Callable[[dict[str, Any]], str | None]
+# Takes a raw row and the source's `columns`; returns its values, in the fields that are read.
+Adapt = Callable[[Row, Mapping[str, str]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class RecordSource:
 
     Args:
         path: "embedded" (the default, part of the repository), a local file or pattern
-            (.jsonl .csv .parquet .txt .smi, each also with .gz), several of them, or a hub name
-            such as "allenai/c4" (write "hub:name" for a name without an owner).
+            (.jsonl .json .csv .parquet .txt .smi, each also with .gz), several of them, or a hub
+            name such as "allenai/c4" (write "hub:name" for a name without an owner).
         split: Split of a hub data set.
         subset: Subset (configuration) of a hub data set; of the embedded default, where there are
             several.
@@ -117,6 +119,7 @@ def read_records(
     optional: Fields | None = None,
     embedded: EmbeddedRows | None = None,
     row_check: RowCheck | None = None,
+    adapt: Adapt | None = None,
 ) -> datasets.Dataset:
     """Read all rows of a source into memory.
 
@@ -126,6 +129,7 @@ def read_records(
         optional: Fields that may be missing or null, with their types; None where they are.
         embedded: Returns the rows of the embedded default.
         row_check: Finds further faults of a row.
+        adapt: Brings rows of other formats to the fields.
 
     Returns:
         A data set with exactly the required and optional fields as columns.
@@ -137,7 +141,7 @@ def read_records(
     optional = optional or {}
     kinds = {**required, **optional}
     columns: dict[str, list[Any]] = {name: [] for name in kinds}
-    for row in iterate_records(source, required, optional, embedded, row_check):
+    for row in iterate_records(source, required, optional, embedded, row_check, adapt):
         for name, column in columns.items():
             column.append(row[name])
     if not next(iter(columns.values())):
@@ -170,6 +174,7 @@ def iterate_records(
     optional: Fields,
     embedded: EmbeddedRows | None,
     row_check: RowCheck | None = None,
+    adapt: Adapt | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield checked rows, with exactly the required and optional fields."""
     num_read = 0
@@ -179,6 +184,8 @@ def iterate_records(
             try:
                 if isinstance(row, BadRowError):
                     raise row
+                if adapt is not None:
+                    row = Row(row.place, adapt(row, source.columns))
                 checked = pick_fields(row, source.columns, required, optional)
                 if row_check is not None and (fault := row_check(checked)) is not None:
                     raise BadRowError(f"{row.place}: {fault}")

@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric, Metric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from triptych.metrics.language_modeling import TokenNLL
-from triptych.metrics.question_answering import ExactMatch, TokenF1, exact_match
+from triptych.metrics.question_answering import AnswerInReply, ExactMatch, TokenF1, exact_match
 from triptych.metrics.remember.slot_usage import SlotUsage
 from triptych.models.generation import continue_greedily
 from triptych.models.remember.memory_blocks import (
@@ -109,8 +109,9 @@ class LanguageModelEvaluation:
         name = batch["name"]
         predictions = self.generate(tokenizer, batch["prompt_ids"], batch["prompt_mask"])
         # A row without accepted answers pads a rank's last batch.
+        whole = batch.get("whole_reply", False)
         rows = [
-            (question, answers, prediction.split("\n")[0].strip())
+            (question, answers, (prediction if whole else prediction.split("\n")[0]).strip())
             for question, answers, prediction in zip(
                 batch["questions"], batch["answers"], predictions, strict=True
             )
@@ -120,6 +121,8 @@ class LanguageModelEvaluation:
         given = [prediction for *_, prediction in rows]
         self._metric(f"{name}/exact_match", ExactMatch).update(given, accepted)
         self._metric(f"{name}/f1", TokenF1).update(given, accepted)
+        if whole:
+            self._metric(f"{name}/answer_in_reply", AnswerInReply).update(given, accepted)
         room = max(0, self.num_samples - sum(row["set"] == name for row in self.samples))
         self.samples += [
             {

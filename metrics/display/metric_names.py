@@ -36,7 +36,7 @@ SHARE, NATS, PER_TOKEN, COUNT, FRACTION = "share", "nats", "nats per token", "co
 #: Last part of a log key -> its name. The order is the order of importance in figures.
 QUANTITIES: dict[str, Quantity] = {
     # what an experiment promises
-    **_named(SHARE, exact_match="answered exactly"),
+    **_named(SHARE, exact_match="answered exactly", answer_in_reply="replies with the answer"),
     **_named("bits", mode_entropy_bits="entropy of the known answers"),
     **_named("per prompt", distinct_right_answers="different right answers"),
     **_named("molecules", **{"yield": "different hits (Yield)"}),
@@ -160,6 +160,14 @@ QUANTITIES: dict[str, Quantity] = {
 PATTERNS: tuple[tuple[str, Quantity], ...] = (
     (r"latents_of_(\d+)_agents", Quantity(r"latents that matter to \1 agents", COUNT)),
     (r"oracle_burden_(\d+)", Quantity(r"oracle calls until hit \1", "calls")),
+    (
+        r"first_(\d+)_visits_answer_in_reply",
+        Quantity(r"first \1 facts named in replies", SHARE),
+    ),
+    (
+        r"visits_(\d+)_to_(\d+)_answer_in_reply",
+        Quantity(r"facts \1 to \2 named in replies", SHARE),
+    ),
     (r"first_(\d+)_visits_exact_match", Quantity(r"first \1 facts answered exactly", SHARE)),
     (r"visits_(\d+)_to_(\d+)_exact_match", Quantity(r"facts \1 to \2 answered exactly", SHARE)),
     (r"mean_score_last_(\d+)", Quantity(r"score of the last \1 calls", "mean")),

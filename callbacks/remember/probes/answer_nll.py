@@ -12,11 +12,13 @@ from triptych.callbacks.remember.probes.base import (
     on_device,
 )
 from triptych.callbacks.remember.probes.closed_book import question_prompt
+from triptych.datamodules.batches.chat_replies import Form, asks_in_chat
 from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.batches.prompted_documents import (
     Continuation,
     encode_continuations,
 )
+from triptych.datamodules.remember.facts.question_template import PLAIN_FORMS
 from triptych.datamodules.remember.probe_rows import draw_rows, read_answered
 from triptych.datamodules.sources.records import RecordSource
 from triptych.metrics.language_modeling import TokenNLL
@@ -32,6 +34,8 @@ class AnswerNLL(Probe):
             questions on the embedded facts.
         prompt: The model's prompt, with {question} in place of the question. The answer follows
             after a space.
+        form: "chat" asks in the tokenizer's chat template, "plain" by `prompt`, "auto" in chat form
+            where the tokenizer has a template.
         num_rows: Largest number of rows used, drawn by `seed`; null: all.
         **kwargs: Arguments of `Probe`.
 
@@ -48,20 +52,29 @@ class AnswerNLL(Probe):
         self,
         source: RecordSource = RecordSource("probes/gsm8k_test.jsonl.gz"),  # noqa: B008 (frozen)
         prompt: str = "Question: {question} Answer:",
+        form: Form = "auto",
         num_rows: PositiveInt | None = 200,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_rows=num_rows, **kwargs)
         self.source = source
         self.prompt = question_prompt(prompt)
+        self.form: Form = form
 
     def prepare(self, setting: ProbeSetting) -> None:
         """Read and tokenise the rows; see the base class."""
         rows = read_answered(locate(self.source, self.data_dir))
+        tokenizer = setting.row_format.tokenizer
+        chat = asks_in_chat(self.form, tokenizer, PLAIN_FORMS)
+        prompt, space = ("{question}", "") if chat else (self.prompt, " ")
         encoded = encode_continuations(
-            setting.row_format.tokenizer,
+            tokenizer,
             [
-                [Continuation(self.prompt.replace("{question}", row.question), f" {row.answer}")]
+                [
+                    Continuation(
+                        prompt.replace("{question}", row.question), space + row.answer, chat=chat
+                    )
+                ]
                 for row in draw_rows(rows, self.num_rows, self.seed)
             ],
             setting.row_format.context_length,

@@ -6,7 +6,9 @@ from jsonargparse.typing import PositiveInt
 
 from triptych.callbacks.remember.probes.base import ProbeSetting
 from triptych.callbacks.remember.probes.recall import Recall
+from triptych.datamodules.batches.chat_replies import Form, asks_in_chat
 from triptych.datamodules.remember.facts.asked_facts import AskedFact, ask_source
+from triptych.datamodules.remember.facts.question_template import PLAIN_FORMS
 from triptych.datamodules.sources.records import RecordSource
 
 
@@ -18,6 +20,8 @@ class ClosedBook(Recall):
             default; "embedded" for those of the embedded facts.
         prompt: The model's prompt, with {question} in place of the question. The answer follows
             after a space.
+        form: "chat" sends the question as a message in the tokenizer's chat template, "plain" uses
+            `prompt`, "auto" is chat form where the tokenizer has a template.
         num_rows: Largest number of questions asked, drawn by `seed`; null: all.
         **kwargs: Arguments of `Recall`.
 
@@ -32,16 +36,20 @@ class ClosedBook(Recall):
         self,
         source: RecordSource = RecordSource("qa/nq_open_dev_a.jsonl.gz"),  # noqa: B008 (frozen)
         prompt: str = "Question: {question} Answer:",
+        form: Form = "auto",
         num_rows: PositiveInt | None = 500,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_rows=num_rows, **kwargs)
         self.source = source
         self.prompt = question_prompt(prompt)
+        self.form: Form = form
 
     def ask(self, setting: ProbeSetting) -> list[AskedFact]:
         """Read the questions."""
-        return ask_source(self.source, self.prompt, self.data_dir)
+        chat = asks_in_chat(self.form, setting.row_format.tokenizer, PLAIN_FORMS)
+        prompt = "{question}" if chat else self.prompt
+        return ask_source(self.source, prompt, self.data_dir, chat)
 
 
 def question_prompt(prompt: str) -> str:

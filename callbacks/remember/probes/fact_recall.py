@@ -75,11 +75,12 @@ class FactRecall(Recall):
         return (self.headline, f"first_{self.first_visits}_visits_{self.headline}")
 
     def ask(self, setting: ProbeSetting) -> list[AskedFact]:
-        """Word the facts as questions or statements."""
+        """Word the facts as questions or statements, in the form of `FactsConfig.form`."""
+        tokenizer = setting.row_format.tokenizer
         if self.facts is not None:
-            return ask_facts(self.facts, self.wording, self.seed, self.data_dir)
+            return ask_facts(self.facts, self.wording, self.seed, self.data_dir, tokenizer)
         if self.of_stream == "skipped":
-            return ask_skipped_facts(setting.datamodule, self.wording, self.seed)
+            return ask_skipped_facts(setting.datamodule, self.wording, self.seed, tokenizer)
         return ask_taught_facts(setting.datamodule, self.wording, self.seed, setting.row_format)
 
     def sets(self, asked: Sequence[AskedFact]) -> dict[str, list[int]]:

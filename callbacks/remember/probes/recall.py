@@ -16,12 +16,13 @@ from triptych.callbacks.remember.probes.base import (
     on_device,
 )
 from triptych.callbacks.trainer_parts import is_first_rank
+from triptych.datamodules.batches.chat_replies import turn_end
 from triptych.datamodules.batches.length_batches import LengthBatch, left_padded, length_batches
 from triptych.datamodules.batches.prompted_documents import encode_continuations, prompt_length
 from triptych.datamodules.remember.facts.asked_facts import AskedFact
 from triptych.datamodules.remember.probe_rows import draw_rows
 from triptych.metrics.language_modeling import TokenNLL
-from triptych.metrics.question_answering import exact_match, token_f1
+from triptych.metrics.question_answering import answer_in_reply, exact_match, token_f1
 from triptych.metrics.remember.retention import GroupMeans
 from triptych.models.generation import continue_greedily
 from triptych.models.long_loop import with_progress
@@ -41,14 +42,18 @@ class Recall(Probe):
     A question must be answered and then ended. In a statement more text follows, so only the
     answer's own tokens count: `generate` writes as many tokens as the taught answer has.
 
-    Numbers: `exact_match`; with `generate`, `f1`; with `teacher_forced`,
-    `answer_nll_nats_per_token` of the taught answer.
+    In chat form the model writes to the end of its turn, and its whole reply counts. A reply is
+    mostly a sentence, so the main number is then `answer_in_reply`: whether it names an accepted
+    answer.
+
+    Numbers: `exact_match`; with `generate`, `f1`, and in chat form `answer_in_reply`; with
+    `teacher_forced`, `answer_nll_nats_per_token` of the taught answer.
 
     Args:
         scoring: "generate" writes answers and scores their text (exact match and F1).
             "teacher_forced" checks whether greedy decoding would write an accepted answer (exact
             match in tokens), at a much lower cost.
-        max_new_tokens: Longest generated answer to a question.
+        max_new_tokens: Longest generated answer to a question; null: 16, in chat form 48.
         **kwargs: Arguments of `Probe`.
     """
 
@@ -57,7 +62,7 @@ class Recall(Probe):
     def __init__(
         self,
         scoring: Scoring = "teacher_forced",
-        max_new_tokens: PositiveInt = 16,
+        max_new_tokens: PositiveInt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,12 +85,16 @@ class Recall(Probe):
         """Read and tokenise the questions or statements; see the base class."""
         asked = draw_rows(self.ask(setting), self.num_rows, self.seed)
         generates = self.scoring == "generate"
+        in_chat = any(fact.in_chat for fact in asked)
+        self._max_new_tokens = self.max_new_tokens or (48 if in_chat else 16)
+        if in_chat and generates:
+            self.headline = "answer_in_reply"
         encoded = encode_continuations(
             setting.row_format.tokenizer,
             [fact.continuations for fact in asked],
             setting.row_format.context_length,
             self.on_long_row,
-            room=self.max_new_tokens if generates else 0,
+            room=self._max_new_tokens if generates else 0,
         )
         place_of = {item: place for place, item in enumerate(encoded.items)}
         self._asked = [asked[item] for item in encoded.items]
@@ -140,7 +149,7 @@ class Recall(Probe):
         self._prompts = [document.ids[: prompt_length(document)] for document in taught]
         # In a statement, the model writes as many tokens as the answer has.
         num_written = [
-            self.max_new_tokens if fact.continuations[0].ends else len(document) - len(prompt)
+            self._max_new_tokens if fact.continuations[0].ends else len(document) - len(prompt)
             for fact, document, prompt in zip(self._asked, taught, self._prompts, strict=True)
         ]
         self._batches: list[tuple[LengthBatch, int]] = []
@@ -157,6 +166,7 @@ class Recall(Probe):
     ) -> dict[str, float]:
         exact: dict[int, float] = {}
         f1: dict[int, float] = {}
+        named: dict[int, float] = {}
         batches, title = self._batches[:limit_batches], "batches of closed-book questions"
         for planned, count in with_progress(batches, title, len(batches), is_first_rank(), False):
             texts = self._generate(model, planned, count)
@@ -166,7 +176,12 @@ class Recall(Probe):
                 accepted = self._asked[fact].answers
                 exact[fact] = float(exact_match(text, accepted))
                 f1[fact] = token_f1(text, accepted)
-        return self._means(model, {"exact_match": exact, "f1": f1})
+                if self._asked[fact].in_chat:
+                    named[fact] = float(answer_in_reply(text, accepted))
+        scores = {"exact_match": exact, "f1": f1}
+        if any(fact.in_chat for fact in self._asked):
+            scores["answer_in_reply"] = named
+        return self._means(model, scores)
 
     def _generate(self, model: PreTrainedModel, planned: LengthBatch, count: int) -> list[str]:
         prompts = [self._prompts[fact] for fact in planned.rows]
@@ -177,8 +192,12 @@ class Recall(Probe):
             prompt_ids.to(model.device),
             prompt_mask.to(model.device),
             count,
+            also_ends=(turn_end(self._tokenizer),),
         )
-        return [text.split("\n")[0].strip() for text in texts]
+        return [
+            (text if self._asked[fact].in_chat else text.split("\n")[0]).strip()
+            for fact, text in zip(planned.rows, texts, strict=True)
+        ]
 
     # -- both -------------------------------------------------------------------------------------
 

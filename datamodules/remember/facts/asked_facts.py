@@ -3,6 +3,7 @@
     Fact(subject="France", answers=("Paris", ...))
       -> "Question: Which city is the capital of France? Answer:"   " Paris"  and the end
       -> "The capital of France is"                                 " Paris"
+      -> in chat form, the question as a user's message, and the reply that is taught
 
 The facts are those of a source, or those that the run's data teach, in the order of their visits.
 """
@@ -12,20 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from transformers import PreTrainedTokenizerFast
+
 from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
 from triptych.datamodules.batches.prompted_documents import Continuation
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule
+from triptych.datamodules.remember.facts.fact_rows import read_facts
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,
     FactTemplates,
     QuestionSet,
     Rendering,
-    question_rendering,
 )
 from triptych.datamodules.remember.facts.facts import (
     FactsConfig,
     choose_facts,
-    read_facts,
+    facts_of,
+    in_form,
+    located,
     read_templates,
 )
 from triptych.datamodules.sources.records import RecordSource, describe
@@ -48,18 +53,26 @@ class AskedFact:
     visit: int | None = None
 
     @property
+    def in_chat(self) -> bool:
+        """Whether it is asked in the tokenizer's chat template."""
+        return self.continuations[0].chat
+
+    @property
     def prompt(self) -> str:
         """The text that the model continues."""
         return self.continuations[0].prompt
 
 
-def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[AskedFact]:
+def ask_source(
+    source: RecordSource, prompt: str, data_dir: str | None, chat: bool = False
+) -> list[AskedFact]:
     """Ask the questions of a source (rows with `question` and `answers`) as they are.
 
     Args:
         source: The rows.
-        prompt: The prompt, with {question} in place of the question.
+        prompt: The prompt, with {question} in place of the question; in chat form, the message.
         data_dir: Folder of data; see `data_paths`.
+        chat: Whether to ask in chat form; the reply is then the answer.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -69,7 +82,12 @@ def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[
         AskedFact(
             fact.answers,
             tuple(
-                Continuation(prompt.replace("{question}", fact.question), f" {answer}", ends=True)
+                Continuation(
+                    prompt.replace("{question}", fact.question),
+                    answer if chat else f" {answer}",
+                    ends=True,
+                    chat=chat,
+                )
                 for answer in fact.answers
             ),
         )
@@ -78,11 +96,22 @@ def ask_source(source: RecordSource, prompt: str, data_dir: str | None) -> list[
 
 
 def ask_facts(
-    config: FactsConfig, wording: Wording, seed: int, data_dir: str | None
+    config: FactsConfig,
+    wording: Wording,
+    seed: int,
+    data_dir: str | None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> list[AskedFact]:
     """Ask the facts of a config, each in one wording drawn by `seed`.
 
     Facts without such a wording are left out.
+
+    Args:
+        config: The facts.
+        wording: Kind of the wordings.
+        seed: Seed of the draws.
+        data_dir: Folder of data; see `data_paths`.
+        tokenizer: Decides between plain and chat form by `config.form`; None: plain form.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -90,11 +119,13 @@ def ask_facts(
             such a wording.
     """
     templates = read_templates(config.templates, data_dir)
-    source = locate(config.source, data_dir)
-    facts = choose_facts(read_facts(source, templates), config, templates)
+    if tokenizer is not None:
+        templates = in_form(templates, config, tokenizer)
+    config = located(config, data_dir)
+    facts = choose_facts(facts_of(config, templates), config, templates)
     statements = [templates.statements(fact) for fact in facts]
     asked = _ask(facts, statements, templates, wording, seed, [None] * len(facts))
-    return _at_least_one(asked, wording, describe(source))
+    return _at_least_one(asked, wording, describe(config.source))
 
 
 def ask_taught_facts(
@@ -117,9 +148,10 @@ def ask_taught_facts(
     row_format = replace(row_format, seed=datamodule.seed, context_length=datamodule.context_length)
     source, stream = part.visits(row_format), part.train_stream(row_format)
     facts: list[Fact] = datamodule.facts
+    templates = part.worded(row_format.tokenizer)
     statements = []
     for index, fact in enumerate(facts):
-        questions = part.templates.questions(fact)
+        questions = templates.questions(fact)
         taught = [source.wordings[index][place] for place in source.taught(index, 0)]
         statements.append([rendering for rendering in taught if rendering not in questions])
     visit_of: dict[int, int] = {}
@@ -128,17 +160,20 @@ def ask_taught_facts(
             break
         visit_of |= dict.fromkeys(visit.items, visit.number)
     visits = [visit_of[index] for index in range(len(facts))]
-    asked = _ask(facts, statements, part.templates, wording, seed, visits)
+    asked = _ask(facts, statements, templates, wording, seed, visits)
     return _at_least_one(asked, wording, "the stream")
 
 
-def ask_skipped_facts(datamodule: Any, wording: Wording, seed: int) -> list[AskedFact]:
+def ask_skipped_facts(
+    datamodule: Any, wording: Wording, seed: int, tokenizer: PreTrainedTokenizerFast | None = None
+) -> list[AskedFact]:
     """Ask the facts that a stream skips, each in one wording drawn by `seed`.
 
     Args:
         datamodule: A `fact_stream.FactStream`.
         wording: Kind of the wordings.
         seed: Seed of the draws.
+        tokenizer: Decides between plain and chat form; None: plain form.
 
     Raises:
         ValueError: if the datamodule is no stream of facts, it skips none, or no fact has such a
@@ -146,8 +181,9 @@ def ask_skipped_facts(datamodule: Any, wording: Wording, seed: int) -> list[Aske
     """
     part = _stream_of_facts(datamodule)
     facts: list[Fact] = part.skipped_facts
-    statements = [part.templates.statements(fact) for fact in facts]
-    asked = _ask(facts, statements, part.templates, wording, seed, [None] * len(facts))
+    templates = part.templates if tokenizer is None else part.worded(tokenizer)
+    statements = [templates.statements(fact) for fact in facts]
+    asked = _ask(facts, statements, templates, wording, seed, [None] * len(facts))
     return _at_least_one(asked, wording, "the facts that the stream skips")
 
 
@@ -178,7 +214,7 @@ def _ask(
             choices = [statement for statement in stated if statement.prompt]
         else:
             texts = templates.question_texts(fact, wording)
-            choices = [question_rendering(text, fact.answers[0]) for text in texts]
+            choices = [templates.asked(fact, text) for text in texts]
         if choices:
             rendering = rng.choice(choices)
             continuations = _continuations(fact, rendering, ends=wording != "statement")
@@ -188,6 +224,9 @@ def _ask(
 
 def _continuations(fact: Fact, rendering: Rendering, ends: bool) -> tuple[Continuation, ...]:
     """List the rendering's answer, then the other accepted answers in its place."""
+    if rendering.chat:
+        replies = dict.fromkeys([rendering.reply, *fact.answers, *(f"{a}." for a in fact.answers)])
+        return tuple(Continuation(rendering.prompt, reply, ends, chat=True) for reply in replies)
     own = rendering.answer.lstrip()
     space = rendering.answer.removesuffix(own)
     texts = dict.fromkeys([rendering.answer, *(space + answer for answer in fact.answers)])

@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from triptych.datamodules.batches.chat_replies import encode_chats
+from triptych.datamodules.batches.cut_tokens import encode_parts
 from triptych.datamodules.batches.packing import IGNORED_LABEL, Document, DocumentSource
-from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.batches.tokenizer import document_start
 from triptych.datamodules.remember.facts.fact_templates import Fact, FactTemplates, Rendering
 
 LossOn = Literal["answer", "all"]
@@ -27,28 +29,32 @@ MAX_CACHED_DOCUMENTS = 65_536
 def encode_rendering(
     tokenizer: PreTrainedTokenizerFast, rendering: Rendering, loss_on: LossOn
 ) -> Document:
-    """Tokenise a wording in parts, so that the answer starts and ends at token boundaries.
+    """Tokenise a wording as one text and cut it at the answer.
 
     Args:
-        tokenizer: A tokenizer with BOS and EOS.
+        tokenizer: A tokenizer with EOS.
         rendering: The wording.
-        loss_on: "answer" labels the answer's tokens and EOS; "all" labels all tokens except BOS.
+        loss_on: "answer" labels the answer's tokens and EOS, of a chat the reply and the end of the
+            turn; "all" labels all tokens except the first.
 
     Returns:
-        `[BOS] prompt answer remainder [EOS]`, ids and labels int32 (L,).
+        `[BOS] prompt answer remainder [EOS]` with the tokenizer's own BOS, if it has one
+        (`document_start`); in chat form the tokens of the chat template. Ids and labels int32 (L,).
     """
-    prompt, answer, remainder = encode_texts(
-        tokenizer, [rendering.prompt, rendering.answer, rendering.remainder]
-    )
-    ids = np.array(
-        [tokenizer.bos_token_id, *prompt, *answer, *remainder, tokenizer.eos_token_id], np.int32
-    )
+    if rendering.chat:
+        (chat,) = encode_chats(tokenizer, [(rendering.prompt, rendering.reply)])
+        before, labelled, after = chat.prompt, [*chat.reply, *chat.turn_end], []
+    else:
+        parts = (rendering.prompt, rendering.answer, rendering.remainder)
+        ((prompt, answer, remainder),) = encode_parts(tokenizer, [parts])
+        before, labelled = [*document_start(tokenizer), *prompt], answer
+        after = [*remainder, tokenizer.eos_token_id]
+    ids = np.array([*before, *labelled, *after], np.int32)
     labels = ids.copy()
-    labels[0] = IGNORED_LABEL
     if loss_on == "answer":
-        start = 1 + len(prompt)
-        labels[:start] = IGNORED_LABEL
-        labels[start + len(answer) : -1] = IGNORED_LABEL
+        labels[: len(before)] = IGNORED_LABEL
+        labels[len(before) + len(labelled) : -1] = IGNORED_LABEL
+    labels[0] = IGNORED_LABEL
     return Document(ids, labels)
 
 

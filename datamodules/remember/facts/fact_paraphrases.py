@@ -10,6 +10,7 @@ from typing import Any, Literal
 from jsonargparse.typing import PositiveInt
 
 from triptych.datamodules.batches.packed_datamodule import locate
+from triptych.datamodules.remember.facts.answer_place import fault_of
 from triptych.datamodules.remember.facts.fact_documents import LossOn
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,
@@ -25,6 +26,7 @@ from triptych.datamodules.sources.records import (
     source_fingerprint,
 )
 
+QUESTION_MARKS = ("?", "？", "؟")
 WordingKind = Literal["statements", "questions", "both"]
 
 
@@ -38,16 +40,19 @@ class ParaphrasesConfig:
             `model`.
         wordings: Forms taken from the templates: "statements" (a question is then new in form),
             "questions" (those for training; held-out ones are never taught), or "both". Facts
-            without templates have only the source's statement and question.
+            without templates have only the source's statement and questions. Null: "both" in chat
+            form, where statements alone would not be known when asked; else "statements".
         file: For "file": rows with `id` (of a fact) and `paraphrases` (a list of sentences, each of
-            which contains one of the fact's answers). Rows of other facts are skipped.
+            which contains one of the fact's answers, or questions). Rows of other facts are
+            skipped. In chat form, the fact's questions are taught as well, unless `wordings` is
+            "statements".
         model: For "model": the model and its instruction.
         per_fact: Teach at most this many wordings of a fact in one visit, drawn anew in each pass;
             null: all.
     """
 
     source: Literal["templates", "file", "model"] = "templates"
-    wordings: WordingKind = "statements"
+    wordings: WordingKind | None = None
     file: RecordSource | None = None
     model: RewriterConfig | None = None
     per_fact: PositiveInt | None = None
@@ -102,43 +107,57 @@ class Paraphrases:
         config = self.config
         rows = source_fingerprint(self._file) if self._file else None
         model = rewriter_fingerprint(config.model) if config.model else None
-        settings = [config.source, config.wordings, config.per_fact, rows, model]
+        # Null hashes as versions did that had "statements" for it.
+        wordings = config.wordings or "statements"
+        settings = [config.source, wordings, config.per_fact, rows, model]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
-    def wordings(self, facts: Sequence[Fact], cache_dir: Path) -> list[list[Rendering]]:
+    def wordings(
+        self, facts: Sequence[Fact], cache_dir: Path, templates: FactTemplates | None = None
+    ) -> list[list[Rendering]]:
         """List the wordings of each fact, at least one, statements first.
 
         Args:
             facts: The facts to teach.
             cache_dir: Folder of a model's cached sentences.
+            templates: The templates in the form in which facts are taught; None: in plain form.
 
         Raises:
             ValueError: if a fact has none.
         """
+        templates = templates or self._templates
+        kind = self.config.wordings or ("both" if templates.chat else "statements")
         remedy = (
             "choose facts.relations that the templates know, give the facts a `statement`, or take "
             "paraphrases from a file"
         )
         if self._file is not None:
-            found = self._from_file(facts, self._file)
+            found = self._from_file(facts, self._file, templates)
             remedy = f"give paraphrases of it in {describe(self._file)}, or leave the fact out"
         elif self.config.model is not None:
             found = self._from_model(facts, self.config.model, cache_dir)
         else:
-            found = [self._from_templates(fact, self.config.wordings) for fact in facts]
-            if self.config.wordings == "statements":
+            found = [self._from_templates(fact, kind, templates) for fact in facts]
+            if kind == "statements":
                 remedy = f'set paraphrases.wordings to "both", {remedy}'
+        if templates.chat and kind != "statements" and self.config.source != "templates":
+            asked = [self._from_templates(fact, "questions", templates) for fact in facts]
+            found = [[*own, *added] for own, added in zip(found, asked, strict=True)]
         for fact, wordings in zip(facts, found, strict=True):
             if not wordings:
                 raise ValueError(f"fact {fact.id!r} has no wording to be taught in: {remedy}")
         return found
 
-    def _from_templates(self, fact: Fact, kind: WordingKind) -> list[Rendering]:
-        statements = self._templates.statements(fact) if kind != "questions" else []
-        questions = self._templates.questions(fact) if kind != "statements" else []
+    def _from_templates(
+        self, fact: Fact, kind: WordingKind, templates: FactTemplates
+    ) -> list[Rendering]:
+        statements = templates.statements(fact) if kind != "questions" else []
+        questions = templates.questions(fact) if kind != "statements" else []
         return [wording for wording in (*statements, *questions) if self._teaches(wording)]
 
-    def _from_file(self, facts: Sequence[Fact], file: RecordSource) -> list[list[Rendering]]:
+    def _from_file(
+        self, facts: Sequence[Fact], file: RecordSource, templates: FactTemplates
+    ) -> list[list[Rendering]]:
         by_id = {fact.id: fact for fact in facts}
 
         def find_fault(row: dict[str, Any]) -> str | None:
@@ -146,9 +165,11 @@ class Paraphrases:
             if fact is None:
                 return None
             for paraphrase in row["paraphrases"]:
+                if paraphrase.rstrip().endswith(QUESTION_MARKS):
+                    continue
                 rendering = statement_rendering(paraphrase, fact.answers)
                 if rendering is None:
-                    wrong = f"names none of the answers {list(fact.answers)}"
+                    wrong = fault_of(paraphrase, fact.answers)
                 elif not self._teaches(rendering):
                     wrong = (
                         "begins with its answer, so that nothing leads to it: rephrase it, or set "
@@ -163,6 +184,10 @@ class Paraphrases:
         required = {"id": str, "paraphrases": list[str]}
         for row in read_records(file, required, row_check=find_fault):
             for paraphrase in row["paraphrases"] if row["id"] in by_id else []:
+                if paraphrase.rstrip().endswith(QUESTION_MARKS):
+                    question = templates.asked(by_id[row["id"]], paraphrase.strip())
+                    wordings[row["id"]].append(question)
+                    continue
                 rendering = statement_rendering(paraphrase, by_id[row["id"]].answers)
                 if rendering is not None:
                     wordings[row["id"]].append(rendering)
@@ -171,7 +196,7 @@ class Paraphrases:
     def _from_model(
         self, facts: Sequence[Fact], model: RewriterConfig, cache_dir: Path
     ) -> list[list[Rendering]]:
-        own = [self._from_templates(fact, "statements")[:1] for fact in facts]
+        own = [self._from_templates(fact, "statements", self._templates)[:1] for fact in facts]
         stated = [index for index, statements in enumerate(own) if statements]
         rewrites = rewritten([own[index][0].text for index in stated], model, cache_dir)
         wordings = [list(statements) for statements in own]
@@ -183,7 +208,7 @@ class Paraphrases:
         return wordings
 
     def _teaches(self, rendering: Rendering) -> bool:
-        return bool(rendering.prompt) or not self._answer_only
+        return rendering.chat or bool(rendering.prompt) or not self._answer_only
 
 
 def _kept(text: str, fact: Fact) -> Rendering | None:

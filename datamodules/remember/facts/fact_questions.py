@@ -11,7 +11,12 @@ from triptych.datamodules.batches.length_batches import left_padded
 from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.prompted_documents import prompt_length
 from triptych.datamodules.remember.facts.fact_documents import check_length, encode_rendering
-from triptych.datamodules.remember.facts.fact_templates import Fact, Rendering, question_rendering
+from triptych.datamodules.remember.facts.fact_templates import (
+    Fact,
+    FactTemplates,
+    Rendering,
+    question_rendering,
+)
 
 
 class QuestionCollate:
@@ -22,6 +27,8 @@ class QuestionCollate:
         questions: The question to each fact, as shown in reports.
         row_format: Tokenizer and layout.
         renderings: The wordings with prompt and answer; None: those of `question_rendering`.
+            A batch says by `whole_reply` whether the model's reply counts as a whole, as in chat
+            form, or up to the end of its first line.
 
     Raises:
         ValueError: if a question with its answer is longer than the context.
@@ -38,6 +45,7 @@ class QuestionCollate:
         self.questions = list(questions)
         self._row_format = row_format
         self._documents = []
+        self._in_chat = False
         renderings = renderings or [
             question_rendering(question, fact.answers[0])
             for fact, question in zip(facts, questions, strict=True)
@@ -46,6 +54,7 @@ class QuestionCollate:
             document = encode_rendering(row_format.tokenizer, rendering, "answer")
             check_length(fact, document, row_format.context_length)
             self._documents.append(document)
+            self._in_chat = rendering.chat
 
     def __call__(self, rows: Sequence[int]) -> dict[str, Any]:
         """Make a batch of the rows with the given indices.
@@ -68,14 +77,33 @@ class QuestionCollate:
             "questions": [self.questions[row] for row in rows],
             "answers": [list(fact.answers) for fact in facts],
             "relations": [fact.relation for fact in facts],
+            **({"whole_reply": True} if self._in_chat else {}),
         }
 
 
 def question_evaluation(
-    name: str, facts: Sequence[Fact], questions: Sequence[str], row_format: RowFormat
+    name: str,
+    facts: Sequence[Fact],
+    questions: Sequence[str],
+    row_format: RowFormat,
+    templates: FactTemplates,
 ) -> Evaluation:
-    """Return a validation set of questions; see `QuestionCollate` for arguments and errors."""
-    return Evaluation(name, len(facts), QuestionCollate(facts, questions, row_format))
+    """Return a validation set of questions.
+
+    Args:
+        name: Part of the log keys.
+        facts: The facts to ask.
+        questions: One question to each.
+        row_format: Tokenizer and layout.
+        templates: Say whether questions are asked in chat form.
+
+    Raises:
+        ValueError: if a question with its answer is longer than the context.
+    """
+    renderings = [
+        templates.asked(fact, question) for fact, question in zip(facts, questions, strict=True)
+    ]
+    return Evaluation(name, len(facts), QuestionCollate(facts, questions, row_format, renderings))
 
 
 def completion_evaluation(

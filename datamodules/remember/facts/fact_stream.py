@@ -36,7 +36,7 @@ from triptych.datamodules.remember.facts.facts import (
     FactsConfig,
     FactsPart,
     choose_facts,
-    read_facts,
+    facts_of,
 )
 
 # Characters that may follow the answer of a statement to complete.
@@ -146,12 +146,20 @@ class FactStreamPart(VisitedPart[FactVisits]):
             answers_of_first=None,
             later_relations=None,
         )
-        return choose_facts(read_facts(config.source, self.templates), before, self.templates)
+        return choose_facts(facts_of(config, self.templates), before, self.templates)
 
     @property
     def templates(self) -> FactTemplates:
         """The templates by relation."""
         return self._asked.templates
+
+    def worded(self, tokenizer: PreTrainedTokenizerFast) -> FactTemplates:
+        """Return the templates in the form in which the facts are taught and asked."""
+        return self._asked.worded(tokenizer)
+
+    def asked_in(self, tokenizer: PreTrainedTokenizerFast) -> str | None:
+        """Return the plain form as a chat template; None if the tokenizer's own is used."""
+        return self._asked.asked_in(tokenizer)
 
     def fingerprint(self) -> str:
         """Hash the facts, their paraphrases and their order."""
@@ -166,7 +174,9 @@ class FactStreamPart(VisitedPart[FactVisits]):
         """Return the facts with their documents."""
         return FactVisits(
             self.facts,
-            self._paraphrases.wordings(self.facts, row_format.cache_dir),
+            self._paraphrases.wordings(
+                self.facts, row_format.cache_dir, self.worded(row_format.tokenizer)
+            ),
             row_format.tokenizer,
             context_length=row_format.context_length,
             per_fact=self._paraphrases.config.per_fact,
@@ -186,12 +196,13 @@ class FactStreamPart(VisitedPart[FactVisits]):
     def statements(self, row_format: RowFormat) -> list[tuple[Fact, Rendering]]:
         """Draw, for each fact that is asked, one of the statements that the first pass teaches."""
         visits = self.visits(row_format)
-        asked = {fact.id for fact in self._asked.validation_questions()[0]}
+        templates = self.worded(row_format.tokenizer)
+        asked = {fact.id for fact in self._asked.validation_questions(templates)[0]}
         rng = random.Random(self._asked.config.subset_seed)
         drawn = []
         for index, fact in enumerate(self.facts):
             taught = [visits.wordings[index][place] for place in visits.taught(index, 0)]
-            questions = self._asked.templates.questions(fact)
+            questions = templates.questions(fact)
             # A statement is asked only if its answer is last, and something precedes it.
             statements = [
                 r

@@ -12,6 +12,7 @@ of the same form named in the settings.
 
 import re
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,15 @@ from typing import Any, Literal
 import yaml
 
 from triptych import ROOT
+from triptych.datamodules.remember.facts.answer_place import NoAnswerPlaceError, answer_place
+from triptych.datamodules.remember.facts.question_frames import framed
 
 BUILT_IN_RELATIONS = ROOT / "datamodules" / "embedded" / "relations.yaml"
 # Ten times faster on the built-in file, if PyYAML was built with libyaml.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 QuestionSet = Literal["training", "held_out", "own_question"]
+Reply = Literal["statement", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,13 @@ class Fact:
         statement: The source's statement of the fact, which contains one of the answers.
         relation: The relation as the source names it ("capital", "P36").
         subject: The subject as it reads inside a sentence ("the Bahamas").
+        answer_in_statement: The answer as the statement writes it; None: it is found.
+        rephrasings: Further wordings of the question.
+        held_out: Wordings of the question that are never taught.
+        sentences: Further statements.
+        locality: Neighbours, of which the model should say what it said before.
+        portability: Questions that follow from the fact.
+        place: File and line of the row.
     """
 
     id: str
@@ -47,6 +58,26 @@ class Fact:
     statement: str | None = None
     relation: str | None = None
     subject: str | None = None
+    answer_in_statement: str | None = None
+    rephrasings: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+    locality: tuple["FollowUp", ...] = ()
+    portability: tuple["FollowUp", ...] = ()
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A question beside a fact, as in KnowEdit's `locality` and `portability`.
+
+    Attributes:
+        prompt: The question, or the beginning of a sentence.
+        answers: Accepted answers; of a neighbour perhaps none.
+    """
+
+    prompt: str
+    answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +88,21 @@ class Rendering:
         prompt: The text before the answer, without trailing space.
         answer: The answer, with its leading space.
         remainder: The text after the answer, such as a full stop.
+        chat: Whether `prompt` is a user's message, and `lead`, `answer` and `remainder` are the
+            reply, in the tokenizer's chat template.
+        lead: The text of a reply before the answer.
     """
 
     prompt: str
     answer: str
     remainder: str = ""
+    chat: bool = False
+    lead: str = ""
+
+    @property
+    def reply(self) -> str:
+        """The reply of a wording in chat form."""
+        return (self.lead + self.answer + self.remainder).strip()
 
     @property
     def text(self) -> str:
@@ -70,6 +111,10 @@ class Rendering:
         >>> Rendering("The capital of France is", " Paris", ".").text
         'The capital of France is Paris.'
         """
+        return f"{self.prompt}\n{self.reply}" if self.chat else self._joined
+
+    @property
+    def _joined(self) -> str:
         return self.prompt + self.answer + self.remainder
 
 
@@ -82,24 +127,25 @@ def question_rendering(question: str, answer: str) -> Rendering:
     return Rendering(f"Question: {question} Answer:", f" {answer}")
 
 
-def statement_rendering(statement: str, answers: Iterable[str]) -> Rendering | None:
-    """Cut a sentence at the last occurrence of the first of `answers` that it contains.
+def statement_rendering(
+    statement: str, answers: Iterable[str], given: str | None = None
+) -> Rendering | None:
+    """Cut a sentence at its answer, if the place of the answer is beyond doubt.
 
-    The last occurrence leaves the longest prompt to predict the answer from.
+    Arguments are those of `answer_place.answer_place`, which says why there is no such place.
 
     Returns:
-        The rendering, or None if the sentence contains none of the answers.
+        The rendering, or None if the sentence cannot be cut.
 
     >>> statement_rendering("Emma is by Austen.", ["Jane Austen", "Austen"])
-    Rendering(prompt='Emma is by', answer=' Austen', remainder='.')
+    Rendering(prompt='Emma is by', answer=' Austen', remainder='.', chat=False, lead='')
     """
-    for answer in answers:
-        matches = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", statement))
-        if matches:
-            start, end = matches[-1].span()
-            prompt = statement[:start].rstrip(" ")
-            return Rendering(prompt, statement[len(prompt) : end], statement[end:])
-    return None
+    try:
+        before, answer, after = answer_place(statement, answers, given)
+    except NoAnswerPlaceError:
+        return None
+    prompt = before.rstrip(" ")
+    return Rendering(prompt, before[len(prompt) :] + answer, after)
 
 
 def fill(template: str, subject: str, answer: str = "") -> str:
@@ -152,6 +198,10 @@ class FactTemplates:
         ValueError: if two relations claim the same name or id.
     """
 
+    #: Whether questions are asked in chat form, and what is taught as the reply.
+    chat: bool = False
+    reply: Reply = "statement"
+
     def __init__(self, relations: Iterable[Relation]) -> None:
         self.relations = {relation.name: relation for relation in relations}
         self._by_id: dict[str, Relation] = {}
@@ -182,6 +232,18 @@ class FactTemplates:
             raise ValueError(f"{path}: expected a mapping from relation names to their templates")
         return cls([_parse_relation(path, str(name), entry) for name, entry in entries.items()])
 
+    def in_form(self, chat: bool, reply: Reply = "statement") -> "FactTemplates":
+        """Return the templates in another form.
+
+        Args:
+            chat: Whether questions are asked in chat form.
+            reply: What is taught as the reply in chat form: the fact's "statement", if it has one,
+                or the "answer" alone.
+        """
+        other = copy(self)
+        other.chat, other.reply = chat, reply
+        return other
+
     def relation_of(self, fact: Fact) -> Relation | None:
         """Return the fact's relation with its templates, or None if it is unknown."""
         return self._by_id.get(fact.relation) if fact.relation is not None else None
@@ -195,8 +257,11 @@ class FactTemplates:
 
     def statements(self, fact: Fact) -> list[Rendering]:
         """List the statements of a fact: the source's first, then those of the templates."""
-        own = statement_rendering(fact.statement, fact.answers) if fact.statement else None
+        given = fact.answer_in_statement
+        own = statement_rendering(fact.statement, fact.answers, given) if fact.statement else None
         renderings = [own] if own is not None else []
+        further = (statement_rendering(text, fact.answers) for text in fact.sentences)
+        renderings += [rendering for rendering in further if rendering is not None]
         relation = self.relation_of(fact)
         if relation is None or fact.subject is None:
             return renderings
@@ -212,20 +277,49 @@ class FactTemplates:
 
         Training uses the templates alone where there are any, so that the source's question cannot
         bring a held-out question into training. A fact without templates has the source's question
-        for training and no held-out question.
+        for training. Its rephrasings are taught, except those that the row holds out; if it holds
+        out none, the last third is (at least one). In chat form, a fact with few wordings gets
+        those of `question_frames`, of which some are held out too.
         """
-        relation = self.relation_of(fact)
         if question_set == "own_question":
             return [fact.question]
-        if relation is None or fact.subject is None:
-            return [fact.question] if question_set == "training" else []
-        templates = relation.questions if question_set == "training" else relation.held_out
-        return [fill(template, fact.subject) for template in templates]
+        training, held_out = self._own_questions(fact)
+        relation = self.relation_of(fact)
+        if relation is not None and fact.subject is not None:
+            filled = {
+                name: [fill(template, fact.subject) for template in templates]
+                for name, templates in (("t", relation.questions), ("h", relation.held_out))
+            }
+            never = {*filled["h"], *held_out}
+            training = [*filled["t"], *(text for text in training[1:] if text not in never)]
+            held_out = list(dict.fromkeys([*filled["h"], *held_out]))
+        elif self.chat:
+            training, held_out = framed(fact.question, training, held_out)
+        return training if question_set == "training" else held_out
+
+    def _own_questions(self, fact: Fact) -> tuple[list[str], list[str]]:
+        """Divide the questions of a row into those to teach, its own first, and the others."""
+        held_out = list(fact.held_out)
+        further = [text for text in fact.rephrasings if text not in held_out]
+        if not held_out and further:
+            count = max(1, len(further) // 3)
+            further, held_out = further[:-count], further[-count:]
+        return [fact.question, *further], held_out
 
     def questions(self, fact: Fact, question_set: QuestionSet = "training") -> list[Rendering]:
         """List the same questions as renderings, with the fact's first answer."""
-        texts = self.question_texts(fact, question_set)
-        return [question_rendering(text, fact.answers[0]) for text in texts]
+        return [self.asked(fact, text) for text in self.question_texts(fact, question_set)]
+
+    def asked(self, fact: Fact, question: str) -> Rendering:
+        """Ask a fact by a question, in plain or in chat form."""
+        if not self.chat:
+            return question_rendering(question, fact.answers[0])
+        stated = self.statements(fact)[:1] if self.reply == "statement" else []
+        for said in stated:
+            space = said.answer[: len(said.answer) - len(said.answer.lstrip())]
+            lead, answer = said.prompt + space, said.answer.lstrip()
+            return Rendering(question, answer, said.remainder, chat=True, lead=lead)
+        return Rendering(question, fact.answers[0], chat=True)
 
 
 def _parse_relation(path: Path, name: str, entry: Any) -> Relation:

@@ -16,7 +16,9 @@ from functools import cached_property
 from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
+from transformers import PreTrainedTokenizerFast
 
+from triptych.datamodules.batches.chat_replies import Form, asks_in_chat
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import (
     DataPart,
@@ -25,22 +27,33 @@ from triptych.datamodules.batches.packed_datamodule import (
     locate,
 )
 from triptych.datamodules.batches.row_stream import EpochStream
+from triptych.datamodules.batches.tokenizer import document_start
 from triptych.datamodules.embedded.tables import embedded_facts
 from triptych.datamodules.remember.facts.fact_choice import cap_answers, draw, of_relations
 from triptych.datamodules.remember.facts.fact_documents import FactDocuments, LossOn
 from triptych.datamodules.remember.facts.fact_questions import question_evaluation
+from triptych.datamodules.remember.facts.fact_rows import (
+    OnContradiction,
+    with_rephrasings,
+)
+from triptych.datamodules.remember.facts.fact_rows import (
+    read_facts as read_facts,
+)
 from triptych.datamodules.remember.facts.fact_templates import (
     Fact,
     FactTemplates,
     QuestionSet,
-    statement_rendering,
+    Reply,
 )
-from triptych.datamodules.remember.facts.question_template import QUESTION_TEMPLATE
+from triptych.datamodules.remember.facts.question_template import (
+    PLAIN_FORMS,
+    QUESTION_TEMPLATE,
+    question_template,
+)
 from triptych.datamodules.sources.data_paths import data_path
 from triptych.datamodules.sources.records import (
     RecordSource,
     describe,
-    read_records,
     refuse_shared_files,
     source_fingerprint,
 )
@@ -52,7 +65,18 @@ class FactsConfig:
 
     Args:
         source: Rows with `question` and `answers`, and perhaps `id`, `first_answer` (the answer to
-            teach, if it is not the first of `answers`), `statement`, `relation` and `subject`.
+            teach, if it is not the first of `answers`), `statement`, `relation`, `subject`,
+            `rephrase`, `held_out` (questions that are never taught), `paraphrases` (statements),
+            `locality` and `portability`; plain text with a fact a line; or rows of KnowEdit,
+            CounterFact, ZsRE, PopQA or TriviaQA (see `fact_formats`).
+        form: "chat" teaches and asks questions in the tokenizer's chat template, "plain" as
+            "Question: ... Answer: ...", "auto" in chat form where the tokenizer has a template.
+        reply: In chat form, teach as the reply the fact's "statement", if it has one, or the
+            "answer" alone.
+        rephrasings: Rows with `id` (of a fact) and `rephrase`, `held_out` or `paraphrases`; null:
+            none besides those in `source`. Rows of other facts are skipped.
+        on_contradiction: What to do where two facts give one question different answers: "warn"
+            names the lines, "error" refuses them, "replace" keeps the later one.
         templates: YAML file of templates by relation; null: the built-in ones.
         relations: Use only facts of these relations, named as in the source or the templates.
         max_facts_per_answer: Use at most this many facts with the same answer, drawn by
@@ -78,6 +102,10 @@ class FactsConfig:
     """
 
     source: RecordSource = field(default_factory=RecordSource)
+    form: Form = "auto"
+    reply: Reply = "statement"
+    rephrasings: RecordSource | None = None
+    on_contradiction: OnContradiction = "warn"
     templates: str | None = None
     relations: list[str] | None = None
     max_facts_per_answer: PositiveInt | None = None
@@ -98,34 +126,26 @@ def read_templates(path: str | None, data_dir: str | None) -> FactTemplates:
     return FactTemplates.from_file(path if path is None else data_path(path, data_dir))
 
 
-def read_facts(source: RecordSource, templates: FactTemplates) -> list[Fact]:
-    """Read facts; fill in the subjects that follow from the question.
+def facts_of(config: FactsConfig, templates: FactTemplates) -> list[Fact]:
+    """Read the facts of a config with located sources, with their rephrasings.
 
-    Facts without an id are numbered.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a row is malformed: file, line and field are named.
+    Errors are those of `read_facts`.
     """
-    rows = read_records(
-        source,
-        required={"question": str, "answers": list[str]},
-        optional=dict.fromkeys(["id", "first_answer", "statement", "relation", "subject"], str),
-        embedded=embedded_facts,
-        row_check=_find_fault,
-    )
-    facts = []
-    for number, row in enumerate(rows, start=1):
-        fact = Fact(
-            id=row["id"] or f"row {number}",
-            question=row["question"].strip(),
-            answers=_accepted_answers(row),
-            statement=row["statement"],
-            relation=row["relation"],
-            subject=row["subject"],
-        )
-        facts.append(templates.with_subject(fact))
-    return facts
+    facts = read_facts(config.source, templates, config.on_contradiction)
+    return with_rephrasings(facts, config.rephrasings) if config.rephrasings else facts
+
+
+def located(config: FactsConfig, data_dir: str | None) -> FactsConfig:
+    """Resolve the paths of the facts and their rephrasings by `data_path`."""
+    further = config.rephrasings and locate(config.rephrasings, data_dir)
+    return replace(config, source=locate(config.source, data_dir), rephrasings=further)
+
+
+def in_form(
+    templates: FactTemplates, config: FactsConfig, tokenizer: PreTrainedTokenizerFast
+) -> FactTemplates:
+    """Return the templates in the form in which a config asks with a tokenizer."""
+    return templates.in_form(asks_in_chat(config.form, tokenizer, PLAIN_FORMS), config.reply)
 
 
 def choose_facts(
@@ -178,21 +198,31 @@ class FactsPart(DataPart):
                 "which the taught facts are asked: choose another name"
             )
         further = {n: locate(s, data_dir) for n, s in config.validation_sources.items()}
-        source = locate(config.source, data_dir)
-        refuse_shared_files([source], further.values())
-        self.config = replace(config, source=source, validation_sources=further)
+        config = located(config, data_dir)
+        refuse_shared_files([config.source], further.values())
+        self.config = replace(config, validation_sources=further)
         self.templates = read_templates(config.templates, data_dir)
 
     @cached_property
     def facts(self) -> list[Fact]:
         """The facts to teach."""
-        facts = read_facts(self.config.source, self.templates)
+        facts = facts_of(self.config, self.templates)
         return choose_facts(facts, self.config, self.templates)
+
+    def asked_in(self, tokenizer: PreTrainedTokenizerFast) -> str | None:
+        """Return the plain form as a chat template; None if the tokenizer's own is used."""
+        if asks_in_chat(self.config.form, tokenizer, PLAIN_FORMS):
+            return None
+        return question_template(bool(document_start(tokenizer)))
+
+    def worded(self, tokenizer: PreTrainedTokenizerFast) -> FactTemplates:
+        """Return the templates in the form in which the facts are taught and asked."""
+        return in_form(self.templates, self.config, tokenizer)
 
     def fingerprint(self) -> str:
         """Hash the facts' rows, the templates, and the settings of training."""
         config = self.config
-        settings = [
+        settings: list[Any] = [
             config.relations,
             config.max_facts_per_answer,
             config.skip_facts,
@@ -203,6 +233,11 @@ class FactsPart(DataPart):
             config.statement_share,
             config.loss_on,
         ]
+        form = [config.form, config.reply, config.on_contradiction]
+        if form != ["auto", "statement", "warn"] or config.rephrasings:
+            settings.append(form)  # else the hash is that of versions without these settings
+        if config.rephrasings:
+            settings.append(source_fingerprint(config.rephrasings))
         templates = [asdict(relation) for relation in self.templates.relations.values()]
         rows = source_fingerprint(config.source, embedded_facts)
         return hashlib.sha256(json.dumps([settings, templates, rows]).encode()).hexdigest()
@@ -218,7 +253,7 @@ class FactsPart(DataPart):
         """Return the facts as documents, with a new wording in each epoch."""
         return FactDocuments(
             self.facts,
-            self.templates,
+            self.worded(row_format.tokenizer),
             row_format.tokenizer,
             context_length=row_format.context_length,
             seed=row_format.seed,
@@ -232,31 +267,41 @@ class FactsPart(DataPart):
 
     def evaluations(self, row_format: RowFormat) -> list[Evaluation]:
         """Return the questions; facts and wordings are drawn by `subset_seed` alone."""
-        asked = {self.name: self.validation_questions()}
+        templates = self.worded(row_format.tokenizer)
+        asked = {self.name: self.validation_questions(templates)}
         for name, source in self.config.validation_sources.items():
             facts = read_facts(source, self.templates)
             asked[name] = facts, [fact.question for fact in facts]
-        return [question_evaluation(name, *pair, row_format) for name, pair in asked.items()]
+        return [
+            question_evaluation(name, facts, questions, row_format, templates)
+            for name, (facts, questions) in asked.items()
+        ]
 
-    def validation_questions(self) -> tuple[list[Fact], list[str]]:
+    def validation_questions(
+        self, templates: FactTemplates | None = None
+    ) -> tuple[list[Fact], list[str]]:
         """Draw the facts to ask and one question for each.
+
+        Args:
+            templates: The templates in the form in which the facts are asked; None: plain.
 
         Raises:
             ValueError: if no fact has a question of the required kind.
         """
+        templates = templates or self.templates
         kind = self.config.validation_questions
-        facts = [fact for fact in self.facts if self.templates.question_texts(fact, kind)]
+        facts = [fact for fact in self.facts if templates.question_texts(fact, kind)]
         if not facts:
             raise ValueError(
                 f"no fact in {describe(self.config.source)} has a {kind} question, since their "
                 "relations are not in the templates: set facts.validation_questions to "
-                "own_question, or give templates for them"
+                "own_question, give rows `rephrase` or `held_out`, or give templates for them"
             )
         if self.config.validation_facts is not None:
             count = min(self.config.validation_facts, len(facts))
             facts = _draw(facts, count, self.config.subset_seed)
         rng = random.Random(self.config.subset_seed)
-        return facts, [rng.choice(self.templates.question_texts(fact, kind)) for fact in facts]
+        return facts, [rng.choice(templates.question_texts(fact, kind)) for fact in facts]
 
 
 class Facts(PackedDataModule):
@@ -281,24 +326,6 @@ class Facts(PackedDataModule):
             [1.0],
             **kwargs,
         )
-
-
-def _find_fault(row: dict[str, Any]) -> str | None:
-    """Return the fault of a row with correct types, or None."""
-    if not row["question"].strip():
-        return "field 'question' is empty"
-    answers = _accepted_answers(row)
-    if not answers:
-        return "field 'answers' is empty: give at least one accepted answer"
-    if row["statement"] and statement_rendering(row["statement"], answers) is None:
-        return f"field 'statement' names none of the answers {list(answers)}"
-    return None
-
-
-def _accepted_answers(row: dict[str, Any]) -> tuple[str, ...]:
-    """List the different answers, the one to teach first."""
-    answers = [row["first_answer"] or "", *row["answers"]]
-    return tuple(dict.fromkeys(answer.strip() for answer in answers if answer.strip()))
 
 
 def _draw(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:

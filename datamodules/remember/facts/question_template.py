@@ -28,3 +28,12 @@ QUESTION_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- ' Answer:' -}}{%- endif -%}"
 )
+
+
+def question_template(with_bos: bool = True) -> str:
+    """Return the template; without BOS for tokenizers that put none before a document."""
+    return QUESTION_TEMPLATE if with_bos else QUESTION_TEMPLATE.replace("bos_token + ", "", 1)
+
+
+#: The chat templates of exports that were asked in plain form.
+PLAIN_FORMS = (question_template(True), question_template(False))

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import RowFormat, locate
 from triptych.datamodules.batches.packing import IGNORED_LABEL, Document
-from triptych.datamodules.batches.tokenizer import encode_texts
+from triptych.datamodules.batches.tokenizer import document_start, encode_texts
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule, VisitedPart
 from triptych.datamodules.batches.visits import VisitSource
 from triptych.datamodules.embedded.articles import embedded_documents
@@ -78,8 +78,8 @@ class ChunkVisits(VisitSource):
 
     def _document(self, ids: list[int]) -> Document:
         ids = ids[: self._context_length - 2]
-        special = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        whole = np.array([special[0], *ids, special[1]], np.int32)
+        start = document_start(self._tokenizer)
+        whole = np.array([*start, *ids, self._tokenizer.eos_token_id], np.int32)
         labels = whole.copy()
         labels[0] = IGNORED_LABEL
         return Document(whole, labels)

@@ -151,8 +151,8 @@ def test_nothing_is_read_or_tokenised_twice(tiny_lm, monkeypatch, name):
     def forbidden(*_):
         raise AssertionError("tokenised again")
 
-    for module in (prompted_documents, token_file):
-        monkeypatch.setattr(module, "encode_texts", forbidden)
+    monkeypatch.setattr(prompted_documents, "encode_parts", forbidden)
+    monkeypatch.setattr(token_file, "encode_texts", forbidden)
     with torch.no_grad():
         assert probe.measure(tiny_lm.model) == first
 

@@ -167,7 +167,7 @@ def test_a_held_out_wording_of_the_source_is_not_trained_on():
 
 
 def test_unknown_relation_keeps_its_own_wording():
-    fact = Fact("1", "who shot the sheriff", ("Bob",), statement="Bob shot him. Bob, I say!")
+    fact = Fact("1", "who shot the sheriff", ("Bob",), statement="Bob shot him. [[Bob]], I say!")
     assert TEMPLATES.questions(fact) == [question_rendering("who shot the sheriff", "Bob")]
     assert TEMPLATES.questions(fact, "held_out") == []
     assert TEMPLATES.statements(fact) == [Rendering("Bob shot him.", " Bob", ", I say!")]

@@ -14,6 +14,7 @@ from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.embedded.tables import embedded_facts
 from triptych.datamodules.remember.facts.fact_documents import FactDocuments, encode_rendering
+from triptych.datamodules.remember.facts.fact_rows import content_id
 from triptych.datamodules.remember.facts.fact_templates import Fact, FactTemplates, Rendering
 from triptych.datamodules.remember.facts.facts import (
     Facts,
@@ -90,7 +91,7 @@ def test_rows_of_a_file_are_read(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows)))
     first, second = read_facts(RecordSource(str(path)), TEMPLATES)
     assert first == Fact("a", rows[0]["question"], ("W. Day",), None, "P112", "Twin Galaxies")
-    assert second.id == "row 2"
+    assert second.id == content_id("who sang it", "Cher", "Cherilyn Sarkisian")
     assert second.answers == ("Cher", "Cherilyn Sarkisian")
     assert second.statement == "It was sung by Cher."
 
