@@ -80,7 +80,6 @@ def copy_entry(source: Path, target: Path) -> None:
             shutil.copyfile(source, partial)
 
 
-
 def ledger_folder_of(model: str | Path) -> Path | None:
     """Return the ledger inside or beside an exported model; None if there is none.
 

@@ -149,9 +149,7 @@ def _equal(a: SlotDelta, b: SlotDelta) -> bool:
     )
 
 
-def _with_own_ids(
-    first: Ledger, second: Ledger, num_common: int
-) -> tuple[Ledger, dict[str, str]]:
+def _with_own_ids(first: Ledger, second: Ledger, num_common: int) -> tuple[Ledger, dict[str, str]]:
     """Give other facts of the second ledger other ids than those of the first."""
     known, names = dict(first.texts), {}
     for fact, text in second.texts.items():

@@ -99,7 +99,9 @@ def test_an_export_has_all_that_the_next_day_needs(made, capsys):
     assert two.held_by(load_memory_lm(made["two"])) == 4
     command("show", made["two"])
     shown = capsys.readouterr().out
-    sentences = [f"{who} lives in {where}." for name in ("one", "two") for _, who, where in DAYS[name]]
+    sentences = [
+        f"{who} lives in {where}." for name in ("one", "two") for _, who, where in DAYS[name]
+    ]
     assert all(sentence in shown for sentence in sentences)
     assert "4 entries, 4 facts" in shown
     assert "2 sessions" in shown
