@@ -90,7 +90,9 @@ def merge(
     The merged ledger holds the entries of the first and then those of the second, so every fact can
     still be removed. Entries that both begin with, such as the first day of two people who then
     went on alone, are held once. A fact of the second under an id that another fact of the first
-    has gets an id of its own. Rows written by only one of the two have its values, to the bit. For rows
+    has gets an id of its own.
+
+    Rows written by only one of the two have its values, to the bit. For rows
     written by both:
 
     - `refuse` raises;
