@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse._loaders_dumpers import yaml_load
+from jsonargparse._loaders_dumpers import yaml_load as _yaml_load
 from lightning.pytorch import Callback
 
 from triptych.callbacks.command_line.parser_errors import class_options, explain, imported
@@ -26,6 +26,7 @@ CALLBACK_HELP = (
     "{OPTION: VALUE}}."
 )
 _PREFIX = f"--{OPTION}."
+_read: Any = _yaml_load  # as options are read: 1e-3 is a number
 Settings = list[tuple[str, Any]]
 
 
@@ -52,7 +53,7 @@ def without_callback_options(words: Sequence[str]) -> tuple[list[str], Settings]
         value = text if has_value else next(rest, None)
         if value is None:
             raise ArgumentError(None, f"{word}: expected a value after it")
-        settings.append((name, yaml_load(value)))
+        settings.append((name, _read(value)))
     return others, settings
 
 

@@ -161,10 +161,11 @@ class SlotLedger(RowObserver, Callback):
         facts = data.facts if isinstance(data, TeachesFacts) else []
         known, self._names, self._texts = texts_of(ledger), {}, {}
         for fact in facts:
-            if not is_dataclass(fact):
+            if not is_dataclass(fact) or isinstance(fact, type):
                 continue
             text = {key: value for key, value in asdict(fact).items() if value not in (None, ())}
             own = text.pop("id")
+            text.pop("place", None)  # where it stood, on a disk of that day
             name = free_id(own, text, known)
             if self._names.setdefault(own, name) != name:
                 raise ValueError(

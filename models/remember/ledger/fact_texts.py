@@ -69,8 +69,9 @@ def find_fact(words: str, known: Mapping[str, FactText | None]) -> str:
         return words
     wanted = _normal(words)
     readings = {fact: _readings(text) for fact, text in known.items()}
-    for fits in (lambda own: wanted in own, lambda own: any(wanted in one for one in own)):
-        found = [fact for fact, own in readings.items() if wanted and fits(own)]
+    whole = [fact for fact, own in readings.items() if wanted and wanted in own]
+    part = [f for f, own in readings.items() if wanted and any(wanted in one for one in own)]
+    for found in (whole, part):
         if len(found) == 1:
             return found[0]
         if found:
