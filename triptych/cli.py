@@ -9,6 +9,7 @@ Options beside those of the Trainer, the model and the data:
 - ``--run_dir``, ``--run_name``, ``--experiment``: folder, name and group of the run;
 - ``--tracking.uri``: the MLflow store or server, ``null`` for local metrics only;
 - ``--checkpoint.*``: when checkpoints are written, and which one is the best;
+- ``--callback.CLASS.OPTION``: an option of one of the callbacks;
 - ``--export.push_to_hub``, ``--export.private``: upload of the exported model to the hub;
 - ``model.init_args.init_from``: an exported folder, or another configuration, which is run first.
 
@@ -27,6 +28,7 @@ import os
 # the processor's cache of page addresses. torch reads this variable at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +44,12 @@ from typing_extensions import override
 
 from triptych import ROOT
 from triptych.callbacks.atomic_file import recover_folder
+from triptych.callbacks.command_line.callback_options import (
+    CALLBACK_HELP,
+    as_plain,
+    set_callback_options,
+    without_callback_options,
+)
 from triptych.callbacks.command_line.config_paths import (
     built_in_data_offered,
     importable_beside_configs,
@@ -102,6 +110,9 @@ class TriptychCLI(LightningCLI):
     def __init__(self, args: ArgsType = None) -> None:
         self._errors = ConstructorErrors()
         self._words = words = sys.argv[1:] if args is None else args
+        self._callback_options: list[tuple[str, Any]] = []
+        if isinstance(words, list):
+            args, self._callback_options = without_callback_options(words)
         self._first_word = words[0] if isinstance(words, list) and words else None
         defaults = {"default_config_files": [str(ROOT / "configs" / "base.yaml")]}
         super().__init__(
@@ -178,6 +189,9 @@ class TriptychCLI(LightningCLI):
             default=None,
             help="Folder of this run; by default runs/<experiment>/<time>-seed<seed>.",
         )
+        parser.add_argument(
+            "--callback", type=dict[str, Any] | None, default=None, help=CALLBACK_HELP
+        )
         parser.add_class_arguments(
             MLflowTracking, "tracking", skip=MLflowTracking.GIVEN_BY_RUN, instantiate=False
         )
@@ -199,10 +213,27 @@ class TriptychCLI(LightningCLI):
         # by a study or a test.
         if args is None or isinstance(args, list):
             with short_parser_errors(args, self._subcommand_parsers):
+                args = self._shown_callbacks(parser, args)
                 self.config = parser.parse_args(args)
         else:
             with short_parser_errors([], self._subcommand_parsers):
                 self.config = parser.parse_object(args)
+        if self.config.get("subcommand"):
+            set_callback_options(self.config[self.config.subcommand], self._callback_options)
+
+    def _shown_callbacks(
+        self, parser: LightningArgumentParser, args: list[str] | None
+    ) -> list[str] | None:
+        """Let ``--print_config``, which ends the parsing, show the callbacks with their options."""
+        asked = [word for word in args or [] if word.startswith("--print_config")]
+        if not asked or not self._callback_options or args is None:
+            return args
+        others = [word for word in args if word not in asked]
+        config = parser.parse_args(others)
+        options = config[config.subcommand]
+        set_callback_options(options, self._callback_options)
+        listed = json.dumps(as_plain(options.trainer.callbacks))
+        return [*others, "--trainer.callbacks", listed, *asked]
 
     @override
     def _parse_ckpt_path(self) -> None:

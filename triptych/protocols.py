@@ -25,6 +25,7 @@ from typing_extensions import (
 
 if TYPE_CHECKING:
     from abc import ABCMeta as ProtocolMeta
+    from pathlib import Path
 
     from lightning.pytorch import LightningModule
     from matplotlib.figure import Figure
@@ -283,6 +284,20 @@ class SavesPretrained(Protocol, metaclass=_ByName):
         """Write all that is needed to load it again; `state_dict` replaces a model's weights."""
 
 
+# -- of callbacks ---------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class AddsToExport(Protocol, metaclass=_ByName):
+    """A callback with files that belong to the exported model.
+
+    `ExportModel` calls it on the first process each time it exports, before the folder is in place.
+    """
+
+    def add_to_export(self, folder: Path) -> None:
+        """Write files of this moment's model into the folder."""
+
+
 # -- of datamodules -------------------------------------------------------------------------------
 
 
@@ -343,6 +358,18 @@ class HasFingerprint(Protocol, metaclass=_ByName):
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the training rows."""
+
+
+@runtime_checkable
+class TeachesFacts(Protocol, metaclass=_ByName):
+    """A datamodule whose batches name the facts that they teach (`fact_ids`).
+
+    `SlotLedger` writes down what the facts say.
+    """
+
+    @property
+    def facts(self) -> Sequence[Any]:
+        """The facts: dataclasses with `id`, `question`, `answers` and `statement`."""
 
 
 @runtime_checkable

@@ -37,6 +37,7 @@ from triptych.callbacks.run.run_directory import job_id
 # Options that do not change the exported model.
 RUN_SPECIFIC = (
     "experiment",
+    "callback",  # set in `trainer.callbacks` by now
     "run_name",
     "run_dir",
     "tracking",

@@ -145,7 +145,7 @@ def _innermost(message: str, path: list[str], **known: Any) -> Fault:
     if match := re.match(r"Problem with given class_path '([^']+)':", head):
         if body.startswith(CLASS_PROBLEM):
             return _wrong_class(path, match[1], body.removeprefix(CLASS_PROBLEM), **known)
-        owner = _import(match[1])
+        owner = imported(match[1])
         # The keys of a dataclass stand directly under it, those of other classes in `init_args`.
         path = path if dataclasses.is_dataclass(owner) else [*path, "init_args"]
         pair = (owner, len(path)) if owner else None
@@ -182,7 +182,7 @@ def _wrong_class(path: list[str], name: str, problem: str, **known: Any) -> Faul
 def _unusable(match: re.Match[str]) -> str:
     """Say why a class cannot be used in a place, from a match of `NO_COMPONENT`."""
     if name := match["abstract"]:
-        missing = sorted(getattr(_import(name), "__abstractmethods__", ()))
+        missing = sorted(getattr(imported(name), "__abstractmethods__", ()))
         methods = f": it does not define {', '.join(missing)}" if missing else ""
         return f"{name} is abstract{methods}; give a class that derives from it and does"
     if match["relation"].startswith("implement"):
@@ -333,16 +333,16 @@ def _options_of(owner: type, keys: Sequence[str]) -> tuple[list[str], str]:
     for key in keys:
         if key == "init_args":
             continue
-        hint = _parameters(owner).get(key)
+        hint = class_options(owner).get(key)
         types = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
         inner = next(filter(dataclasses.is_dataclass, types), None)
         if inner is None:
             return [], owner.__name__
         owner = inner
-    return list(_parameters(owner)), owner.__name__
+    return list(class_options(owner)), owner.__name__
 
 
-def _parameters(owner: type) -> dict[str, Any]:
+def class_options(owner: type) -> dict[str, Any]:
     """Return the types of a class's options by name, with those that ``**kwargs`` passes on."""
     return {p.name: p.annotation for p in get_signature_parameters(owner, "__init__")}
 
@@ -374,7 +374,8 @@ def _siblings(parser: ArgumentParser | None, path: Sequence[str]) -> list[str]:
     )
 
 
-def _import(class_path: str) -> Any:
+def imported(class_path: str) -> Any:
+    """Return the class of an import path; None if it cannot be imported."""
     module, _, name = class_path.rpartition(".")
     return _try(lambda: getattr(importlib.import_module(module), name))
 

@@ -1,5 +1,6 @@
 """Sparse memory finetuning: only the slots that belong to a batch learn."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -137,6 +138,7 @@ class SparseMemoryFinetuning(Callback):
         self._reads = TrainingReads([])
         self._updates = RowUpdates([], self._row_optimizer, self.observers)
         self._statistics: list[TableStatistics] | None = None
+        self._statistics_file: Path | None = None
         self._remembered: list[RememberedCall] = []
         self._batch: Any = None
         self._has_warned = False
@@ -169,6 +171,7 @@ class SparseMemoryFinetuning(Callback):
             )
         if hasattr(pl_module, ANCHOR):  # from an earlier run of the same module
             delattr(pl_module, ANCHOR)
+        self._statistics_file = self._find_statistics(pl_module)
         rates = [self.learning_rate] * len(self._tables)
         if self.selection.needs_background or self.learning_rate_scale == "relative":
             background = self._load_statistics(trainer, pl_module)
@@ -228,19 +231,30 @@ class SparseMemoryFinetuning(Callback):
             call.remove()
         self._remembered = []
 
+    def add_to_export(self, folder: Path) -> None:
+        """Copy the background statistics: the slots that a text reads are those of the base."""
+        if self._statistics_file is not None and self._statistics_file.is_file():
+            shutil.copyfile(self._statistics_file, folder / BACKGROUND_FILE)
+
+    def _find_statistics(self, pl_module: LightningModule) -> Path | None:
+        source = self.background
+        if source is None and isinstance(pl_module, StartsFrom):
+            source = pl_module.init_from
+        if source is None:
+            return None
+        return Path(source) / BACKGROUND_FILE if Path(source).is_dir() else Path(source)
+
     def _load_statistics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> BackgroundStatistics:
-        folder = pl_module.init_from if isinstance(pl_module, StartsFrom) else None
-        source = self.background or folder
-        if source is None:
+        path = self._statistics_file
+        if path is None:
             raise ValueError(
                 f"SparseMemoryFinetuning.background: ranking {self.selection.ranking} compares the "
                 "reads of a batch with those of other text, and relative rates are measured on it. "
                 "Name a file of background statistics (configs/remember/background_statistics.yaml "
                 "collects them), or set ranking: tf and learning_rate_scale: absolute"
             )
-        path = Path(source) / BACKGROUND_FILE if Path(source).is_dir() else Path(source)
         try:
             statistics = BackgroundStatistics.load(path)
             data = datamodule_of(trainer)

@@ -26,6 +26,7 @@ from triptych.callbacks.exporting.model_card import CARD_FILE, model_card, train
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.save_config import CONFIG_FILE
 from triptych.callbacks.trainer_parts import (
+    callbacks_of,
     data_fingerprint,
     datamodule_of,
     num_dry_run_batches,
@@ -33,6 +34,7 @@ from triptych.callbacks.trainer_parts import (
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.sharding import gathered_state_dict, is_sharded
 from triptych.protocols import (
+    AddsToExport,
     BoundsReplies,
     Exports,
     HasChatTemplate,
@@ -51,7 +53,8 @@ class ExportModel(Callback):
 
     The model is that of a `HoldsModel`. A module that `Exports` gives other weights for it, such as
     merged adapters. The tokenizer is that of a datamodule which `HasTokenizer`. It gets the form in
-    which the data ask (`HasChatTemplate`), and the model's context as its longest text.
+    which the data ask (`HasChatTemplate`), and the model's context as its longest text. Callbacks
+    add files of their own (`AddsToExport`), such as the ledger of what was learned.
 
     Args:
         push_to_hub: Name on the Hugging Face hub (`owner/name`) to upload the folder to, when the
@@ -157,6 +160,9 @@ class ExportModel(Callback):
                     model.save_pretrained(folder, **options)
                 tokenizer = _save_tokenizer(trainer, pl_module, folder)
                 self._save_card(trainer, pl_module, folder, tokenizer)
+                for callback in callbacks_of(trainer):
+                    if isinstance(callback, AddsToExport):
+                        callback.add_to_export(folder)
 
     def _save_card(
         self,

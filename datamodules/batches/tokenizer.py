@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from triptych.models.disk_cache import build_once
 from triptych.models.pretrained_source import pretrained_source
+from triptych.models.remember.memory_config_family import register_family_of
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 NUM_BYTES = 256
@@ -213,7 +214,9 @@ def _load(path: str) -> PreTrainedTokenizerFast:
             vocabulary = tokenizer.get_vocab()
             tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_source(path))
+            source = pretrained_source(path)
+            register_family_of(source)
+            tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
         raise ValueError(
             f'cannot load a tokenizer from {path!r} ({error}): give "train", a hub name, a folder '

@@ -7,6 +7,7 @@ AutoModel would drop the memory with only a warning. Importing this module regis
 `trust_remote_code=True`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,24 @@ def memory_config_class(family: Any) -> Any:
         AutoConfig.register(model_type, made)
         _config_classes[family] = made
     return _config_classes[family]
+
+
+def register_family_of(folder: str | Path) -> None:
+    """Register the family of an exported memory model, for loaders that read its config.
+
+    `AutoTokenizer` does: of a `model_type` that it does not know, it warns that the tokenizer may
+    not work.
+
+    Args:
+        folder: Any model's folder, or a name on the hub, of which nothing is read.
+    """
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        return
+    model_type = str(json.loads(file.read_text()).get("model_type"))
+    family = model_type.removeprefix(MODEL_TYPE_PREFIX)
+    if family != model_type and family in CONFIG_MAPPING:
+        memory_config_class(CONFIG_MAPPING[family])
 
 
 def _register_model(model_type: str) -> None:

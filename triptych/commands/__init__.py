@@ -1,4 +1,4 @@
-"""Commands on what runs leave behind: ask a model, chat, answer a file, the ledger, reports.
+"""Commands on what runs leave behind: ask, chat, answer a file, teach facts, take them back.
 
 A command is a function that takes the words after its name and returns the path that it wrote or
 read. Its module is imported only when it runs.
@@ -40,6 +40,12 @@ COMMANDS = {
         "Answer a file of prompts or questions, or sample molecules, into a file.",
         "triptych.commands.predict",
         "run_predict_command",
+    ),
+    "teach": Command(
+        "Teach facts of a file to a model.", "triptych.commands.teach", "run_teach_command"
+    ),
+    "unlearn": Command(
+        "Take a taught fact back.", "triptych.commands.unlearn", "run_unlearn_command"
     ),
     "ledger": Command(
         "See which fact changed which slots, and remove facts.",

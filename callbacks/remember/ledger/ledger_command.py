@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from triptych.callbacks.atomic_file import atomic_folder
 from triptych.callbacks.exporting.model_card import is_hub_name
+from triptych.callbacks.remember.ledger.ledger_folder import FOLDER, ledger_folder_of
 from triptych.callbacks.remember.ledger.ledger_tables import (
     print_conflicts,
     print_delta,
@@ -25,13 +26,13 @@ from triptych.callbacks.remember.ledger.ledger_tables import (
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.ledger.delta_chain import entry_files
 from triptych.models.remember.ledger.delta_hub import DELTA_FILE
+from triptych.models.remember.ledger.fact_texts import sentence_of
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.ledger_merge import OnConflict, merge
 from triptych.models.remember.ledger.ledger_overlap import overlap
 from triptych.models.remember.ledger.slot_deltas import SharedRows, SlotDelta, diff
 from triptych.models.remember.memory_lm import load_memory_lm
 
-FOLDER = "ledger"
 SOURCE = (
     "ledger (a run's directory, or its folder `ledger`), one of its entry_*.safetensors, or the "
     "name of a slot delta on the hub"
@@ -77,7 +78,7 @@ def show(options: argparse.Namespace) -> Path:
         facts = learned.facts_of(options.row, options.table)
         say(f"row {options.row} of table {options.table}: {', '.join(facts) or 'no fact'}")
     elif options.fact is not None:
-        for number, rows in enumerate(learned.rows_of(options.fact)):
+        for number, rows in enumerate(learned.rows_of(learned.find(options.fact))):
             say(f"table {number}, {rows.numel()} rows: {' '.join(map(str, rows.tolist()))}")
     else:
         print_ledger(learned)
@@ -123,7 +124,10 @@ def unlearn(options: argparse.Namespace) -> Path:
     if isinstance(learned, SlotDelta):
         raise ValueError(f"--ledger {path} is a single entry: give its folder")
     out, model = _new(options.out), load_memory_lm(options.model)
-    reverted = learned.revert_facts(model, options.facts, options.shared_rows)
+    facts = [learned.find(words) for words in options.facts]
+    for fact in facts:
+        say(f"taking back {fact}: {sentence_of(learned.texts[fact]) or '(its text is unknown)'}")
+    reverted = learned.revert_facts(model, facts, options.shared_rows)
     say(str(reverted.outcome))
     if reverted.outcome.num_shared and reverted.outcome.kept:
         say(
@@ -216,7 +220,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_shared_rows(command, "of one entry")
 
     command = add("unlearn", unlearn, "write a model without some facts, and with all others")
-    command.add_argument("facts", nargs="+", help="ids of the facts; `show` lists them")
+    command.add_argument(
+        "facts", nargs="+", help="ids of the facts, their sentences, or a part that no other has"
+    )
     _add_models(command, "a model that has learned them")
     command.add_argument("--ledger", help="its ledger; by default the one inside or beside --model")
     _add_shared_rows(command, "of the facts")
@@ -275,9 +281,9 @@ def _read(source: str | Path) -> tuple[Path, Ledger | SlotDelta]:
 
 
 def _ledger_of(model: str | Path) -> Path:
-    for folder in (Path(model) / FOLDER, Path(model).parent / FOLDER):
-        if folder.is_dir():
-            return folder
+    folder = ledger_folder_of(model)
+    if folder is not None:
+        return folder
     raise FileNotFoundError(
         f"there is no ledger in {model}, nor beside it: name it with --ledger. A run keeps one if "
         "triptych.callbacks.remember.ledger.slot_ledger.SlotLedger is among its trainer.callbacks"

@@ -1,5 +1,6 @@
 """The entries of a run's ledger on disk, consistent with its checkpoints."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -8,14 +9,17 @@ from triptych.models.remember.ledger.delta_chain import entry_files, entry_path
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.slot_deltas import SlotDelta
 
+FOLDER = "ledger"
+
 
 class LedgerFolder:
     """Entries that are appended one by one, each in an atomically written file.
 
     Args:
         path: The folder.
-        num_entries: Number of the run's entries in its checkpoint.
-        before: The folder of the run that is resumed, if there is one.
+        num_entries: Number of entries at the start: those in the checkpoint of a resumed run, or
+            those that the model has learned in earlier runs.
+        before: The folder that has them: of the run that is resumed, or of the model to go on from.
 
     Raises:
         ValueError: if one of these entries is missing.
@@ -48,6 +52,11 @@ class LedgerFolder:
         """Read the ledger."""
         return Ledger.open(self.path) if self.num_entries else Ledger([])
 
+    def copy_to(self, folder: Path) -> None:
+        """Write the entries into another folder; a file is linked where that is possible."""
+        for number in range(self.num_entries):
+            copy_entry(entry_path(self.path, number), entry_path(folder, number))
+
     def _copy(self, before: Path) -> None:
         """Copy entries of the checkpoint's run that this folder lacks."""
         for number in range(len(entry_files(self.path)), self.num_entries):
@@ -58,5 +67,24 @@ class LedgerFolder:
                     "entries: resume in the directory of the interrupted run (--run_dir), or copy "
                     f"its ledger to {self.path}"
                 )
-            with atomic_file(entry_path(self.path, number)) as partial:
-                shutil.copyfile(source, partial)
+            copy_entry(source, entry_path(self.path, number))
+
+
+def copy_entry(source: Path, target: Path) -> None:
+    """Give an entry a second place; entries are never written again, so that a link will do."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk, or one without links
+        with atomic_file(target) as partial:
+            shutil.copyfile(source, partial)
+
+
+def ledger_folder_of(model: str | Path) -> Path | None:
+    """Return the ledger inside or beside an exported model; None if there is none.
+
+    >>> ledger_folder_of("nowhere/export") is None
+    True
+    """
+    inside, beside = Path(model) / FOLDER, Path(model).parent / FOLDER
+    return next((folder for folder in (inside, beside) if entry_files(folder)), None)

@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from triptych.models.remember.ledger.fact_texts import sentence_of
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.ledger_merge import Merged
 from triptych.models.remember.ledger.ledger_overlap import Overlap, shared_with_later
@@ -19,12 +20,14 @@ def say(text: str) -> None:
 
 def print_ledger(ledger: Ledger) -> None:
     """Print a row for each entry, and the totals."""
-    table = _table("entry", "facts", "step", "rows", "shared with later", "")
+    table = _table("entry", "session", "facts", "sentence", "step", "rows", "shared with later", "")
     shared = shared_with_later(ledger)
     for number, (entry, later) in enumerate(zip(ledger, shared, strict=True)):
         state = "taken out, but for these rows" if entry.reverted else ""
         rows = (f"{entry.step:,}", f"{entry.num_rows:,}", f"{later:,}")
-        table.add_row(f"{number:,}", ", ".join(entry.facts) or entry.label, *rows, state)
+        facts = ", ".join(entry.facts) or entry.label
+        place = (f"{number:,}", f"{entry.session:,}")
+        table.add_row(*place, facts, _sentences(entry), *rows, state)
     _console().print(table)
     if not len(ledger):
         say("no entries")
@@ -32,6 +35,7 @@ def print_ledger(ledger: Ledger) -> None:
     whole = ledger.squashed()
     say(
         f"{len(ledger):,} entries, {len(ledger.facts):,} facts, {whole.num_rows:,} different rows; "
+        f"{ledger.num_sessions:,} sessions; "
         f"base {ledger.base.around[:8]}-{ledger.base.values[:8]}"
     )
 
@@ -43,7 +47,7 @@ def print_delta(delta: SlotDelta) -> None:
         norms_U = (change.new_UD.double() - change.old_UD.double()).norm(dim=1)
         mean, most = (float(f) for f in (norms_U.mean(), norms_U.max())) if len(change) else (0, 0)
         table.add_row(str(number), f"{len(change):,}", f"{mean:.4g}", f"{most:.4g}")
-    say(", ".join(delta.facts) or delta.label)
+    say(_sentences(delta) or ", ".join(delta.facts) or delta.label)
     _console().print(table)
     say(
         f"{delta.num_rows:,} rows; changes are Euclidean lengths; "
@@ -67,6 +71,10 @@ def print_overlap(found: Overlap, ledger: Ledger) -> None:
 def print_conflicts(merged: Merged, first: Ledger | SlotDelta, second: Ledger | SlotDelta) -> None:
     """Print the facts of two ledgers that have written the same rows."""
     conflicts = merged.conflicts
+    if conflicts.num_common:
+        say(f"both begin with the same {conflicts.num_common:,} entries, which are held once")
+    for own, name in conflicts.renamed.items():
+        say(f"the second's {own} is another fact than the first's: it is now {name}")
     if not conflicts.num_rows:
         say("no row was written by both")
         return
@@ -83,10 +91,15 @@ def print_conflicts(merged: Merged, first: Ledger | SlotDelta, second: Ledger | 
         say(f"learned in both: {', '.join(conflicts.facts_in_both)}")
 
 
+def _sentences(entry: SlotDelta) -> str:
+    found = (sentence_of(entry.texts.get(fact)) for fact in entry.facts)
+    return " / ".join(text for text in found if text)
+
+
 def _table(*columns: str) -> Table:
     table = Table()
     for name in columns:
-        is_text = name in ("facts", "ledger", "")
+        is_text = name in ("facts", "sentence", "ledger", "")
         table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table
 

@@ -99,6 +99,7 @@ class FactsConfig:
         validation_facts: Number of facts asked in validation; null: all.
         validation_questions: The questions asked in validation: "held_out" (never taught; facts
             without templates are not asked), "training", or "own_question" (the source's).
+        leave_out: Ids of facts not to use, such as those that a model knows already.
     """
 
     source: RecordSource = field(default_factory=RecordSource)
@@ -119,6 +120,7 @@ class FactsConfig:
     validation_sources: dict[str, RecordSource] = field(default_factory=dict)
     validation_facts: PositiveInt | None = 512
     validation_questions: QuestionSet = "held_out"
+    leave_out: list[str] = field(default_factory=list)
 
 
 def read_templates(path: str | None, data_dir: str | None) -> FactTemplates:
@@ -157,7 +159,8 @@ def choose_facts(
         ValueError: if a relation does not occur or there are fewer facts than asked for.
     """
     source = describe(config.source)
-    chosen = list(facts)
+    left_out = set(config.leave_out)
+    chosen = [fact for fact in facts if fact.id not in left_out]
     if config.relations is not None:
         chosen = of_relations(chosen, config.relations, templates, source)
     if config.max_facts_per_answer is not None:

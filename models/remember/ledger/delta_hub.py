@@ -66,7 +66,7 @@ def delta_card(name: str, summary: str, facts: tuple[str, ...], around: str) -> 
     Args:
         name: Its name on the hub, or a folder.
         summary: What it holds.
-        facts: Ids of its facts.
+        facts: What its facts say, or else their ids.
         around: Fingerprint of the models that it fits.
     """
     data = ModelCardData(library_name="triptych", tags=["triptych", "memory-layers", "slot-delta"])

@@ -20,6 +20,7 @@ from triptych.models.remember.ledger.delta_chain import (
     entry_path,
     rows_of_any,
 )
+from triptych.models.remember.ledger.fact_texts import FactText, find_fact, texts_of
 from triptych.models.remember.ledger.row_changes import composed
 from triptych.models.remember.ledger.slot_deltas import (
     Outcome,
@@ -121,6 +122,20 @@ class Ledger:
             )
         )
 
+    @cached_property
+    def texts(self) -> dict[str, FactText | None]:
+        """What each fact in the model says; None if its run did not know."""
+        return texts_of(entry for entry in self.entries if not entry.reverted)
+
+    @property
+    def num_sessions(self) -> int:
+        """Number of runs that learned, one after another, from the base on."""
+        return max((entry.session for entry in self.entries), default=0)
+
+    def find(self, words: str) -> str:
+        """Return the id of the fact that has this id or sentence; see `fact_texts.find_fact`."""
+        return find_fact(words, self.texts)
+
     def entries_of(self, fact: str) -> list[int]:
         """Return the numbers of a fact's entries, one for each visit."""
         return [number for number, entry in enumerate(self.entries) if fact in entry.facts]
@@ -148,6 +163,8 @@ class Ledger:
             self.base,
             facts=tuple(self.facts),
             step=self.entries[-1].step,
+            texts={fact: text for fact, text in self.texts.items() if text is not None},
+            session=self.entries[-1].session,
         )
 
     @cached_property

@@ -1,13 +1,14 @@
 """Merging two ledgers of the same base."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from triptych.models.remember.ledger.delta_chain import rebased
+from triptych.models.remember.ledger.fact_texts import free_id
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.ledger.ledger_overlap import overlap
 from triptych.models.remember.ledger.row_changes import find_rows, same_bits
@@ -26,12 +27,16 @@ class Conflicts:
             largest number first.
         of_second: The same for the second ledger.
         facts_in_both: Ids of facts in both ledgers.
+        num_common: Number of entries that both begin with, which count once.
+        renamed: Other facts of the second ledger under an id of the first -> their new ids.
     """
 
     rows: tuple[Tensor, ...]
     of_first: Mapping[int, int]
     of_second: Mapping[int, int]
     facts_in_both: tuple[str, ...]
+    num_common: int = 0
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -48,14 +53,19 @@ class Merged:
 
 
 def find_conflicts(first: Ledger, second: Ledger) -> Conflicts:
-    """Find the rows that two ledgers both wrote.
+    """Find the rows that two ledgers both wrote, after the entries that they begin with together.
 
     Raises:
         ValueError: if they have different bases, or one of them is empty.
     """
     require_same_base(first.base, second.base)
+    num_common = _num_common(first, second)
+    own, other = (Ledger(ledger.entries[num_common:]) for ledger in (first, second))
+    if not own.entries or not other.entries:  # one goes on from the end of the other
+        none = tuple(torch.empty(0, dtype=torch.int64) for _ in first.entries[0].tables)
+        return Conflicts(none, {}, {}, (), num_common)
     rows = []
-    for a, b in zip(first.squashed().tables, second.squashed().tables, strict=True):
+    for a, b in zip(own.squashed().tables, other.squashed().tables, strict=True):
         at_U, is_shared_U = find_rows(b.rows_U, a.rows_U)
         if not bool(same_bits(a.old_UD[is_shared_U], b.old_UD[at_U[is_shared_U]]).all()):
             raise ValueError(
@@ -65,9 +75,10 @@ def find_conflicts(first: Ledger, second: Ledger) -> Conflicts:
         rows.append(a.rows_U[is_shared_U])
     return Conflicts(
         tuple(rows),
-        overlap(rows, first).rows_of_entry,
-        overlap(rows, second).rows_of_entry,
-        tuple(fact for fact in first.facts if fact in set(second.facts)),
+        _counted_from(num_common, overlap(rows, own).rows_of_entry),
+        _counted_from(num_common, overlap(rows, other).rows_of_entry),
+        tuple(fact for fact in own.facts if fact in set(other.facts)),
+        num_common,
     )
 
 
@@ -77,7 +88,11 @@ def merge(
     """Merge what two runs learned from the same base.
 
     The merged ledger holds the entries of the first and then those of the second, so every fact can
-    still be removed. Rows written by only one of the two have its values, to the bit. For rows
+    still be removed. Entries that both begin with, such as the first day of two people who then
+    went on alone, are held once. A fact of the second under an id that another fact of the first
+    has gets an id of its own.
+
+    Rows written by only one of the two have its values, to the bit. For rows
     written by both:
 
     - `refuse` raises;
@@ -93,9 +108,14 @@ def merge(
         ValueError: if there are such rows and `on_conflict` is `refuse`, or the bases differ.
     """
     first, second = _as_ledger(first), _as_ledger(second)
-    conflicts = find_conflicts(first, second)
+    num_common = find_conflicts(first, second).num_common
+    second, renamed = _with_own_ids(first, second, num_common)
+    conflicts = replace(find_conflicts(first, second), renamed=renamed)
+    own, other = first.entries[num_common:], second.entries[num_common:]
+    sessions = first.num_sessions - Ledger(first.entries[:num_common]).num_sessions
+    other = tuple(replace(entry, session=entry.session + sessions) for entry in other)
     if not conflicts.num_rows:
-        return Merged(Ledger([*first, *second]), conflicts)
+        return Merged(Ledger([*first, *other]), conflicts)
     if on_conflict == "refuse":
         raise ValueError(
             f"both ledgers wrote {conflicts.num_rows} of the same rows: "
@@ -104,13 +124,50 @@ def merge(
             "(on_conflict): the sum of both differences (sum), or the values of one (first, last)"
         )
     if on_conflict == "first":
-        moved = [_without_rows(entry, conflicts.rows) for entry in second]
+        moved = [_without_rows(entry, conflicts.rows) for entry in other]
     else:
-        net = first.squashed()
+        net = Ledger(own).squashed()
         moved = [
-            rebased(entry, net, "shift" if on_conflict == "sum" else "stay") for entry in second
+            rebased(entry, net, "shift" if on_conflict == "sum" else "stay") for entry in other
         ]
     return Merged(Ledger([*first, *moved]), conflicts)
+
+
+def _num_common(first: Ledger, second: Ledger) -> int:
+    """Count the equal entries that two ledgers begin with."""
+    pairs = zip(first, second, strict=False)
+    return next(
+        (number for number, pair in enumerate(pairs) if not _equal(*pair)),
+        min(len(first), len(second)),
+    )
+
+
+def _equal(a: SlotDelta, b: SlotDelta) -> bool:
+    return (a.facts, a.visit, a.reverted) == (b.facts, b.visit, b.reverted) and all(
+        torch.equal(one.rows_U, other.rows_U)
+        and bool(same_bits(one.old_UD, other.old_UD).all())
+        and bool(same_bits(one.new_UD, other.new_UD).all())
+        for one, other in zip(a.tables, b.tables, strict=True)
+    )
+
+
+def _with_own_ids(first: Ledger, second: Ledger, num_common: int) -> tuple[Ledger, dict[str, str]]:
+    """Give other facts of the second ledger other ids than those of the first."""
+    known, names = dict(first.texts), {}
+    for fact, text in second.texts.items():
+        names[fact] = free_id(fact, text, known)
+        known[names[fact]] = text
+    renamed = {fact: name for fact, name in names.items() if fact != name}
+    entries = list(second.entries[:num_common])
+    for entry in second.entries[num_common:]:
+        facts = tuple(renamed.get(fact, fact) for fact in entry.facts)
+        texts = {renamed.get(fact, fact): text for fact, text in entry.texts.items()}
+        entries.append(replace(entry, facts=facts, texts=texts))
+    return Ledger(entries), renamed
+
+
+def _counted_from(first: int, rows_of_entry: Mapping[int, int]) -> dict[int, int]:
+    return {number + first: count for number, count in rows_of_entry.items()}
 
 
 def _as_ledger(given: Ledger | SlotDelta) -> Ledger:

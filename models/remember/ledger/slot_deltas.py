@@ -4,7 +4,8 @@ A fact taught by sparse memory finetuning is a few hundred rows of the value tab
 the paper's size (500 rows, 1,024 wide, bfloat16, before and after).
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from triptych.models.remember.ledger.delta_hub import (
     delta_file,
     push_folder,
 )
+from triptych.models.remember.ledger.fact_texts import FactText, sentence_of
 from triptych.models.remember.ledger.row_changes import (
     Elsewhere,
     RowChange,
@@ -85,6 +87,8 @@ class SlotDelta:
         visit: Number of the visit to these facts in their stream.
         reverted: True for the remainder of a reverted delta: its rows that others wrote in the
             meantime.
+        texts: What the facts say, by id, as plain types; see `fact_texts`.
+        session: Number of the run that learned it, counted from the base; the first is 1.
     """
 
     tables: tuple[RowChange, ...]
@@ -94,6 +98,8 @@ class SlotDelta:
     step: int = 0
     visit: int | None = None
     reverted: bool = False
+    texts: Mapping[str, FactText] = field(default_factory=dict)
+    session: int = 1
 
     @property
     def num_rows(self) -> int:
@@ -119,7 +125,7 @@ class SlotDelta:
             tensors[f"table_{number}.rows"] = table.rows_U
             tensors[f"table_{number}.old"] = table.old_UD
             tensors[f"table_{number}.new"] = table.new_UD
-        fields = ("label", "step", "visit", "reverted")
+        fields = ("label", "step", "visit", "reverted", "texts", "session")
         description: dict[str, Any] = {name: getattr(self, name) for name in fields}
         description |= {"facts": list(self.facts), "base": asdict(self.base), "format": FORMAT}
         save_tensors(path, tensors, description | {"num_tables": len(self.tables)})
@@ -158,7 +164,8 @@ class SlotDelta:
         tables = "one table" if len(self.tables) == 1 else f"{len(self.tables)} tables"
         summary = f"{self.num_rows:,} rows of {tables}, before and after learning"
         summary += f" ({self.label})." if self.label else "."
-        card = delta_card(name or str(folder), summary, self.facts, self.base.around)
+        facts = tuple(sentence_of(self.texts.get(fact)) or fact for fact in self.facts)
+        card = delta_card(name or str(folder), summary, facts, self.base.around)
         card.save(folder / CARD_FILE)
 
     @classmethod
@@ -185,7 +192,7 @@ class SlotDelta:
     def push_to_hub(self, name: str, private: bool = False) -> str:
         """Upload the delta to the Hugging Face hub, with a card; `hf auth login` comes first.
 
-        The facts' ids stand in file and card.
+        The facts' ids and texts stand in file and card.
 
         Args:
             name: `owner/name`, or `name` for the owner of the token.

@@ -1,5 +1,7 @@
 """Byte-level BPE restores any text; tokenizers are deterministic, cached and complete."""
 
+import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -171,3 +173,18 @@ def test_bytes_of_sentencepiece_tokens(tmp_path):
         tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"
     )
     assert token_num_bytes(tokenizer).tolist() == [0, 0, 1, 4, 2, 1]
+
+
+def test_the_tokenizer_of_a_memory_model_raises_no_false_alarm(tokenizer, tmp_path):
+    """Of a family that `import triptych` does not register, read before its model."""
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "memory-xglm"}))
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("transformers").addHandler(handler)
+    try:
+        build_tokenizer(TokenizerConfig(path=str(tmp_path)), lambda: [], "texts", tmp_path)
+    finally:
+        logging.getLogger("transformers").removeHandler(handler)
+    assert not heard

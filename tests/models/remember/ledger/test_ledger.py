@@ -334,7 +334,10 @@ def test_merge_refuses_other_bases_and_says_which_facts_are_in_both():
     a, _ = teach(TwoTables(), [([0], [])])
     with pytest.raises(ValueError, match="different bases"):
         merge(a, teach(TwoTables(seed=1), [([0], [])])[0])
-    assert merge(a, a, "first").conflicts.facts_in_both == ("fact0",)
+    other, _ = teach(TwoTables(), [([1], [])])
+    assert merge(a, other).conflicts.facts_in_both == ("fact0",)
+    same = merge(a, a)
+    assert same.conflicts.num_common == len(same.ledger) == 1
     _, ledger = by_hand()
     with pytest.raises(ValueError, match="only be merged together with those before it"):
         merge(ledger.entries[0], ledger.entries[1], "sum")

@@ -1,0 +1,50 @@
+"""``python train.py unlearn "sentence or id" --model EXPORT --out NEW``: take facts back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from triptych.callbacks.remember.ledger.ledger_command import run_ledger_command
+from triptych.commands.find_export import find_export
+from triptych.commands.options import EXPORT, CommandParser
+
+EPILOG = """examples:
+  python train.py unlearn "Brightwell Robotics is led by Ingrid Solvang." --model taught --out new
+  python train.py unlearn hq-brightwell --model taught --out new --shared_rows subtract
+
+`python train.py ledger show EXPORT` lists the facts."""
+
+
+def run_unlearn_command(words: Sequence[str]) -> Path:
+    """Write a model without some facts and with all others; see `ledger unlearn`.
+
+    Args:
+        words: The command line after ``unlearn``.
+
+    Raises:
+        argparse.ArgumentError: for an option that does not exist.
+        OSError: if the export or its ledger is missing.
+        ValueError: if the ledger has no such fact, or words fit several.
+
+    Returns:
+        The new model's folder.
+    """
+    parser = CommandParser(
+        "unlearn", description="Take facts back that a model was taught.", epilog=EPILOG
+    )
+    parser.add_argument("facts", nargs="+", metavar="FACT", help="sentence, question or id")
+    parser.add_argument("--model", required=True, help=EXPORT)
+    parser.add_argument("--out", required=True, help="new folder for the model")
+    parser.add_argument("--ledger", help="its ledger; by default the one in its folder")
+    parser.add_argument(
+        "--shared_rows",
+        choices=("keep", "subtract"),
+        default="keep",
+        help="rows that later facts have written too: keep them, or subtract the fact's difference "
+        "from them; by default keep, which is safer for the later facts",
+    )
+    options = parser.read(words)
+    passed = ["--model", str(find_export(options.model)), "--out", options.out]
+    passed += ["--shared_rows", options.shared_rows]
+    if options.ledger is not None:
+        passed += ["--ledger", options.ledger]
+    return run_ledger_command(["unlearn", *options.facts, *passed])
