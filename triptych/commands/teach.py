@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -24,12 +25,20 @@ from triptych.commands.options import EXPORT, CommandParser
 from triptych.datamodules.remember.facts.fact_stream import FactStream
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX, register_family_of
-from triptych.objectives.remember.background_statistics import BACKGROUND_FILE
+from triptych.objectives.remember.background_statistics import (
+    BACKGROUND_FILE,
+    BackgroundStatistics,
+)
 
 CONFIG = ROOT / "configs" / "remember" / "teach.yaml"
 MEMORY_CONFIG = ROOT / "configs" / "remember" / "teach_memory.yaml"
 #: Where among the blocks a new memory is put.
 DEPTH = 2 / 3
+#: Settings for a memory that began at zero beside an FFN: rates are parts of the FFN's output.
+RELATIVE = {"learning_rate_scale": "relative", "learning_rate": 0.4} | {
+    "num_slots": 1024,
+    "idf_exponent": 3.0,
+}
 EPILOG = """examples:
   python train.py teach facts.jsonl --model runs/retrofit/*/export --out taught
   python train.py teach more.jsonl --model taught --out taught_twice
@@ -65,7 +74,7 @@ def run_teach_command(words: Sequence[str]) -> Path:
         raise ValueError(f"--out {out} exists already: choose another name")
     start = prepared(options.model)
     given = [
-        *("--config", str(CONFIG), *others),
+        *("--config", str(CONFIG), *_rates(start), *others),
         *("--model.init_args.init_from", str(start)),
         *("--data.init_args.facts.source.path", options.facts),
     ]
@@ -115,6 +124,17 @@ def prepared(model: str) -> Path:
         words += ["--model.init_args.memory.layers", f"[{block}]"]
     settings = _composed(["--config", str(MEMORY_CONFIG), *words])
     return Stage(MEMORY_CONFIG, settings, tuple(words)).export()
+
+
+def _rates(start: Path) -> list[str]:
+    """Return options for relative rates, for a memory that was put into a pretrained model."""
+    memory = json.loads((start / "config.json").read_text()).get("memory") or {}
+    began_at_zero = memory.get("placement") == "beside" and memory.get("start") == "zero_values"
+    scales = BackgroundStatistics.load(start / BACKGROUND_FILE).value_scales
+    if not began_at_zero or scales is None:
+        return []
+    prefix = "--callback.SparseMemoryFinetuning"
+    return [w for name, value in RELATIVE.items() for w in (f"{prefix}.{name}", str(value))]
 
 
 def _parser() -> CommandParser:
