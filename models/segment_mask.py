@@ -87,7 +87,8 @@ def segment_attention_mask(segment_ids_BT: Tensor) -> Tensor:
 def _additive(mask: Tensor) -> Tensor:
     """Turn a mask into one that is added to scores."""
     lowest = torch.finfo(torch.bfloat16).min  # finite in float32 too
-    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, lowest)
+    allowed = torch.zeros(mask.shape, device=mask.device, dtype=torch.float32)
+    return allowed.masked_fill_(~mask, lowest)
 
 
 def _document_borders(segment_ids_BT: Tensor) -> Tensor:

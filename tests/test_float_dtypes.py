@@ -22,8 +22,6 @@ FOLLOWS_PRECISION = {"Parameter", "register_buffer"}
 ALLOWED = {
     "torch.tensor(made['relevant'])": "a list of booleans from a file",
     "torch.tensor(description['relevant'])": "a list of booleans from a file",
-    "torch.tensor(lengths, device=device)": "numbers of tokens",
-    "torch.tensor(rows, device=length_B.device)": "numbers of rows",
     "torch.full((max_new_tokens, num_rows), pad_id, device=device)": "ids of tokens",
     "torch.empty(0)": "replaced before it is read",
     "torch.empty(num_heads, num_slots, query_dim)": "becomes a parameter or a buffer",

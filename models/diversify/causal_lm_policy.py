@@ -215,7 +215,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             )
         device = self.model.device
         ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]
-        length_G = send(torch.tensor(lengths), device)
+        length_G = send(torch.tensor(lengths, dtype=torch.int64), device)
         mask_GP = torch.arange(longest, device=device) >= longest - length_G[:, None]
         return send(torch.tensor(ids, dtype=torch.int64), device), mask_GP
 

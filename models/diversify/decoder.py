@@ -128,7 +128,9 @@ class StaticDecoder(Decoder):
         self._captures = is_cuda and torch.backends.cuda.is_built()
         self._graph: torch.cuda.CUDAGraph | None = None
         self._ids_L1 = self._logits_LV = torch.empty(0)
-        self._first_free_1 = torch.full((1,), self.num_read - 1, device=prompt_mask_GP.device)
+        self._first_free_1 = torch.full(
+            (1,), self.num_read - 1, device=prompt_mask_GP.device, dtype=torch.int64
+        )
         self._num_rows_at_first = 0
 
     @staticmethod

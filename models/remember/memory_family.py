@@ -113,6 +113,6 @@ def become_memory_model(model: PreTrainedModel, memory: MemoryConfig) -> None:
     model.config._attn_implementation = attention
     for module in model.modules():  # as after loading, where all parts share the config
         if getattr(module, "config", None) is plain:
-            module.config = model.config
+            vars(module)["config"] = model.config
     model.__class__ = memory_model_class(family)
     add_memory(model, memory)

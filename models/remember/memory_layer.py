@@ -201,7 +201,8 @@ class FFNWithMemory(nn.Module):
         added_BTM = self.gate_of(hidden_BTM) * self.memory(hidden_BTM)
         if self.memory.recording:
             self.last_shares_BT = rms(added_BTM.detach()) / rms(ffn_BTM.detach()).clamp_min(1e-30)
-        return ffn_BTM + added_BTM
+        sum_BTM: Tensor = ffn_BTM + added_BTM
+        return sum_BTM
 
     def gate_of(self, hidden_BTM: Tensor) -> Tensor:
         """Return the factor of the memory, a scalar or (B, T, 1)."""

@@ -42,10 +42,10 @@ _ON_DEVICE: dict[tuple[torch.device, int], Tensor] = {}
 def _candidate_ranks_on(device: torch.device, num_kept: int) -> Tensor:
     """Return `candidate_ranks` as a tensor, int64 (2, C), copied to a device only once."""
     if torch.compiler.is_compiling():
-        return torch.tensor(candidate_ranks(num_kept), device=device)
+        return torch.tensor(candidate_ranks(num_kept), device=device, dtype=torch.int64)
     if (device, num_kept) not in _ON_DEVICE:
         with torch.inference_mode(False):  # a tensor of that mode could not be used outside of it
-            ranks_2C = torch.tensor(candidate_ranks(num_kept), device=device)
+            ranks_2C = torch.tensor(candidate_ranks(num_kept), device=device, dtype=torch.int64)
         _ON_DEVICE[device, num_kept] = ranks_2C
     return _ON_DEVICE[device, num_kept]
 

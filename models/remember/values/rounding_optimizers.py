@@ -52,9 +52,13 @@ class RoundingAdamW(AdamW):
         for number, parameter, gradient, group in apart:
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros(())  # on the CPU, so that nothing waits for it
+                state["step"] = torch.zeros(
+                    (), dtype=torch.float32
+                )  # on the CPU, so that nothing waits for it
                 state |= {n: torch.zeros_like(parameter, dtype=torch.float32) for n in _MOMENTS}
-            step = torch.full((), float(state["step"]), device=parameter.device)
+            step = torch.full(
+                (), float(state["step"]), device=parameter.device, dtype=torch.float32
+            )
             moments = [state[name] for name in _MOMENTS]
             place = (int(state["step"]), number)
             parts = _exact_parts(place, parameter, gradient, *moments)
@@ -73,7 +77,12 @@ class RoundingAdamW(AdamW):
                 self.state[parameter] |= {
                     name: saved[name].to(parameter.device, torch.float32, copy=True)
                     for name in _MOMENTS
-                } | {"step": torch.as_tensor(saved["step"]).float().cpu().clone()}
+                } | {
+                    "step": torch.as_tensor(saved["step"], dtype=torch.float32)
+                    .float()
+                    .cpu()
+                    .clone()
+                }
 
 
 class RoundingSGD(SGD):
@@ -97,7 +106,7 @@ class RoundingSGD(SGD):
             super().step()
         for number, parameter, gradient, group in apart:
             state = self.state[parameter]
-            state.setdefault("step", torch.zeros(()))
+            state.setdefault("step", torch.zeros((), dtype=torch.float32))
             place = (int(state["step"]), number)
             for exact, part in _exact_parts(place, parameter, gradient):
                 part = part.float().add(exact, alpha=group["weight_decay"])
@@ -112,7 +121,9 @@ class RoundingSGD(SGD):
         for (_, parameter, _), key in zip(_numbered(self), keys, strict=True):
             saved = state_dict["state"].get(key)
             if saved and "step" in saved:
-                self.state[parameter]["step"] = torch.as_tensor(saved["step"]).float().cpu().clone()
+                self.state[parameter]["step"] = (
+                    torch.as_tensor(saved["step"], dtype=torch.float32).float().cpu().clone()
+                )
 
 
 def _adamw(
