@@ -47,11 +47,17 @@ MOST_WAITS: dict[str, int] = {
     "remember/retrofit": 4,
     "remember/retrofit_qwen3": 10,
 }
+NOT_HERE = {
+    "remember/retrofit_smollm2": "a real model",
+    "remember/finetune_smollm2": "a real model",
+    "remember/teach": "keeps no checkpoint to go on from; its steps are those of finetune_sparse",
+    "remember/teach_memory": "keeps no checkpoint to go on from; it trains nothing",
+}
 
 
 def test_each_experiment_has_a_budget():
     names = {relative(path).removesuffix(".yaml") for path in EXPERIMENTS}
-    assert MOST_WAITS.keys() == names
+    assert MOST_WAITS.keys() == names - NOT_HERE.keys()
 
 
 @pytest.fixture(scope="session")
