@@ -217,10 +217,10 @@ def test_predict_samples_molecules(molecules, tmp_path, capsys):
 
 
 def test_the_list_of_commands_is_complete(capsys):
-    with pytest.raises(ArgumentError, match="'fit', 'validate', 'ask', 'chat', 'predict', 'led"):
+    with pytest.raises(ArgumentError, match="'fit', 'validate', 'ask', 'chat', 'predict', 'teach', 'unl"):
         main(["test"])
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
     assert "Ask an exported model questions." in shown
-    assert "{fit,validate,ask,chat,predict,ledger,report}" in shown.replace("\n", "")
+    assert "{fit,validate,ask,chat,predict,teach,unlearn,ledger,report}" in shown.replace("\n", "")

@@ -43,7 +43,7 @@ MOST_WAITS: dict[str, int] = {
     "remember/finetune_sparse": 13,
     "remember/plain_base": 2,
     "remember/pretrain": 4,
-    "remember/pretrain_1b": 114,
+    "remember/pretrain_1b": 116,
     "remember/retrofit": 4,
     "remember/retrofit_qwen3": 10,
 }
