@@ -217,7 +217,9 @@ def test_predict_samples_molecules(molecules, tmp_path, capsys):
 
 
 def test_the_list_of_commands_is_complete(capsys):
-    with pytest.raises(ArgumentError, match="'fit', 'validate', 'ask', 'chat', 'predict', 'teach', 'unl"):
+    with pytest.raises(
+        ArgumentError, match="'ask', 'chat', 'predict', 'teach', 'unlearn', 'ledger'"
+    ):
         main(["test"])
     with pytest.raises(SystemExit):
         main(["--help"])
