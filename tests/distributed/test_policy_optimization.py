@@ -69,6 +69,7 @@ def joined(first: Rollout, second: Rollout) -> Rollout:
         token_mask_BT=right("token_mask_BT"),
         finished_B=torch.cat([first.finished_B, second.finished_B]),
         log_prob_B=torch.cat([first.log_prob_B, second.log_prob_B]),
+        token_log_prob_BT=right("token_log_prob_BT"),
         records=[*first.records, *second.records],
     )
 
