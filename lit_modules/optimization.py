@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from triptych.metrics.sharded_strategies import UNSUPPORTED
+from triptych.metrics.sharded_strategies import is_unsupported
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.values.rounding_optimizers import RoundingAdamW
 from triptych.models.sharding import local
@@ -156,7 +156,7 @@ class ClipsValuesApart:
             )
         trainer = self._trainer  # None in a module that is used without one
         if trainer is not None:
-            if isinstance(trainer.strategy, UNSUPPORTED):
+            if is_unsupported(trainer):
                 raise ValueError(
                     f"trainer.gradient_clip_val clips by the norm of whole gradients, which "
                     f"{type(trainer.strategy).__name__} does not show: set it to 0, or use "

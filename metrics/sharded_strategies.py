@@ -2,19 +2,23 @@
 
 from typing import TYPE_CHECKING
 
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
-
-SHARDED = (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
-#: These shard without `triptych.models.sharding`, which no module of ours supports.
-UNSUPPORTED = (FSDPStrategy, DeepSpeedStrategy)
 
 
 def shards(trainer: "Trainer") -> bool:
     """Tell whether the run's strategy shards parameters."""
-    return isinstance(trainer.strategy, SHARDED)
+    # Here, since metrics are imported without Lightning.
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    return is_unsupported(trainer) or isinstance(trainer.strategy, ModelParallelStrategy)
+
+
+def is_unsupported(trainer: "Trainer") -> bool:
+    """Tell whether it shards without `triptych.models.sharding`, which no module supports."""
+    from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+
+    return isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy)
 
 
 def refuse_sharded(trainer: "Trainer", needs: str) -> None:
