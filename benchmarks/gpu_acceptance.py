@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.gpu_acceptance [--out results.json] [--only 2 9]``
 
-Thirteen checks, each under a minute on an H100 or H200, on randomly initialised models: nothing is
+Thirteen checks on randomly initialised models, each meant for less than a minute: nothing is
 downloaded. The results are written after each check, so a crash loses only the check that crashed.
 A check whose libraries are missing says so and is not counted as failed. ``--device cpu --quick``
 runs all that a CPU can at the smallest sizes, to test the script itself.

@@ -36,6 +36,7 @@ def molecules(setting: Setting) -> dict[str, Any]:
             name = f"{cell}_{'float32' if dtype is None else 'bf16-mixed'}"
             numbers[f"{name}_step_against_sequence"] = apart
             numbers[f"{name}_gradient_against_cpu"] = largest_difference(gradient, expected)
+            # mypy cannot infer a lambda with defaults, which bind this round of the loop.
             numbers[f"{name}_ms"] = setting.milliseconds(
                 lambda network=network, ids=ids_BT, dtype=dtype: _gradient(network, ids, dtype)  # type: ignore[misc]
             )

@@ -105,6 +105,7 @@ def penalties(setting: Setting) -> dict[str, Any]:
     width, latents = setting.size(3072, 24), setting.size(256, 8)
     for norm, estimators in ESTIMATORS.items():
         for estimator in estimators:
+            # The names in ESTIMATORS are those literals, but its keys are plain strings.
             penalty = JacobianPenalty("mean", norm, estimator, num_columns=latents, num_rows=width)  # type: ignore[arg-type]
             results = []
             for device in (torch.device("cpu"), setting.device):
