@@ -24,8 +24,8 @@ class ShardedStrategy(ModelParallelStrategy):
 
     Args:
         save_distributed_checkpoint: True: a checkpoint is a folder to which every process writes
-            its shards; on several machines it needs a shared file system. A run may resume from it
-            with another number of processes. False: one file, gathered in the memory of the first
+            its shards; on several machines it needs a shared file system. Resuming with another
+            number of processes is untested. False: one file, gathered in the memory of the first
             process.
         process_group_backend: `nccl` or `gloo`; null: that of the accelerator.
         timeout: Time after which a process that waits for others gives up.
