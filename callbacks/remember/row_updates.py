@@ -1,10 +1,12 @@
 """Updates of some rows of a model's value tables, and their observers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from triptych.callbacks.remember.read_protection import ReadProtection
 from triptych.models.remember.values.row_optimizers import RowOptimizer
 from triptych.models.remember.values.row_positions import RowPositions
 from triptych.models.remember.values.value_table import RowGradient, ValueTable
@@ -37,6 +39,7 @@ class RowUpdates:
         build_optimizer: Makes the optimizer of one table.
         observers: Called at every update; the list may change between updates.
         learning_rates: Step size of each table; None: the optimizers' own.
+        protection: Reads that the updates shall leave as they are; None: none.
     """
 
     def __init__(
@@ -45,9 +48,11 @@ class RowUpdates:
         build_optimizer: Callable[[], RowOptimizer],
         observers: list[RowObserver],
         learning_rates: Sequence[float] | None = None,
+        protection: ReadProtection | None = None,
     ) -> None:
         self.tables = tables
         self.observers = observers
+        self.protection = protection
         self.optimizers = [build_optimizer() for _ in tables]
         for optimizer, rate in zip(self.optimizers, learning_rates or (), strict=False):
             optimizer.learning_rate = rate
@@ -72,7 +77,10 @@ class RowUpdates:
             table = self.tables[number]
             for observer in self.observers:
                 observer.before_update(number, table, rows_U)
-            self.optimizers[number].step(table.weight, rows_U, grad_UD)
+            constrain = None
+            if self.protection is not None:
+                constrain = partial(self.protection.constrained, number, rows_U)
+            self.optimizers[number].step(table.weight, rows_U, grad_UD, constrain)
             self._written[number].add(rows_U)
             for observer in self.observers:
                 observer.after_update(number, table, rows_U)
@@ -84,6 +92,7 @@ class RowUpdates:
             "num_updates": self.num_updates,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "rows_written": self.rows_written,
+            "protection": None if self.protection is None else self.protection.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -97,3 +106,5 @@ class RowUpdates:
             optimizer.load_state_dict(state)
         for written, rows in zip(self._written, state_dict["rows_written"], strict=True):
             written.load(rows)
+        if self.protection is not None and state_dict.get("protection") is not None:
+            self.protection.load_state_dict(state_dict["protection"])

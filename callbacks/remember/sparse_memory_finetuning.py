@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jsonargparse.typing import PositiveFloat
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from triptych.callbacks.remember.read_protection import FILE as PROTECTED_READS_FILE
+from triptych.callbacks.remember.read_protection import ReadProtection
 from triptych.callbacks.remember.row_updates import RowObserver, RowUpdates
 from triptych.callbacks.remember.training_reads import TrainingReads
 from triptych.callbacks.trainer_parts import datamodule_of
@@ -83,6 +85,10 @@ class SparseMemoryFinetuning(Callback):
         weight_decay: Weight decay of rows, in the steps that select them.
         betas: Betas of AdamW.
         momentum: Momentum of SGD.
+        protection: Strength with which the outputs for earlier facts are kept, if data come fact by
+            fact (`FactStream`); 0: not at all. Later facts would otherwise overwrite rows that they
+            share; 10 keeps nearly all. See `ProtectedReads`. The reads are exported with the model,
+            so that later runs protect them too.
         gradient_clip_norm: Largest norm of the gradient of all selected rows together; null: no
             clipping. (`trainer.gradient_clip_val` does not act on this gradient.)
 
@@ -117,6 +123,7 @@ class SparseMemoryFinetuning(Callback):
         momentum: float = 0.0,
         gradient_clip_norm: PositiveFloat | None = None,
         learning_rate_scale: LearningRateScale = "absolute",
+        protection: NonNegativeFloat = 0.0,
     ) -> None:
         if learning_rate_scale not in get_args(LearningRateScale):
             raise ValueError(
@@ -124,6 +131,7 @@ class SparseMemoryFinetuning(Callback):
                 "absolute or relative"
             )
         self.learning_rate_scale = learning_rate_scale
+        self.protection = protection
         self.selection = RowSelection(num_slots, score_share, ranking, idf_exponent, scope)
         self.background = background
         self.optimizer = optimizer
@@ -171,6 +179,12 @@ class SparseMemoryFinetuning(Callback):
             )
         if hasattr(pl_module, ANCHOR):  # from an earlier run of the same module
             delattr(pl_module, ANCHOR)
+        if self.protection and trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "SparseMemoryFinetuning.protection takes the reads of whole visits, but "
+                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: set one of "
+                "them to its default"
+            )
         self._statistics_file = self._find_statistics(pl_module)
         rates = [self.learning_rate] * len(self._tables)
         if self.selection.needs_background or self.learning_rate_scale == "relative":
@@ -185,7 +199,18 @@ class SparseMemoryFinetuning(Callback):
             table.set_gradient("selected_rows")
             table.set_anchor(anchor)
         self._reads = TrainingReads(self._tables)
-        self._updates = RowUpdates(self._tables, self._row_optimizer, self.observers, rates)
+        self._updates = RowUpdates(
+            self._tables, self._row_optimizer, self.observers, rates, self._protection(pl_module)
+        )
+
+    def _protection(self, pl_module: LightningModule) -> ReadProtection | None:
+        if not self.protection:
+            return None
+        protection = ReadProtection(self._tables, self.protection)
+        source = pl_module.init_from if isinstance(pl_module, StartsFrom) else None
+        if source is not None and (Path(source) / PROTECTED_READS_FILE).is_file():
+            protection.load(Path(source) / PROTECTED_READS_FILE)
+        return protection
 
     def _relative_rates(self, background: BackgroundStatistics) -> list[float]:
         """Return each table's rate. The gradient grows with the scale too, so SGD squares it."""
@@ -232,9 +257,11 @@ class SparseMemoryFinetuning(Callback):
         self._remembered = []
 
     def add_to_export(self, folder: Path) -> None:
-        """Copy the background statistics: the slots that a text reads are those of the base."""
+        """Add the background statistics, which are those of the base, and the protected reads."""
         if self._statistics_file is not None and self._statistics_file.is_file():
             shutil.copyfile(self._statistics_file, folder / BACKGROUND_FILE)
+        if self._updates.protection is not None:
+            self._updates.protection.save(folder / PROTECTED_READS_FILE)
 
     def _find_statistics(self, pl_module: LightningModule) -> Path | None:
         source = self.background
@@ -306,6 +333,8 @@ class SparseMemoryFinetuning(Callback):
                 for table, rows_U in zip(self._tables, selected, strict=True)
             ]
             norm = self._finish(trainer, gradients)
+            if self._updates.protection is not None:
+                self._updates.protection.note(trainer, self._batch)
             if self._is_finite(trainer, anchor, norm):
                 self._updates.apply(gradients)
             self._log(pl_module, num_read, gradients, norm)

@@ -38,6 +38,7 @@ DEPTH = 2 / 3
 RELATIVE = {"learning_rate_scale": "relative", "learning_rate": 0.4} | {
     "num_slots": 1024,
     "idf_exponent": 3.0,
+    "protection": 10.0,
 }
 EPILOG = """examples:
   python train.py teach facts.jsonl --model runs/retrofit/*/export --out taught

@@ -10,6 +10,7 @@ moments nor its values decay.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -67,13 +68,21 @@ class RowOptimizer(ABC):
         """
 
     @torch.no_grad()
-    def step(self, weight_SD: Tensor, rows_U: Tensor, grad_UD: Tensor) -> None:
+    def step(
+        self,
+        weight_SD: Tensor,
+        rows_U: Tensor,
+        grad_UD: Tensor,
+        constrain: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Update only these rows, in place.
 
         Args:
             weight_SD: The table.
             rows_U: int64, distinct.
             grad_UD: Gradient of these rows, of any float type.
+            constrain: Maps the change of the rows, (U, D), to the change to make instead. The
+                rows' state is that of the change asked for.
 
         Raises:
             ValueError: if rows and gradient do not fit the table or each other.
@@ -94,7 +103,11 @@ class RowOptimizer(ABC):
             self._state[STEPS][positions_U] += 1
             state = {name: self._state[name][positions_U] for name in self.state_names}
             steps_U1 = self._state[STEPS][positions_U].to(exact).unsqueeze(1)
+        before_UD = None if constrain is None else weight_UD.clone()  # updated in place
         updated_UD = self._updated(weight_UD, grad_UD, state, steps_U1)
+        if constrain is not None:
+            assert before_UD is not None
+            updated_UD = before_UD + constrain(updated_UD - before_UD)
         for name, rows in state.items():
             self._state[name][positions_U] = rows
         if weight_SD.dtype == torch.bfloat16:
