@@ -57,7 +57,8 @@ def test_later_facts_move_the_first_ones_outputs_less(finetune):
     protection = one_visit.state("SparseMemoryFinetuning")["protection"]
     tensors = protection["tensors"]
     reads = {name: tensors[f"table_0.{name}"] for name in ("ids", "weights")}
-    assert protection["num_open"] == [len(reads["ids"])] and len(reads["ids"]) > 5
+    assert protection["num_open"] == [len(reads["ids"])]
+    assert len(reads["ids"]) > 5
     free, moved_free = moved_by(finetune, 0.0, reads)
     kept, moved = moved_by(finetune, 1e4, reads)
     assert moved[:3] == moved_free[:3]  # nothing is protected in the first visit
@@ -79,7 +80,8 @@ def test_an_export_hands_its_reads_to_the_next_run(finetune_by_yaml, export):
     second = finetune_by_yaml(callbacks=[section], init_from=str(first)) / "export"
     more, _ = load_tensors(second / FILE)
     num_held = len(held["table_0.ids"])
-    assert num_held > 5 and len(more["table_0.ids"]) == 2 * num_held
+    assert num_held > 5
+    assert len(more["table_0.ids"]) == 2 * num_held
     assert torch.equal(more["table_0.ids"][:num_held], held["table_0.ids"])
     (first / FILE).unlink()  # the same facts, unprotected: other values
     unprotected = finetune_by_yaml(callbacks=[section], init_from=str(first))
