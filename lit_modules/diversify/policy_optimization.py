@@ -91,6 +91,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         metrics: Further metrics of validation samples, by class_path (`text_diversity`,
             `embedding_diversity`, `novelty`, or your own `PromptMetric`).
         num_tables: Completions of each held-out set shown in the table of samples.
+        stop_after_failures: Stop with the reward's own error if it fails on every completion of so
+            many steps in a row, or of the first step; null: never.
 
     Attributes:
         experience: The completions of the last training step, for tables and traces.
@@ -137,6 +139,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         evaluate_first: bool = True,
         metrics: list[PromptMetric] | None = None,
         num_tables: NonNegativeInt = 16,
+        stop_after_failures: PositiveInt | None = 3,
     ) -> None:
         super().__init__()
         self.reward = reward
@@ -166,7 +169,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.experience: Experience | None = None
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []
-        self.experience_log = ExperienceLog(self, mara, beta, importance_threshold)
+        self.experience_log = ExperienceLog(
+            self, mara, beta, importance_threshold, stop_after_failures
+        )
         self._seed = 0
 
     @property
@@ -413,6 +418,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         options = {} if self.eval_temperature == 1 else {"temperature": self.eval_temperature}
         rollout = self.policy.sample(prompts, self.eval_samples, generator, **options)
         experience = self.score(rollout)
+        self.experience_log.failures.after_validation_batch(experience.scores, rollout.texts)
         if self.mara is not None and self.mara.scope == "group" and self.mara.percentile is None:
             experience = self.augment(experience)
         self.evaluation.add(loader.name, experience)
