@@ -23,14 +23,15 @@ _OF_TRL_ALONE = ("trainer_state", "environments")
 class PythonFunction(TextReward):
     """Scores completions by a Python function, called as its parameters ask for.
 
-        f(text, prompt, record) -> float                       one completion
-        f(texts, prompts, records) -> list                     all of a step, as lists
-        f(completions, prompts=..., **columns) -> list         TRL's reward function, as it is
+        f(text, prompt, record) -> float                    one completion
+        f(texts) -> list                                    all of a step
+        f(prompts, completions, **columns) -> list          TRL's reward function, as it is
 
     The first parameter of the second form is called `texts`; TRL's form has one called
-    `completions`. A value of None means that the reward does not apply. The first two forms also
-    get `finished` and `num_tokens` if they have such parameters. Any form may be `async`: single
-    completions are then scored concurrently.
+    `completions` or `completion_ids`. A value of None means that the reward does not apply. The
+    first two forms also get `finished` and `num_tokens` if they have such parameters, and the
+    second one `prompts` and `records`. Any form may be `async`: single completions are then scored
+    concurrently.
 
     TRL's form gets `prompts`, `completions`, `completion_ids`, the columns of the data, `log_extra`
     and `log_metric`, as far as it has parameters for them or a `**kwargs`. What it logs becomes a
@@ -71,7 +72,7 @@ class PythonFunction(TextReward):
         if conversational and self.call != "trl":
             raise ValueError(
                 f"conversational is set, but {function} has no parameter called completions: only "
-                "TRL's form can be given messages"
+                "TRL's form gets messages"
             )
 
     @classmethod
@@ -95,10 +96,11 @@ class PythonFunction(TextReward):
         if self.call == "trl":
             return self._score_as_trl(function, rollout)
         if self.call == "texts":
-            prompts, records = _prompts(rollout), _records(rollout)
-            asked = asked_columns(function, rollout)
-            values = _result(function(list(rollout.texts), prompts, records, **asked))
-            return _of_list(values, len(rollout), self.function)
+            offered = {"prompts": _prompts(rollout), "records": _records(rollout)}
+            names = inspect.signature(function).parameters
+            asked = {name: column for name, column in offered.items() if name in names}
+            asked |= asked_columns(function, rollout)
+            return _of_list(_result(function(list(rollout.texts), **asked)))
         if inspect.iscoroutinefunction(function):
             return _score_concurrently(function, rollout)
         return score_each(function, rollout)
@@ -146,7 +148,7 @@ class PythonFunction(TextReward):
                 f"{error} (completions are texts here: set conversational to true for a function "
                 'that reads completion[0]["content"])'
             ) from error
-        scores = _of_list(values, count, self.function)
+        scores = _of_list(values)
         scores.components |= components
         return scores
 
@@ -179,7 +181,7 @@ def _call_of(function: Callable[..., Any], name: str) -> Call:
         parameters = inspect.signature(function).parameters
     except ValueError:  # some functions written in C have no signature
         return "one"
-    if "completions" in parameters:
+    if {"completions", "completion_ids"} & parameters.keys():
         for other in _OF_TRL_ALONE:
             if other in parameters and parameters[other].default is inspect.Parameter.empty:
                 raise ValueError(
@@ -222,11 +224,9 @@ def _score_concurrently(function: Callable[..., Awaitable[Any]], rollout: Rollou
     return score_each(next_result, rollout)
 
 
-def _of_list(values: Any, count: int, name: str) -> Scores:
-    listed = values.tolist() if isinstance(values, torch.Tensor) else list(values)
-    if len(listed) != count:
-        raise ValueError(f"{name} returned {len(listed)} values for {count} completions")
-    return Scores.of_values(listed)
+def _of_list(values: Any) -> Scores:
+    """Return the scores of a list or tensor, whose length the caller checks."""
+    return Scores.of_values(values.tolist() if isinstance(values, torch.Tensor) else values)
 
 
 def _prompts(rollout: Rollout) -> list[str]:

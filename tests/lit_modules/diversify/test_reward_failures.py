@@ -139,7 +139,9 @@ def test_a_validation_before_training_stops_too(tmp_path):
             return super().val_dataloader() * 5
 
     run = trainer(tmp_path, limit_val_batches=1.0)
-    with pytest.raises(RewardFailedError, match=r"3 validation batches in a row.*my server is down"):
+    with pytest.raises(
+        RewardFailedError, match=r"3 validation batches in a row.*my server is down"
+    ):
         run.fit(module(reward=Raises()), ManyPrompts())
 
 
