@@ -196,7 +196,7 @@ def test_local_data_that_are_not_there_name_the_embedded_ones(workdir, capsys):
 
 
 def test_a_class_in_a_file(users, capsys):
-    """By the file's path, in YAML and on the command line; the composed class path is importable."""
+    """By the file's path, in YAML and on the command line; composed, it is importable."""
     words = ["fit", "--config", "configs/diversify/one_or_two.yaml"]
     (users / "own").mkdir()
     (users / "top_rewards.py").write_text(REWARDS)
