@@ -139,7 +139,7 @@ class ExperienceLog:
             scores, rollout.texts, unscored > 0 and unscored == samples - spent, self.num_steps
         )
         self.tell(self.steps.after_step(equal_share, int(above), shift / max(above, 1)))
-        if self.num_steps == 1 and self.beta > 0:
+        if self.num_steps == 1:
             self.tell(
                 diagnose_samples(
                     experience.reward,

@@ -147,7 +147,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.loss = loss or Rloo()
         self.beta = beta
         self.kl = kl if kl is not None or self.loss.contains_kl else KlPenalty()
-        self._settings_findings = diagnose_settings(beta, self.loss, self.kl, mara)
+        self._settings_findings = diagnose_settings(
+            beta, self.loss, self.kl, mara, num_samples=num_samples
+        )
         self.init_from = init_from
         self.policy = _policy(policy, init_from, vocab_size)
         self.num_samples = num_samples

@@ -8,10 +8,12 @@ import torch
 from lightning.pytorch import seed_everything
 
 from tests.lit_modules.diversify.test_policy_optimization import language_run
-from tests.lit_modules.diversify.tiny_prompts import TinyPrompts, module, trainer
+from tests.lit_modules.diversify.tiny_prompts import ANSWERS, TinyPrompts, module, trainer
 from tests.objectives.rewards.reward_server import Scorer, serving
 from triptych.cli import main
 from triptych.lit_modules.diversify.reward_failures import RewardFailedError
+from triptych.models.diversify.categorical_policy import CategoricalPolicy
+from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.rewards.base import Reward, Scores, TextReward
 from triptych.objectives.rewards.composed import WeightedSum
 from triptych.objectives.rewards.python_function import PythonFunction
@@ -238,3 +240,37 @@ def test_the_run_on_the_command_line_fails_with_the_error(tiny):
         main(tiny("--run_dir", "failed", "--trainer.max_steps", "9", **sections))
     with open("failed/summary.json") as file:
         assert json.load(file)["status"] == "failed"
+
+
+# -- what is no failure, and says so -----------------------------------------------------------
+
+
+def messages(caplog) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_mara_with_nothing_to_do_is_told_in_a_run(tmp_path, caplog):
+    """The other right answer is as good as never sampled."""
+    policy = CategoricalPolicy(ANSWERS, [(0.99998, 1e-5, 1e-5)])
+    with caplog.at_level("INFO"):
+        made = fit(tmp_path, 8, mara=Mara(threshold=0.5), policy=policy)
+    assert made.trainer.logged_metrics["train/distinct_share"] == 1 / 8
+    assert messages(caplog).count("MARA has had nothing to do for 5 steps in a row") == 1
+
+
+def test_equal_rewards_are_told_in_the_first_step_and_after_twenty(tmp_path, caplog):
+    class Constant(TextReward):
+        def score_one(self, text, prompt, record):
+            return 0.0
+
+    with caplog.at_level("INFO"):
+        made = fit(tmp_path, 25, reward=Constant())
+    assert messages(caplog).count("All 16 completions got the reward 0") == 1
+    assert messages(caplog).count("For 20 steps in a row all completions of each prompt") == 1
+    assert made.trainer.logged_metrics["train/equal_reward_share"] == 1.0
+
+
+def test_single_samples_are_told_before_the_first_step(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        fit(tmp_path, 1, num_samples=1)
+    assert "num_samples is 1, and Rloo compares" in messages(caplog)
