@@ -14,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from triptych.lit_modules.diversify.accumulated_mean import AccumulatesExactly
 from triptych.lit_modules.diversify.experience_log import ExperienceLog
 from triptych.lit_modules.diversify.policy_evaluation import PolicyEvaluation
 from triptych.lit_modules.optimization import (
@@ -46,7 +47,7 @@ Schedule = Literal["constant", "cosine"]
 _FOR_VALIDATION = 2**31
 
 
-class PolicyOptimization(ClipsValuesApart, LightningModule):
+class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
     """Maximises E[R] - beta KL(policy, reference), where MARA may replace the rewards R.
 
     Every training step samples completions of a batch of prompts, scores them, and updates the
@@ -310,11 +311,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             optimizer.step(closure=optimizer_closure)
 
     def _step_loss(self, loss: LossSum) -> Tensor:
-        count = loss.count
-        if self._world_size > 1:
-            count = self.trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
         self.experience_log.log_means(loss.numbers)
-        return loss.mean(count, self._world_size)
+        return self.mean_of_all(loss)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
         return seeded_generator(self.device, self._seed, step, rank, purpose)
