@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.rewards.remote.http_json import HttpConfig
-from triptych.objectives.rewards.remote.remote_reward import RemoteReward
+from triptych.objectives.rewards.remote.remote_reward import RemoteReward, Rows
 
 _TASK = """Rate how good the reply is, from 0 (useless) to 10 (perfect). Give a short reason, then \
 the rating in this form: <score>7</score>
@@ -82,7 +82,7 @@ class ChatJudge(RemoteReward):
         """Return a judge that is not there, so that all rewards are nan."""
         return cls("http://127.0.0.1:9/v1", "judge", http=HttpConfig(retries=0))
 
-    def body(self, rollout: Rollout, rows: range) -> dict[str, Any]:
+    def body(self, rollout: Rollout, rows: Rows) -> dict[str, Any]:
         """Return the conversation that asks about one completion.
 
         Raises:
@@ -101,7 +101,7 @@ class ChatJudge(RemoteReward):
         messages.append({"role": "user", "content": self.task.format_map(known)})
         return {"model": self.model_name, "messages": messages} | self.request
 
-    def read(self, answer: Any, rows: range) -> list[float | None]:
+    def read(self, answer: Any, rows: Rows) -> list[float | None]:
         """Read the rating and scale it."""
         reply = answer["choices"][0]["message"]["content"] or ""
         found = list(re.finditer(self.pattern, reply))

@@ -15,6 +15,8 @@ from triptych.objectives.rewards.remote.http_json import HttpConfig, post_json
 
 # Shapes: B completions
 
+Rows = range  # rewards have an attribute of that name
+
 
 class RemoteReward(Reward):
     """Sends completions to a server, in requests of at most `batch_size` completions.
@@ -47,11 +49,11 @@ class RemoteReward(Reward):
         return self.__dict__ | {"_begun": None}
 
     @abstractmethod
-    def body(self, rollout: Rollout, rows: range) -> dict[str, Any]:
+    def body(self, rollout: Rollout, rows: Rows) -> dict[str, Any]:
         """Return the JSON that asks for the rewards of some rows."""
 
     @abstractmethod
-    def read(self, answer: Any, rows: range) -> list[float | None]:
+    def read(self, answer: Any, rows: Rows) -> list[float | None]:
         """Return the rewards in an answer, one for each row; None where it does not apply.
 
         Raises:
@@ -90,7 +92,7 @@ class RemoteReward(Reward):
             scores.not_applicable |= {rows[row] for row in part.not_applicable}
         return scores
 
-    def _requests(self, rollout: Rollout) -> list[range]:
+    def _requests(self, rollout: Rollout) -> list[Rows]:
         count = len(rollout)
         return [
             range(start, min(start + self.batch_size, count))
@@ -104,7 +106,7 @@ class RemoteReward(Reward):
             return await asyncio.gather(*asked, return_exceptions=True)
 
     async def _one(
-        self, session: aiohttp.ClientSession, rollout: Rollout, rows: range
+        self, session: aiohttp.ClientSession, rollout: Rollout, rows: Rows
     ) -> list[float | None]:
         answer = await post_json(session, self.url, self.body(rollout, rows), self.http)
         try:

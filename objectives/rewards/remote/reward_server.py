@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.rewards.remote.http_json import HttpConfig
-from triptych.objectives.rewards.remote.remote_reward import RemoteReward
+from triptych.objectives.rewards.remote.remote_reward import RemoteReward, Rows
 
 
 class RewardServer(RemoteReward):
@@ -58,7 +58,7 @@ class RewardServer(RemoteReward):
         """Return a reward of a server that is not there, so that all rewards are nan."""
         return cls("http://127.0.0.1:9/score", HttpConfig(retries=0))
 
-    def body(self, rollout: Rollout, rows: range) -> dict[str, Any]:
+    def body(self, rollout: Rollout, rows: Rows) -> dict[str, Any]:
         """Return texts, whether they are finished, their lengths, and the chosen fields."""
         finished, num_tokens = rollout.finished_B.tolist(), rollout.num_tokens.tolist()
         columns = {
@@ -71,7 +71,7 @@ class RewardServer(RemoteReward):
             columns[name] = [rollout.records[row].get(name) for row in rows]
         return columns
 
-    def read(self, answer: Any, rows: range) -> list[float | None]:
+    def read(self, answer: Any, rows: Rows) -> list[float | None]:
         """Return the numbers of the answer."""
         if isinstance(answer, dict):
             if self.rewards_key not in answer:
