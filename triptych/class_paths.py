@@ -18,6 +18,7 @@ from typing import Any
 
 import jsonargparse._typehints as parser_types
 
+from triptych.models.own_file import importable_name
 from triptych.short_names import component_classes, full_name
 
 # How an error of this module begins, so that the parser's report can find it.
@@ -43,7 +44,7 @@ def resolve(kind: _Kind, name: str) -> str:
 
     Args:
         kind: The class that is expected there, or several.
-        name: Name of a class, the end of a class path, or a whole class path.
+        name: Name of a class, the end or the whole of a class path, or path/to/file.py:Class.
 
     Raises:
         ImportError: if there is no such class, several have the name, or its file cannot be
@@ -53,6 +54,8 @@ def resolve(kind: _Kind, name: str) -> str:
     >>> resolve(Reward, "PythonFunction")
     'triptych.objectives.rewards.python_function.PythonFunction'
     """
+    if ".py:" in name:
+        name = _in_file(name)
     if name.endswith((".yaml", ".yml")):
         raise _error(f"there is no file {name} (paths in a configuration start at its folder)")
     if not all(part.isidentifier() for part in name.split(".")):
@@ -67,6 +70,15 @@ def resolve(kind: _Kind, name: str) -> str:
             raise _error(f"several classes end in {name}: give one of {', '.join(same)}")
     _check_import(name)
     return name
+
+
+def _in_file(name: str) -> str:
+    """Return the class path for `path/to/file.py:Class`."""
+    file, _, inner = name.rpartition(":")
+    try:
+        return f"{importable_name(file)}.{inner}"
+    except (OSError, ValueError) as error:
+        raise _error(str(error)) from error
 
 
 def _of_name(kind: _Kind, name: str) -> str:

@@ -332,7 +332,7 @@ class SparseMemoryFinetuning(Callback):
                 table.row_gradient(rows_U)
                 for table, rows_U in zip(self._tables, selected, strict=True)
             ]
-            norm = self._finish(trainer, gradients)
+            norm = self._finish(trainer, gradients, getattr(pl_module, "gradient_factor", None))
             if self._updates.protection is not None:
                 self._updates.protection.note(trainer, self._batch)
             if self._is_finite(trainer, anchor, norm):
@@ -361,8 +361,13 @@ class SparseMemoryFinetuning(Callback):
             )
         return selected
 
-    def _finish(self, trainer: Trainer, gradients: list[RowGradient]) -> Tensor:
-        """Average gradients over ranks, unscale and clip them in place; return their norm."""
+    def _finish(
+        self, trainer: Trainer, gradients: list[RowGradient], factor: Tensor | None
+    ) -> Tensor:
+        """Average gradients over ranks, unscale and clip them in place; return their norm.
+
+        `factor` corrects the mean of accumulated micro-batches: see `AccumulatesExactly`.
+        """
         scaler = _scaler(trainer)
         for gradient in gradients:
             if gradient.rows_U.numel():
@@ -370,6 +375,8 @@ class SparseMemoryFinetuning(Callback):
                 gradient.grad_UD.copy_(total_UD / trainer.world_size)
             if scaler is not None:
                 gradient.grad_UD.div_(scaler.get_scale())
+            if factor is not None:
+                gradient.grad_UD.mul_(factor.to(gradient.grad_UD))
         norms = [torch.linalg.vector_norm(gradient.grad_UD).double() for gradient in gradients]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         if self.gradient_clip_norm is not None:

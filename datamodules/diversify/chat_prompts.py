@@ -40,6 +40,7 @@ from triptych.datamodules.diversify.chat_records import (
     is_held_out,
     read_conversations,
 )
+from triptych.datamodules.diversify.math_rows import MathTask, math_adapter
 from triptych.datamodules.sources.records import RecordSource, describe, source_fingerprint
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -68,6 +69,9 @@ class PromptsConfig:
             random ones each time; null: all.
         further_fields: Further fields of the data to keep for rewards and metrics, with their kind:
             text, number, texts (a list) or numbers.
+        task: Read rows of verifiable maths in the form of gsm8k, svamp, aqua or math: see
+            `math_rows`. Null: rows as above.
+        instruction: With a task: what stands below each question, such as how to give the answer.
     """
 
     source: RecordSource = field(default_factory=RecordSource)
@@ -78,6 +82,8 @@ class PromptsConfig:
     held_out_share: ClosedUnitInterval = 0.05
     validation_prompts: PositiveInt | None = 256
     further_fields: dict[str, FieldKind] = field(default_factory=dict)
+    task: MathTask | None = None
+    instruction: str = "Put the final answer in \\boxed{}."
 
 
 class PromptsPart(DataPart):
@@ -105,7 +111,10 @@ class PromptsPart(DataPart):
     def fingerprint(self) -> str:
         """Hash the rows and everything that determines the training prompts."""
         settings = asdict(self.config)
-        for name in ("source", "validation_prompts", "further_fields"):
+        left_out = ["source", "validation_prompts", "further_fields"]
+        if self.config.task is None:
+            left_out += ["task", "instruction"]
+        for name in left_out:
             del settings[name]
         rows = source_fingerprint(self._source, self._embedded)
         return hashlib.sha256(json.dumps([rows, settings]).encode()).hexdigest()
@@ -135,7 +144,11 @@ class PromptsPart(DataPart):
     @cached_property
     def _rows(self) -> list[PromptRow]:
         further = {name: FURTHER_KINDS[kind] for name, kind in self.config.further_fields.items()}
-        rows = read_conversations(self._source, self.config.history, EMBEDDED_PROMPTS, further)
+        task = self.config.task
+        adapt = None if task is None else math_adapter(task, self.config.instruction)
+        rows = read_conversations(
+            self._source, self.config.history, EMBEDDED_PROMPTS, further, adapt
+        )
         kept, counts = self.config.keep.select(rows)
         self.counts = counts
         self._refuse_none(kept)

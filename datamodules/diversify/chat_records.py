@@ -22,6 +22,7 @@ from triptych.datamodules.batches.chat_template import ROLES
 from triptych.datamodules.embedded import creative_questions, one_or_two
 from triptych.datamodules.sources.record_files import file_format
 from triptych.datamodules.sources.records import (
+    Adapt,
     EmbeddedRows,
     RecordSource,
     describe,
@@ -134,6 +135,7 @@ def read_conversations(
     history: History,
     embedded: dict[str, Callable[[], list[dict[str, Any]]]],
     further: dict[str, Any] | None = None,
+    adapt: Adapt | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield conversations up to a message of the user.
 
@@ -143,6 +145,7 @@ def read_conversations(
             `all_turns`: up to the user's last message.
         embedded: The embedded sets by `source.subset`.
         further: Further optional fields to keep, with their types.
+        adapt: Brings rows of other formats to these fields.
 
     Yields:
         Rows with `id`, `prompt` (the user's message), `messages` (role and content; the last one is
@@ -158,8 +161,9 @@ def read_conversations(
     by_line = _is_text(source)
     if by_line:
         optional = optional | {"text": str}
+    embedded_rows = embedded_set(source, embedded)
     rows = iterate_records(
-        source, REQUIRED, optional, embedded_set(source, embedded), lambda row: _fault(row, by_line)
+        source, REQUIRED, optional, embedded_rows, lambda row: _fault(row, by_line), adapt
     )
     number = 0
     for row in rows:

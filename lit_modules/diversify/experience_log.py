@@ -11,12 +11,15 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from triptych.lit_modules.diversify.reward_failures import RewardFailures, num_failed
 from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.host_to_device import send
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_samples
 from triptych.objectives.diversify.experience import Experience
+from triptych.objectives.diversify.groups import equal_groups
 from triptych.objectives.diversify.mara import Mara
+from triptych.objectives.diversify.step_diagnosis import StepDiagnosis
 
 # Shapes: B completions
 
@@ -24,6 +27,8 @@ from triptych.objectives.diversify.mara import Mara
 _STEPS_BEFORE_WARNING = 20
 _SECONDS_BETWEEN_RATES = 2.0
 _COUNTED = ("failed_samples", "above_samples", "num_steps", "_has_warned_of_threshold")
+# Above this share of completions without a score, what is left is told to be biased.
+_MUCH_FAILED = 0.1
 
 
 class ExperienceLog:
@@ -34,8 +39,11 @@ class ExperienceLog:
         mara: Augmentation of the rewards; None: not augmented.
         beta: Coefficient of the KL.
         importance_threshold: Gap above which a completion has an importance weight; None: never.
+        stop_after_failures: Steps in a row in which every completion fails that stop the run; None:
+            never.
 
     Attributes:
+        failures: Stops the run if the reward no longer scores anything.
         failed_samples: Number of completions so far that could not be scored.
         above_samples: Number of completions so far at or above MARA's threshold.
         num_steps: Number of training steps so far.
@@ -47,12 +55,15 @@ class ExperienceLog:
         mara: Mara | None,
         beta: float,
         importance_threshold: float | None = None,
+        stop_after_failures: int | None = None,
     ) -> None:
         # Wrapped in a tuple to keep it out of `state_dict` and `repr`.
         self._module = (module,)
         self.mara = mara
         self.beta = beta
         self.importance_threshold = importance_threshold
+        self.failures = RewardFailures(stop_after_failures)
+        self.steps = StepDiagnosis(has_mara=mara is not None)
         self.failed_samples = 0
         self.above_samples = 0
         self.num_steps = 0
@@ -102,22 +113,33 @@ class ExperienceLog:
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
         # A sample that only exceeded its time has no reward and no error.
-        num_failed = len(experience.scores.errors)
+        num_errors, scores = len(experience.scores.errors), experience.scores
+        equal_B, compared_B = equal_groups(experience.reward, rollout.group_B)
+        shift_B = above_B if augmentation is None else augmentation.shift_B
         sums = self.over_ranks(
             [torch.where(kept_B, value_B.double(), 0.0).sum() for value_B, kept_B in means.values()]
             + [kept_B.sum() for _, kept_B in means.values()]
-            + [above_B.sum(), num_failed, len(rollout), _num_distinct(rollout)]
+            + [equal_B.sum(), compared_B.sum(), torch.where(above_B, shift_B.double(), 0.0).sum()]
+            + [num_failed(scores), len(scores.over_budget)]
+            + [above_B.sum(), num_errors, len(rollout), _num_distinct(rollout)]
         )
-        above, failed, samples, distinct = sums[-4:]
+        equal, compared, shift, unscored, spent, above, failed, samples, distinct = sums[-9:]
         for number, name in enumerate(means):
             count = sums[len(means) + number]
             if count > 0:
                 shown = name in ("train/reward", "train/kl_nats")
                 self._log(name, sums[number] / count, prog_bar=shown)
         self._log("train/distinct_share", distinct / samples)
+        equal_share = equal / compared if compared else None
+        if equal_share is not None:
+            self._log("train/equal_reward_share", equal_share)
         self._show_failure(experience, reward_name)
         self._count(int(failed), int(above), int(samples))
-        if self.num_steps == 1 and self.beta > 0:
+        self.failures.after_step(
+            scores, rollout.texts, unscored > 0 and unscored == samples - spent, self.num_steps
+        )
+        self.tell(self.steps.after_step(equal_share, int(above), shift / max(above, 1)))
+        if self.num_steps == 1:
             self.tell(
                 diagnose_samples(
                     experience.reward,
@@ -163,6 +185,7 @@ class ExperienceLog:
         self._log("reward/failed_samples", float(self.failed_samples))
         if self.num_steps == _STEPS_BEFORE_WARNING:
             self.warn_of_threshold()
+            self._warn_of_failures(self.num_steps * samples)
         self._samples_since += samples
         elapsed = time.perf_counter() - self._since
         if elapsed > _SECONDS_BETWEEN_RATES:
@@ -181,6 +204,15 @@ class ExperienceLog:
             "this training is the same as one without MARA. Lower model.init_args.mara.threshold, "
             "or take a percentile"
         )
+
+    def _warn_of_failures(self, samples: int) -> None:
+        if self.failed_samples > _MUCH_FAILED * samples:
+            rank_zero_warn(
+                f"{self.failed_samples} of about {samples} completions could not be scored in the "
+                f"first {self.num_steps} steps. They are left out, so that the rest is a biased "
+                "sample: the policy is not told that these are bad. Mend the reward, or return a "
+                "number for them"
+            )
 
     def tell(self, findings: Sequence[Any]) -> None:
         """Print findings about settings or samples."""
@@ -223,12 +255,16 @@ class ExperienceLog:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {name: getattr(self, name) for name in _COUNTED}
+        counts = {name: getattr(self, name) for name in _COUNTED}
+        return counts | {"in_a_row": self.failures.in_a_row, "steps": self.steps.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the counts."""
         for name in _COUNTED:
             setattr(self, name, state_dict[name])
+        self.failures.in_a_row = state_dict.get("in_a_row", 0)
+        if "steps" in state_dict:  # not in checkpoints of version 0.1
+            self.steps.load_state_dict(state_dict["steps"])
 
 
 def _num_distinct(rollout: Rollout) -> int:

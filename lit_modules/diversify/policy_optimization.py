@@ -14,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from triptych.lit_modules.diversify.accumulated_mean import AccumulatesExactly
 from triptych.lit_modules.diversify.experience_log import ExperienceLog
 from triptych.lit_modules.diversify.policy_evaluation import PolicyEvaluation
 from triptych.lit_modules.optimization import (
@@ -46,7 +47,7 @@ Schedule = Literal["constant", "cosine"]
 _FOR_VALIDATION = 2**31
 
 
-class PolicyOptimization(ClipsValuesApart, LightningModule):
+class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
     """Maximises E[R] - beta KL(policy, reference), where MARA may replace the rewards R.
 
     Every training step samples completions of a batch of prompts, scores them, and updates the
@@ -91,6 +92,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         metrics: Further metrics of validation samples, by class_path (`text_diversity`,
             `embedding_diversity`, `novelty`, or your own `PromptMetric`).
         num_tables: Completions of each held-out set shown in the table of samples.
+        stop_after_failures: Stop with the reward's own error if it fails on every completion of so
+            many steps in a row, or of the first step; null: never.
 
     Attributes:
         experience: The completions of the last training step, for tables and traces.
@@ -137,6 +140,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         evaluate_first: bool = True,
         metrics: list[PromptMetric] | None = None,
         num_tables: NonNegativeInt = 16,
+        stop_after_failures: PositiveInt | None = 3,
     ) -> None:
         super().__init__()
         self.reward = reward
@@ -144,7 +148,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.loss = loss or Rloo()
         self.beta = beta
         self.kl = kl if kl is not None or self.loss.contains_kl else KlPenalty()
-        self._settings_findings = diagnose_settings(beta, self.loss, self.kl, mara)
+        self._settings_findings = diagnose_settings(
+            beta, self.loss, self.kl, mara, num_samples=num_samples
+        )
         self.init_from = init_from
         self.policy = _policy(policy, init_from, vocab_size)
         self.num_samples = num_samples
@@ -166,7 +172,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.experience: Experience | None = None
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []
-        self.experience_log = ExperienceLog(self, mara, beta, importance_threshold)
+        self.experience_log = ExperienceLog(
+            self, mara, beta, importance_threshold, stop_after_failures
+        )
         self._seed = 0
 
     @property
@@ -303,11 +311,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             optimizer.step(closure=optimizer_closure)
 
     def _step_loss(self, loss: LossSum) -> Tensor:
-        count = loss.count
-        if self._world_size > 1:
-            count = self.trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
         self.experience_log.log_means(loss.numbers)
-        return loss.mean(count, self._world_size)
+        return self.mean_of_all(loss)
 
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
         return seeded_generator(self.device, self._seed, step, rank, purpose)
@@ -413,6 +418,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         options = {} if self.eval_temperature == 1 else {"temperature": self.eval_temperature}
         rollout = self.policy.sample(prompts, self.eval_samples, generator, **options)
         experience = self.score(rollout)
+        self.experience_log.failures.after_validation_batch(experience.scores, rollout.texts)
         if self.mara is not None and self.mara.scope == "group" and self.mara.percentile is None:
             experience = self.augment(experience)
         self.evaluation.add(loader.name, experience)

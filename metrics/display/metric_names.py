@@ -66,6 +66,7 @@ QUANTITIES: dict[str, Quantity] = {
     **_named("per prompt", distinct_answers="different answers"),
     **_named(SHARE, distinct_1="different words", distinct_2="different word pairs"),
     **_named(SHARE, distinct_share="different completions"),
+    **_named(SHARE, equal_reward_share="prompts whose completions all have one reward"),
     **_named("", ead="different n-grams against expectation (EAD)"),
     **_named(SHARE, ngram_diversity="different n-grams"),
     **_named(FRACTION, cosine_distance="distance of replies to each other (embeddings)"),

@@ -14,15 +14,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from triptych.objectives.diversify.kl import KlPenalty
-from triptych.objectives.diversify.mara import Mara
+from triptych.objectives.diversify.mara import Augmentation, Mara
 from triptych.objectives.diversify.policy_loss import Dap, PolicyLoss
 
 Severity = Literal["note", "warning", "collapse"]
 # At a tenth of it, 3,000 steps keep 1/3 bit of 2 bits: `triptych.studies.tabular_targets`.
 _SLOW_BETA = 0.01
+# Replies with so many tokens, or with shifts of so many nats, are worded and not only chosen.
+_LONG_TOKENS = 8
+_LONG_NATS = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,12 @@ class Finding:
 
 
 def diagnose_settings(
-    beta: float, loss: PolicyLoss, kl: KlPenalty | None, mara: Mara | None = None
+    beta: float,
+    loss: PolicyLoss,
+    kl: KlPenalty | None,
+    mara: Mara | None = None,
+    *,
+    num_samples: int | None = None,
 ) -> list[Finding]:
     """List the findings that follow from the settings alone.
 
@@ -54,6 +63,7 @@ def diagnose_settings(
         loss: The policy loss.
         kl: The KL penalty; None if there is none, or only that of the loss.
         mara: The augmentation; None for none.
+        num_samples: Completions of a prompt; None if unknown.
 
     Raises:
         ValueError: on contradictions: a negative beta, two KLs, or a KL per token with MARA's
@@ -83,6 +93,8 @@ def diagnose_settings(
         findings += _of_estimator(kl, mara)
         if loss.divides_by_std and kl.place == "loss":
             findings.append(_std_beside_kl(beta, mara))
+    if num_samples == 1:
+        findings += _of_single_samples(loss, mara)
     sigma = loss.sigma if isinstance(loss, Dap) else None
     if mara is not None and sigma is not None and not math.isclose(sigma * beta, 1, rel_tol=1e-6):
         findings.append(
@@ -135,72 +147,52 @@ def diagnose_samples(
         reward_B: Rewards without KL and without augmentation; nan where scoring failed.
         reference_log_prob_B: Of whole completions under the reference, in nats.
         group_B: int64; completions of one prompt share a number.
-        beta: Strength of the KL; at 0 the list is empty, see `diagnose_settings`.
+        beta: Strength of the KL; at 0 only equal rewards are told, see `diagnose_settings`.
         mara: The augmentation, applied here; None for none.
         num_tokens_B: Tokens of each completion, where MARA is divided by length.
-        good_reward: Least reward of an answer that should be kept. None: a tenth of the batch's
-            range below its best.
+        good_reward: Least reward of an answer that should be kept. None: MARA's threshold; where
+            nothing reaches it, or without MARA, a tenth of the batch's range below its best.
         least_share: A good answer counts as lost if its probability at the optimum is below this
             share of that of the most likely answer.
 
     Returns:
-        At most one finding each for lost answers of lower reward, for lost answers of equal reward,
-        and for an anchor across prompts.
+        At most one finding each for rewards that are all equal, lost answers of lower reward, lost
+        answers of equal reward, a bonus of MARA as large as the rewards' range on long replies, and
+        an anchor across prompts.
     """
     usable_B = reward_B.isfinite() & reference_log_prob_B.isfinite()
     reward_B, group_B = reward_B[usable_B].double(), group_B[usable_B]
     reference_B = reference_log_prob_B[usable_B].double()
-    if beta <= 0 or not len(reward_B):
+    num_tokens_B = None if num_tokens_B is None else num_tokens_B[usable_B]
+    if beta < 0 or not len(reward_B):
         return []
-    level_B = reference_B + reward_B / beta  # log of the optimum, up to a constant per group
+    augmented = None
     if mara is not None:
-        augmented = mara.augment(
-            reward_B,
-            reference_B,
-            group_B,
-            beta,
-            num_tokens_B=None if num_tokens_B is None else num_tokens_B[usable_B],
-        )
-        level_B = augmented.reference_log_prob_B + augmented.reward_B / beta
-    if good_reward is None:
-        good_reward = float(reward_B.max() - (reward_B.max() - reward_B.min()) / 10)
-    most_nats = -math.log(least_share)
+        augmented = mara.augment(reward_B, reference_B, group_B, beta, num_tokens_B=num_tokens_B)
+    above_B = torch.zeros_like(reward_B, dtype=torch.bool)
+    if augmented is not None:
+        above_B = augmented.above_B
     findings = []
-    lower, equal = _Loss(), _Loss()
-    for group in group_B.unique():
-        good_B = (group_B == group) & (reward_B >= good_reward)
-        if not good_B.any():
-            continue
-        best = int(level_B.masked_fill(~good_B, -math.inf).argmax())
-        for row in good_B.nonzero().flatten().tolist():
-            nats = float(level_B[best] - level_B[row])
-            gap = float(reward_B[best] - reward_B[row])
-            if nats <= most_nats:
-                continue
-            if gap > 0 and gap / beta > most_nats:
-                lower = max(lower, _Loss(nats, gap))
-            elif float(reference_B[best] - reference_B[row]) > most_nats:
-                equal = max(equal, _Loss(nats, gap))
-    if lower.nats:
-        findings.append(
-            Finding(
-                "collapse",
-                f"A good answer whose reward is {lower.gap:.3g} below the best has odds of "
-                f"{_odds(lower.nats)} to the likeliest at the optimum of beta = {beta:g}: rewards "
-                "count by exp(difference / beta).",
-                f"Set beta to {lower.gap / most_nats:.3g} or above, or use MARA with a threshold "
-                "that this answer reaches.",
-            )
-        )
-    if equal.nats:
-        findings.append(
-            Finding(
-                "collapse",
-                "Answers of about equal reward keep the reference's odds at the optimum, whatever "
-                f"beta is: here {_odds(equal.nats)} for the rarest of them.",
-                "Use MARA" + (" without a clip." if mara is not None else "."),
-            )
-        )
+    are_equal = bool(reward_B.max() == reward_B.min())
+    if are_equal and not above_B.any() and len(group_B.unique()) < len(group_B):
+        findings.append(_equal_rewards(float(reward_B[0]), len(reward_B), mara))
+    if beta == 0:
+        return findings
+    good_B = above_B
+    if good_reward is not None or not above_B.any():
+        if good_reward is None:
+            good_reward = float(reward_B.max() - (reward_B.max() - reward_B.min()) / 10)
+        good_B = reward_B >= good_reward
+        if are_equal and good_reward == float(reward_B[0]):
+            good_B = torch.zeros_like(good_B)  # nothing says whether they are good
+    level_B = reference_B + reward_B / beta  # log of the optimum, up to a constant per group
+    if augmented is not None:
+        level_B = augmented.reference_log_prob_B + augmented.reward_B / beta
+    findings += _lost_answers(
+        reward_B, reference_B, level_B, group_B, good_B, beta, mara, least_share
+    )
+    if augmented is not None:
+        findings += _large_bonus(reward_B, augmented, num_tokens_B, beta)
     if mara is not None and mara.scope != "group" and len(group_B.unique()) > 1:
         findings.append(
             Finding(
@@ -213,6 +205,97 @@ def diagnose_samples(
     return findings
 
 
+def _lost_answers(
+    reward_B: Tensor,
+    reference_B: Tensor,
+    level_B: Tensor,
+    group_B: Tensor,
+    good_B: Tensor,
+    beta: float,
+    mara: Mara | None,
+    least_share: float,
+) -> Iterator[Finding]:
+    """Yield what is lost at the optimum among good answers, of lower and of about equal reward."""
+    most_nats = -math.log(least_share)
+    lower, equal = _Loss(), _Loss()
+    for group in group_B.unique():
+        own_B = (group_B == group) & good_B
+        if not own_B.any():
+            continue
+        best = int(level_B.masked_fill(~own_B, -math.inf).argmax())
+        for row in own_B.nonzero().flatten().tolist():
+            nats = float(level_B[best] - level_B[row])
+            gap = float(reward_B[best] - reward_B[row])
+            if nats <= most_nats:
+                continue
+            if gap > 0 and gap / beta > most_nats:
+                lower = max(lower, _Loss(nats, gap))
+            elif float(reference_B[best] - reference_B[row]) > most_nats:
+                equal = max(equal, _Loss(nats, gap))
+    least = float(reward_B[good_B].min()) if good_B.any() else 0.0
+    if lower.nats:
+        yield Finding(
+            "collapse",
+            f"A good answer whose reward is {lower.gap:.3g} below the best has odds of "
+            f"{_odds(lower.nats)} to the likeliest at the optimum of beta = {beta:g}: rewards "
+            "count by exp(difference / beta).",
+            f"Set beta to {lower.gap / most_nats:.3g} or above, or use MARA with a threshold "
+            "that this answer reaches.",
+        )
+    if equal.nats:
+        if mara is None:
+            remedy = "Use MARA."
+        elif mara.exact:
+            remedy = f"Lower MARA's threshold to {least:.3g} or below, which these answers reach."
+        else:
+            remedy = "Use MARA without a clip and without length_normalised."
+        yield Finding(
+            "collapse",
+            "Answers of about equal reward keep the reference's odds at the optimum, whatever "
+            f"beta is: here {_odds(equal.nats)} for the rarest of them.",
+            remedy,
+        )
+
+
+def _equal_rewards(reward: float, count: int, mara: Mara | None) -> Finding:
+    threshold = "" if mara is None else ", and none reached MARA's threshold"
+    return Finding(
+        "warning",
+        f"All {count} completions got the reward {reward:g}{threshold}: rewards tell none from "
+        "another, so that there is nothing to learn from them yet.",
+        "Look at samples/ and at the reward. If all answers are wrong, start from a model that "
+        "succeeds at times (examples in the prompt, supervised replies), raise num_samples, or "
+        "give partial credit; if all are right, use MARA with a threshold that they reach, or "
+        "harder prompts.",
+    )
+
+
+def _large_bonus(
+    reward_B: Tensor, augmented: Augmentation, num_tokens_B: Tensor | None, beta: float
+) -> Iterator[Finding]:
+    """Yield that MARA pays for odd wording, where its bonus is as large as rewards differ."""
+    moved_B = augmented.above_B & ~augmented.is_anchor
+    spread = float(reward_B.max() - reward_B.min())
+    if not moved_B.any() or spread == 0:
+        return
+    nats = float(augmented.shift_B[moved_B].median())
+    # A short answer that is rare is another answer; a long reply that is rare is worded otherwise.
+    if num_tokens_B is None:
+        is_long, length = nats > _LONG_NATS, ""
+    else:
+        tokens = float(num_tokens_B[augmented.above_B].double().mean())
+        is_long, length = tokens >= _LONG_TOKENS, f" of {tokens:.0f} tokens"
+    if is_long and beta * nats > spread / 2:
+        yield Finding(
+            "warning",
+            f"MARA adds {beta * nats:.2g} (beta times {nats:.2g} nats) to the median good answer, "
+            f"and the rewards of the batch range over {spread:.2g}: for replies{length}, odd "
+            "wording earns as much as a better answer.",
+            f"Set mara.clip to {spread / 5 / beta:.2g} nats or below, lower beta, or let the "
+            "reward judge the wording too (a reward model with mara.percentile).",
+        )
+
+
 def worst(findings: Iterable[Finding]) -> Severity | None:
     """Return the highest severity among findings; None without findings."""
     order = get_args(Severity)
@@ -223,6 +306,22 @@ def worst(findings: Iterable[Finding]) -> Severity | None:
 class _Loss:
     nats: float = 0.0
     gap: float = 0.0
+
+
+def _of_single_samples(loss: PolicyLoss, mara: Mara | None) -> Iterator[Finding]:
+    if loss.baseline_of_group:
+        yield Finding(
+            "warning",
+            f"num_samples is 1, and {type(loss).__name__} compares a completion with the others of "
+            "its prompt: there are none, so that every advantage is 0 and no reward is learned.",
+            "Set num_samples to 2 or above, or take the loss Reinforce.",
+        )
+    elif mara is not None and mara.scope == "group":
+        yield Finding(
+            "warning",
+            "num_samples is 1: each completion is its own anchor, so that MARA changes nothing.",
+            "Set num_samples to 2 or above.",
+        )
 
 
 def _no_kl(mara: Mara | None) -> Finding:

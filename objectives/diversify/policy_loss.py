@@ -96,10 +96,13 @@ class PolicyLoss(ABC):
             `KlPenalty` may be added.
         divides_by_std: Whether advantages are divided by a standard deviation of rewards. They are
             then independent of the scale of rewards, and of beta in them.
+        baseline_of_group: Whether a completion is compared with the others of its prompt. With one
+            completion of each, all advantages are 0.
     """
 
     contains_kl: bool = False
     divides_by_std: bool = False
+    baseline_of_group: bool = False
 
     @abstractmethod
     def __call__(self, samples: PolicySamples) -> LossSum:
@@ -158,6 +161,7 @@ class Rloo(PolicyLoss):
     clip_low: float | None = 0.2
     clip_high: float | None = 0.2
     ratio: Literal["token", "sequence"] = "sequence"
+    baseline_of_group = True
 
     def __post_init__(self) -> None:
         _check_clip(self.clip_low, self.clip_high)
@@ -202,6 +206,7 @@ class Grpo(PolicyLoss):
     ratio: RatioLevel = "token"
     token_weighting: TokenWeighting = "sequence_mean"
     max_tokens: int | None = None
+    baseline_of_group = True
 
     def __post_init__(self) -> None:
         _check_clip(self.clip_low, self.clip_high)

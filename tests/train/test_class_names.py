@@ -193,3 +193,23 @@ def test_unknown_section_of_a_file_gets_a_suggestion(tiny, capsys):
 def test_local_data_that_are_not_there_name_the_embedded_ones(workdir, capsys):
     message = message_of(["fit", "--config", "configs/remember/pretrain.yaml"], capsys, code=1)
     check(message, "no file at 'data/pretrain", "--data configs/data/text_and_facts.yaml")
+
+
+def test_a_class_in_a_file(users, capsys):
+    """By the file's path, in YAML and on the command line; composed, it is importable."""
+    words = ["fit", "--config", "configs/diversify/one_or_two.yaml"]
+    (users / "own").mkdir()
+    (users / "top_rewards.py").write_text(REWARDS)
+    (users / "own" / "their_rewards.py").write_text(REWARDS)
+    reward = {"class_path": "own/their_rewards.py:Short"}
+    (users / "own.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"reward": reward}}}))
+    in_yaml = composed([*words, "--config", "own.yaml"], capsys)["model"]["init_args"]["reward"]
+    assert in_yaml["class_path"] == "own.their_rewards.Short"
+    on_line = composed([*words, REWARD, "top_rewards.py:Short"], capsys)
+    assert on_line["model"]["init_args"]["reward"]["class_path"] == "top_rewards.Short"
+    for path, said in (
+        ("nowhere.py:Short", "there is no file nowhere.py, neither in the working directory"),
+        ("top_rewards.py:Shrt", "did you mean top_rewards.Short?"),
+        ("my_syntax.py:Short", "my_syntax cannot be imported: my_syntax.py, line 2"),
+    ):
+        assert said in message_of([*words, REWARD, path], capsys, code=2)

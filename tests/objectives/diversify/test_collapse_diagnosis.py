@@ -10,7 +10,7 @@ from triptych.objectives.diversify.collapse_diagnosis import (
 )
 from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
-from triptych.objectives.diversify.policy_loss import Dap, Grpo, Rloo
+from triptych.objectives.diversify.policy_loss import Dap, Grpo, Reinforce, Rloo
 
 MARA = Mara(threshold=0.9)
 SECOND = Mara(threshold=0.9, algorithm=2)
@@ -125,6 +125,67 @@ def test_nothing_to_look_at():
     nan = float("nan")
     assert diagnose_samples(*batch([nan, nan], [-1.0, -9.0]), 0.01, MARA) == []
     assert diagnose_samples(*batch([1.0, 1.0], [-1.0, -9.0]), 0.0, MARA) == []
+
+
+@pytest.mark.parametrize("mara", [None, MARA, Mara(percentile=80.0)])
+def test_a_first_batch_of_zeros_says_that_and_nothing_of_good_answers(mara):
+    """All four answers of a hard task are wrong: none is worth keeping."""
+    rows = batch([0.0] * 4, [-20.0, -45.0, -60.0, -30.0])
+    findings = diagnose_samples(*rows, 0.03, mara)
+    assert "collapse" not in {finding.severity for finding in findings}
+    if mara is not MARA:  # a percentile of zeros is reached by all of them
+        assert len(findings) == (mara is None)
+    else:
+        (found,) = findings
+        assert "All 4 completions got the reward 0, and none reached" in found.reason
+        assert "without a clip" not in found.remedy
+        assert "partial credit" in found.remedy
+
+
+def test_equal_rewards_are_told_without_a_kl_too():
+    (found,) = diagnose_samples(*batch([1.0, 1.0], [-1.0, -9.0]), 0.0)
+    assert "All 2 completions got the reward 1" in found.reason
+    assert "use MARA with a threshold" in found.remedy
+
+
+def test_a_threshold_that_the_best_miss_is_what_to_lower():
+    """Two answers of reward .5, and MARA, exact, from .9 on."""
+    (found,) = diagnose_samples(*batch([0.5, 0.5, 0.0], [-1.0, -9.0, -1.0]), 0.03, MARA)
+    assert "about equal reward" in found.reason
+    assert "Lower MARA's threshold to 0.5" in found.remedy
+
+
+def test_on_free_text_mara_pays_for_odd_wording():
+    """beta .02 times 9 to 44 nats is as much as a reward from 0 to 1 has to give."""
+    rows = batch([1.0, 1.0, 1.0, 0.0], [-20.0, -45.0, -64.0, -30.0])
+    tokens = torch.tensor([20, 22, 25, 21])
+    (found,) = diagnose_samples(*rows, 0.03, MARA, num_tokens_B=tokens)
+    assert found.severity == "warning"
+    # The median of 25 and 44 nats is 25 (the lower one): .75 against a range of 1.
+    assert "MARA adds 0.75 (beta times 25 nats)" in found.reason
+    assert "range over 1" in found.reason
+    assert "mara.clip to 6.7 nats" in found.remedy  # 1 / 5 / .03
+    assert diagnose_samples(*rows, 0.03, Mara(threshold=0.9, clip=6.0), num_tokens_B=tokens) != []
+    assert "odd wording" not in text(
+        diagnose_samples(*rows, 0.03, Mara(threshold=0.9, clip=6.0), num_tokens_B=tokens)
+    )
+    assert diagnose_samples(*rows, 0.01, MARA, num_tokens_B=tokens) == []
+    # A rare answer of two tokens is another answer, which MARA is for.
+    assert diagnose_samples(*rows, 0.03, MARA, num_tokens_B=torch.full((4,), 2)) == []
+
+
+@pytest.mark.parametrize("loss", [Rloo(), Grpo()])
+def test_single_samples_have_no_baseline(loss):
+    (found,) = diagnose_settings(0.03, loss, KlPenalty(), MARA, num_samples=1)
+    assert f"num_samples is 1, and {type(loss).__name__} compares" in found.reason
+    assert "Reinforce" in found.remedy
+    assert diagnose_settings(0.03, loss, KlPenalty(), MARA, num_samples=2) == []
+
+
+def test_single_samples_without_a_baseline():
+    assert diagnose_settings(0.03, Reinforce(), KlPenalty(), num_samples=1) == []
+    (found,) = diagnose_settings(0.03, Reinforce(), KlPenalty(), MARA, num_samples=1)
+    assert "its own anchor" in found.reason
 
 
 def test_worst():

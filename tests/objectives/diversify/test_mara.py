@@ -204,3 +204,11 @@ def test_calls_that_cannot_work():
         augment(Mara(threshold=0.5), [1.0], [-1.0], beta=-0.1)
     with pytest.raises(ValueError, match="num_tokens_B"):
         augment(Mara(threshold=0.5, length_normalised=True), [1.0], [-1.0])
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.6, 0.7, 0.85, 0.9, 0.95, 0.99])
+def test_a_float32_reward_of_exactly_the_threshold_is_above(threshold):
+    reward = torch.tensor([threshold, 0.0], dtype=torch.float32)
+    group = torch.zeros(2, dtype=torch.int64)
+    made = Mara(threshold=threshold).augment(reward, torch.tensor([-1.0, -2.0]), group, 0.1)
+    assert made.above_B.tolist() == [True, False]

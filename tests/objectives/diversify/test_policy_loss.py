@@ -1,5 +1,6 @@
 """Policy losses: gradients by hand and by enumeration, failed rows, clipping, several ranks."""
 
+import itertools
 import math
 
 import pytest
@@ -317,3 +318,39 @@ def test_weighted_samples_of_a_rounded_policy_have_the_gradient_of_the_scored_on
         made = torch.autograd.grad(total, first, retain_graph=True)[0]
         errors.append((made - exact).abs().max())
     assert errors[0] < 1e-6 < 1e-3 < errors[1]
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale"),
+    [
+        (Rloo(clip_low=None, clip_high=None), 1.0),
+        (Reinforce(clip_low=None, clip_high=None), 1.0),
+        # The group's mean holds the own row: (n - 1) / n of it.
+        (
+            Grpo(divide_by_group_std=False, token_weighting="sum", clip_low=None, clip_high=None),
+            0.5,
+        ),
+    ],
+    ids=["rloo", "reinforce", "grpo"],
+)
+def test_second_updates_have_the_gradient_at_the_new_policy(loss, scale):
+    """Over all pairs that the old policy can sample, by enumeration; five answers."""
+    generator = torch.Generator().manual_seed(1)
+    draw = {"generator": generator, "dtype": torch.float64}
+    old, reward = torch.randn(5, **draw), torch.rand(5, **draw)
+    new = old + 0.3 * torch.randn(5, **draw)
+    total = torch.zeros_like(old)
+    for pair in itertools.product(range(5), repeat=2):
+        rows, logits = torch.tensor(pair), new.clone().requires_grad_()
+        samples = PolicySamples(
+            log_prob_BT=logits.log_softmax(-1)[rows][:, None],
+            token_mask_BT=torch.ones(2, 1, dtype=torch.bool),
+            reward_B=reward[rows],
+            group_B=torch.zeros(2, dtype=torch.int64),
+            old_log_prob_BT=old.log_softmax(-1)[rows][:, None],
+        )
+        loss(samples).mean().backward()
+        total += old.softmax(-1)[rows].prod() * logits.grad
+    exact = new.clone().requires_grad_()
+    (-(exact.softmax(-1) * reward).sum()).backward()
+    torch.testing.assert_close(total, scale * exact.grad, rtol=0, atol=1e-12)

@@ -1,0 +1,1 @@
+"""Rewards that ask a server: a reward server of your own, or a language model as a judge."""
