@@ -4,11 +4,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.conftest import ROOT
 from tests.studies.conftest import redrawn
+from triptych.datamodules.batches.packing import Document
 from triptych.datamodules.remember.facts.facts import FactsConfig, FactsPart
 from triptych.datamodules.sources.records import RecordSource
 from triptych.studies import arms, real_facts
@@ -43,6 +47,7 @@ from triptych.studies.remember.real_facts.real_facts_numbers import (
 from triptych.studies.remember.real_facts.real_facts_numbers import (
     NEIGHBOURS as UNCHANGED,
 )
+from triptych.studies.remember.real_facts.shared_context_choices import score_endings
 
 BEFORE = {
     "num_taught": 3,
@@ -184,6 +189,31 @@ def test_a_run_without_export_is_repeated_unless_it_was_measured(tmp_path):
     assert then.path(run) != then.path(tmp_path / "seed2")
     with_more = MeasureRun(Plan(**{**asdict(then.plan), "num_kept": None}))
     assert not with_more.is_possible(run)
+
+
+def test_endings_after_a_shared_context_score_as_whole_documents():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config).eval()
+    # The third ending begins with a token of its own: its label comes first.
+    texts = [([5, 6, 7, 8], [9, 10]), ([5, 6, 7, 8], [9, 11, 12, 13]), ([5, 6, 7], [14])]
+    documents = [
+        Document(np.array([*prompt, *end]), np.array([-100] * len(prompt) + end))
+        for prompt, end in texts
+    ]
+    for (prompt, end), score in zip(texts, score_endings(model, documents), strict=True):
+        with torch.no_grad():
+            log_p = model(torch.tensor([[*prompt, *end]])).logits[0].log_softmax(-1)
+        whole = -sum(log_p[len(prompt) - 1 + i, token].item() for i, token in enumerate(end))
+        assert score.nll_nats == pytest.approx(whole, rel=1e-5)
+        assert score.num_tokens == len(end)
 
 
 @pytest.mark.slow

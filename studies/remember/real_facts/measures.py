@@ -14,7 +14,6 @@ from rich.progress import Progress
 
 from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.remember.probes.base import Probe, ProbeSetting
-from triptych.callbacks.remember.probes.multiple_choice import MultipleChoice
 from triptych.callbacks.remember.probes.text_perplexity import TextPerplexity
 from triptych.commands.asked_model import AskedModel
 from triptych.datamodules.batches.packed_datamodule import RowFormat
@@ -30,6 +29,7 @@ from triptych.studies.remember.real_facts.real_facts_settings import (
     LONGEST_INVENTED,
     LONGEST_KEPT,
 )
+from triptych.studies.remember.real_facts.shared_context_choices import SharedContextChoices
 
 Measured = dict[str, Any]
 QUESTIONS_AT_ONCE = 32
@@ -241,7 +241,7 @@ def measure(folder: Path, plan: Plan) -> Measured:
         settings: dict[str, Any] = {"data_dir": plan.data_dir, "on_long_row": "cut"}
         if plan.data_dir is None:
             settings["source"] = RecordSource()
-        choices = MultipleChoice(num_rows=plan.num_choices, **settings)
+        choices = SharedContextChoices(num_rows=plan.num_choices, **settings)
         measured["choices"] = _probed(choices, model)
     return measured
 
