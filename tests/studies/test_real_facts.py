@@ -191,7 +191,15 @@ def test_a_run_without_export_is_repeated_unless_it_was_measured(tmp_path):
     assert not with_more.is_possible(run)
 
 
-def test_endings_after_a_shared_context_score_as_whole_documents():
+@pytest.mark.parametrize(
+    "texts",
+    [
+        # The last ending begins with a token of its own: its label comes first.
+        [([5, 6, 7, 8], [9, 10]), ([5, 6, 7, 8], [9, 11, 12, 13]), ([5, 6, 7], [14])],
+        [([5], [6, 7]), ([5], [8])],  # nothing to keep but the token that predicts
+    ],
+)
+def test_endings_after_a_shared_context_score_as_whole_documents(texts):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50,
@@ -202,8 +210,6 @@ def test_endings_after_a_shared_context_score_as_whole_documents():
         pad_token_id=0,
     )
     model = LlamaForCausalLM(config).eval()
-    # The third ending begins with a token of its own: its label comes first.
-    texts = [([5, 6, 7, 8], [9, 10]), ([5, 6, 7, 8], [9, 11, 12, 13]), ([5, 6, 7], [14])]
     documents = [
         Document(np.array([*prompt, *end]), np.array([-100] * len(prompt) + end))
         for prompt, end in texts

@@ -52,11 +52,13 @@ def score_endings(model: PreTrainedModel, documents: Sequence[Document]) -> list
         The scores, without bytes.
     """
     shared = _shared_length(documents)
-    context_P = torch.tensor(documents[0].ids[:shared].tolist(), device=model.device)
-    # Of the context, the last token is read with the endings, since it predicts their first.
-    context = model(input_ids=context_P[None, :-1], use_cache=True, logits_to_keep=1)
-    cache: Any = context.past_key_values
-    cache.batch_repeat_interleave(len(documents))
+    cache: Any = None
+    if shared > 1:
+        # The last token of the context is read with the endings, since it predicts their first.
+        context_P = torch.tensor(documents[0].ids[: shared - 1].tolist(), device=model.device)
+        context = model(input_ids=context_P[None], use_cache=True, logits_to_keep=1)
+        cache = context.past_key_values
+        cache.batch_repeat_interleave(len(documents))
     ends = [torch.tensor(d.ids[shared - 1 :].tolist(), device=model.device) for d in documents]
     labels = [torch.tensor(d.labels[shared - 1 :].tolist(), device=model.device) for d in documents]
     ids_EL, labels_EL = _padded(ends, 0), _padded(labels, -100)
