@@ -106,14 +106,12 @@ def run_arms_of(
     ways = [way for way in ways_of(tuning) if way.name in chosen]
     runs |= _run(ways, sizes.num_first, plans[FIRST], options, bases, seeds, out)
 
+    kinds = [*([MAIN] if MAIN in runs else []), *([FIRST] if ways else [])]
     asked = {
         (kind, seed): dataclasses.replace(plans[kind], fact_seed=seed)
-        for kind in (MAIN, FIRST)
-        if kind in runs or kind == FIRST
+        for kind in kinds
         for seed in seeds
     }
-    if not ways:
-        asked = {key: plan for key, plan in asked.items() if key[0] == MAIN}
     before = measured_before(bases.plain, asked, out / "untouched", options.workers)
     numbers: NumbersOf = {}
     items: dict[str, list[list[float]]] = {}
@@ -125,7 +123,7 @@ def run_arms_of(
             (then.read(run), before[kind, seed], run) for seed, run in zip(seeds, dirs, strict=True)
         ]
         numbers[name] = [numbers_of(*pair) for pair in pairs]
-        items[name] = [kept_items(now, then_) for now, then_, _ in pairs]
+        items[name] = [kept_items(now, earlier) for now, earlier, _ in pairs]
         positions[name] = [by_position(now) for now, _, _ in pairs]
     draw(numbers, tuning.trade_off, positions, options.out / "figure.png")
     return write_results(
