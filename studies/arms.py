@@ -5,13 +5,14 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from rich.progress import Progress
@@ -40,6 +41,22 @@ class Arm:
         return (*self.args, "--model.init_args.init_from", str(self.start[seed]))
 
 
+class Afterwards(Protocol):
+    """Work on a finished run, in the process that trained it, such as measuring its export."""
+
+    def is_done(self, run: Path) -> bool:
+        """Return whether the work on a run has been done."""
+        ...
+
+    def is_possible(self, run: Path) -> bool:
+        """Return whether the run still holds what the work needs; else the run is repeated."""
+        ...
+
+    def __call__(self, run: Path) -> None:
+        """Do the work, or what is left of it."""
+        ...
+
+
 #: Options that receive the seed if it also determines the data of a run.
 SEED_OF_DATA_TOO = ("--seed_everything", "--data.init_args.seed")
 
@@ -50,6 +67,7 @@ def run_arms(
     out: Path,
     num_workers: int = 2,
     seed_options: Sequence[str] = ("--seed_everything",),
+    then: Afterwards | None = None,
 ) -> dict[str, list[Path]]:
     """Train every arm with every seed. Finished runs are not repeated.
 
@@ -63,6 +81,7 @@ def run_arms(
         out: Folder of the study; the runs are stored in `runs/` below it.
         num_workers: Number of parallel runs.
         seed_options: Command-line options that receive the seed.
+        then: Work to do on each finished run; it must be picklable.
 
     Raises:
         RuntimeError: if a run fails, with the path of its log; finished runs are kept.
@@ -71,13 +90,10 @@ def run_arms(
         Run directories of each arm, in the order of the seeds.
     """
     places = {(arm.name, seed): run_dir(arm, seed, out) for arm in arms for seed in seeds}
-    todo = [(arm, seed) for seed in seeds for arm in arms if not _finished(places[arm.name, seed])]
-    context = multiprocessing.get_context("spawn")
-    with (
-        _single_threaded(),
-        Progress() as progress,
-        ProcessPoolExecutor(num_workers, context, initializer=end_with_parent) as pool,
-    ):
+    todo = [
+        (arm, seed) for seed in seeds for arm in arms if not _finished(places[arm.name, seed], then)
+    ]
+    with Progress() as progress, worker_pool(num_workers) as pool:
         task = progress.add_task("runs", total=len(places), completed=len(places) - len(todo))
         jobs = {
             pool.submit(
@@ -86,6 +102,7 @@ def run_arms(
                 seed_options,
                 seed,
                 places[arm.name, seed],
+                then,
             ): (arm, seed)
             for arm, seed in todo
         }
@@ -96,6 +113,17 @@ def run_arms(
                 raise RuntimeError(f"{arm.name}, seed {seed} failed, see {log}") from error
             progress.advance(task)
     return {arm.name: [places[arm.name, seed] for seed in seeds] for arm in arms}
+
+
+@contextlib.contextmanager
+def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes with one thread each, which end with this process."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        _single_threaded(),
+        ProcessPoolExecutor(num_workers, context, initializer=end_with_parent) as pool,
+    ):
+        yield pool
 
 
 def exported_start(init_from: str, out: Path, seed: int = 42, more: Sequence[str] = ()) -> Path:
@@ -164,9 +192,19 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: Path) -> None:
+def _train(
+    args: Sequence[str],
+    seed_options: Sequence[str],
+    seed: int,
+    place: Path,
+    then: Afterwards | None,
+) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = place / "checkpoints" / "last.ckpt"
+    is_trained = _finished(place) and (then is None or then.is_possible(place))
+    if not is_trained and (_finished(place) or not checkpoint.exists()):
+        # Nothing that the run could continue from.
+        shutil.rmtree(place, ignore_errors=True)
     resume = ["--ckpt_path", str(checkpoint)] if checkpoint.exists() else []
     words = ["fit", *args, *seed_words(seed, seed_options), "--run_dir", str(place), *resume]
     with place.with_suffix(".log").open("a") as log:
@@ -174,14 +212,18 @@ def _train(args: Sequence[str], seed_options: Sequence[str], seed: int, place: P
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     # Imported in the worker only: a study whose runs are all finished does not need torch.
-    from triptych.cli import main
+    if not is_trained:
+        from triptych.cli import main
 
-    main(words)
+        main(words)
+    if then is not None:
+        then(place)
 
 
-def _finished(place: Path) -> bool:
+def _finished(place: Path, then: Afterwards | None = None) -> bool:
     path = place / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "finished"
+    is_trained = path.exists() and json.loads(path.read_text())["status"] == "finished"
+    return is_trained and (then is None or then.is_done(place))
 
 
 @contextlib.contextmanager

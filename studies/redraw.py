@@ -17,6 +17,7 @@ STUDIES = {
     "one_or_two": "one_or_two",
     "creative_qa": "creative_qa",
     "molecules": "molecules",
+    "real_facts": "remember.real_facts.real_facts_figure",
     "retention": "remember.retention.retention_figure",
     "telepathy": "commune.telepathy_figure",
     "identifiability": "commune.identifiability_figure",

@@ -13,7 +13,10 @@ from triptych.callbacks.tracking.run_record import RunRecord
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 PANEL_OF = {
-    "remember": ("memory_vs_dense", "retention", "retrofit", "slot_index", "unlearning"),
+    "remember": (
+        *("memory_vs_dense", "real_facts", "retention", "retrofit", "slot_index"),
+        "unlearning",
+    ),
     "diversify": ("creative_qa", "molecules", "one_or_two", "tabular_targets"),
     "commune": ("identifiability", "telepathy"),
 }

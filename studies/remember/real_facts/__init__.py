@@ -1,0 +1,1 @@
+"""Parts of the study of real facts in a real chat model."""
