@@ -64,13 +64,21 @@ class PolicyEvaluation:
         reward: The reward, which defines how answers are read.
         metrics: Further metrics of samples.
         num_tables: Completions of each set kept for the table.
+        right_reward: Least reward of a right completion; None: 1 if the reward is an
+            `AnswerInSet`, else none is called right.
 
     Attributes:
         samples: Rows of a table of completions.
         mode_counts: Set -> category -> count of each known answer, on this rank.
     """
 
-    def __init__(self, reward: Reward, metrics: Sequence[PromptMetric], num_tables: int) -> None:
+    def __init__(
+        self,
+        reward: Reward,
+        metrics: Sequence[PromptMetric],
+        num_tables: int,
+        right_reward: float | None = None,
+    ) -> None:
         self.answers = answers_of(reward)
         self.further = list(metrics)
         self.num_tables = num_tables
