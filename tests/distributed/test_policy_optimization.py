@@ -87,7 +87,7 @@ def logged(run: Path) -> dict[str, list[float]]:
     with (run / "metrics.csv").open() as file:
         for row in csv.DictReader(file):
             for key, value in row.items():
-                kept = key.startswith(("train/", "reward/")) and not key.endswith("per_second")
+                kept = key.startswith(("train/", "reward/")) and "second" not in key
                 # A process's own: the standard deviation of its advantages.
                 if kept and value and key != "train/advantage_std":
                     columns.setdefault(key, []).append(float(value))

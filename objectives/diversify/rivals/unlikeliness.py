@@ -65,5 +65,5 @@ def relative_rank(height_B: Tensor, group_B: Tensor, counted_B: Tensor) -> Tenso
     peer_BB = (group_B[:, None] == group_B) & counted_B
     lower_B = (peer_BB & (height_B < height_B[:, None])).sum(-1)
     equal_B = (peer_BB & (height_B == height_B[:, None])).sum(-1)
-    rank_B = lower_B + (equal_B - 1).clamp_min(0) / 2
+    rank_B = lower_B.to(height_B.dtype) + (equal_B - 1).clamp_min(0) * 0.5
     return rank_B / peer_BB.sum(-1).clamp_min(1)
