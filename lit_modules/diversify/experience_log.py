@@ -102,6 +102,8 @@ class ExperienceLog:
             }
             if math.isfinite(augmentation.threshold):
                 self._log("train/threshold", augmentation.threshold)
+        if experience.left_out_B is not None:
+            means["train/left_out_share"] = (experience.left_out_B, everyone_B)
         means |= self._sampling_gap(experience)
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
@@ -211,6 +213,8 @@ class ExperienceLog:
         Args:
             numbers: 0-dimensional tensors on the module's device; the same names on every process.
         """
+        if not numbers:
+            return
         count = self.module.trainer.world_size
         totals = self.over_ranks(list(numbers.values()))
         for name, total in zip(numbers, totals, strict=True):
