@@ -181,7 +181,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         self.eval_samples = eval_samples
         self.eval_temperature = eval_temperature
         self.evaluate_first = evaluate_first
-        self.evaluation = PolicyEvaluation(reward, metrics or [], num_tables, right_reward)
+        self.evaluation = PolicyEvaluation(
+            reward, metrics or [], num_tables, right_reward, eval_samples
+        )
         self.experience: Experience | None = None
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []

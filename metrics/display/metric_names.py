@@ -180,6 +180,13 @@ PATTERNS: tuple[tuple[str, Quantity], ...] = (
     ),
     (r"first_(\d+)_visits_exact_match", Quantity(r"first \1 facts answered exactly", SHARE)),
     (r"visits_(\d+)_to_(\d+)_exact_match", Quantity(r"facts \1 to \2 answered exactly", SHARE)),
+    (r"pass_at_(\d+)", Quantity(r"a right one of \1 samples (pass@\1)", SHARE)),
+    (r"maj_at_(\d+)", Quantity(r"most frequent of \1 answers right (maj@\1)", SHARE)),
+    (r"distinct_right_answers_at_(\d+)", Quantity(r"different right answers in \1", "per prompt")),
+    (
+        r"distinct_right_solutions_at_(\d+)",
+        Quantity(r"different right solutions in \1", "per prompt"),
+    ),
     (r"mean_score_last_(\d+)", Quantity(r"score of the last \1 calls", "mean")),
     (r"ead_(\d+)", Quantity(r"different \1-grams against expectation (EAD)")),
     (r"distinct_(\d+)", Quantity(r"different \1-grams", SHARE)),
