@@ -92,7 +92,8 @@ class Collecting:
         fresh = self._draw([prompts[place] for place in places], step, number)
         rollout = join_rollouts([scored.rollout, fresh.rollout])
         # The place of each group: its own, or that of the prompt it is sampled for again.
-        place_G = torch.tensor([*range(len(prompts)), *places], device=rollout.group_B.device)
+        all_places = [*range(len(prompts)), *places]
+        place_G = torch.tensor(all_places, device=rollout.group_B.device, dtype=torch.int64)
         is_old_G = torch.arange(len(place_G), device=place_G.device) < len(prompts)
         is_replaced_G = is_old_G & equal_P.to(place_G.device)[place_G]
         place_B = place_G[rollout.group_B]
@@ -150,7 +151,8 @@ def augmented(module: "PolicyOptimization", mara: Mara, experience: Experience) 
     needs_all = mara.percentile is not None or mara.scope != "group"
     if needs_all and module.trainer.world_size > 1:
         first = count * module.trainer.global_rank
-        columns = [module.all_gather(column).flatten(0, 1) for column in columns]
+        ranks: list[Any] = [module.all_gather(column) for column in columns]
+        columns = [column.flatten(0, 1) for column in ranks]
         # Groups of different ranks are different.
         columns[2] += torch.arange(len(columns[2]), device=module.device) // count * count
     reward_B, reference_B, group_B, num_tokens_B = columns

@@ -75,7 +75,7 @@ class FurtherTerms:
         if self.reference is None:
             return
         parts = self.reference.of(prompts)
-        solved_P = torch.tensor([part is not None for part in parts])
+        solved_P = torch.tensor([part is not None for part in parts], dtype=torch.bool)
         experience.leave_out(solved_P.to(self.module.device)[experience.rollout.group_B])
         found = [part for part in parts if part is not None]
         if found:
