@@ -110,7 +110,10 @@ class Collecting:
     def _draw(self, prompts: Prompts, step: int, number: int) -> Experience:
         module = self.module
         with module.clock("generation"):
-            rollout = module.sample(prompts, step, number)
+            # A subclass may know the first draw only.
+            rollout = (
+                module.sample(prompts, step, number) if number else module.sample(prompts, step)
+            )
         module.reward.begin(rollout)
         scored = module.score(rollout)
         if self.overlong is not None and self.overlong.buffer is not None:

@@ -13,7 +13,7 @@ from triptych.lit_modules.diversify.reference_rehearsal import (
 )
 from triptych.models.diversify.rollout import Rollout
 from triptych.objectives.diversify.experience import Experience
-from triptych.objectives.diversify.policy_loss import PolicySamples
+from triptych.objectives.diversify.policy_loss import LossSum, PolicySamples
 from triptych.objectives.diversify.rivals.entropy_bonus import (
     EntropyBonus,
     EntropyControl,
@@ -94,13 +94,21 @@ class FurtherTerms:
         if self.control is not None:
             assert entropy_BT is not None
             counted_BT = samples.token_mask_BT & samples.scored[:, None]
-            total = total + self.module.mean_loss(self.control.term(entropy_BT, counted_BT))
+            total = total + self._mean(self.control.term(entropy_BT, counted_BT))
             self._entropy.append(torch.stack(entropy_sum(entropy_BT, counted_BT)).double())
         if self.rehearsal is not None:
-            total = total + self.module.mean_loss(self._rehearsal_term(samples))
+            total = total + self._mean(self._rehearsal_term(samples))
         return total
 
-    def _rehearsal_term(self, samples: PolicySamples) -> Any:
+    def _mean(self, term: LossSum) -> Tensor:
+        """Return the mean over the tokens of all processes, and log the numbers of the term."""
+        trainer, count = self.module.trainer, term.count
+        if trainer.world_size > 1:
+            count = trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
+        self.module.experience_log.log_means(term.numbers)
+        return term.mean(count, int(trainer.world_size))
+
+    def _rehearsal_term(self, samples: PolicySamples) -> LossSum:
         assert self.rehearsal is not None
         if self._rehearsed is None:  # a term of 0, so that all processes reduce the same numbers
             nothing_BT = torch.zeros_like(samples.token_mask_BT)

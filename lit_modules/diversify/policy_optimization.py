@@ -227,7 +227,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             experience.old_log_prob_BT = log_prob_BT.detach()
             self.experience_log.note(experience, type(self.reward).__name__)
         inputs = self.loss_inputs(experience, log_prob_BT)
-        loss = self.mean_loss(self.loss(inputs)) + self.terms.loss(inputs, entropy_BT)
+        loss = self._step_loss(self.loss(inputs)) + self.terms.loss(inputs, entropy_BT)
         experience.num_updates += 1
         return loss
 
@@ -314,20 +314,7 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         for _ in range(self.updates_per_rollout):
             optimizer.step(closure=optimizer_closure)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Adapt the entropy bonus."""
-        self.terms.before_optimizer_step()
-
-    def on_train_batch_start(self, batch: Prompts, batch_idx: int) -> None:
-        """Start the clock of a step."""
-        self.clock.begin_step(self.device)
-
-    def on_train_batch_end(self, outputs: Any, batch: Prompts, batch_idx: int) -> None:
-        """Log the seconds of the step's parts."""
-        self.experience_log.log_seconds(self.clock.end_step())
-
-    def mean_loss(self, loss: LossSum) -> Tensor:
-        """Return the mean over the rows (or tokens) of all processes, and log its numbers."""
+    def _step_loss(self, loss: LossSum) -> Tensor:
         count = loss.count
         if self._world_size > 1:
             count = self.trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
@@ -340,6 +327,19 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
     @property
     def _world_size(self) -> int:
         return int(self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Adapt the entropy bonus."""
+        super().on_before_optimizer_step(optimizer)
+        self.terms.before_optimizer_step()
+
+    def on_train_batch_start(self, batch: Prompts, batch_idx: int) -> None:
+        """Start the clock of a step."""
+        self.clock.begin_step(self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Prompts, batch_idx: int) -> None:
+        """Log the seconds of the step's parts."""
+        self.experience_log.log_seconds(self.clock.end_step())
 
     # -- the summary ------------------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ class MoleculeOptimization(PolicyOptimization):
         if self.replayed is not None:
             replayed = self._loss_of(self.replayed)
             loss = LossSum(loss.total + replayed.total, loss.count + replayed.count, loss.numbers)
-        return self.mean_loss(loss)
+        return self._step_loss(loss)
 
     def sample(self, prompts: Prompts, step: int, number: int = 0) -> Rollout:
         """Sample molecules from the start token; the draw follows from seed, step and rank."""

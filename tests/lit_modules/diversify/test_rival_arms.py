@@ -5,10 +5,17 @@ import csv
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer, seed_everything
 from safetensors.torch import load_file
 
 from tests.lit_modules.diversify.test_policy_optimization import Keeps, fit, language_run
-from tests.lit_modules.diversify.tiny_prompts import ANSWERS, REFERENCE
+from tests.lit_modules.diversify.tiny_prompts import (
+    ANSWERS,
+    REFERENCE,
+    TinyPrompts,
+    module,
+    trainer,
+)
 from triptych.cli import main
 from triptych.models.diversify.categorical_policy import CategoricalPolicy
 from triptych.objectives.diversify.group_filter import GroupFilter
@@ -123,6 +130,28 @@ def test_a_policy_without_the_methods_says_so(tmp_path):
     for key, settings in (("entropy_bonus", EntropyBonus(0.1)), ("rehearsal", Rehearsal())):
         with pytest.raises(ValueError, match=f"Bare does not .* model.init_args.{key} to null"):
             fit(tmp_path, 1, policy=Bare(ANSWERS, [REFERENCE]), **{key: settings})
+
+
+def test_a_resumed_run_has_the_same_terms(tmp_path):
+    """The coefficient is restored, and the reference's completions are sampled again, the same."""
+
+    def run(steps: int, checkpoint: str | None = None) -> tuple[torch.Tensor, Trainer]:
+        seed_everything(3, verbose=False)
+        made = module(
+            evaluate_first=False,
+            entropy_bonus=EntropyBonus(0.1, True, target_nats=1.2, coefficient_step=0.05),
+            rehearsal=Rehearsal(num_samples=8, solved_share=0.8),
+        )
+        fitted = trainer(tmp_path, max_steps=steps)
+        fitted.fit(made, TinyPrompts(), ckpt_path=checkpoint, weights_only=False)
+        assert made.terms.control.coefficient == pytest.approx(0.1 + 0.05 * steps)
+        return made.policy.logits_NK.detach(), fitted
+
+    whole, _ = run(4)
+    _, half = run(2)  # the end of an epoch
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    resumed, _ = run(4, str(tmp_path / "half.ckpt"))
+    assert torch.equal(resumed, whole)
 
 
 # -- group filter ----------------------------------------------------------------------------------
