@@ -95,7 +95,7 @@ def logged(run: Path) -> dict[str, list[float]]:
 
 
 TERMS = {
-    "entropy_bonus": {"coefficient": 0.05, "adaptive": True, "target_nats": 5.0},
+    "entropy_bonus": {"coefficient": 0.05, "adaptive": True, "target_nats": 6.0},
     "rehearsal": {"num_samples": 4, "solved_share": 0.5, "right_reward": 0.2},
     "group_filter": {"action": "drop"},
 }

@@ -143,12 +143,12 @@ def test_a_resumed_run_has_the_same_terms(tmp_path):
             rehearsal=Rehearsal(num_samples=8, solved_share=0.8),
         )
         fitted = trainer(tmp_path, max_steps=steps)
-        fitted.fit(made, TinyPrompts(), ckpt_path=checkpoint, weights_only=False)
+        fitted.fit(made, TinyPrompts(2), ckpt_path=checkpoint, weights_only=False)
         assert made.terms.control.coefficient == pytest.approx(0.1 + 0.05 * steps)
         return made.policy.logits_NK.detach(), fitted
 
     whole, _ = run(4)
-    _, half = run(2)  # the end of an epoch
+    _, half = run(2)
     half.save_checkpoint(tmp_path / "half.ckpt")
     resumed, _ = run(4, str(tmp_path / "half.ckpt"))
     assert torch.equal(resumed, whole)
