@@ -55,8 +55,9 @@ class StepClock:
         seconds: dict[str, float] = {}
         for name, began, ended in self._spans:
             seconds[name] = seconds.get(name, 0.0) + ended - began
-        for name, start, end in self._previous:
-            # Sampling in between has waited for the device, so both events have passed.
+        # Sampling in between has waited for the device, so the events have passed.
+        known = self._previous if all(end.query() for *_, end in self._previous) else []
+        for name, start, end in known:
             seconds[name] = seconds.get(name, 0.0) + start.elapsed_time(end) / 1000
         self._previous = self._events
         return seconds
