@@ -97,15 +97,16 @@ class FurtherTerms:
             total = total + self._mean(self.control.term(entropy_BT, counted_BT))
             self._entropy.append(torch.stack(entropy_sum(entropy_BT, counted_BT)).double())
         if self.rehearsal is not None:
-            total = total + self._mean(self._rehearsal_term(samples))
+            term = self._rehearsal_term(samples)
+            total = total + self._mean(term)
+            self._log_rehearsal(term)
         return total
 
     def _mean(self, term: LossSum) -> Tensor:
-        """Return the mean over the tokens of all processes, and log the numbers of the term."""
+        """Return the mean over the tokens of all processes."""
         trainer, count = self.module.trainer, term.count
         if trainer.world_size > 1:
             count = trainer.strategy.reduce(count.clone().double(), reduce_op="sum")
-        self.module.experience_log.log_means(term.numbers)
         return term.mean(count, int(trainer.world_size))
 
     def _rehearsal_term(self, samples: PolicySamples) -> LossSum:
@@ -120,6 +121,14 @@ class FurtherTerms:
             self._rehearsed.reference_log_prob_BT,
             rollout.token_mask_BT,
         )
+
+    def _log_rehearsal(self, term: LossSum) -> None:
+        """Log the divergence of a token, over all processes: one may have none."""
+        assert self.rehearsal is not None
+        log = self.module.experience_log
+        total, count = log.over_ranks([term.total.detach(), term.count])
+        value = total / self.rehearsal.coefficient / max(count, 1.0)
+        log.log_value("train/rehearsal_nats_per_token", value)
 
     def before_optimizer_step(self) -> None:
         """Log the entropy of the step's tokens, and adapt the coefficient of the next step."""
