@@ -41,6 +41,42 @@ def linear_nll(
     return nll_N
 
 
+def linear_nll_and_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Return `linear_nll` and the entropy of each prediction, in nats, both differentiable.
+
+    The entropy is that of the whole softmax over V, not an estimate from the target. Memory and
+    arithmetic are those of `linear_nll`; arguments are the same.
+
+    Returns:
+        nll_N, entropy_N, at least float32.
+
+    >>> hidden, weight = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [1.0986123]])  # ln 3
+    >>> linear_nll_and_entropy(hidden, weight, torch.tensor([0, 1]))[1]  # ln 2; of odds 1 to 3
+    tensor([0.6931, 0.5623])
+    """
+    nll_N, entropy_N = _LinearNLLAndEntropy.apply(  # type: ignore[no-untyped-call]
+        logits_factor(hidden_ND), logits_factor(weight_VD), targets_N, chunk_tokens
+    )
+    return nll_N, entropy_N
+
+
+def nll_and_entropy(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of targets and the entropy of each row of logits.
+
+    Args:
+        logits_NV: At least float32.
+        targets_N: int64 in [0, V).
+
+    Returns:
+        nll_N, entropy_N, in nats.
+    """
+    log_prob_NV = logits_NV.log_softmax(-1)
+    nll_N = -log_prob_NV.gather(1, targets_N[:, None])[:, 0]
+    return nll_N, -(log_prob_NV.exp() * log_prob_NV).sum(-1)
+
+
 def float32_logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
     """Compute logits (N, V) whose sums and results are float32, also under autocast.
 
@@ -111,6 +147,54 @@ class _LinearNLL(torch.autograd.Function):
                 targets_C1, grad_C1 = targets_N[chunk, None], grad_N[chunk, None]
                 grad_logits_CV = _logits(hidden_ND[chunk], weight_VD).softmax(-1)
                 grad_logits_CV.mul_(grad_C1).scatter_add_(1, targets_C1, -grad_C1)
+                grad_logits_CV = grad_logits_CV.to(hidden_ND.dtype)
+                if grad_hidden_ND is not None:
+                    torch.mm(grad_logits_CV, weight_VD, out=grad_hidden_ND[chunk])
+                if grad_weight_VD is not None:
+                    _add_product_(grad_weight_VD, grad_logits_CV.T, hidden_ND[chunk])
+
+        if grad_weight_VD is not None:
+            grad_weight_VD = grad_weight_VD.to(weight_VD.dtype)
+        return grad_hidden_ND, grad_weight_VD, None, None
+
+
+class _LinearNLLAndEntropy(torch.autograd.Function):
+    """`_LinearNLL` with the entropy H as a second output.
+
+    The gradient of H in its logits is -p (ln p + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        chunks = zip(hidden_ND.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            pairs = [nll_and_entropy(_logits(h_CD, weight_VD), t_C) for h_CD, t_C in chunks]
+        nll_N, entropy_N = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, entropy_N)
+        ctx.chunk_tokens = chunk_tokens
+        return nll_N, entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_nll_N: Tensor, grad_entropy_N: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_ND, weight_VD, targets_N, entropy_N = ctx.saved_tensors
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
+        grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight_VD = torch.zeros_like(at_least_float32(weight_VD)) if needs_weight else None
+
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            for start in range(0, len(hidden_ND), ctx.chunk_tokens):
+                chunk = slice(start, start + ctx.chunk_tokens)
+                targets_C1, nll_C1 = targets_N[chunk, None], grad_nll_N[chunk, None]
+                log_prob_CV = _logits(hidden_ND[chunk], weight_VD).log_softmax(-1)
+                prob_CV = log_prob_CV.exp()
+                log_prob_CV.add_(entropy_N[chunk, None]).mul_(-grad_entropy_N[chunk, None])
+                grad_logits_CV = log_prob_CV.add_(nll_C1).mul_(prob_CV)
+                grad_logits_CV.scatter_add_(1, targets_C1, -nll_C1)
                 grad_logits_CV = grad_logits_CV.to(hidden_ND.dtype)
                 if grad_hidden_ND is not None:
                     torch.mm(grad_logits_CV, weight_VD, out=grad_hidden_ND[chunk])

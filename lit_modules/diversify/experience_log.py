@@ -67,6 +67,7 @@ class ExperienceLog:
         self.failed_samples = 0
         self.above_samples = 0
         self.num_steps = 0
+        self._num_tokens = 0.0
         self._has_shown_failure = False
         self._has_warned_of_threshold = False
         self.restart_clock()
@@ -92,7 +93,10 @@ class ExperienceLog:
         length_B = rollout.num_tokens
         means = {
             "train/reward": (experience.reward, scored_B),
-            "train/augmented_reward": (experience.augmented_reward, scored_B),
+            "train/augmented_reward": (
+                experience.augmented_reward,
+                ~experience.augmented_reward.isnan(),
+            ),
             "train/kl_nats": (log_prob_B - experience.reference_log_prob, everyone_B),
             "train/entropy_nats": (-log_prob_B, everyone_B),
             "train/finished_share": (rollout.finished_B, everyone_B),
@@ -109,6 +113,8 @@ class ExperienceLog:
             }
             if math.isfinite(augmentation.threshold):
                 self._log("train/threshold", augmentation.threshold)
+        if experience.left_out_B is not None:
+            means["train/left_out_share"] = (experience.left_out_B, everyone_B)
         means |= self._sampling_gap(experience)
         for name, part_B in experience.scores.components.items():
             means[f"reward/{name}"] = (part_B, ~part_B.isnan())
@@ -124,6 +130,7 @@ class ExperienceLog:
             + [above_B.sum(), num_errors, len(rollout), _num_distinct(rollout)]
         )
         equal, compared, shift, unscored, spent, above, failed, samples, distinct = sums[-9:]
+        self._num_tokens = sums[list(means).index("train/tokens_per_completion")]
         for number, name in enumerate(means):
             count = sums[len(means) + number]
             if count > 0:
@@ -238,10 +245,34 @@ class ExperienceLog:
         Args:
             numbers: 0-dimensional tensors on the module's device; the same names on every process.
         """
+        if not numbers:
+            return
         count = self.module.trainer.world_size
         totals = self.over_ranks(list(numbers.values()))
         for name, total in zip(numbers, totals, strict=True):
             self._log(f"train/{name}", total / count)
+
+    def log_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Log the seconds of the parts of a step, and its tokens per second.
+
+        Times are those of this process, tokens those of all. The update is what the parts leave of
+        the step: loss, backward pass and optimizer.
+
+        Args:
+            seconds: Of each part by its name, and of the `step`; empty if unknown.
+        """
+        if "step" not in seconds:
+            return
+        parts = {name: seconds.get(name, 0.0) for name in ("generation", "reward", "scoring")}
+        whole = seconds["step"]
+        for name, value in {**parts, "update": whole - sum(parts.values())}.items():
+            self._log(f"train/{name}_seconds", value)
+        if whole > 0:
+            self._log("train/tokens_per_second", self._num_tokens / whole)
+
+    def log_value(self, name: str, value: float) -> None:
+        """Log a number that is the same on all processes, such as a sum over them."""
+        self._log(name, value)
 
     def _log(self, name: str, value: float, prog_bar: bool = False) -> None:
         """Log a number of the host, where it stays: loggers would wait for the device."""

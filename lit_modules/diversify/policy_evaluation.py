@@ -13,6 +13,7 @@ from triptych.metrics.completion_means import CompletionMeans
 from triptych.metrics.diversify.distinct_answers import DistinctAnswers, TaggedAnswer
 from triptych.metrics.diversify.mode_coverage import ModeCoverage
 from triptych.metrics.diversify.prompt_metric import PromptMetric, samples_by_group
+from triptych.metrics.diversify.right_at_k import RightAtK
 from triptych.metrics.diversify.text_diversity import DistinctNgrams
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.rewards.answer_in_set import AnswerInSet
@@ -54,7 +55,9 @@ class PolicyEvaluation:
     from the samples), share of finished completions, distinct-n. If the reward is an `AnswerInSet`
     (or contains one) and a prompt lists its answers: entropy and coverage of these, and the numbers
     of different answers and of different right ones among the k samples. If all prompts of a set
-    share a few answers: the share of each, `answer_share/<answer>`.
+    share a few answers: the share of each, `answer_share/<answer>`. If it is known which rewards
+    are right: pass@k, maj@k, and the numbers of different right answers and solutions
+    (`RightAtK`).
 
     KL and entropy use the log-probabilities of sampling. In half precision these differ from those
     of scoring, and the KL is too high by the divergence of the two: about half the squared
@@ -64,15 +67,29 @@ class PolicyEvaluation:
         reward: The reward, which defines how answers are read.
         metrics: Further metrics of samples.
         num_tables: Completions of each set kept for the table.
+        right_reward: Least reward of a right completion; None: 1 if the reward is an
+            `AnswerInSet`, else none is called right.
+        num_samples: Completions of each prompt, the largest k of pass@k.
 
     Attributes:
         samples: Rows of a table of completions.
         mode_counts: Set -> category -> count of each known answer, on this rank.
     """
 
-    def __init__(self, reward: Reward, metrics: Sequence[PromptMetric], num_tables: int) -> None:
+    def __init__(
+        self,
+        reward: Reward,
+        metrics: Sequence[PromptMetric],
+        num_tables: int,
+        right_reward: float | None = None,
+        num_samples: int = 10,
+    ) -> None:
         self.answers = answers_of(reward)
         self.further = list(metrics)
+        if right_reward is None and isinstance(reward, AnswerInSet):
+            right_reward = 1.0
+        self.right_reward = right_reward
+        self.num_samples = num_samples
         self.num_tables = num_tables
         self.device = torch.device("cpu")
         self.metrics: dict[str, Metric] = {}
@@ -97,6 +114,8 @@ class PolicyEvaluation:
         self._metric(f"{name}/words", lambda: DistinctNgrams(sizes=[1, 2], overall=False))
         for number, metric in enumerate(self.further):
             self._metric(f"{name}/#{number}", metric.clone)
+        if self.right_reward is not None:
+            self._metric(f"{name}/right", self._right_at_k)
         if self.answers is not None and record.get(self.answers.field):
             read = TaggedAnswer(self.answers.tag)
             self._metric(f"{name}/answers", lambda: DistinctAnswers(read))
@@ -122,6 +141,8 @@ class PolicyEvaluation:
         for number, metric in enumerate(self.further):
             options = {"scores": scores} if metric.takes_scores else {}
             self.metrics[f"{name}/#{number}"].update(samples, **options)
+        if self.right_reward is not None:
+            self.metrics[f"{name}/right"].update(samples, scores=scores)
         self._add_answers(name, experience, samples)
         room = max(0, self.num_tables - sum(row["set"] == name for row in self.samples))
         self.samples += completion_rows(experience, name)[:room]
@@ -172,6 +193,13 @@ class PolicyEvaluation:
                     share = known / known.sum()
                     bits[name] = float(-(share * share.clamp_min(1e-30).log2()).sum())
         return bits
+
+    def _right_at_k(self) -> RightAtK:
+        """Build pass@k for 1, 4, 16 ... and all samples."""
+        assert self.right_reward is not None
+        ks = [4**i for i in range(16) if 4**i < self.num_samples] + [self.num_samples]
+        read = None if self.answers is None else TaggedAnswer(self.answers.tag)
+        return RightAtK(ks, self.right_reward, read)
 
     def _metric(self, name: str, make: Callable[[], Metric]) -> None:
         if name not in self.metrics:

@@ -3,7 +3,6 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,8 +14,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from triptych.lit_modules.diversify.accumulated_mean import AccumulatesExactly
+from triptych.lit_modules.diversify.collecting import Collecting, augmented
 from triptych.lit_modules.diversify.experience_log import ExperienceLog
+from triptych.lit_modules.diversify.further_terms import FurtherTerms
 from triptych.lit_modules.diversify.policy_evaluation import PolicyEvaluation
+from triptych.lit_modules.diversify.starting_policy import starting_policy
+from triptych.lit_modules.diversify.step_clock import StepClock
 from triptych.lit_modules.optimization import (
     ClipsValuesApart,
     build_adamw,
@@ -27,16 +30,20 @@ from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.diversify.prompt_metric import PromptMetric
 from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
-from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
+from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig
 from triptych.models.diversify.policy import Policy
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.diversify.collapse_diagnosis import diagnose_settings
 from triptych.objectives.diversify.experience import Experience
+from triptych.objectives.diversify.group_filter import GroupFilter
 from triptych.objectives.diversify.importance import importance_weight
 from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
+from triptych.objectives.diversify.overlong import Overlong
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
+from triptych.objectives.diversify.rivals.entropy_bonus import EntropyBonus
+from triptych.objectives.diversify.rivals.rehearsal import Rehearsal
 from triptych.objectives.rewards.base import Reward, Scores
 from triptych.protocols import HasTokenizer
 
@@ -44,7 +51,7 @@ from triptych.protocols import HasTokenizer
 
 Prompts = Sequence[Mapping[str, Any]]
 Schedule = Literal["constant", "cosine"]
-_FOR_VALIDATION = 2**31
+_FOR_VALIDATION, _FOR_REFERENCE = 2**31, 2**31 + 1
 
 
 class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
@@ -94,6 +101,13 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         num_tables: Completions of each held-out set shown in the table of samples.
         stop_after_failures: Stop with the reward's own error if it fails on every completion of so
             many steps in a row, or of the first step; null: never.
+        entropy_bonus: Bonus for the entropy of the next token; null: none.
+        rehearsal: Rehearses what the reference does right, in place of the reinforcement of
+            prompts that it solves; null: none.
+        group_filter: Drops or samples again groups whose rewards are all equal; null: keeps them.
+        overlong: Penalises or leaves out completions near the length limit; null: neither.
+        right_reward: Rewards of at least this are right in pass@k, maj@k and the numbers of
+            different right answers; null: 1 if the reward is an `AnswerInSet`, else no pass@k.
 
     Attributes:
         experience: The completions of the last training step, for tables and traces.
@@ -141,6 +155,11 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         metrics: list[PromptMetric] | None = None,
         num_tables: NonNegativeInt = 16,
         stop_after_failures: PositiveInt | None = 3,
+        entropy_bonus: EntropyBonus | None = None,
+        rehearsal: Rehearsal | None = None,
+        group_filter: GroupFilter | None = None,
+        overlong: Overlong | None = None,
+        right_reward: float | None = None,
     ) -> None:
         super().__init__()
         self.reward = reward
@@ -152,7 +171,7 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
             beta, self.loss, self.kl, mara, num_samples=num_samples
         )
         self.init_from = init_from
-        self.policy = _policy(policy, init_from, vocab_size)
+        self.policy = starting_policy(policy, init_from, vocab_size)
         self.num_samples = num_samples
         self.updates_per_rollout = updates_per_rollout
         self.learning_rate = learning_rate
@@ -168,13 +187,18 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         self.eval_samples = eval_samples
         self.eval_temperature = eval_temperature
         self.evaluate_first = evaluate_first
-        self.evaluation = PolicyEvaluation(reward, metrics or [], num_tables)
+        self.evaluation = PolicyEvaluation(
+            reward, metrics or [], num_tables, right_reward, eval_samples
+        )
         self.experience: Experience | None = None
         self.start_numbers: dict[str, float] = {}
         self.sample_rows: list[dict[str, Any]] = []
         self.experience_log = ExperienceLog(
             self, mara, beta, importance_threshold, stop_after_failures
         )
+        self.collect = Collecting(self, group_filter, overlong)
+        self.terms = FurtherTerms(self, entropy_bonus, rehearsal)
+        self.clock = StepClock()
         self._seed = 0
 
     @property
@@ -202,25 +226,33 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
     def training_step(self, batch: Prompts, batch_idx: int) -> Tensor:
         """Sample, score, augment; then take an update (of `updates_per_rollout`) on the result."""
         if self.experience is None or self._is_used_up(self.experience):
-            rollout = self.sample(batch, self.trainer.fit_loop.total_batch_idx)
-            self.reward.begin(rollout)
-            self.experience = self.augment(self.score(rollout))
+            self.experience = self.collect(batch, self.trainer.fit_loop.total_batch_idx)
+            self.terms.prepare(self.experience, batch)
         experience = self.experience
-        log_prob_BT = self.policy.token_log_prob(experience.rollout)
+        with self.clock("scoring"):
+            log_prob_BT, entropy_BT = self.terms.score(experience.rollout)
         if experience.old_log_prob_BT is None:
             experience.old_log_prob_BT = log_prob_BT.detach()
             self.experience_log.note(experience, type(self.reward).__name__)
-        loss = self.loss(self.loss_inputs(experience, log_prob_BT))
+        inputs = self.loss_inputs(experience, log_prob_BT)
+        loss = self._step_loss(self.loss(inputs)) + self.terms.loss(inputs, entropy_BT)
         experience.num_updates += 1
-        return self._step_loss(loss)
+        return loss
 
     def _is_used_up(self, experience: Experience) -> bool:
         return bool(experience.num_updates == self.updates_per_rollout)
 
-    def sample(self, prompts: Prompts, step: int) -> Rollout:
-        """Sample completions of each prompt; the draw follows from seed, step and rank."""
-        generator = self._generator(step, self.trainer.global_rank)
+    def sample(self, prompts: Prompts, step: int, number: int = 0) -> Rollout:
+        """Sample completions of each prompt; the draw follows from seed, step, number and rank."""
+        generator = self._generator(step, self.trainer.global_rank, number)
         return self.policy.sample(prompts, self.num_samples, generator)
+
+    def sample_reference(self, prompts: Prompts, num_samples: int, number: int) -> Experience:
+        """Sample and score completions of the reference; the draw follows from seed and number."""
+        generator = self._generator(number, 0, _FOR_REFERENCE)
+        with self.clock("generation"):
+            rollout = self.policy.reference_sample(prompts, num_samples, generator)
+        return self.score(rollout)
 
     @torch.no_grad()
     def score(self, rollout: Rollout) -> Experience:
@@ -229,8 +261,11 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         Raises:
             ValueError: if the reward returns another number of values than completions.
         """
-        reference_BT = self.policy.reference_token_log_prob(rollout)  # while a reward may work
-        return Experience(rollout, self.scores_of(rollout), reference_BT)
+        with self.clock("scoring"):
+            reference_BT = self.policy.reference_token_log_prob(rollout)  # while a reward may work
+        with self.clock("reward"):
+            scores = self.scores_of(rollout)
+        return Experience(rollout, scores, reference_BT)
 
     def scores_of(self, rollout: Rollout) -> Scores:
         """Score completions by the reward; a subclass may get the scores elsewhere."""
@@ -239,31 +274,7 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
     @torch.no_grad()
     def augment(self, experience: Experience) -> Experience:
         """Apply equation 11: completions at the threshold get their anchor's reward and level."""
-        if self.mara is None:
-            return experience
-        columns = [
-            experience.reward,
-            experience.reference_log_prob,
-            experience.rollout.group_B,
-            experience.rollout.num_tokens,
-        ]
-        count, first = len(experience.rollout), 0
-        needs_all = self.mara.percentile is not None or self.mara.scope != "group"
-        if needs_all and self._world_size > 1:
-            first = count * self.trainer.global_rank
-            columns = [self._gathered(column) for column in columns]
-            # Groups of different ranks are different.
-            columns[2] += torch.arange(len(columns[2]), device=self.device) // count * count
-        reward_B, reference_B, group_B, num_tokens_B = columns
-        augmentation = self.mara.augment(
-            reward_B,
-            reference_B,
-            group_B,
-            self.beta,
-            step=self.trainer.global_step,
-            num_tokens_B=num_tokens_B,
-        )
-        return replace(experience, augmentation=augmentation.rows(first, count))
+        return experience if self.mara is None else augmented(self, self.mara, experience)
 
     def loss_inputs(self, experience: Experience, log_prob_BT: Tensor) -> PolicySamples:
         """Build the loss inputs: the KL is subtracted from the reward or passed as a penalty.
@@ -288,7 +299,7 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         return PolicySamples(
             log_prob_BT=log_prob_BT,
             token_mask_BT=experience.rollout.token_mask_BT,
-            reward_B=reward_B,
+            reward_B=experience.with_weight(reward_B),
             group_B=experience.rollout.group_B,
             old_log_prob_BT=old_BT,
             reference_log_prob_B=experience.target_log_prob,
@@ -297,6 +308,7 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
             importance_B=importance_weight(
                 experience.sampling_gap, self.importance_threshold, self.importance_cap
             ),
+            scored_reward_B=experience.reward,
         )
 
     def optimizer_step(
@@ -317,15 +329,22 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
     def _generator(self, step: int, rank: int, purpose: int = 0) -> torch.Generator:
         return seeded_generator(self.device, self._seed, step, rank, purpose)
 
-    def _gathered(self, column_B: Tensor) -> Tensor:
-        """Concatenate the rows of all ranks."""
-        ranks: Any = self.all_gather(column_B)
-        rows: Tensor = ranks.flatten(0, 1)
-        return rows
-
     @property
     def _world_size(self) -> int:
         return int(self.trainer.world_size)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Adapt the entropy bonus."""
+        super().on_before_optimizer_step(optimizer)
+        self.terms.before_optimizer_step()
+
+    def on_train_batch_start(self, batch: Prompts, batch_idx: int) -> None:
+        """Start the clock of a step."""
+        self.clock.begin_step(self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Prompts, batch_idx: int) -> None:
+        """Log the seconds of the step's parts."""
+        self.experience_log.log_seconds(self.clock.end_step())
 
     # -- the summary ------------------------------------------------------------------------------
 
@@ -350,6 +369,12 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
                 f"model.init_args.updates_per_rollout is {self.updates_per_rollout} and "
                 f"trainer.accumulate_grad_batches {self.trainer.accumulate_grad_batches}: set one "
                 "of them to 1"
+            )
+        overlong = self.collect.overlong
+        if overlong is not None and overlong.buffer and self.max_new_tokens is None:
+            raise ValueError(
+                "model.init_args.overlong.buffer needs a policy with a length limit (a language "
+                "model): set buffer to null"
             )
         data = data_of(self)
         tokenizer = data.tokenizer if isinstance(data, HasTokenizer) else None
@@ -391,6 +416,7 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         checkpoint["policy_optimization"] = {
             "experience_log": self.experience_log.state_dict(),
             "start_numbers": self.start_numbers,
+            "terms": self.terms.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -398,6 +424,8 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         state = checkpoint["policy_optimization"]
         self.experience_log.load_state_dict(state["experience_log"])
         self.start_numbers = state["start_numbers"]
+        if "terms" in state:  # checkpoints of earlier versions have none
+            self.terms.load_state_dict(state["terms"])
 
     # -- validation -------------------------------------------------------------------------------
 
@@ -454,34 +482,3 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
             self.betas,
         )
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
-
-
-def _policy(
-    policy: CausalLMPolicyConfig | Policy | None, init_from: str | None, vocab_size: int | None
-) -> Policy:
-    if isinstance(policy, Policy):
-        if init_from is not None:
-            raise ValueError(
-                "model.init_args.init_from is set, but model.init_args.policy is a complete policy "
-                "already: leave one of them out"
-            )
-        return policy
-    config = policy or CausalLMPolicyConfig()
-    if init_from is not None:
-        if config.init_from is not None:
-            raise ValueError(
-                "both model.init_args.init_from and model.init_args.policy.init_from are set: "
-                "leave the second out"
-            )
-        config = replace(config, init_from=init_from)
-    if config.init_from is None and config.base is None:
-        raise ValueError(
-            "there is no model to start from: set model.init_args.init_from (an exported folder, "
-            "or an experiment's .yaml), or model.init_args.policy.base"
-        )
-    if vocab_size is None:
-        raise ValueError(
-            "a language model policy needs data with a tokenizer, such as "
-            "triptych.datamodules.diversify.chat_prompts.ChatPrompts"
-        )
-    return build_policy(config, vocab_size)

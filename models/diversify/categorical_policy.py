@@ -69,11 +69,30 @@ class CategoricalPolicy(Policy):
         generator: torch.Generator | None = None,
     ) -> Rollout:
         """Draw answers from the distribution of each row's `prompt`."""
+        return self._draw(self.logits_NK.log_softmax(-1), prompts, num_samples, generator)
+
+    @torch.no_grad()
+    def reference_sample(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Draw answers from the reference."""
+        return self._draw(self.reference_log_prob_NK, prompts, num_samples, generator)
+
+    def _draw(
+        self,
+        log_prob_NK: Tensor,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None,
+    ) -> Rollout:
         texts = [str(record.get("prompt", "")) for record in prompts]
         row_N = torch.tensor(
             [self._row(text) for text in texts], device=self.logits_NK.device, dtype=torch.int64
         )
-        log_prob_NK = self.logits_NK.log_softmax(-1)[row_N]
+        log_prob_NK = log_prob_NK[row_N]
         answer_NS = torch.multinomial(
             log_prob_NK.exp(), num_samples, replacement=True, generator=generator
         )
@@ -96,6 +115,15 @@ class CategoricalPolicy(Policy):
     def token_log_prob(self, rollout: Rollout) -> Tensor:
         """Return the log-probability of each answer, (B, 1)."""
         return self._gather(self.logits_NK.log_softmax(-1), rollout)
+
+    def token_log_prob_and_entropy(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Return the log-probability of each answer and the entropy over all K, each (B, 1)."""
+        log_prob_NK = self.logits_NK.log_softmax(-1)
+        entropy_N = -(log_prob_NK.exp() * log_prob_NK).sum(-1)
+        entropy_B1 = entropy_N[rollout.prompt_ids_BP[:, :1]].masked_fill(
+            ~rollout.token_mask_BT, 0.0
+        )
+        return self._gather(log_prob_NK, rollout), entropy_B1
 
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
         """Return the log-probability of each answer under the reference, (B, 1)."""

@@ -15,7 +15,11 @@ from triptych.models.diversify.frozen_reference import frozen_copy
 from triptych.models.diversify.policy_with_reference import PolicyWithReference
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
-from triptych.models.diversify.scoring import completion_log_prob, scoring_plan
+from triptych.models.diversify.scoring import (
+    completion_log_prob,
+    completion_log_prob_and_entropy,
+    scoring_plan,
+)
 from triptych.models.diversify.scoring_plan import Part
 from triptych.models.host_to_device import send
 from triptych.models.lora import adapters_off, has_adapters, merged_state_dict
@@ -154,6 +158,29 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             ValueError: if a prompt is empty, a prompt and its completion do not fit into the
                 model's context, a number is out of range, or there is no tokenizer.
         """
+        return self._sample(self.model, prompts, num_samples, generator, temperature)
+
+    @torch.no_grad()
+    def reference_sample(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Sample completions from the reference; arguments and errors as `sample`."""
+        if self._reference:
+            return self._sample(self._reference[0], prompts, num_samples, generator, 1.0)
+        with adapters_off(self.model):
+            return self._sample(self.model, prompts, num_samples, generator, 1.0)
+
+    def _sample(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None,
+        temperature: float,
+    ) -> Rollout:
         if self.tokenizer is None:
             raise ValueError("the policy has no tokenizer: call use_tokenizer first")
         if num_samples < 1 or not prompts or not temperature > 0:
@@ -166,7 +193,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         prompt_ids_GP, prompt_mask_GP = self._pad_prompts(prompts, pad_id)
         with self._autocast():
             made = sample_completions(
-                self.model,
+                model,
                 prompt_ids_GP,
                 prompt_mask_GP,
                 num_samples,
@@ -244,7 +271,32 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         with adapters_off(self.model):
             return self._score(self.model, rollout)
 
+    def token_log_prob_and_entropy(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Compute `token_log_prob` and the entropy over the vocabulary at every sampled token."""
+        with self._autocast():
+            return completion_log_prob_and_entropy(
+                self.model,
+                rollout.prompt_ids_BP,
+                rollout.prompt_mask_BP,
+                rollout.token_ids_BT,
+                rollout.token_mask_BT,
+                self.chunk_tokens,
+                plan=self._plan(rollout),
+            )
+
     def _score(self, model: PreTrainedModel, rollout: Rollout) -> Tensor:
+        with self._autocast():
+            return completion_log_prob(
+                model,
+                rollout.prompt_ids_BP,
+                rollout.prompt_mask_BP,
+                rollout.token_ids_BT,
+                rollout.token_mask_BT,
+                self.chunk_tokens,
+                plan=self._plan(rollout),
+            )
+
+    def _plan(self, rollout: Rollout) -> list[Part]:
         if self._planned is None or self._planned[0] is not rollout:
             plan = scoring_plan(
                 self.model,
@@ -254,16 +306,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
                 micro_batch_tokens=self.micro_batch_tokens,
             )
             self._planned = (rollout, plan)
-        with self._autocast():
-            return completion_log_prob(
-                model,
-                rollout.prompt_ids_BP,
-                rollout.prompt_mask_BP,
-                rollout.token_ids_BT,
-                rollout.token_mask_BT,
-                self.chunk_tokens,
-                plan=self._planned[1],
-            )
+        return self._planned[1]
 
     # -- export -----------------------------------------------------------------------------------
 

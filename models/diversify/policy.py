@@ -49,6 +49,36 @@ class Policy(nn.Module, ABC):
     def reference_token_log_prob(self, rollout: Rollout) -> Tensor:
         """Compute `token_log_prob` under the reference policy, without gradient."""
 
+    def token_log_prob_and_entropy(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Compute `token_log_prob` and the entropy of each distribution that a token comes from.
+
+        Both are (B, T) in nats, differentiable, 0 where `token_mask_BT` is False. The entropy is
+        that over all tokens that could have followed.
+
+        Raises:
+            ValueError: if the policy has no such method; only an entropy bonus needs it.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not compute entropies: give it the method "
+            "token_log_prob_and_entropy, or set model.init_args.entropy_bonus to null"
+        )
+
+    def reference_sample(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Sample completions from the reference; arguments as `sample`.
+
+        Raises:
+            ValueError: if the policy has no such method; only a rehearsal needs it.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not sample from its reference: give it the method "
+            "reference_sample, or set model.init_args.rehearsal to null"
+        )
+
     def log_prob(self, rollout: Rollout) -> Tensor:
         """Compute the log-probability of every completion, (B,), differentiable."""
         return self.token_log_prob(rollout).sum(-1)

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # Shapes: B completions, P prompt positions, T completion positions
 
@@ -69,3 +71,45 @@ class Rollout:
             token_log_prob_BT=None if tokens is None else tokens[rows],
             records=[self.records[i] for i in where] if self.records else [],
         )
+
+
+def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+    """Join completions of different calls of `sample`; every part keeps its own groups.
+
+    Groups get new numbers, in the order of the parts: those of the first part stay, and those of
+    each next part follow. Prompts are padded on the left, completions on the right, with token 0.
+    `reference_log_prob_B` and `token_log_prob_BT` are kept if all parts have them.
+    """
+    width = max(part.prompt_ids_BP.shape[1] for part in parts)
+    length = max(part.token_ids_BT.shape[1] for part in parts)
+
+    def left(column_BP: Tensor) -> Tensor:
+        return pad(column_BP, (width - column_BP.shape[1], 0))
+
+    def right(column_BT: Tensor) -> Tensor:
+        return pad(column_BT, (0, length - column_BT.shape[1]))
+
+    def all_of(columns: Sequence[Tensor | None]) -> Tensor | None:
+        known = [column for column in columns if column is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
+
+    groups, first = [], 0
+    for part in parts:
+        groups.append(part.group_B + first)
+        first += int(part.group_B.max()) + 1
+    return Rollout(
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        texts=[text for part in parts for text in part.texts],
+        group_B=torch.cat(groups),
+        prompt_ids_BP=torch.cat([left(part.prompt_ids_BP) for part in parts]),
+        prompt_mask_BP=torch.cat([left(part.prompt_mask_BP) for part in parts]),
+        token_ids_BT=torch.cat([right(part.token_ids_BT) for part in parts]),
+        token_mask_BT=torch.cat([right(part.token_mask_BT) for part in parts]),
+        finished_B=torch.cat([part.finished_B for part in parts]),
+        log_prob_B=torch.cat([part.log_prob_B for part in parts]),
+        reference_log_prob_B=all_of([part.reference_log_prob_B for part in parts]),
+        token_log_prob_BT=all_of(
+            [None if p.token_log_prob_BT is None else right(p.token_log_prob_BT) for p in parts]
+        ),
+        records=[record for part in parts for record in part.records],
+    )

@@ -16,6 +16,8 @@ from triptych.models.linear_nll import (
     at_least_float32,
     float32_output_layer,
     linear_nll,
+    linear_nll_and_entropy,
+    nll_and_entropy,
     output_weight,
 )
 from triptych.models.remember.memory_blocks import value_tables
@@ -69,9 +71,41 @@ def completion_log_prob(
             model, prompt_ids_BP, prompt_mask_BP, token_mask_BT, share_prompts, micro_batch_tokens
         )
     reader = _Reader(model, chunk_tokens)
+    return _negative_scores(reader, prompt_ids_BP, token_ids_BT, plan)[0]
+
+
+def completion_log_prob_and_entropy(
+    model: PreTrainedModel,
+    prompt_ids_BP: Tensor,
+    prompt_mask_BP: Tensor,
+    token_ids_BT: Tensor,
+    token_mask_BT: Tensor,
+    chunk_tokens: int = 1024,
+    plan: list[Part] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Score every sampled token, and compute the entropy of the prediction that it was drawn from.
+
+    Arguments as `completion_log_prob`, and as cheap: the entropy over the vocabulary is computed
+    from the same logits, chunk by chunk.
+
+    Returns:
+        Log-probabilities and entropies, each (B, T) in nats, at least float32, 0 where nothing was
+        sampled; differentiable in the model's parameters.
+    """
+    if plan is None:
+        plan = scoring_plan(model, prompt_ids_BP, prompt_mask_BP, token_mask_BT)
+    reader = _Reader(model, chunk_tokens, with_entropy=True)
+    log_prob_BT, negative_BT = _negative_scores(reader, prompt_ids_BP, token_ids_BT, plan)
+    return log_prob_BT, -negative_BT
+
+
+def _negative_scores(
+    reader: "_Reader", prompt_ids_BP: Tensor, token_ids_BT: Tensor, plan: list[Part]
+) -> Tensor:
+    """Return the negative of what the reader computes of each sampled token: (scores, B, T)."""
     all_ids = torch.cat([prompt_ids_BP, token_ids_BT], 1).flatten()
     targets = token_ids_BT.flatten()
-    nll, places = [], []
+    scores, places = [], []
     for number, part in enumerate(plan):
         if len(plan) > 1:
             # Each part casts the weights anew, so that their gradients add up in float32.
@@ -80,16 +114,16 @@ def completion_log_prob(
         target_N = targets.index_select(0, place_N)
         if number + 1 < len(plan) and torch.is_grad_enabled():
             # In eval mode nothing is random. The backward pass begins with the last part.
-            nll_N = checkpoint(
+            score_N = checkpoint(
                 reader, all_ids, target_N, part, use_reentrant=False, preserve_rng_state=False
             )
         else:
-            nll_N = reader(all_ids, target_N, part)
-        nll.append(nll_N)
+            score_N = reader(all_ids, target_N, part)
+        scores.append(score_N)
         places.append(place_N)
-    nll_N, place_N = torch.cat(nll), torch.cat(places)
-    flat = nll_N.new_zeros(token_ids_BT.numel()).index_copy(0, place_N, -nll_N)
-    return flat.view(token_ids_BT.shape)
+    scores_SN, place_N = torch.cat(scores, -1), torch.cat(places)
+    flat = scores_SN.new_zeros(len(scores_SN), token_ids_BT.numel())
+    return flat.index_copy(1, place_N, -scores_SN).view(-1, *token_ids_BT.shape)
 
 
 def scoring_plan(
@@ -117,9 +151,12 @@ def scoring_plan(
 class _Reader:
     """Reads a part of a batch and scores its sampled tokens."""
 
-    def __init__(self, model: PreTrainedModel, chunk_tokens: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, chunk_tokens: int, with_entropy: bool = False
+    ) -> None:
         self.model = model
         self.chunk_tokens = chunk_tokens
+        self.with_entropy = with_entropy
         self.tables = value_tables(model)
         self.weight_VD = output_weight(model)
 
@@ -129,7 +166,9 @@ class _Reader:
         return [*part.passes] if part.prompts is None else [part.prompts, *part.passes]
 
     def __call__(self, all_ids: Tensor, target_N: Tensor, part: Part) -> Tensor:
-        """Return the negative log-likelihood of the part's sampled tokens.
+        """Return the negative log-likelihood of the part's sampled tokens, and their entropy.
+
+        One row, (1, N), or two with the entropy, (2, N).
 
         Args:
             all_ids: The flattened (B, P + T) ids of prompts and completions.
@@ -142,8 +181,14 @@ class _Reader:
             states = self._read_prompts_once(all_ids, part.prompts, part.passes)
         states_NX = torch.cat(states)
         if self.weight_VD is None:  # X is the vocabulary
-            return cross_entropy(at_least_float32(states_NX), target_N, reduction="none")
-        return linear_nll(states_NX, self.weight_VD, target_N, self.chunk_tokens)
+            logits_NV = at_least_float32(states_NX)
+            if self.with_entropy:
+                return torch.stack(nll_and_entropy(logits_NV, target_N))
+            return cross_entropy(logits_NV, target_N, reduction="none")[None]
+        rest = (self.weight_VD, target_N, self.chunk_tokens)
+        if self.with_entropy:
+            return torch.stack(linear_nll_and_entropy(states_NX, *rest))
+        return linear_nll(states_NX, *rest)[None]
 
     def _read_whole(self, all_ids: Tensor, one: Pass) -> Tensor:
         """Read prompt and completion of every row."""

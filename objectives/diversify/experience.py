@@ -26,6 +26,8 @@ class Experience:
         old_log_prob_BT: Log-probability of every token under the policy that sampled; None until
             it was computed.
         num_updates: Training steps taken on these completions so far.
+        left_out_B: bool; True marks a completion without weight in the loss, though it has a
+            reward; None: none.
     """
 
     rollout: Rollout
@@ -34,6 +36,18 @@ class Experience:
     augmentation: Augmentation | None = None
     old_log_prob_BT: Tensor | None = None
     num_updates: int = 0
+    left_out_B: Tensor | None = None
+
+    def leave_out(self, left_out_B: Tensor) -> None:
+        """Take the weight in the loss from further completions."""
+        before_B = self.left_out_B
+        self.left_out_B = left_out_B if before_B is None else before_B | left_out_B
+
+    def with_weight(self, reward_B: Tensor) -> Tensor:
+        """Return rewards that are nan for completions without weight in the loss."""
+        if self.left_out_B is None:
+            return reward_B
+        return reward_B.masked_fill(self.left_out_B, torch.nan)
 
     @property
     def sampling_gap(self) -> Tensor | None:

@@ -43,6 +43,8 @@ class PolicySamples:
             gradient; None: 1. `Dap` does not need it.
         penalty: KL in the loss, times beta, differentiable: (B, T) is weighted over tokens as the
             loss is, (B,) counts once per completion.
+        scored_reward_B: The reward as it was scored, without KL and MARA; the losses of
+            `triptych.objectives.diversify.rivals` read from it which completions are right.
     """
 
     log_prob_BT: Tensor
@@ -53,6 +55,7 @@ class PolicySamples:
     reference_log_prob_B: Tensor | None = None
     beta: float | None = None
     penalty: Tensor | None = None
+    scored_reward_B: Tensor | None = None
     importance_B: Tensor | None = None
 
     @property
@@ -219,17 +222,20 @@ class Grpo(PolicyLoss):
 
     def __call__(self, samples: PolicySamples) -> LossSum:
         """Return the mean over scored rows, or over their tokens, of the surrogate."""
-        advantage_B = group_advantage(
-            samples.reward_B, samples.group_B, divide_by_std=self.divide_by_group_std
-        )
         return _surrogate(
             samples,
-            advantage_B,
+            self.advantage(samples),
             self.clip_low,
             self.clip_high,
             self.ratio,
             self.token_weighting,
             self.max_tokens,
+        )
+
+    def advantage(self, samples: PolicySamples) -> Tensor:
+        """Compute the advantage of each completion, (B,), nan where scoring failed."""
+        return group_advantage(
+            samples.reward_B, samples.group_B, divide_by_std=self.divide_by_group_std
         )
 
 
@@ -295,7 +301,7 @@ def leave_one_out_advantage(reward_B: Tensor, group_B: Tensor) -> Tensor:
     >>> leave_one_out_advantage(torch.tensor([1.0, 3.0, 8.0]), torch.tensor([0, 0, 1]))
     tensor([-2.,  2.,  0.])
     """
-    sum_B, count_B, _ = _group_moments(reward_B, group_B)
+    sum_B, count_B, _ = group_moments(reward_B, group_B)
     others_B = (sum_B - reward_B) / (count_B - 1).clamp_min(1)
     return torch.where(count_B > 1, reward_B - others_B, reward_B - reward_B)
 
@@ -305,12 +311,12 @@ def group_advantage(reward_B: Tensor, group_B: Tensor, divide_by_std: bool = Tru
 
     The standard deviation is the unbiased one, and 0 for a single row; nan stays nan.
     """
-    sum_B, count_B, std_B = _group_moments(reward_B, group_B)
+    sum_B, count_B, std_B = group_moments(reward_B, group_B)
     centred_B = reward_B - sum_B / count_B.clamp_min(1)
     return centred_B / (std_B + 1e-4) if divide_by_std else centred_B
 
 
-def _group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def group_moments(reward_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute sum, number and standard deviation of the scored rewards of each row's group."""
     first_B = first_of_group(group_B)
     scored_B = ~reward_B.isnan()

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from triptych.cli import main
 
-TIMES = ("samples_per_second", "tokens_per_second")
+TIMES = ("samples_per_second", "tokens_per_second", "_seconds")
 
 
 def two_steps(name: str, precision: str, *words: object) -> dict[str, float]:

@@ -87,19 +87,28 @@ def logged(run: Path) -> dict[str, list[float]]:
     with (run / "metrics.csv").open() as file:
         for row in csv.DictReader(file):
             for key, value in row.items():
-                kept = key.startswith(("train/", "reward/")) and not key.endswith("per_second")
+                kept = key.startswith(("train/", "reward/")) and "second" not in key
                 # A process's own: the standard deviation of its advantages.
                 if kept and value and key != "train/advantage_std":
                     columns.setdefault(key, []).append(float(value))
     return columns
 
 
-def test_two_processes_do_what_one_does(workdir):
+TERMS = {
+    "entropy_bonus": {"coefficient": 0.05, "adaptive": True, "target_nats": 6.0},
+    "rehearsal": {"num_samples": 4, "solved_share": 0.5, "right_reward": 0.2},
+    "group_filter": {"action": "drop"},
+}
+
+
+@pytest.mark.parametrize("further", [{}, TERMS], ids=["plain", "terms"])
+def test_two_processes_do_what_one_does(workdir, further):
     runs = []
     for name, batch_size, hardware in (("one", 4, "cpu.yaml"), ("two", 2, "ddp2_cpu.yaml")):
         sections = language_run(
             reward={"class_path": "tests.distributed.test_policy_optimization.SharesEs"},
             learning_rate=1e-3,
+            **further,
         )
         here = "tests.distributed.test_policy_optimization.SamplesForTwo"
         sections["model"]["class_path"] = here
@@ -114,6 +123,9 @@ def test_two_processes_do_what_one_does(workdir):
     assert set(one) == set(two)
     assert {"train/reward", "train/kl_nats", "train/above_threshold_share"} <= set(one)
     assert 0 < one["reward/failed_samples"][-1] < 6 * 16
+    if further:
+        assert 0 < one["train/rehearsed_prompts_share"][-1] < 1
+        assert one["train/entropy_coefficient"][-1] > 0.05
     for key, values in one.items():
         assert two[key] == pytest.approx(values, rel=1e-3, abs=1e-5), key
     # The KL says how far the policy has gone: the same way, up to the rounding of sums.

@@ -24,14 +24,14 @@ def metrics(run: Path) -> dict[tuple[str, str], str]:
             (row["step"], key): value
             for row in csv.DictReader(file)
             for key, value in row.items()
-            if value and key not in ("step", "epoch", "time") and "per_second" not in key
+            if value and key not in ("step", "epoch", "time") and "second" not in key
         }
 
 
 def last_metrics(run: Path) -> dict[str, float]:
     """The metrics of a run's summary, without its speed."""
     found = json.loads((run / "summary.json").read_text())["metrics"]
-    return {name: value for name, value in found.items() if "per_second" not in name}
+    return {name: value for name, value in found.items() if "second" not in name}
 
 
 def differences(whole: Path, resumed: Path) -> list[str]:

@@ -3,6 +3,7 @@
 The answers stay for the rest of the process, which is there for nothing else (server.py).
 """
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
@@ -47,10 +48,27 @@ class PretendedGenerator(torch.Generator):
         return DEVICE if self._claimed.type == "cuda" else self._claimed
 
 
+class PretendedEvent:
+    """A point in time of a device that has always done everything; no one waits for it."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self._seconds = 0.0
+
+    def record(self, stream: Any = None) -> None:
+        self._seconds = time.perf_counter()
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, end: "PretendedEvent") -> float:
+        return 1000 * (end._seconds - self._seconds)
+
+
 def pretended_cuda() -> AbstractContextManager[Any]:
     """Answer as with one GPU from now on; tensors are made on it in the returned context."""
     answers: dict[str, Any] = {
         "_lazy_init": lambda: None,
+        "Event": PretendedEvent,
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "device_count": lambda: 1,

@@ -151,10 +151,12 @@ class MoleculeOptimization(PolicyOptimization):
         log_prob_BT = None
         if self.experience is None or self._is_used_up(self.experience):
             step = self.trainer.fit_loop.total_batch_idx
-            rollout = self.sample(batch, step)
+            with self.clock("generation"):
+                rollout = self.sample(batch, step)
             if self._world_size == 1:
                 self.reward.begin(rollout)
-            log_prob_BT = self.policy.token_log_prob(rollout)  # while workers score
+            with self.clock("scoring"):
+                log_prob_BT = self.policy.token_log_prob(rollout)  # while workers score
             scored = self.score(rollout)
             filtered = self._filter(scored)
             self.experience, self.replayed = self._augment_both(filtered, self._draw(step))
@@ -166,12 +168,12 @@ class MoleculeOptimization(PolicyOptimization):
             loss = LossSum(loss.total + replayed.total, loss.count + replayed.count, loss.numbers)
         return self._step_loss(loss)
 
-    def sample(self, prompts: Prompts, step: int) -> Rollout:
+    def sample(self, prompts: Prompts, step: int, number: int = 0) -> Rollout:
         """Sample molecules from the start token; the draw follows from seed, step and rank."""
         assert isinstance(self.policy, SmilesPolicy | CausalLMPolicy)
         assert self.policy.tokenizer is not None  # the prior brings it
         start = {"prompt_ids": [self.policy.tokenizer.bos_token_id], "prompt": ""}
-        rollout = super().sample([start] * len(prompts), step)
+        rollout = super().sample([start] * len(prompts), step, number)
         self.generated_samples += len(rollout) * self._world_size
         return rollout
 

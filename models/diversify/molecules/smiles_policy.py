@@ -80,9 +80,28 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
                 f"asked for {num_samples} samples of {len(prompts)} prompts at temperature "
                 f"{temperature}: all three have to be above 0"
             )
+        return self._sample(self.model, prompts, num_samples, generator, temperature)
+
+    def reference_sample(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None = None,
+    ) -> Rollout:
+        """Sample molecules from the reference; arguments as `sample`."""
+        return self._sample(self._reference[0], prompts, num_samples, generator, 1.0)
+
+    def _sample(
+        self,
+        model: SmilesRNN,
+        prompts: Sequence[Mapping[str, Any]],
+        num_samples: int,
+        generator: torch.Generator | None,
+        temperature: float,
+    ) -> Rollout:
         num_rows = len(prompts) * num_samples
         rollout = sample_smiles(
-            self.model, self.tokenizer, num_rows, self.max_new_tokens, generator, temperature
+            model, self.tokenizer, num_rows, self.max_new_tokens, generator, temperature
         )
         groups = torch.arange(len(prompts), device=rollout.group_B.device)
         return replace(
@@ -102,11 +121,26 @@ class SmilesPolicy(PolicyWithReference[SmilesRNN]):
         """Compute `token_log_prob` under the reference policy, without gradient."""
         return self._score(self._reference[0], rollout)
 
+    def token_log_prob_and_entropy(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Compute `token_log_prob` and the entropy over the vocabulary at every sampled token."""
+        log_prob_BTV, order_B = self._read(self.model, rollout)
+        entropy_BT = -(log_prob_BTV.exp() * log_prob_BTV).sum(-1)[order_B.argsort()]
+        found_BT = self._pick(log_prob_BTV, order_B, rollout)
+        return found_BT, entropy_BT.masked_fill(~rollout.token_mask_BT, 0.0)
+
+    def _score(self, model: SmilesRNN, rollout: Rollout) -> Tensor:
+        return self._pick(*self._read(model, rollout), rollout)
+
     @staticmethod
-    def _score(model: SmilesRNN, rollout: Rollout) -> Tensor:
+    def _read(model: SmilesRNN, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Return all log-probabilities, long completions first, and that order."""
         read_BT = torch.cat([rollout.prompt_ids_BP[:, -1:], rollout.token_ids_BT[:, :-1]], 1)
         lengths_B, order_B = rollout.num_tokens.sort(descending=True, stable=True)
         log_prob_BTV: Tensor = model(read_BT[order_B], lengths_B).float().log_softmax(-1)
+        return log_prob_BTV, order_B
+
+    @staticmethod
+    def _pick(log_prob_BTV: Tensor, order_B: Tensor, rollout: Rollout) -> Tensor:
         tokens_BT1 = rollout.token_ids_BT[order_B][..., None]
         found_BT = log_prob_BTV.gather(2, tokens_BT1)[..., 0][order_B.argsort()]
         return found_BT.masked_fill(~rollout.token_mask_BT, 0.0)

@@ -15,7 +15,8 @@ from tests.models.diversify.tiny_policies import (
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig, build_policy
-from triptych.models.lora import LoRAConfig
+from triptych.models.diversify.rollout import join_rollouts
+from triptych.models.lora import LoRAConfig, add_lora
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import load_memory_lm
@@ -107,6 +108,40 @@ def test_training_moves_the_policy_and_not_its_reference(kind, trainable):
     assert torch.equal(made.reference_token_log_prob(rollout), before)
     assert not before.requires_grad
     assert (made.token_log_prob(rollout) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_the_reference_is_sampled_as_it_was_at_the_start(trainable):
+    made = policy() if trainable == "all" else lora_policy()
+    before = sample(made)
+    train_a_little(made, before)
+    drawn = made.reference_sample(PROMPTS, 3, torch.Generator().manual_seed(1))
+    assert list(drawn.texts) == list(before.texts)
+    assert list(sample(made).texts) != list(before.texts)
+    torch.testing.assert_close(drawn.log_prob_B, made.reference_log_prob(drawn), rtol=0, atol=1e-4)
+
+
+def lora_policy() -> CausalLMPolicy:
+    model = tiny_model("llama")
+    add_lora(model, LoRAConfig(rank=4))
+    return CausalLMPolicy(model, 8, tiny_tokenizer())
+
+
+def test_joined_rollouts_score_as_their_parts():
+    made = policy()
+    parts = [sample(made), sample(made, [prompt([4, 9, 9, 8])], seed=2)]
+    joined = join_rollouts(parts)
+    assert joined.group_B.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert list(joined.prompts) == [p for part in parts for p in part.prompts]
+    scores = made.log_prob(joined).detach()
+    torch.testing.assert_close(scores, joined.log_prob_B, rtol=0, atol=1e-4)
+    assert joined.token_log_prob_BT.shape == joined.token_ids_BT.shape
+    assert joined.reference_log_prob_B is None
+    torch.testing.assert_close(scores, torch.cat([made.log_prob(p).detach() for p in parts]))
+    log_prob, entropy = made.token_log_prob_and_entropy(joined)
+    torch.testing.assert_close(log_prob.sum(1).detach(), scores)
+    assert (entropy[joined.token_mask_BT] > 0).all()
+    assert not entropy[~joined.token_mask_BT].any()
 
 
 def test_a_reference_may_be_asked_for_between_forward_and_backward():

@@ -5,7 +5,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.models.diversify.tiny_policies import KINDS, VOCABULARY, tiny_model
-from triptych.models.diversify.scoring import completion_log_prob
+from triptych.models.diversify.scoring import (
+    completion_log_prob,
+    completion_log_prob_and_entropy,
+    scoring_plan,
+)
+from triptych.models.linear_nll import linear_nll, linear_nll_and_entropy
 from triptych.models.lora import LoRAConfig, add_lora
 from triptych.models.remember.values.value_table import ValueTable
 
@@ -194,3 +199,41 @@ def test_logits_of_all_tokens_never_exist():
     assert peak_bytes(score, torch.device("cpu")) < 0.5 * everything
     assert peak_bytes(naive, torch.device("cpu")) > 1.5 * everything
     assert vocabulary > VOCABULARY
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [None, 24])
+def test_entropies_are_those_of_full_logits(model, micro_batch_tokens):
+    """Value and gradient, beside log-probabilities that stay as they are."""
+    batch = packed()
+    prompts, prompt_mask, _, reply_mask = batch
+    plan = scoring_plan(model, prompts, prompt_mask, reply_mask, True, micro_batch_tokens)
+    assert (len(plan) > 1) == (micro_batch_tokens is not None)
+    scores, entropies = completion_log_prob_and_entropy(model, *batch, chunk_tokens=2, plan=plan)
+    ((scores + entropies).sum(1) * WEIGHTS).sum().backward()
+    ours = gradients(model)
+    expected, total = torch.zeros_like(entropies), torch.zeros(())
+    for row, (prompt, reply) in enumerate(ROWS):
+        log_prob = model(input_ids=torch.tensor([prompt + reply]), use_cache=False).logits[0]
+        log_prob = log_prob.log_softmax(-1)[len(prompt) - 1 : len(prompt) + len(reply) - 1]
+        entropy = -(log_prob.exp() * log_prob).sum(-1)
+        expected[row, : len(reply)] = entropy.detach()
+        picked = log_prob[torch.arange(len(reply)), torch.tensor(reply)]
+        total = total + WEIGHTS[row] * (picked.sum() + entropy.sum())
+    torch.testing.assert_close(entropies.detach(), expected, rtol=1e-5, atol=1e-5)
+    alone = completion_log_prob(model, *batch, plan=plan).detach()
+    torch.testing.assert_close(scores.detach(), alone, rtol=1e-5, atol=1e-5)
+    total.backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_fused_entropy_has_the_gradient_of_finite_differences():
+    torch.manual_seed(0)
+    hidden = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 6, 3, 3, 1])
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_nll_and_entropy(h, w, targets, 2), (hidden, weight)
+    )
+    nll, _ = linear_nll_and_entropy(hidden, weight, targets, 2)
+    torch.testing.assert_close(nll, linear_nll(hidden, weight, targets))

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.policy_loss import Grpo, PolicySamples, Rloo
+from triptych.objectives.diversify.rivals.entropy_bonus import EntropyBonus, EntropyControl
 
 PAD, EOS = 0, 1
 # Two prompts of different length, four completions each, of different length; two were cut.
@@ -116,6 +117,17 @@ def token_log_prob(model):
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
+def token_entropy(model):
+    """Entropy of the distribution of each token of each completion: (B, T)."""
+    rows = []
+    for row, completion in enumerate(COMPLETIONS):
+        prompt = PROMPTS[row // 4]
+        logits = model(torch.tensor([prompt + completion])).logits[0]
+        where = torch.arange(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        rows.append(torch.distributions.Categorical(logits=logits[where]).entropy())
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
 def our_samples(base, trainer, kl, old_scale=None):
     log_prob = token_log_prob(trainer.model)
     mask = torch.tensor([[t < len(c) for t in range(log_prob.shape[1])] for c in COMPLETIONS])
@@ -135,10 +147,10 @@ def our_samples(base, trainer, kl, old_scale=None):
     )
 
 
-def assert_equal(trainer, theirs, samples, loss):
+def assert_equal(trainer, theirs, samples, loss, more=0.0):
     trainer.model.zero_grad()
     expected = torch.autograd.grad(theirs, list(trainer.model.parameters()))
-    ours = loss(samples).mean()
+    ours = loss(samples).mean() + more
     got = torch.autograd.grad(ours, list(trainer.model.parameters()))
     assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
     assert max(float(g.abs().max()) for g in expected) > 1e-2  # something to compare
@@ -192,3 +204,48 @@ def test_grpo(base, tmp_path, theirs, ours, weighted, old_scale):
         batch["old_per_token_logps"] = samples.old_log_prob_BT
         assert float(loss(samples).numbers["clipped_share"]) > 0  # the clip is compared too
     assert_equal(trainer, trainer.compute_loss(trainer.model, batch), samples, loss)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "bonus"),
+    [
+        ({"entropy_coef": 0.3}, EntropyBonus(0.3)),
+        # The entropy of this model is between the two targets.
+        (
+            {
+                "entropy_coef": 0.2,
+                "use_adaptive_entropy": True,
+                "entropy_target": 4.0,
+                "entropy_coef_delta": 0.03,
+                "entropy_coef_max": 0.24,
+            },
+            EntropyBonus(0.2, True, 4.0, most_coefficient=0.24, coefficient_step=0.03),
+        ),
+        (
+            {
+                "entropy_coef": 0.02,
+                "use_adaptive_entropy": True,
+                "entropy_target": 0.5,
+                "entropy_coef_delta": 0.015,
+            },
+            EntropyBonus(0.02, True, 0.5, coefficient_step=0.015),
+        ),
+    ],
+    ids=["static", "rises", "falls"],
+)
+def test_entropy_bonus(base, tmp_path, theirs, bonus):
+    """Loss and gradient of three optimizer steps, and the coefficient after each."""
+    trainer, inputs = build_trainer("GRPO", base, tmp_path, loss_type="grpo", **theirs)
+    batch = trainer._generate_and_score_completions(inputs)
+    kl = KlPenalty("k3", "loss", "token", importance_weighted=True)
+    control = EntropyControl(bonus)
+    for _ in range(3):
+        samples = our_samples(base, trainer, kl)
+        term = control.term(token_entropy(trainer.model), samples.token_mask_BT)
+        applied = control.applied
+        loss = trainer.compute_loss(trainer.model, batch)
+        assert_equal(trainer, loss, samples, Grpo(), term.mean())
+        mean = token_entropy(trainer.model).masked_fill(~samples.token_mask_BT, 0.0).sum()
+        control.end_step(float(mean / samples.token_mask_BT.sum()))
+        assert control.coefficient == pytest.approx(trainer.entropy_coef, abs=1e-9)
+    assert applied == (0.0 if bonus.target_nats == 0.5 else pytest.approx(control.coefficient))
