@@ -37,7 +37,7 @@ from triptych.objectives.diversify.kl import KlPenalty
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, PolicySamples, Rloo
 from triptych.objectives.rewards.base import Reward, Scores
-from triptych.protocols import HasTokenizer
+from triptych.protocols import HasPrompts, HasTokenizer
 
 # Shapes: B completions, T completion positions
 
@@ -337,7 +337,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         """Pass the data's tokenizer and the trainer's precision to the policy.
 
         Raises:
-            ValueError: if the strategy shards the policy, or settings contradict each other.
+            ValueError: if the strategy shards the policy, settings contradict each other, or
+                prompts do not fit into the model's context.
         """
         refuse_sharded(self.trainer, "PolicyOptimization samples from whole models")
         if self.updates_per_rollout > 1 and self.trainer.accumulate_grad_batches > 1:
@@ -353,6 +354,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
         if isinstance(self.policy, CausalLMPolicy):
             on_accelerator = not isinstance(self.trainer.accelerator, CPUAccelerator)
             self.policy.use_autocast(str(self.trainer.precision), on_accelerator)
+            if isinstance(data, HasPrompts):
+                self.policy.refuse_long_prompts(data.prompts)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""
