@@ -8,6 +8,7 @@ from typing import Any, Literal
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from triptych.models.adapter_folder import load_causal_lm
 from triptych.models.gradient_checkpointing import checkpoint_blocks
 from triptych.models.pretrained_source import pretrained_source
 
@@ -37,7 +38,7 @@ class BaseLMConfig:
             `flash_attention_2`, `flash_attention_3` or another name that it knows. Null: its
             default, which is `sdpa` in most families.
         pretrained: Hub name, folder, GGUF file or `smollm2` to load instead (`pretrained_source`);
-            the sizes above are then ignored.
+            the sizes above are then ignored. An adapter of PEFT is merged into its base.
         pretrained_dtype: Precision to load it in; null: that of its files. What learns becomes
             float32 in any case.
         gradient_checkpointing: Keep only the inputs of decoder blocks for the backward pass, which
@@ -150,9 +151,7 @@ def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
         return built
     source = pretrained_source(base.pretrained)
     with _explained(base):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=base.pretrained_dtype or "auto", **attention
-        )
+        model = load_causal_lm(source, dtype=base.pretrained_dtype or "auto", **attention)
     held = model.config.vocab_size
     if vocab_size > held:
         raise ValueError(

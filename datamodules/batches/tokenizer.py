@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from triptych.models.adapter_folder import tokenizer_source
 from triptych.models.chat_form import ChatForm
 from triptych.models.disk_cache import build_once
 from triptych.models.pretrained_source import pretrained_source
@@ -231,7 +232,7 @@ def _load(path: str) -> PreTrainedTokenizerFast:
             vocabulary = tokenizer.get_vocab()
             tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
         else:
-            source = pretrained_source(path)
+            source = tokenizer_source(pretrained_source(path))
             register_family_of(source)
             tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:

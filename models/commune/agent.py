@@ -16,13 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from triptych.models.adapter_folder import load_causal_lm, tokenizer_source
 from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent_state import StateConfig, pool_states
 from triptych.models.end_tokens import end_tokens
@@ -283,8 +279,8 @@ def load_agent(
     """
     place = pretrained_source(pretrained)
     with no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
-    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
+        model = load_causal_lm(place, dtype=dtype or "auto")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(place), padding_side="left")
     chat_form.fix(tokenizer)
     return Agent(model, tokenizer, source=pretrained, chat_form=chat_form)
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from triptych.callbacks.exporting.asking_form import TRAINING_TEMPLATE, num_positions
+from triptych.models.adapter_folder import tokenizer_source
 from triptych.models.end_tokens import end_tokens
 from triptych.models.generation import generate_plainly
 from triptych.models.remember.memory_lm import load_memory_lm
@@ -154,7 +155,7 @@ class AskedModel:
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
+            tokenizer_source(str(folder)), local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"the model in {folder} has no tokenizer that can be loaded") from error
