@@ -112,7 +112,17 @@ def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attent
 
 
 def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the `state_dict` with the adapters merged; the model does not change."""
+    """Return the `state_dict` with the adapters merged; the model does not change.
+
+    Raises:
+        ValueError: if the model is quantised.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        raise ValueError(
+            "the model is quantised (base.quantization), so its adapters cannot be merged without "
+            "a loss: export them alone (export.merge_adapters: false), then load them on the "
+            "model in full precision"
+        )
     merged = {
         f"{name}.weight": _merged_weight(layer, model.dtype)
         for name, layer in _adapted_layers(model).items()

@@ -14,6 +14,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from triptych.lit_modules.adapter_checkpoints import leave_base_out, put_base_back
 from triptych.lit_modules.diversify.experience_log import ExperienceLog
 from triptych.lit_modules.diversify.policy_evaluation import PolicyEvaluation
 from triptych.lit_modules.optimization import (
@@ -385,7 +386,9 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
             self.experience_log.warn_of_threshold()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the counts."""
+        """Save the counts; of a model with adapters, keep what learns."""
+        if isinstance(self.policy, CausalLMPolicy):
+            leave_base_out(checkpoint, self.policy.model, "policy.model.")
         checkpoint["policy_optimization"] = {
             "experience_log": self.experience_log.state_dict(),
             "start_numbers": self.start_numbers,
@@ -393,6 +396,8 @@ class PolicyOptimization(ClipsValuesApart, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counts."""
+        if isinstance(self.policy, CausalLMPolicy):
+            put_base_back(checkpoint, self.policy.model, "policy.model.")
         state = checkpoint["policy_optimization"]
         self.experience_log.load_state_dict(state["experience_log"])
         self.start_numbers = state["start_numbers"]
