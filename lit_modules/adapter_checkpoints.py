@@ -73,13 +73,18 @@ def _fingerprint(model: nn.Module) -> str:
     """Hash the frozen weights as float32; they do not change, so it is computed once.
 
     Their precision does not count: frozen matrices are narrowed under bf16-mixed if nothing is lost
-    by it (`narrow_frozen`).
+    by it (`narrow_frozen`). Of a quantised model, what is not quantised counts: kernels may lay the
+    rest out anew.
     """
     known: str | None = getattr(model, _KEPT, None)
     if known is None:
         digest, state = hashlib.sha256(), model.state_dict()
+        is_quantised = getattr(model, "is_loaded_in_4bit", False)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         for name in _frozen(model):
             tensor = state[name].detach().cpu()
+            if is_quantised and not (name in parameters and tensor.is_floating_point()):
+                continue
             values = tensor.float() if tensor.is_floating_point() else tensor
             digest.update(f"{name} {tuple(values.shape)}".encode())
             digest.update(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)

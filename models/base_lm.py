@@ -21,6 +21,8 @@ from triptych.models.pretrained_source import pretrained_source
 
 # Options that a family's config names differently from most of transformers.
 _FAMILY_NAMES = {"gpt2": {"intermediate_size": "n_inner"}}
+# Of bitsandbytes, on CPUs: a product without a backward pass, chosen in eval mode.
+_INFERENCE_KERNEL = "support_avx512bf16_for_cpu"
 _DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 
@@ -170,6 +172,9 @@ def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
         attention["quantization_config"] = _in_four_bits(base)
     with _explained(base):
         model = load_causal_lm(source, dtype=base.pretrained_dtype or "auto", **attention)
+    for module in model.modules():
+        if hasattr(module, _INFERENCE_KERNEL):
+            setattr(module, _INFERENCE_KERNEL, False)
     held = model.config.vocab_size
     if vocab_size > held:
         raise ValueError(

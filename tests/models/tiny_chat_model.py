@@ -21,7 +21,11 @@ def chat_tokenizer(smollm2: str, **settings: Any) -> PreTrainedTokenizerFast:
 
 
 def tiny_chat_folder(
-    folder: Path, smollm2: str, tokenizer: dict[str, Any] | None = None, **generation: Any
+    folder: Path,
+    smollm2: str,
+    tokenizer: dict[str, Any] | None = None,
+    width: int = 16,
+    **generation: Any,
 ) -> str:
     """Write the folder and return its name.
 
@@ -29,14 +33,15 @@ def tiny_chat_folder(
         folder: The folder.
         smollm2: Where the tokenizer comes from.
         tokenizer: Settings of the tokenizer, such as `eos_token`.
+        width: Of the hidden states.
         generation: What its `generation_config.json` holds.
     """
     own = chat_tokenizer(smollm2, **(tokenizer or {}))
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(own),
-        hidden_size=16,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
