@@ -6,14 +6,25 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from lightning.pytorch import Callback, seed_everything
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import run_in
+from tests.distributed.test_policy_optimization import joined
 from tests.lit_modules.diversify.test_policy_optimization import columns, language_run
+from tests.lit_modules.diversify.tiny_prompts import trainer
 from tests.models.tiny_chat_model import TEXT_END, TURN_END, tiny_chat_folder
 from triptych.commands.asked_model import AskedModel
+from triptych.datamodules.batches.tokenizer import TokenizerConfig
+from triptych.datamodules.diversify.chat_prompts import ChatPrompts, PromptsConfig
+from triptych.datamodules.sources.records import RecordSource
+from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization
 from triptych.models.adapter_folder import load_causal_lm
+from triptych.models.base_lm import BaseLMConfig
+from triptych.models.diversify.causal_lm_policy_config import CausalLMPolicyConfig
 from triptych.models.remember.memory_lm import load_memory_lm
+from triptych.objectives.diversify.mara import Mara
+from triptych.objectives.rewards.length_window import LengthWindow
 
 SYSTEM = "Answer with one word."
 QUESTIONS = ["Name a fruit.", "Name a colour, please.", "Say 1 or 2.", "Wie heißt die Hauptstadt?"]
@@ -171,3 +182,50 @@ def test_prompts_that_cannot_fit_are_found_before_the_first_step(folder: Path, s
     with pytest.raises(ValueError, match=message):
         run_in(folder, "--run_dir", "long", *STEPS, **wrong)
     assert not (folder / "long" / "metrics.csv").exists()
+
+
+class Gradients(Callback):
+    """The gradient of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.steps: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        parameters = [p for p in pl_module.policy.parameters() if p.requires_grad]
+        self.steps.append(torch.cat([p.grad.flatten() for p in parameters]))
+
+
+class SamplesInParts(PolicyOptimization):
+    """Draws for each pair of prompts what an accumulating run draws for a batch of two."""
+
+    def sample(self, prompts, step):
+        parts = len(prompts) // 2
+        rollouts = [
+            super(SamplesInParts, self).sample(prompts[2 * i : 2 * i + 2], step * parts + i)
+            for i in range(parts)
+        ]
+        return rollouts[0] if parts == 1 else joined(*rollouts)
+
+
+def test_accumulation_is_one_batch(folder: Path):
+    gradients = []
+    for batch_size, accumulated in ((4, 1), (2, 2)):
+        kept = Gradients()
+        data = ChatPrompts(
+            PromptsConfig(RecordSource(str(folder / "prompts.jsonl")), held_out_share=0.0),
+            tokenizer=TokenizerConfig(str(folder / "base"), system_prompt=SYSTEM),
+            batch_size=batch_size,
+        )
+        policy = CausalLMPolicyConfig(
+            base=BaseLMConfig(pretrained=str(folder / "base")), trainable="lora", max_new_tokens=6
+        )
+        seed_everything(3, verbose=False)
+        module = SamplesInParts(
+            49_152, LengthWindow(1, 30, 60), policy=policy, mara=Mara(threshold=0.5), num_samples=4
+        )
+        options = {"accumulate_grad_batches": accumulated, "max_steps": 1}
+        trainer(folder, kept, **options).fit(module, data)
+        gradients.append(kept.steps[0])
+    one, two = gradients
+    assert one.norm() > 1e-3
+    assert (one - two).norm() <= 1e-6 * one.norm()
