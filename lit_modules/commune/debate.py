@@ -213,7 +213,9 @@ class Debate:
 
 def end_mask(ids_BT: Tensor, agent: Agent) -> Tensor:
     """Return a mask that is True up to and including the first end token of each reply."""
-    is_end_BT = torch.isin(ids_BT, torch.tensor(agent.end_ids, device=ids_BT.device))
+    is_end_BT = torch.isin(
+        ids_BT, torch.tensor(agent.end_ids, device=ids_BT.device, dtype=torch.int64)
+    )
     earlier_BT = is_end_BT.cumsum(1) - is_end_BT.long()
     return earlier_BT == 0
 

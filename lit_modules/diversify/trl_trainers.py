@@ -54,7 +54,7 @@ class _WithMara(_Base):
         self.mara = mara
         self._reference_BT: Tensor | None = None
         self._refuse_settings()
-        self.reward_weights = torch.cat([self.reward_weights, torch.ones(1)])
+        self.reward_weights = torch.cat([self.reward_weights, self.reward_weights.new_ones(1)])
 
     def _refuse_settings(self) -> None:
         args: Any = self.args
@@ -137,14 +137,16 @@ class _WithMara(_Base):
                 "log-probabilities before the rewards: this version of trl is not one that "
                 "MaraRLOOTrainer and MaraGRPOTrainer were tested with (1.16)"
             )
-        length_B = torch.tensor(lengths, device=reference_BT.device)
+        length_B = torch.tensor(lengths, device=reference_BT.device, dtype=torch.int64)
         mask_BT = torch.arange(reference_BT.shape[1], device=length_B.device) < length_B[:, None]
         reference_B = reference_BT.masked_fill(~mask_BT, 0.0).sum(1)
         if self.mask_truncated_completions:
             # TRL masks them, so their log-probabilities are no numbers to compare with.
             ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
             is_cut = [ids[-1] not in ends for ids in completion_ids_list]
-            reference_B[torch.tensor(is_cut, device=reference_B.device)] = torch.nan
+            reference_B[torch.tensor(is_cut, device=reference_B.device, dtype=torch.bool)] = (
+                torch.nan
+            )
         return gather(reference_B), gather(length_B)
 
 
