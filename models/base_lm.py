@@ -1,18 +1,28 @@
 """A causal language model of any transformers architecture, built or loaded."""
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
+from triptych.models.adapter_folder import load_causal_lm
 from triptych.models.gradient_checkpointing import checkpoint_blocks
 from triptych.models.pretrained_source import pretrained_source
 
 # Options that a family's config names differently from most of transformers.
 _FAMILY_NAMES = {"gpt2": {"intermediate_size": "n_inner"}}
+# Of bitsandbytes, on CPUs: a product without a backward pass, chosen in eval mode.
+_INFERENCE_KERNEL = "support_avx512bf16_for_cpu"
 _DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop")
 
 
@@ -37,15 +47,18 @@ class BaseLMConfig:
             `flash_attention_2`, `flash_attention_3` or another name that it knows. Null: its
             default, which is `sdpa` in most families.
         pretrained: Hub name, folder, GGUF file or `smollm2` to load instead (`pretrained_source`);
-            the sizes above are then ignored.
+            the sizes above are then ignored. An adapter of PEFT is merged into its base.
         pretrained_dtype: Precision to load it in; null: that of its files. What learns becomes
             float32 in any case.
+        quantization: `nf4` loads the matrices of linear layers in 4 bits by bitsandbytes, for
+            `trainable: lora` (QLoRA, 2305.14314); it computes in `pretrained_dtype`, else bfloat16.
+            Needs `pretrained`.
         gradient_checkpointing: Keep only the inputs of decoder blocks for the backward pass, which
             computes the rest again: far less memory, up to a third more time
             (`triptych.models.gradient_checkpointing`).
 
     Raises:
-        ValueError: if heads do not divide.
+        ValueError: if heads do not divide, or there is nothing to quantise.
     """
 
     family: str = "llama"
@@ -61,9 +74,15 @@ class BaseLMConfig:
     attn_implementation: str | None = None
     pretrained: str | None = None
     pretrained_dtype: Literal["float32", "bfloat16"] | None = None
+    quantization: Literal["nf4"] | None = None
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        if self.quantization is not None and self.pretrained is None:
+            raise ValueError(
+                f"base.quantization is {self.quantization}, but a model built from sizes has no "
+                "weights worth keeping: set base.pretrained, or leave it out"
+            )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"base.num_heads={self.num_heads} does not divide base.hidden_size="
@@ -140,7 +159,7 @@ def build_base_lm(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
 
 
 def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
-    attention = {}
+    attention: dict[str, Any] = {}
     if base.attn_implementation is not None:
         attention["attn_implementation"] = base.attn_implementation
     if base.pretrained is None:
@@ -149,10 +168,13 @@ def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
             built: PreTrainedModel = AutoModelForCausalLM.from_config(config, **attention)
         return built
     source = pretrained_source(base.pretrained)
+    if base.quantization is not None:
+        attention["quantization_config"] = _in_four_bits(base)
     with _explained(base):
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=base.pretrained_dtype or "auto", **attention
-        )
+        model = load_causal_lm(source, dtype=base.pretrained_dtype or "auto", **attention)
+    for module in model.modules():
+        if hasattr(module, _INFERENCE_KERNEL):
+            setattr(module, _INFERENCE_KERNEL, False)
     held = model.config.vocab_size
     if vocab_size > held:
         raise ValueError(
@@ -160,6 +182,20 @@ def _built_or_loaded(base: BaseLMConfig, vocab_size: int) -> PreTrainedModel:
             f"that model's own tokenizer (data.init_args.tokenizer.path={base.pretrained})"
         )
     return model
+
+
+def _in_four_bits(base: BaseLMConfig) -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModuleNotFoundError(
+            "base.quantization is nf4, which the package bitsandbytes does: pip install "
+            "bitsandbytes, or leave base.quantization out"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=base.pretrained_dtype or "bfloat16",
+    )
 
 
 @contextmanager

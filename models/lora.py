@@ -1,6 +1,7 @@
 """Low-rank adapters (LoRA, 2106.09685) by peft, put into a model in place.
 
     add_lora(model, config)        W x  ->  W x + (alpha / rank) B A x,  W frozen, B = 0
+    adapter_state_dict(model)      A and B under the names that PEFT gives them
     merged_state_dict(model)       the plain model's weights, W + (alpha / rank) B A
     merge_lora(model)              the plain model again
     with adapters_off(model): ...  W x, to the bit
@@ -8,6 +9,7 @@
 peft is imported on first use: the import takes seconds, and most runs have no adapters.
 """
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,9 @@ from transformers.pytorch_utils import Conv1D
 from triptych.models.weight_precision import widen_trainable
 
 _ADAPTER = "default"  # peft's name
+_LORA = ".lora_"
 _BASE = ".base_layer."
+_MARK = "_has_triptych_adapters"  # others set `peft_config` too
 
 
 @dataclass
@@ -79,6 +83,7 @@ def add_lora(model: PreTrainedModel, config: LoRAConfig) -> None:
     with warnings.catch_warnings():  # peft corrects for GPT-2's transposed matrices, with a warning
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to")
         inject_adapter_in_model(settings, model, _ADAPTER)
+    setattr(model, _MARK, True)
     widen_trainable(model)  # peft gives adapters the dtype of the weights beside them
 
 
@@ -107,14 +112,24 @@ def target_layers(model: PreTrainedModel, targets: Literal["all_linear", "attent
 
 
 def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the `state_dict` with the adapters merged; the model does not change."""
+    """Return the `state_dict` with the adapters merged; the model does not change.
+
+    Raises:
+        ValueError: if the model is quantised.
+    """
+    if getattr(model, "is_loaded_in_4bit", False):
+        raise ValueError(
+            "the model is quantised (base.quantization), so its adapters cannot be merged without "
+            "a loss: export them alone (export.merge_adapters: false), then load them on the "
+            "model in full precision"
+        )
     merged = {
         f"{name}.weight": _merged_weight(layer, model.dtype)
         for name, layer in _adapted_layers(model).items()
     }
     state = {}
     for name, tensor in model.state_dict().items():
-        if ".lora_" not in name:
+        if _LORA not in name:
             name = name.replace(_BASE, ".")
             state[name] = merged.get(name, tensor)
     return state
@@ -129,11 +144,47 @@ def merge_lora(model: PreTrainedModel) -> None:
         setattr(model.get_submodule(parent), child, base)
     if hasattr(model, "peft_config"):
         del model.peft_config
+    setattr(model, _MARK, False)
 
 
 def has_adapters(model: nn.Module) -> bool:
     """Return whether the model has adapters from `add_lora` that are not merged yet."""
-    return hasattr(model, "peft_config")
+    return bool(getattr(model, _MARK, False))
+
+
+def only_adapters_learn(model: nn.Module) -> bool:
+    """Return whether the model has adapters from `add_lora` and everything else is frozen."""
+    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return has_adapters(model) and all(_LORA in name for name in learns)
+
+
+def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapters under the names that PEFT gives them in its files, on the CPU."""
+    return {
+        f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if _LORA in name
+    }
+
+
+def adapter_settings(model: PreTrainedModel) -> Any:
+    """Return peft's `LoraConfig` of the adapters, for its `adapter_config.json`."""
+    from peft import TaskType
+
+    undeclared: Any = model
+    settings = copy.deepcopy(undeclared.peft_config[_ADAPTER])
+    settings.task_type, settings.inference_mode = TaskType.CAUSAL_LM, True
+    names = set(_adapted_layers(model))
+    # Last parts of names are what people write, if they mean the same layers.
+    parts = {name.rpartition(".")[2] for name in names}
+    linear = {
+        name.replace(_BASE.rstrip("."), "")
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and _LORA not in name
+    }
+    meant = {name for name in linear if name.rpartition(".")[2] in parts}
+    settings.target_modules = sorted(parts if meant == names else names)
+    return settings
 
 
 @contextmanager

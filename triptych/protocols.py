@@ -326,6 +326,18 @@ class HasChatTemplate(Protocol, metaclass=_ByName):
 
 
 @runtime_checkable
+class HasPrompts(Protocol, metaclass=_ByName):
+    """A datamodule that knows all prompts before training.
+
+    `PolicyOptimization` checks their lengths before the first step.
+    """
+
+    @property
+    def prompts(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Rows with `prompt_ids`, by the name of their set."""
+
+
+@runtime_checkable
 class HasVocabulary(Protocol, metaclass=_ByName):
     """A datamodule of token ids.
 

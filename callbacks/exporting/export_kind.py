@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from triptych.models.adapter_folder import is_adapter_folder
 from triptych.models.commune.agents import AGENTS_FILE
 from triptych.models.commune.thought_system import SYSTEM_FILE
 from triptych.models.diversify.molecules.smiles_rnn import is_smiles_rnn
@@ -22,7 +23,8 @@ def kind_of_export(folder: Path) -> ExportKind:
         return "agents"
     if is_smiles_rnn(folder) or _unknown_token(folder) == _SMILES_UNKNOWN:
         return "molecules"
-    return "text" if (folder / "config.json").is_file() else "other"
+    is_text = (folder / "config.json").is_file() or is_adapter_folder(folder)
+    return "text" if is_text else "other"
 
 
 def _unknown_token(folder: Path) -> str | None:

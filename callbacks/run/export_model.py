@@ -31,6 +31,7 @@ from triptych.callbacks.trainer_parts import (
     datamodule_of,
     num_dry_run_batches,
 )
+from triptych.models.adapter_folder import named_base, save_adapter
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.sharding import gathered_state_dict, is_sharded
 from triptych.protocols import (
@@ -61,16 +62,25 @@ class ExportModel(Callback):
             run has ended. If that fails, the run still succeeds, and a warning has the command
             that uploads it later.
         private: Whether a new repository on the hub is private.
+        merge_adapters: Save a model with adapters (LoRA) as a plain model, with the adapters
+            merged. By default the folder holds the adapters alone, as PEFT writes them, and names
+            the base model; where the base is in no folder and on no hub, they are merged.
 
     Raises:
         ValueError: if the hub would refuse the name.
     """
 
-    def __init__(self, push_to_hub: str | None = None, private: bool = False) -> None:
+    def __init__(
+        self,
+        push_to_hub: str | None = None,
+        private: bool = False,
+        merge_adapters: bool = False,
+    ) -> None:
         if push_to_hub is not None:
             check_repository_name(push_to_hub)
         self.push_to_hub = push_to_hub
         self.private = private
+        self.merge_adapters = merge_adapters
         self._best_score: float | None = None
 
     @property
@@ -145,6 +155,7 @@ class ExportModel(Callback):
         if model is None:
             return
         options: dict[str, Any] = {}
+        adapted = None if self.merge_adapters else _with_named_base(model)
         if isinstance(model, nn.Module) and is_sharded(model):  # every rank takes part
             options["state_dict"] = gathered_state_dict(model, trainer.is_global_zero)
         elif isinstance(
@@ -152,12 +163,15 @@ class ExportModel(Callback):
         ):  # gathers the shards: every rank takes part
             state = trainer.strategy.lightning_module_state_dict()
             options["state_dict"] = {name.removeprefix("model."): t for name, t in state.items()}
-        elif isinstance(pl_module, Exports):
+        elif adapted is None and isinstance(pl_module, Exports):
             options["state_dict"] = pl_module.export_state_dict()
         if trainer.is_global_zero:
             with atomic_folder(Path(trainer.default_root_dir) / "export") as folder:
-                with no_progress_bars():
-                    model.save_pretrained(folder, **options)
+                if adapted is not None:
+                    save_adapter(adapted, folder)
+                else:
+                    with no_progress_bars():
+                        model.save_pretrained(folder, **options)
                 tokenizer = _save_tokenizer(trainer, pl_module, folder)
                 self._save_card(trainer, pl_module, folder, tokenizer)
                 for callback in callbacks_of(trainer):
@@ -223,6 +237,12 @@ def _config(pl_module: LightningModule) -> Any:
     """Return the config of the module's language model; None for other models."""
     model = pl_module.model if isinstance(pl_module, HoldsModel) else None
     return model.config if isinstance(model, PreTrainedModel) else None
+
+
+def _with_named_base(model: SavesPretrained) -> PreTrainedModel | None:
+    """Return the model if its adapters can be saved alone."""
+    is_adapted = isinstance(model, PreTrainedModel) and named_base(model) is not None
+    return model if is_adapted and isinstance(model, PreTrainedModel) else None
 
 
 def _first_line(error: Exception) -> str:

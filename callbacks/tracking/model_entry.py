@@ -105,7 +105,7 @@ def describe(run_dir: Path, folder: Path, record: Content) -> str:
             f"```\n--model.init_args.init_from {folder / EXPORT}\n```",
             "",
         ]
-    if (run_dir / EXPORT / "config.json").is_file():
+    if any((run_dir / EXPORT / file).is_file() for file in ("config.json", "adapter_config.json")):
         lines += [
             "Load the model:",
             "",

@@ -19,6 +19,7 @@ from triptych.datamodules.batches.chat_template import (
     encode_prompts,
 )
 from triptych.datamodules.batches.cut_tokens import encode_within
+from triptych.models.end_tokens import turn_end
 
 Form = Literal["auto", "chat", "plain"]
 
@@ -102,17 +103,3 @@ def _split(
         return Chat(prompt, after[: ends[0]], [after[ends[0]]])
     # The template writes a past reply in another way than one to come.
     return Chat(prompt, encode_within(tokenizer, reply), [turn_end(tokenizer)])
-
-
-def turn_end(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Return the token that ends a reply in the tokenizer's chat template; EOS if it has none."""
-    eos: int = tokenizer.eos_token_id
-    if default_template(tokenizer) in (None, PLAIN_TEMPLATE):
-        return eos
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    whole = encode_conversation(tokenizer, messages)
-    letter = encode_within(tokenizer, "y")[-1]
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-    last = max((place for place, token in enumerate(whole) if token == letter), default=len(whole))
-    return next((token for token in whole[last + 1 :] if token in special), eos)

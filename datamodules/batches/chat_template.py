@@ -18,6 +18,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.tokenizer import document_start, encode_texts
+from triptych.models.end_tokens import turn_end
 
 #: The plain template in the language of transformers, for the tokenizers of exports.
 PLAIN_TEMPLATE = (
@@ -85,8 +86,9 @@ def encode_conversation(
 
 
 def encode_replies(tokenizer: PreTrainedTokenizerFast, replies: Sequence[str]) -> list[list[int]]:
-    """Tokenise replies, each with a final EOS."""
-    return [[*ids, tokenizer.eos_token_id] for ids in encode_texts(tokenizer, replies)]
+    """Tokenise replies, each with the token that ends a turn of the chat template, or EOS."""
+    end = turn_end(tokenizer)
+    return [[*ids, end] for ids in encode_texts(tokenizer, replies)]
 
 
 @contextmanager

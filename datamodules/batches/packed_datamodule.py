@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -187,7 +187,9 @@ class PackedDataModule(LightningDataModule):
     def fingerprint(self) -> str:
         """Hash everything that determines the rows: contents, tokenizer, settings (sha256)."""
         tokenizer = self.tokenizer.backend_tokenizer.to_str()
-        settings = [self.shares, self.context_length, self.seed, tokenizer]
+        settings: list[Any] = [self.shares, self.context_length, self.seed, tokenizer]
+        form = self._tokenizer_config.chat_form
+        settings += [asdict(form)] if form else []
         return _hash([self._parts_fingerprint, *settings])
 
     def prepare_data(self) -> None:

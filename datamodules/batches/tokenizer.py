@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from jsonargparse.typing import PositiveInt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from triptych.models.adapter_folder import tokenizer_source
+from triptych.models.chat_form import ChatForm
 from triptych.models.disk_cache import build_once
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.remember.memory_config_family import register_family_of
@@ -33,11 +35,22 @@ class TokenizerConfig:
             text may give a smaller one.
         max_training_bytes: Train on at most this many UTF-8 bytes, divided evenly among the
             sources.
+        template_args: Values of the chat template's own variables, such as `enable_thinking: false`
+            for Qwen3. Exports keep them.
+        system_prompt: System message before every conversation that has none; null: what the chat
+            template itself does. Exports keep it.
     """
 
     path: str = "train"
     vocab_size: PositiveInt = 4096
     max_training_bytes: PositiveInt = 20_000_000
+    template_args: dict[str, Any] = field(default_factory=dict)
+    system_prompt: str | None = None
+
+    @property
+    def chat_form(self) -> ChatForm:
+        """What is fixed in the chat template."""
+        return ChatForm(self.template_args, self.system_prompt)
 
 
 def build_tokenizer(
@@ -60,7 +73,8 @@ def build_tokenizer(
 
     Raises:
         ValueError: if there is no text to train on, `vocab_size` is below 259 (three special
-            tokens and all bytes), or a loaded tokenizer lacks an EOS or a fast implementation.
+            tokens and all bytes), a loaded tokenizer lacks an EOS or a fast implementation, or its
+            chat template cannot take `template_args` or `system_prompt`.
     """
     if config.path == "train":
         if config.vocab_size < NUM_BYTES + 3:
@@ -68,7 +82,10 @@ def build_tokenizer(
                 f"tokenizer.vocab_size is {config.vocab_size}: byte-level BPE needs at least "
                 f"{NUM_BYTES + 3} entries (every byte, and {BOS}, {EOS}, {PAD})"
             )
-        key = hashlib.sha256(json.dumps([asdict(config), fingerprint]).encode()).hexdigest()[:16]
+        settings = {
+            name: getattr(config, name) for name in ("path", "vocab_size", "max_training_bytes")
+        }
+        key = hashlib.sha256(json.dumps([settings, fingerprint]).encode()).hexdigest()[:16]
         folder = build_once(
             cache_dir / "tokenizers" / key,
             lambda unfinished: train_bpe(config, texts()).save_pretrained(str(unfinished)),
@@ -76,6 +93,7 @@ def build_tokenizer(
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(str(folder))
     else:
         tokenizer = _load(config.path)
+    config.chat_form.fix(tokenizer)
     tokenizer.padding_side = "left"
     tokenizer.split_special_tokens = True
     tokenizer.backend_tokenizer.encode_special_tokens = True
@@ -214,7 +232,7 @@ def _load(path: str) -> PreTrainedTokenizerFast:
             vocabulary = tokenizer.get_vocab()
             tokenizer.eos_token = next((name for name in KNOWN_EOS if name in vocabulary), None)
         else:
-            source = pretrained_source(path)
+            source = tokenizer_source(pretrained_source(path))
             register_family_of(source)
             tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
+from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.chat_template import PLAIN_TEMPLATE, encode_prompts, plain_text
 from triptych.datamodules.batches.evaluation_loader import Evaluation
@@ -107,6 +108,10 @@ class PromptsPart(DataPart):
         self._source = locate(config.source, data_dir)
         self._embedded = embedded_set(config.source, EMBEDDED_PROMPTS)
         self._made: tuple[RowFormat, dict[str, list[PromptRow]]] | None = None
+
+    def asked_in(self, tokenizer: PreTrainedTokenizerFast) -> str | None:
+        """Return the plain form; None if the tokenizer has a chat template, which is used."""
+        return self.chat_template if tokenizer.chat_template is None else None
 
     def fingerprint(self) -> str:
         """Hash the rows and everything that determines the training prompts."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
+from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.chat_template import (
     PLAIN_TEMPLATE,
@@ -96,6 +97,10 @@ class RepliesPart(DataPart):
         self._source = locate(config.source, data_dir)
         self._embedded = embedded_set(config.source, EMBEDDED_REPLIES)
         self._made: tuple[RowFormat, list[TaughtPrompt], list[TaughtPrompt]] | None = None
+
+    def asked_in(self, tokenizer: PreTrainedTokenizerFast) -> str | None:
+        """Return the plain form; None if the tokenizer has a chat template, which is used."""
+        return self.chat_template if tokenizer.chat_template is None else None
 
     def fingerprint(self) -> str:
         """Hash the rows and the settings that determine the taught replies."""

@@ -184,7 +184,7 @@ def own_copies(agents: Agents) -> Agents:
     copies = []
     for agent in agents:
         model = copy.deepcopy(agent.model).requires_grad_(True)
-        copies.append(Agent(model, agent.own_tokenizer, frozen=False))
+        copies.append(Agent(model, agent.own_tokenizer, frozen=False, chat_form=agent.chat_form))
     return Agents(copies, agents.names)
 
 

@@ -19,6 +19,7 @@ from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.sharded_strategies import refuse_sharded
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents_config import AgentsConfig, build_agents
+from triptych.models.end_tokens import use_special_tokens
 from triptych.objectives.commune.thought_loss import token_nll
 
 # Shapes: B questions, T reply positions
@@ -100,10 +101,7 @@ class AgentPretraining(ClipsValuesApart, LightningModule):
         tokenizer = data_of(self).tokenizer
         self.model.give_tokenizer(tokenizer)
         for agent in self.model:
-            for config in (agent.model.config, agent.model.generation_config):
-                config.bos_token_id = tokenizer.bos_token_id
-                config.eos_token_id = tokenizer.eos_token_id
-                config.pad_token_id = tokenizer.pad_token_id
+            use_special_tokens(agent.model, tokenizer)
         self.debate = Debate(self.model, self.task)
         if not len(self.readouts):
             num_classes = sum(self.task.report_classes)

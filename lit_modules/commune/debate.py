@@ -10,6 +10,7 @@ from triptych.datamodules.commune.debate_task import DebateTask, Question, one_p
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
+from triptych.models.end_tokens import turn_end
 
 # Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H all agents' states
 
@@ -212,7 +213,9 @@ class Debate:
 
 def end_mask(ids_BT: Tensor, agent: Agent) -> Tensor:
     """Return a mask that is True up to and including the first end token of each reply."""
-    is_end_BT = ids_BT == int(agent.tokenizer.eos_token_id)
+    is_end_BT = torch.isin(
+        ids_BT, torch.tensor(agent.end_ids, device=ids_BT.device, dtype=torch.int64)
+    )
     earlier_BT = is_end_BT.cumsum(1) - is_end_BT.long()
     return earlier_BT == 0
 
@@ -220,7 +223,8 @@ def end_mask(ids_BT: Tensor, agent: Agent) -> Tensor:
 def reply_tensors(agent: Agent, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return right-padded ids of replies with their end token, (B, T), and their mask."""
     encoded = agent.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    rows = [[*ids, agent.tokenizer.eos_token_id] for ids in encoded]
+    end = turn_end(agent.tokenizer)
+    rows = [[*ids, end] for ids in encoded]
     longest = max(map(len, rows))
     ids_BT = torch.full((len(rows), longest), agent.pad_id, dtype=torch.int64)
     mask_BT = torch.zeros(len(rows), longest, dtype=torch.bool)

@@ -25,6 +25,7 @@ from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import PrefixAdapter, PrefixAdapterConfig
 from triptych.models.commune.soft_replies import sample_soft_reply
 from triptych.models.commune.thought_system import ThoughtSystem
+from triptych.models.end_tokens import turn_end
 from triptych.models.long_loop import with_progress
 from triptych.objectives.commune.thought_loss import (
     ThoughtLossConfig,
@@ -179,10 +180,8 @@ class ThoughtAdapter(DebatingModule):
                         f"agent {number}: choose text_debate or no_prefix"
                     )
                 encoded = agent.tokenizer(texts, add_special_tokens=False)["input_ids"]
-                ids = [
-                    torch.tensor([*row, agent.tokenizer.eos_token_id], dtype=torch.int64)
-                    for row in encoded
-                ]
+                end = turn_end(agent.tokenizer)
+                ids = [torch.tensor([*row, end], dtype=torch.int64) for row in encoded]
             else:
                 ids_BT = self.debate.reply_ids(questions, number, messages.to(number))
                 mask_BT = end_mask(ids_BT, agent)

@@ -13,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from triptych.lit_modules.adapter_checkpoints import leave_base_out, put_base_back
 from triptych.lit_modules.diversify.accumulated_mean import AccumulatesExactly
 from triptych.lit_modules.diversify.collecting import Collecting, augmented
 from triptych.lit_modules.diversify.experience_log import ExperienceLog
@@ -45,7 +46,7 @@ from triptych.objectives.diversify.policy_loss import LossSum, PolicyLoss, Polic
 from triptych.objectives.diversify.rivals.entropy_bonus import EntropyBonus
 from triptych.objectives.diversify.rivals.rehearsal import Rehearsal
 from triptych.objectives.rewards.base import Reward, Scores
-from triptych.protocols import HasTokenizer
+from triptych.protocols import HasPrompts, HasTokenizer
 
 # Shapes: B completions, T completion positions
 
@@ -361,7 +362,8 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         """Pass the data's tokenizer and the trainer's precision to the policy.
 
         Raises:
-            ValueError: if the strategy shards the policy, or settings contradict each other.
+            ValueError: if the strategy shards the policy, settings contradict each other, or
+                prompts do not fit into the model's context.
         """
         refuse_sharded(self.trainer, "PolicyOptimization samples from whole models")
         if self.updates_per_rollout > 1 and self.trainer.accumulate_grad_batches > 1:
@@ -383,6 +385,8 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
         if isinstance(self.policy, CausalLMPolicy):
             on_accelerator = not isinstance(self.trainer.accelerator, CPUAccelerator)
             self.policy.use_autocast(str(self.trainer.precision), on_accelerator)
+            if isinstance(data, HasPrompts):
+                self.policy.refuse_long_prompts(data.prompts)
 
     def on_fit_start(self) -> None:
         """Print what follows from the settings."""
@@ -412,7 +416,9 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
             self.experience_log.warn_of_threshold()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the counts."""
+        """Save the counts; of a model with adapters, keep what learns."""
+        if isinstance(self.policy, CausalLMPolicy):
+            leave_base_out(checkpoint, self.policy.model, "policy.model.")
         checkpoint["policy_optimization"] = {
             "experience_log": self.experience_log.state_dict(),
             "start_numbers": self.start_numbers,
@@ -421,6 +427,8 @@ class PolicyOptimization(ClipsValuesApart, AccumulatesExactly, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the counts."""
+        if isinstance(self.policy, CausalLMPolicy):
+            put_base_back(checkpoint, self.policy.model, "policy.model.")
         state = checkpoint["policy_optimization"]
         self.experience_log.load_state_dict(state["experience_log"])
         self.start_numbers = state["start_numbers"]

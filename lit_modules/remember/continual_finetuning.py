@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from triptych.lit_modules.adapter_checkpoints import leave_base_out, put_base_back
 from triptych.lit_modules.optimization import (
     build_adamw,
     optimizer_of_nothing,
@@ -150,12 +151,14 @@ class ContinualFinetuning(LanguageModelTraining):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the position in the stream of facts."""
+        """Save the position in the stream of facts; of a model with adapters, what learns."""
+        leave_base_out(checkpoint, self.model, "model.")
         state = {"steps_taken": self.steps_taken, "visits": self.visits.state_dict()}
         checkpoint["continual_finetuning"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the position in the stream of facts."""
+        put_base_back(checkpoint, self.model, "model.")
         state = checkpoint.get("continual_finetuning")
         if state is not None:
             self.steps_taken = state["steps_taken"]

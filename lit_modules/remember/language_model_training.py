@@ -18,6 +18,7 @@ from triptych.lit_modules.remember.language_model_evaluation import (
 from triptych.lit_modules.sharded_model import shard_for_trainer
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.rank_sums import sums_over_ranks
+from triptych.models.end_tokens import use_special_tokens
 from triptych.models.remember.memory_blocks import describe_memory
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL
@@ -133,10 +134,7 @@ class LanguageModelTraining(ClipsValuesApart, LightningModule):
                 "max_position_embeddings"
             )
         tokenizer = data.tokenizer
-        for config in (self.model.config, self.model.generation_config):
-            config.bos_token_id = tokenizer.bos_token_id
-            config.eos_token_id = tokenizer.eos_token_id
-            config.pad_token_id = tokenizer.pad_token_id
+        use_special_tokens(self.model, tokenizer)
         self._restart_clock()
 
     def on_validation_epoch_start(self) -> None:

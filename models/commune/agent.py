@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from triptych.models.adapter_folder import load_causal_lm, tokenizer_source
+from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent_state import StateConfig, pool_states
+from triptych.models.end_tokens import end_tokens
+from triptych.models.generation import generate_plainly
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.progress_bars import no_progress_bars
 
@@ -40,6 +39,7 @@ class Agent(nn.Module):
         frozen: Whether to freeze the parameters and switch dropout off.
         source: Folder or hub name that the model was loaded from. Exports then refer to it and hold
             no copy. None: exports hold the weights.
+        chat_form: What was fixed in the tokenizer's chat template after it was loaded.
     """
 
     def __init__(
@@ -49,12 +49,14 @@ class Agent(nn.Module):
         *,
         frozen: bool = True,
         source: str | None = None,
+        chat_form: ChatForm = ChatForm(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         self.model = model
         self.own_tokenizer = tokenizer
         self.frozen = frozen
         self.source = source
+        self.chat_form = chat_form
         if frozen:
             model.requires_grad_(False).eval()
 
@@ -99,6 +101,11 @@ class Agent(nn.Module):
         """Id of the padding token; its value does not matter."""
         pad: int | None = self.tokenizer.pad_token_id
         return pad if pad is not None else int(self.tokenizer.eos_token_id)
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Tokens that end a reply, the tokenizer's own first."""
+        return end_tokens(self.model, self.tokenizer)
 
     def pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Left-pad prompts; returns int64 ids (B, P) and a bool mask, True for tokens.
@@ -232,7 +239,9 @@ class Agent(nn.Module):
         prefix_BMD: Tensor | None = None,
         temperature: float = 0.0,
     ) -> Tensor:
-        """Continue the prompts; returns int64 ids (B, T) of only the replies, padded after EOS.
+        """Continue the prompts; returns int64 ids (B, T) of only the replies, padded after the end.
+
+        The model's `generation_config.json` has no effect but for its end tokens.
 
         Args:
             ids_BP: Prompts, left-padded.
@@ -242,19 +251,15 @@ class Agent(nn.Module):
             temperature: Sampling temperature; 0: greedy.
         """
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
-        options: dict[str, Any] = {"do_sample": temperature > 0}
-        if temperature > 0:
-            options |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-        generator: Any = self.model
-        ids_BT: Tensor = generator.generate(
+        return generate_plainly(
+            self.model,
+            ends=self.end_ids,
+            pad_id=self.pad_id,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
             inputs_embeds=values_BCD,
             attention_mask=mask_BC.long(),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.pad_id,
-            **options,
         )
-        return ids_BT
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """Decode replies to text, without special tokens."""
@@ -262,13 +267,22 @@ class Agent(nn.Module):
         return texts
 
 
-def load_agent(pretrained: str, dtype: str | None = None) -> Agent:
-    """Load a pretrained model, by folder or hub name, as a frozen agent with its tokenizer."""
+def load_agent(
+    pretrained: str,
+    dtype: str | None = None,
+    chat_form: ChatForm = ChatForm(),  # noqa: B008 (frozen)
+) -> Agent:
+    """Load a pretrained model, by folder or hub name, as a frozen agent with its tokenizer.
+
+    Raises:
+        ValueError: if the tokenizer's chat template cannot take the chat form.
+    """
     place = pretrained_source(pretrained)
     with no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype or "auto")
-    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
-    return Agent(model, tokenizer, source=pretrained)
+        model = load_causal_lm(place, dtype=dtype or "auto")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(place), padding_side="left")
+    chat_form.fix(tokenizer)
+    return Agent(model, tokenizer, source=pretrained, chat_form=chat_form)
 
 
 def _positions(mask_BC: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Agents may differ in size and family, and several may share one model.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent import Agent, load_agent
 from triptych.models.progress_bars import no_progress_bars
 
@@ -95,6 +97,8 @@ class Agents(nn.Module):
             "names": self.names,
             "models": [places[id(agent)] for agent in self],
             "dtypes": [str(agent.model.dtype).removeprefix("torch.") for agent in self],
+            # A tokenizer that is written here has its chat form in its template.
+            "chat_forms": [asdict(agent.chat_form) if agent.source else {} for agent in self],
         }
         (folder / AGENTS_FILE).write_text(json.dumps(who, indent=2) + "\n")
 
@@ -114,12 +118,13 @@ class Agents(nn.Module):
             )
         who = json.loads(path.read_text())
         made: dict[str, Agent] = {}
-        for place, dtype in zip(who["models"], who["dtypes"], strict=True):
+        forms = who.get("chat_forms") or [{}] * len(who["models"])  # older exports have none
+        for place, dtype, form in zip(who["models"], who["dtypes"], forms, strict=True):
             if place not in made and place.startswith(_OWN):
                 made[place] = load_agent(str(folder / place), dtype)
                 made[place].source = None
             elif place not in made:
-                made[place] = load_agent(place, dtype)
+                made[place] = load_agent(place, dtype, ChatForm(**form))
         return cls([made[place] for place in who["models"]], who["names"])
 
 

@@ -1,9 +1,10 @@
 """Options of the agents in an exchange of thoughts, and their construction."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
+from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent import Agent, load_agent
 from triptych.models.commune.agents import Agents
 from triptych.models.gradient_checkpointing import checkpoint_blocks
@@ -19,6 +20,10 @@ class AgentsConfig:
         num_agents: Number of agents if `bases` has one entry; null: the length of `bases`.
         names: Their names; null: agent 0, agent 1, ...
         dtype: Precision of the weights of pretrained models; null: that of their files.
+        template_args: Values of variables of the pretrained models' chat templates, such as
+            `enable_thinking: false` for Qwen3.
+        system_prompt: System message of pretrained models' conversations; null: what their chat
+            templates do themselves.
 
     Raises:
         ValueError: if there are fewer than two agents, or numbers do not agree.
@@ -28,6 +33,8 @@ class AgentsConfig:
     num_agents: int | None = None
     names: list[str] | None = None
     dtype: Literal["float32", "bfloat16"] | None = None
+    template_args: dict[str, Any] = field(default_factory=dict)
+    system_prompt: str | None = None
 
     def __post_init__(self) -> None:
         total = len(self.bases) if self.num_agents is None else self.num_agents
@@ -75,7 +82,11 @@ def build_agents(
         if base.pretrained is not None:
             key = f"{base.pretrained} {config.dtype or base.pretrained_dtype}"
             if key not in made:
-                made[key] = load_agent(base.pretrained, config.dtype or base.pretrained_dtype)
+                made[key] = load_agent(
+                    base.pretrained,
+                    config.dtype or base.pretrained_dtype,
+                    ChatForm(config.template_args, config.system_prompt),
+                )
             if base.gradient_checkpointing:
                 checkpoint_blocks(made[key].model)
             agents.append(made[key])

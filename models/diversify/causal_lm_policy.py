@@ -21,6 +21,7 @@ from triptych.models.diversify.scoring import (
     scoring_plan,
 )
 from triptych.models.diversify.scoring_plan import Part
+from triptych.models.end_tokens import use_special_tokens
 from triptych.models.host_to_device import send
 from triptych.models.lora import adapters_off, has_adapters, merged_state_dict
 from triptych.models.progress_bars import no_progress_bars
@@ -74,11 +75,16 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
         #: The last scored rollout and its plan: policy and reference read the same tokens.
         self._planned: tuple[Rollout, list[Part]] | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        #: Tokens that end a completion.
+        self.end_ids: list[int] = []
         if tokenizer is not None:
             self.use_tokenizer(tokenizer)
 
     def use_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Set the data's tokenizer, and the model's special tokens to match it.
+
+        Completions end at each token that tokenizer, config, generation config or chat template
+        names as an end (`end_tokens`).
 
         Raises:
             ValueError: if it has no end token, or more tokens than the model.
@@ -94,11 +100,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
                 f"{self.model.config.vocab_size}: use the model's own tokenizer"
             )
         self.tokenizer = tokenizer
-        for config in (self.model.config, self.model.generation_config):
-            if config is not None:
-                config.bos_token_id = tokenizer.bos_token_id
-                config.eos_token_id = tokenizer.eos_token_id
-                config.pad_token_id = tokenizer.pad_token_id
+        self.end_ids = use_special_tokens(self.model, tokenizer)
 
     def use_autocast(self, precision: str, on_accelerator: bool) -> None:
         """Prepare for a run under autocast, before the first sample.
@@ -198,7 +200,7 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
                 prompt_mask_GP,
                 num_samples,
                 self.max_new_tokens,
-                [self.tokenizer.eos_token_id],
+                self.end_ids,
                 pad_id,
                 generator,
                 temperature,
@@ -223,6 +225,36 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
             records=records,
         )
 
+    @property
+    def _room(self) -> int | None:
+        """Tokens of the longest prompt that leaves room for a completion; None: any."""
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if positions is None else positions - self.max_new_tokens
+
+    def refuse_long_prompts(self, sets: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Check before a run that all its prompts fit.
+
+        Args:
+            sets: Rows with `prompt_ids`, by the name of their set.
+
+        Raises:
+            ValueError: if prompts and their completions do not fit into the model's context.
+        """
+        room = self._room
+        lengths = [(len(row["prompt_ids"]), row) for rows in sets.values() for row in rows]
+        too_long = [] if room is None else [pair for pair in lengths if pair[0] > room]
+        if not too_long or room is None:
+            return
+        longest, row = max(too_long, key=lambda pair: pair[0])
+        remedy = f"set data.init_args.max_prompt_tokens to {room}, which leaves them out, or "
+        raise ValueError(
+            f"{len(too_long)} of {len(lengths)} prompts do not fit: the model has "
+            f"{room + self.max_new_tokens} positions, policy.max_new_tokens is "
+            f"{self.max_new_tokens}, and the longest prompt has {longest} tokens "
+            f"({str(row.get('prompt', ''))[:60]!r}): {remedy if room > 0 else ''}"
+            "lower policy.max_new_tokens"
+        )
+
     def _pad_prompts(
         self, prompts: Sequence[Mapping[str, Any]], pad_id: int
     ) -> tuple[Tensor, Tensor]:
@@ -234,11 +266,12 @@ class CausalLMPolicy(PolicyWithReference[PreTrainedModel]):
                 "one, such as the tokenizer's bos_token"
             )
         longest = max(lengths)
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room is not None and longest + self.max_new_tokens > room:
+        room = self._room
+        if room is not None and longest > room:
             raise ValueError(
                 f"prompt {lengths.index(longest)} has {longest} tokens and max_new_tokens is "
-                f"{self.max_new_tokens}, but the model has {room} positions: shorten one of them"
+                f"{self.max_new_tokens}, but the model has {room + self.max_new_tokens} positions: "
+                "shorten one of them"
             )
         device = self.model.device
         ids = [[pad_id] * (longest - len(ids)) + ids for ids in all_ids]

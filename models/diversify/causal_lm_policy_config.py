@@ -6,6 +6,7 @@ from typing import Literal
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from triptych.models.adapter_folder import tokenizer_source
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.gradient_checkpointing import checkpoint_blocks
@@ -88,8 +89,10 @@ def build_policy(
         checkpoint_blocks(model)
     choose_trainable(model, config.trainable, config.lora)
     folder = config.init_from
-    if tokenizer is None and folder and (Path(folder) / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer is None and folder:
+        source = tokenizer_source(folder)
+        if (Path(source) / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     return CausalLMPolicy(
         model,
         config.max_new_tokens,

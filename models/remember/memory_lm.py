@@ -8,6 +8,12 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from triptych.models.adapter_folder import (
+    adapter_base,
+    is_adapter_folder,
+    load_causal_lm,
+    merge_adapter,
+)
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import decoder_blocks, refuse_other_ffns, value_tables
@@ -39,6 +45,7 @@ def insert_memory_layers(model: PreTrainedModel, memory: MemoryConfig) -> PreTra
     memory = memory.resolved(model.config.hidden_size, len(decoder_blocks(model)))
     refuse_other_ffns(model, memory.layers)
     become_memory_model(model, memory)
+    model.config.name_or_path = ""  # it is no longer the model of this name
     return model
 
 
@@ -61,7 +68,7 @@ def load_memory_lm(path: str | Path, trusted_modules: Collection[str] = ()) -> P
     """Load a saved memory model, or a plain causal LM, from a folder; safetensors only.
 
     Args:
-        path: The folder.
+        path: The folder. An adapter is merged into its base.
         trusted_modules: Modules or packages outside of Triptych that may be imported for the
             model's slot index. The environment variable `TRIPTYCH_TRUSTED_MODULES` adds to them
             (names separated by commas).
@@ -71,6 +78,12 @@ def load_memory_lm(path: str | Path, trusted_modules: Collection[str] = ()) -> P
         ValueError: if weights are missing from the files, or left over, or the slot index is of
             a module that is not trusted.
     """
+    if is_adapter_folder(path):
+        base = adapter_base(path)
+        is_local = Path(base).is_dir()
+        return merge_adapter(
+            load_memory_lm(base, trusted_modules) if is_local else load_causal_lm(base), path
+        )
     config_file = Path(path) / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{config_file} not found: give a folder made by save_pretrained")

@@ -31,8 +31,8 @@ def choose_trainable(
     config names their dtype.
 
     Raises:
-        ValueError: if the model has no memory to train, `lora` is given but `trainable` is not
-            `lora`, or `trainable` is unknown.
+        ValueError: if the model has no memory to train or is quantised, `lora` is given but
+            `trainable` is not `lora`, or `trainable` is unknown.
     """
     if trainable not in get_args(Trainable):
         names = ", ".join(get_args(Trainable))
@@ -41,6 +41,11 @@ def choose_trainable(
         raise ValueError(
             f"model.init_args.lora is set, but model.init_args.trainable is {trainable}: set it to "
             "lora, or leave lora out"
+        )
+    if getattr(model, "is_loaded_in_4bit", False) and trainable not in ("lora", "none"):
+        raise ValueError(
+            f"model.init_args.trainable is {trainable}, but the model is quantised "
+            "(base.quantization): set it to lora, or leave base.quantization out"
         )
     if trainable in ("values", "memory") and not value_tables(model):
         raise ValueError(

@@ -1,15 +1,17 @@
 """A language model that was loaded to be asked: prompts in, replies out."""
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from triptych.callbacks.exporting.asking_form import TRAINING_TEMPLATE, num_positions
+from triptych.models.adapter_folder import tokenizer_source
+from triptych.models.end_tokens import end_tokens
+from triptych.models.generation import generate_plainly
 from triptych.models.remember.memory_lm import load_memory_lm
 
 Message = Mapping[str, str]
@@ -98,6 +100,9 @@ class AskedModel:
     ) -> list[list[str]]:
         """Generate replies to a batch of prompts, which are padded on the left.
 
+        Samples come from the model's whole distribution: penalties and cuts in the folder's
+        `generation_config.json` have no effect.
+
         Args:
             prompts: Token ids of each prompt.
             max_new_tokens: Longest reply; None: as the export says. The model's context bounds it.
@@ -125,47 +130,32 @@ class AskedModel:
                     "shorten it"
                 )
             length = min(length, self.positions - longest)
-        settings = self._settings(length, temperature, samples)
-        pad = settings.pad_token_id
+        ends = end_tokens(self.model, self.tokenizer)
+        own: Any = self.tokenizer.pad_token_id
+        pad = next((token for token in (own, *ends) if token is not None), 0)
         ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts])
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
         device = self.model.device
-        made = self.model.generate(
-            ids.to(device),
+        made = generate_plainly(
+            self.model,
+            ends=ends,
+            pad_id=pad,
+            max_new_tokens=length,
+            temperature=temperature,
+            num_return_sequences=samples,
+            input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            generation_config=settings,
             streamer=streamer,
         )
         texts = self.tokenizer.batch_decode(made[:, longest:], skip_special_tokens=True)
         texts = [text.strip() for text in texts]
         return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
-    def _settings(self, length: int, temperature: float, samples: int) -> GenerationConfig:
-        settings = deepcopy(self.model.generation_config)
-        settings.max_new_tokens, settings.max_length = length, None
-        settings.num_return_sequences = samples
-        settings.do_sample = temperature > 0
-        if settings.do_sample:
-            settings.temperature = temperature
-            # Triptych's policies sample from the whole distribution, transformers from 50 tokens.
-            settings.top_k = settings.top_k if settings.top_k is not None else 0
-        else:
-            settings.temperature = settings.top_p = settings.top_k = settings.min_p = None
-        tokenizer: Any = self.tokenizer
-        if settings.eos_token_id is None:
-            settings.eos_token_id = tokenizer.eos_token_id
-        if settings.pad_token_id is None:
-            eos = settings.eos_token_id
-            first = eos[0] if isinstance(eos, list) else eos
-            own = tokenizer.pad_token_id
-            settings.pad_token_id = next((i for i in (own, first) if i is not None), 0)
-        return settings
-
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
+            tokenizer_source(str(folder)), local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"the model in {folder} has no tokenizer that can be loaded") from error

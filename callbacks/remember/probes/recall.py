@@ -16,7 +16,6 @@ from triptych.callbacks.remember.probes.base import (
     on_device,
 )
 from triptych.callbacks.trainer_parts import is_first_rank
-from triptych.datamodules.batches.chat_replies import turn_end
 from triptych.datamodules.batches.length_batches import LengthBatch, left_padded, length_batches
 from triptych.datamodules.batches.prompted_documents import encode_continuations, prompt_length
 from triptych.datamodules.remember.facts.asked_facts import AskedFact
@@ -24,6 +23,7 @@ from triptych.datamodules.remember.probe_rows import draw_rows
 from triptych.metrics.language_modeling import TokenNLL
 from triptych.metrics.question_answering import answer_in_reply, exact_match, token_f1
 from triptych.metrics.remember.retention import GroupMeans
+from triptych.models.end_tokens import turn_end
 from triptych.models.generation import continue_greedily
 from triptych.models.long_loop import with_progress
 

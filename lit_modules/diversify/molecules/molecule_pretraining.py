@@ -36,6 +36,7 @@ from triptych.models.diversify.molecules.smiles_rnn import (
 from triptych.models.diversify.molecules.smiles_sampling import sample_smiles
 from triptych.models.diversify.rollout import Rollout
 from triptych.models.diversify.sampling import sample_completions
+from triptych.models.end_tokens import use_special_tokens
 from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
 from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.batch_nll import Batch, batch_nll
@@ -260,10 +261,7 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         if self.init_from is not None:
             own = AutoTokenizer.from_pretrained(self.init_from, local_files_only=True)
             refuse_other_vocabulary(own.convert_ids_to_tokens(list(range(len(own)))), words)
-        for config in (self.model.config, self.model.generation_config):
-            config.bos_token_id = tokenizer.bos_token_id
-            config.eos_token_id = tokenizer.eos_token_id
-            config.pad_token_id = tokenizer.pad_token_id
+        use_special_tokens(self.model, tokenizer)
 
     def on_fit_start(self) -> None:
         """Start the clock."""

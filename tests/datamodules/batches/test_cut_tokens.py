@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from triptych.datamodules.batches.chat_replies import asks_in_chat, encode_chats, turn_end
+from triptych.datamodules.batches.chat_replies import asks_in_chat, encode_chats
 from triptych.datamodules.batches.cut_tokens import encode_parts
 from triptych.datamodules.batches.prompted_documents import Continuation, encode_continuations
 from triptych.datamodules.batches.tokenizer import (
@@ -21,6 +21,7 @@ from triptych.datamodules.remember.facts.fact_rows import read_facts
 from triptych.datamodules.remember.facts.fact_templates import FactTemplates, Rendering
 from triptych.datamodules.remember.facts.question_template import PLAIN_FORMS
 from triptych.datamodules.sources.records import RecordSource
+from triptych.models.end_tokens import turn_end
 
 TEXTS = ["Question: What is the capital of France? Answer: Paris", "Paris is a town in France."]
 
