@@ -93,7 +93,8 @@ def merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel
 
     folder = Path(folder)
     rows = _rows_of_embedding(model, folder)
-    if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
+    embedding: Any = model.get_input_embeddings()
+    if rows is not None and rows != embedding.weight.shape[0]:
         model.resize_token_embeddings(rows)  # the adapter's training added tokens
     try:
         with no_progress_bars(), warnings.catch_warnings():

@@ -187,8 +187,10 @@ def plans_of(sizes: Sizes, data_dir: str | None) -> dict[str, Plan]:
         num_choices=sizes.num_choices,
         data_dir=data_dir,
     )
-    fewer = {"num_facts": sizes.num_first, "num_choices": sizes.num_choices_compared}
-    return {MAIN: main_plan, FIRST: dataclasses.replace(main_plan, **fewer)}
+    first = dataclasses.replace(
+        main_plan, num_facts=sizes.num_first, num_choices=sizes.num_choices_compared
+    )
+    return {MAIN: main_plan, FIRST: first}
 
 
 def sizes_of(options: argparse.Namespace) -> Sizes:
@@ -252,8 +254,7 @@ def checks_of(numbers: NumbersOf, items: dict[str, list[list[float]]]) -> dict[s
 
 
 def _parser() -> argparse.ArgumentParser:
-    takes = ("data_dir", "workers", "split")
-    parser = study_parser(__doc__, "real_facts", PRESETS, takes)
+    parser = study_parser(__doc__, "real_facts", PRESETS, ("data_dir", "workers", "split"))
     parser.add_argument(
         "--arms", nargs="+", choices=ARMS, default=list(ARMS), help="arms to run; default: all"
     )

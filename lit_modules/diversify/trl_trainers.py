@@ -108,8 +108,10 @@ class _WithMara(_Base):
         weight_F = self.reward_weights[:-1].to(reward_NF.device)
         reward_N = (reward_NF * weight_F).nansum(1)
         reward_N[reward_NF.isnan().all(1)] = torch.nan  # as TRL marks what nothing could score
+        assert self.model is not None
         is_training = self.model.training
         size = self.num_generations if is_training else self.num_generations_eval
+        assert size is not None
         augmentation = self.mara.augment(
             reward_N,
             reference_N,
@@ -165,7 +167,7 @@ class MaraRLOOTrainer(_WithMara, RLOOTrainer):
     """
 
 
-class MaraGRPOTrainer(_WithMara, GRPOTrainer):
+class MaraGRPOTrainer(_WithMara, GRPOTrainer):  # type: ignore[misc]  # typed as RLOO's part
     """TRL's `GRPOTrainer` with mode-anchored rewards.
 
     Args:

@@ -51,11 +51,10 @@ def run_batched(
     few, many = sizes.num_one_by_one, sizes.num_batched
     single, batched = f"one by one, {few:,}", f"in batches, {few:,}"
     crowded = f"in batches, {many:,}"
-    in_batches = {"sparse": BATCH_SPARSE, "data": BATCH_DATA}
     ways = [
         (Way(single, sparse={}), few),
-        (Way(batched, **in_batches), few),
-        (Way(crowded, **in_batches), many),
+        (Way(batched, sparse=BATCH_SPARSE, data=BATCH_DATA), few),
+        (Way(crowded, sparse=BATCH_SPARSE, data=BATCH_DATA), many),
     ]
     numbers, positions, runs = {}, {}, []
     for way, count in ways:

@@ -168,11 +168,17 @@ def _taken_back(plan: Plan, sizes: Sizes) -> list[int]:
     return list(range(sizes.facts_a_day // 2, plan.num_facts, sizes.facts_a_day))
 
 
+def _ledger_of(model: Path) -> Ledger:
+    folder = ledger_folder_of(model)
+    assert folder is not None, "the sessions keep a ledger"
+    return Ledger.open(folder)
+
+
 def _unlearned(model: Path, places: Sequence[int], way: str) -> Path:
     """Take facts back with the command for users."""
     out = model.parent / f"{model.name}-{way}"
     if not out.is_dir():
-        ledger = Ledger.open(ledger_folder_of(model))
+        ledger = _ledger_of(model)
         facts = [ledger.entries[place].facts[0] for place in places]
         words = ["ledger", "unlearn", *facts, "--model", str(model), "--out", str(out)]
         run_train([*words, "--shared_rows", way])
@@ -208,7 +214,7 @@ def _numbers(
     for day in range(num_days):
         numbers[OF_DAY.format(day + 1)] = fmean(taught[day * size : (day + 1) * size])
     model = found["taught"][0]
-    ledger = Ledger.open(ledger_folder_of(model))
+    ledger = _ledger_of(model)
     ids = [ledger.entries[place].facts[0] for place in places]
     tables = _tables(model)
     for way in WAYS:
