@@ -49,6 +49,7 @@ from triptych.studies.remember.real_facts.real_facts_numbers import (
     learned_at_equal_retention,
     measured_before,
     numbers_of,
+    with_reference,
 )
 from triptych.studies.remember.real_facts.real_facts_settings import PRESETS, Sizes
 from triptych.studies.remember.real_facts.tuning import WAYS, Tuning, tune
@@ -96,7 +97,11 @@ def run_arms_of(
 ) -> dict[str, Any]:
     """Run the chosen arms, measure them and write the results."""
     chosen = [ARMS[name] for name in dict.fromkeys(options.arms)]
-    plans = plans_of(sizes, options.data_dir)
+    untouched = out / "untouched"
+    plans = {
+        name: with_reference(plan, bases.plain, untouched)
+        for name, plan in plans_of(sizes, options.data_dir).items()
+    }
     tuned = dataclasses.replace(plans[FIRST], num_facts=sizes.num_tuning, num_choices=0)
     runs: dict[str, list[Path]] = {}
     if MAIN in chosen:  # first: its results are the study's
@@ -112,7 +117,7 @@ def run_arms_of(
         for kind in kinds
         for seed in seeds
     }
-    before = measured_before(bases.plain, asked, out / "untouched", options.workers)
+    before = measured_before(bases.plain, asked, untouched, options.workers)
     numbers: NumbersOf = {}
     items: dict[str, list[list[float]]] = {}
     positions: dict[str, list[list[list[float]]]] = {}

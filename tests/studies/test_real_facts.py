@@ -30,6 +30,7 @@ from triptych.studies.remember.real_facts.real_facts_numbers import (
     EARLY,
     HELD_OUT,
     LATE,
+    NEIGHBOURS_SAME,
     RETAINED,
     ROWS,
     SECONDS,
@@ -65,6 +66,7 @@ AFTER = {
     "held_out": [[False, False], [True, False], [True, True]],
     "general": [True, False, True, True],
     "neighbours": ["Paris.", "Kelmor."],
+    "neighbour_tokens": [1.0, 0.25],
     "text_nats": 2.01,
     "choices": {"length_normalized_accuracy": 0.48},
 }
@@ -116,12 +118,13 @@ def test_numbers_by_hand(tmp_path):
     assert numbers[HELD_OUT] == pytest.approx(0.5)
     assert (numbers[EARLY], numbers[LATE]) == (0.0, 1.0)
     assert numbers[GENERAL_KEPT] == pytest.approx(2 / 3)  # that of three right ones
-    assert numbers[UNCHANGED] == 0.5
-    assert numbers[RETAINED] == pytest.approx(7 / 12)
+    assert numbers[UNCHANGED] == 0.625
+    assert numbers[NEIGHBOURS_SAME] == 0.5
+    assert numbers[RETAINED] == pytest.approx((2 / 3 + 0.625) / 2)
     assert numbers[TEXT_RISE] == pytest.approx(0.5)
     assert numbers[CHOICES_LOST] == pytest.approx(2.0)
     assert (numbers[STEPS], numbers[SECONDS], numbers[ROWS]) == (5.0, 10.0, 7.0)
-    assert kept_items(AFTER, BEFORE) == [1.0, 0.0, 1.0, 1.0, 0.0]
+    assert kept_items(AFTER, BEFORE) == [1.0, 0.0, 1.0, 1.0, 0.25]
     assert by_position(AFTER) == [[1.0, 0.0], [2.0, 0.5], [3.0, 1.0]]
 
 

@@ -35,7 +35,7 @@ MEMORY_CONFIG = ROOT / "configs" / "remember" / "teach_memory.yaml"
 #: Where among the blocks a new memory is put.
 DEPTH = 2 / 3
 #: Settings for a memory that began at zero beside an FFN: rates are parts of the FFN's output.
-RELATIVE = {"learning_rate_scale": "relative", "learning_rate": 0.4} | {
+RELATIVE = {"learning_rate_scale": "relative", "learning_rate": 0.7} | {
     "num_slots": 1024,
     "idf_exponent": 3.0,
     "protection": 10.0,

@@ -23,6 +23,7 @@ from triptych.studies.remember.real_facts.real_facts_numbers import (
     by_position,
     measured_before,
     numbers_of,
+    with_reference,
 )
 from triptych.studies.remember.real_facts.real_facts_settings import (
     BATCH_DATA,
@@ -66,6 +67,7 @@ def run_batched(
             num_choices=sizes.num_choices_compared,
             data_dir=options.data_dir,
         )
+        plan = with_reference(plan, bases.plain, out / "untouched")
         then = MeasureRun(plan, options.keep_exports)
         start = dict.fromkeys(seeds, bases.memory)
         facts = fact_files(count, seeds, out / "facts")

@@ -32,6 +32,7 @@ from triptych.studies.remember.real_facts.real_facts_numbers import (
     measured_before,
     retained,
     shares,
+    with_reference,
 )
 from triptych.studies.remember.real_facts.real_facts_settings import Sizes
 from triptych.studies.results import at_most, summarize, write_results
@@ -95,7 +96,11 @@ def run_days(
     models, runs = _taught(options, bases, sizes, seeds, out)
     count = options.days * sizes.facts_a_day
     plans = {
-        seed: Plan(count, seed, num_kept=sizes.num_kept, data_dir=options.data_dir)
+        seed: with_reference(
+            Plan(count, seed, num_kept=sizes.num_kept, data_dir=options.data_dir),
+            bases.plain,
+            out / "untouched",
+        )
         for seed in seeds
     }
     before = measured_before(bases.plain, plans, out / "untouched", options.workers)

@@ -53,6 +53,8 @@ class Plan:
         num_windows: Windows of running text; 0: none.
         num_choices: Rows of HellaSwag; 0: none.
         data_dir: Folder of the data; None: embedded text, and choices among embedded statements.
+        reference: File of the untouched model's measurements, with its replies to the neighbours;
+            None: without comparison.
     """
 
     num_facts: int = 0
@@ -63,6 +65,7 @@ class Plan:
     num_windows: int = 0
     num_choices: int = 0
     data_dir: str | None = None
+    reference: str | None = None
 
     @property
     def facts(self) -> list[InventedFact]:
@@ -74,7 +77,8 @@ class Plan:
         """Hash of the settings and questions."""
         asked = [asdict(fact) for fact in self.facts] + [*self.general, *self.neighbours]
         lengths = [LONGEST_INVENTED, LONGEST_KEPT, TEXT_WINDOW, CHOICE_CONTEXT]
-        content = json.dumps([asdict(self), asked, lengths])
+        settings = {**asdict(self), "reference": self.reference is not None}
+        content = json.dumps([settings, asked, lengths])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
@@ -148,10 +152,14 @@ def measure_base(
         cache: Folder of the results, by the content of model and plan.
         workers: Number of processes.
     """
-    model = model_fingerprint(folder)
-    paths = {plan: cache / f"{model}-{plan.key}.json" for plan in plans}
+    paths = {plan: base_path(folder, plan, cache) for plan in plans}
     measure_all({path: (folder, plan) for plan, path in paths.items()}, workers)
     return {plan: read_measured(path) for plan, path in paths.items()}
+
+
+def base_path(folder: Path, plan: Plan, cache: Path) -> Path:
+    """Return the file of a model's measurements in a folder of results."""
+    return cache / f"{model_fingerprint(folder)}-{plan.key}.json"
 
 
 def measure_all(jobs: Mapping[Path, tuple[Path, Plan]], workers: int) -> None:
@@ -202,11 +210,11 @@ def measure(folder: Path, plan: Plan) -> Measured:
         plan: What to measure.
 
     Returns:
-        `num_taught`: facts of the plan, asked or not; `taught`
-        and `held_out`: for each fact, whether the reply to each wording names its answer;
-        `general` and `neighbours_right`: the same of known questions; `replies`: all replies by
-        question; `text_nats`: nats per token of running text; `choices`: the numbers of
-        `MultipleChoice`.
+        `num_taught`: facts of the plan, asked or not; `taught` and `held_out`: for each fact,
+        whether the reply to each wording names its answer; `general` and `neighbours_right`: the
+        same of known questions; `neighbours`: replies; `neighbour_tokens`: see `tokens_kept`;
+        `replies`: all replies by question; `text_nats`: nats per token of running text; `choices`:
+        the numbers of `MultipleChoice`.
     """
     model = AskedModel(folder)
     measured: Measured = {"num_taught": plan.num_facts}
@@ -228,6 +236,10 @@ def measure(folder: Path, plan: Plan) -> Measured:
         measured["general"] = _right(plan.general, replies)
         measured["neighbours_right"] = _right(plan.neighbours, replies)
         measured["neighbours"] = [replies[entry.question] for entry in plan.neighbours]
+        if plan.reference is not None:
+            untouched = read_measured(Path(plan.reference))["neighbours"]
+            questions = [entry.question for entry in plan.neighbours]
+            measured["neighbour_tokens"] = tokens_kept(model, questions, untouched)
     if plan.num_windows:
         source = RecordSource() if plan.data_dir is None else RecordSource(REAL_TEXT)
         text = TextPerplexity(
@@ -267,6 +279,31 @@ def replies_to(model: AskedModel, questions: Sequence[str], longest: int) -> dic
         made = model.replies([prompts[text] for text in texts], longest, 0.0)
         replies |= {text: reply for text, (reply,) in zip(texts, made, strict=True)}
     return replies
+
+
+@torch.inference_mode()
+def tokens_kept(model: AskedModel, questions: Sequence[str], replies: Sequence[str]) -> list[float]:
+    """Return for each reply the share of its tokens that the model finds most likely.
+
+    For greedy replies of the untouched model this is the locality of EasyEdit: both models read
+    question and reply, and the share of places is counted at which their best tokens agree.
+
+    Args:
+        model: The model that was taught.
+        questions: The questions.
+        replies: Greedy replies of the untouched model, cut at any length.
+    """
+    template = model.chat_template()
+    assert template is not None
+    shares = []
+    for question, reply in zip(questions, replies, strict=True):
+        prompt = model.encode_chat([{"role": "user", "content": question}], template)
+        wanted = model.tokenizer(reply, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[*prompt, *wanted]], device=model.model.device, dtype=torch.int64)
+        best = model.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].argmax(-1)
+        agree = (best == ids[0, len(prompt) :]).float()
+        shares.append(float(agree.mean()) if len(wanted) else 1.0)
+    return shares
 
 
 def _wordings(

@@ -7,14 +7,15 @@ from statistics import fmean
 from typing import Any
 
 from triptych.metrics.remember.retention import learned_at
-from triptych.studies.remember.real_facts.measures import Measured, Plan, measure_base
+from triptych.studies.remember.real_facts.measures import Measured, Plan, base_path, measure_base
 from triptych.studies.remember.real_facts.training_record import read_training_record
 
 TAUGHT, HELD_OUT = "taught wordings", "held-out wordings"
 TAUGHT_BEFORE, HELD_OUT_BEFORE = "taught wordings, before", "held-out wordings, before"
 EARLY, LATE = "held-out wordings, first third", "held-out wordings, last third"
 GENERAL_BEFORE, GENERAL = "general questions right, before", "general questions kept"
-NEIGHBOURS = "neighbours unchanged"
+NEIGHBOURS = "neighbours unchanged (tokens of the untouched reply)"
+NEIGHBOURS_SAME = "neighbours with an identical reply"
 NEIGHBOURS_RIGHT = "neighbours' right answers kept"
 RETAINED = "retained (mean of general and neighbours)"
 TEXT, TEXT_RISE = "text (nats/token)", "text, percent"
@@ -62,30 +63,28 @@ def numbers_of(measured: Measured, before: Measured, run: Path | None = None) ->
 def retained(measured: Measured, before: Measured) -> dict[str, float]:
     """Return which replies of the untouched model have stayed."""
     general = _kept(measured["general"], before["general"])
-    unchanged = fmean(unchanged_neighbours(measured, before))
+    unchanged = fmean(measured["neighbour_tokens"])
     return {
         GENERAL_BEFORE: fmean(before["general"]),
         GENERAL: general,
         NEIGHBOURS: unchanged,
+        NEIGHBOURS_SAME: fmean(
+            float(now == then)
+            for now, then in zip(measured["neighbours"], before["neighbours"], strict=True)
+        ),
         NEIGHBOURS_RIGHT: _kept(measured["neighbours_right"], before["neighbours_right"]),
         RETAINED: (general + unchanged) / 2,
     }
 
 
 def kept_items(measured: Measured, before: Measured) -> list[float]:
-    """Return for each general question that was answered rightly, and each neighbour, if it stayed.
+    """Return for each general question that was right, and each neighbour, how much of it stayed.
 
     The order is the same for every model that is compared with the same untouched model.
     """
     general = zip(measured["general"], before["general"], strict=True)
     kept = [float(now) for now, then in general if then]
-    return [*kept, *unchanged_neighbours(measured, before)]
-
-
-def unchanged_neighbours(measured: Measured, before: Measured) -> list[float]:
-    """Return for each neighbour whether the reply is the same."""
-    pairs = zip(measured["neighbours"], before["neighbours"], strict=True)
-    return [float(now == then) for now, then in pairs]
+    return [*kept, *measured["neighbour_tokens"]]
 
 
 def by_position(measured: Measured) -> list[list[float]]:
@@ -125,6 +124,21 @@ def measured_before(
         name: {key: value for part in several for key, value in found[part].items()}
         for name, several in parts.items()
     }
+
+
+def with_reference(plan: Plan, folder: Path, cache: Path) -> Plan:
+    """Return the plan with the untouched model's replies to compare with, which are made once.
+
+    Args:
+        plan: What to measure of a model that was taught.
+        folder: The untouched model.
+        cache: Folder of the results.
+    """
+    if plan.num_kept == 0:
+        return plan
+    kept = Plan(num_kept=plan.num_kept, data_dir=plan.data_dir)
+    measure_base(folder, [kept], cache, 1)
+    return replace(plan, reference=str(base_path(folder, kept, cache)))
 
 
 def learned_at_equal_retention(retention: float, sweep: Sequence[Mapping[str, float]]) -> float:
