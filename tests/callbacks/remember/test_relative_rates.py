@@ -19,7 +19,7 @@ from triptych.models.remember.standardised_queries import standardise_queries
 from triptych.objectives.remember.background_collector import BackgroundCollector
 from triptych.objectives.remember.background_statistics import BACKGROUND_FILE
 
-RATE, MOST_STEPS = 0.4, 15  # of configs/remember/finetune_smollm2.yaml; enough for a fact
+RATE, MOST_STEPS = 0.7, 15  # of configs/remember/finetune_smollm2.yaml; enough for a fact
 
 
 def taught(module, folder, **settings):
