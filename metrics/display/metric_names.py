@@ -37,6 +37,15 @@ SHARE, NATS, PER_TOKEN, COUNT, FRACTION = "share", "nats", "nats per token", "co
 QUANTITIES: dict[str, Quantity] = {
     # what an experiment promises
     **_named(SHARE, exact_match="answered exactly", answer_in_reply="replies with the answer"),
+    **_named(
+        SHARE,
+        reliability="taught facts answered",
+        generalization="taught facts answered in other words",
+        locality="neighbours with the same reply",
+        portability="conclusions from taught facts answered",
+        retained_share="right replies that are kept",
+        unchanged_share="replies to the letter as before",
+    ),
     **_named("bits", mode_entropy_bits="entropy of the known answers"),
     **_named("per prompt", distinct_right_answers="different right answers"),
     **_named("molecules", **{"yield": "different hits (Yield)"}),

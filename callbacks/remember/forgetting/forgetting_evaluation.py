@@ -235,6 +235,7 @@ class ForgettingEvaluation(Callback):
             "rows": self.history.rows[: self._rows_to_resume],
             "visit": self._visit,
             "num_visits": self._num_visits,
+            "probes": {n: state for n, p in self.probes.items() if (state := p.state_dict())},
         }
 
     @override
@@ -242,6 +243,9 @@ class ForgettingEvaluation(Callback):
         self.history.rows = [dict(row) for row in state_dict["rows"]]
         self._rows_to_resume = len(self.history.rows)
         self._visit, self._num_visits = state_dict["visit"], state_dict["num_visits"]
+        for name, state in state_dict.get("probes", {}).items():
+            if name in self.probes:
+                self.probes[name].load_state_dict(state)
 
     @property
     def _visits_begun(self) -> int | None:

@@ -1,6 +1,7 @@
 """The base of all probes: rows that are tokenised once, and the scoring of documents."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -129,6 +130,13 @@ class Probe(ABC):
         Returns:
             The numbers by name, equal on all processes.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run has to know of earlier measurements; mostly nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: B027 (optional)
+        """Restore what `state_dict` returned."""
 
 
 class DocumentScorer:

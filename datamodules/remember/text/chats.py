@@ -28,13 +28,12 @@ from triptych.datamodules.batches.evaluation_loader import Evaluation
 from triptych.datamodules.batches.packed_datamodule import DataPart, RowFormat, locate
 from triptych.datamodules.batches.packing import IGNORED_LABEL, Document, DocumentSource
 from triptych.datamodules.batches.row_stream import EpochStream
+from triptych.datamodules.embedded.tables import EVERYDAY_PROMPTS
 from triptych.datamodules.remember.facts.question_template import PLAIN_FORMS
 from triptych.datamodules.remember.model_replies import Reply, model_replies
 from triptych.datamodules.sources.chat_records import ChatFilter, History, read_conversations
 from triptych.datamodules.sources.records import RecordSource, describe, source_fingerprint
 from triptych.models.long_loop import with_progress
-
-EVERYDAY_PROMPTS = Path(__file__).parents[2] / "embedded" / "everyday_prompts.txt"
 
 
 @dataclass(frozen=True)
