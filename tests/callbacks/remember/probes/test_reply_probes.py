@@ -90,13 +90,13 @@ def test_the_numbers_of_a_chat_model_before_and_after(smollm2: str, tmp_path: Pa
 def test_a_plain_model_is_asked_in_its_own_form(tiny_lm: TinyLM, tmp_path: Path):
     rows = [{"question": "Who leads Brightwell?", "answers": ["Ingrid"],
              "held_out": ["Brightwell is led by whom?"],
-             "locality": [{"prompt": "The capital of Peru is", "ground_truth": ["Lima"]}]}]  # fmt: skip
+             "locality": [{"prompt": "The capital of Peru:", "ground_truth": ["x"]}]}]  # fmt: skip
     probe = EditQuality(FactsConfig(rows_of(tmp_path / "facts.jsonl", rows)))
     probe.prepare(tiny_lm.setting())
     assert [question.prompt for question in probe.questions] == [
         "Question: Who leads Brightwell? Answer:",
         "Question: Brightwell is led by whom? Answer:",
-        "The capital of Peru is",
+        "The capital of Peru:",
     ]
     assert probe.shown == ("reliability", "generalization", "locality")
 
