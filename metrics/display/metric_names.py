@@ -44,6 +44,7 @@ QUANTITIES: dict[str, Quantity] = {
         locality="neighbours with the same reply",
         portability="conclusions from taught facts answered",
         retained_share="right replies that are kept",
+        strict_exact_match="answered exactly, in the given form",
         unchanged_share="replies to the letter as before",
     ),
     **_named("bits", mode_entropy_bits="entropy of the known answers"),
@@ -62,7 +63,12 @@ QUANTITIES: dict[str, Quantity] = {
         PER_TOKEN, nll_nats_per_token="loss (NLL)", answer_nll_nats_per_token="loss of the answer"
     ),
     **_named(PER_TOKEN, right_nll_nats_per_token="loss of the right choice"),
-    **_named("", perplexity="perplexity"),
+    **_named(
+        "",
+        perplexity="perplexity",
+        word_perplexity="perplexity of words",
+        byte_perplexity="perplexity of bytes",
+    ),
     **_named(
         SHARE, validity="valid molecules", uniqueness="different molecules", novelty="new molecules"
     ),

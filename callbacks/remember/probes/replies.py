@@ -74,6 +74,10 @@ class ReplyProbe(Probe):
             first: Replies at the first measurement, of at least these questions.
         """
 
+    def visible(self, text: str, question: Question) -> str:
+        """Return the part of a generated text that counts as the reply."""
+        return (text if question.chat else text.split("\n")[0]).strip()
+
     def prepare(self, setting: ProbeSetting) -> None:
         """Read and tokenise the questions; see the base class."""
         questions = self.ask(setting)
@@ -125,7 +129,7 @@ class ReplyProbe(Probe):
             if planned.counts:
                 replies |= dict(zip(planned.rows, texts, strict=True))
         return {
-            index: (text if self.questions[index].chat else text.split("\n")[0]).strip()
+            index: self.visible(text, self.questions[index])
             for index, text in _of_all_ranks(replies).items()
         }
 
