@@ -68,7 +68,7 @@ class ChatRetention(ReplyProbe):
         if source.is_embedded:
             source = RecordSource(str(GENERAL_QUESTIONS), limit=source.limit)
         asked = ask_source(source, "{question}" if chat else self.prompt, self.data_dir, chat)
-        drawn = draw_rows(asked, self.num_rows, self.seed)
+        drawn = draw_rows(asked, self.most_rows(setting), self.seed)
         return [Question(fact.prompt, fact.answers, "general", chat) for fact in drawn]
 
     def scores(self, replies: Mapping[int, str], first: Mapping[int, str]) -> dict[str, float]:

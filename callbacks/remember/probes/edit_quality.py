@@ -67,7 +67,7 @@ class EditQuality(ReplyProbe):
         """Read the facts with their wordings, neighbours and follow-ups."""
         tokenizer = setting.row_format.tokenizer
         facts, templates = worded_facts(self.facts, setting.datamodule, self.data_dir, tokenizer)
-        drawn = draw_rows(facts, self.num_rows, self.seed)
+        drawn = draw_rows(facts, self.most_rows(setting), self.seed)
         return [question for fact in drawn for question in _questions(fact, templates)]
 
     def scores(self, replies: Mapping[int, str], first: Mapping[int, str]) -> dict[str, float]:

@@ -125,7 +125,7 @@ class GenerationTask(ReplyProbe):
         )
         return [
             Question(before + _asked(form, question), answers, self.task, chat=False)
-            for question, answers in draw_rows(rows, self.num_rows, self.seed)
+            for question, answers in draw_rows(rows, self.most_rows(setting), self.seed)
         ]
 
     def scores(self, replies: Mapping[int, str], first: Mapping[int, str]) -> dict[str, float]:

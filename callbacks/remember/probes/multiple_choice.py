@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
+    NumRows,
     Probe,
     ProbeSetting,
     on_device,
@@ -33,7 +33,8 @@ class MultipleChoice(Probe):
         source: Rows with `ctx`, `endings` (a list), `label` (index of the right one, from 0) and
             perhaps `activity_label`: HellaSwag by default; "embedded" for statements of the
             embedded facts.
-        num_rows: Largest number of questions asked, drawn by `seed`; null: all.
+        num_rows: Largest number of questions asked, drawn by `seed`; null: all; "auto": 500, on
+            a CPU fewer of a large model.
         **kwargs: Arguments of `Probe`.
 
     Source: HellaSwag, 1905.07830; worded and scored as in the LM Evaluation Harness.
@@ -44,7 +45,7 @@ class MultipleChoice(Probe):
     def __init__(
         self,
         source: RecordSource = RecordSource("probes/hellaswag_val_2k.jsonl.gz"),  # noqa: B008 (frozen)
-        num_rows: PositiveInt | None = 500,
+        num_rows: NumRows = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_rows=num_rows, **kwargs)
@@ -53,7 +54,7 @@ class MultipleChoice(Probe):
     def prepare(self, setting: ProbeSetting) -> None:
         """Read and tokenise the questions; see the base class."""
         choices = read_choices(locate(self.source, self.data_dir))
-        drawn = draw_rows(choices, self.num_rows, self.seed)
+        drawn = draw_rows(choices, self.most_rows(setting), self.seed)
         encoded = encode_continuations(
             setting.row_format.tokenizer,
             [_continuations(choice) for choice in drawn],

@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
+    NumRows,
     Probe,
     ProbeSetting,
+    automatic_number,
     on_device,
     with_context,
 )
@@ -22,6 +23,8 @@ from triptych.datamodules.remember.probe_rows import draw_rows, read_texts
 from triptych.datamodules.remember.wikitext_format import detokenised, num_words, rolling_windows
 from triptych.datamodules.sources.records import RecordSource
 from triptych.metrics.language_modeling import TokenNLL
+
+MOST_WINDOWS = 256  # of an automatic number
 
 
 class TextPerplexity(Probe):
@@ -39,8 +42,8 @@ class TextPerplexity(Probe):
     Args:
         source: Rows with `text`; the embedded articles' validation split by default.
         context_length: Longest window in tokens, limited by the model's context.
-        num_windows: Largest number of windows used, drawn by `seed`; null: all. With `wikitext`
-            all windows of `num_rows` pages are used.
+        num_windows: Largest number of windows used, drawn by `seed`; null: all; "auto": 256, on a
+            CPU fewer of a large model. With `wikitext` all windows of `num_rows` pages are used.
         format: "windows" as described first, or "wikitext".
         **kwargs: Arguments of `Probe`.
 
@@ -55,7 +58,7 @@ class TextPerplexity(Probe):
         self,
         source: RecordSource = RecordSource(),  # noqa: B008 (frozen)
         context_length: int = 256,
-        num_windows: PositiveInt | None = 256,
+        num_windows: NumRows = "auto",
         format: Literal["windows", "wikitext"] = "windows",
         **kwargs: Any,
     ) -> None:
@@ -64,14 +67,16 @@ class TextPerplexity(Probe):
             raise ValueError(f"the probe's context_length is {context_length}: set it to 2 or more")
         self.source = source
         self.context_length = context_length
-        self.num_windows = num_windows
+        self.num_windows: NumRows = num_windows
         self.format: Literal["windows", "wikitext"] = format
 
     def prepare(self, setting: ProbeSetting) -> None:
         """Read, tokenise and cut the texts; see the base class."""
         if self.format == "windows":
             setting = with_context(setting, self.context_length)
-        texts = draw_rows(read_texts(locate(self.source, self.data_dir)), self.num_rows, self.seed)
+        texts = draw_rows(
+            read_texts(locate(self.source, self.data_dir)), self.most_rows(setting), self.seed
+        )
         if self.format == "wikitext":
             drawn = self._pages(texts, setting)
         else:
@@ -80,7 +85,9 @@ class TextPerplexity(Probe):
                 for ids in encode_documents(texts, setting.row_format.tokenizer)
                 for window in split_long(Document(ids, ids), setting.row_format.context_length)
             ]
-            drawn = draw_rows(windows, self.num_windows, self.seed)
+            number = self.num_windows
+            most = automatic_number(MOST_WINDOWS, setting) if number == "auto" else number
+            drawn = draw_rows(windows, most, self.seed)
         self.num_rows_used = len(drawn)
         self._scorer = DocumentScorer(
             drawn, list(range(len(drawn))), setting, self.tokens_per_batch
