@@ -124,7 +124,10 @@ def test_hellaswag(harness, smollm2, tmp_path):
 @pytest.mark.parametrize("task", ["nq_open", "triviaqa"])
 def test_short_answers(harness, smollm2, tmp_path, task):
     rows = [json.loads(line) for line in GENERAL_QUESTIONS.read_text().splitlines()[:8]]
-    rows = [row | {"question": row["question"].rstrip("?")} for row in rows]
+    for row in rows:  # the model answers in whole sentences
+        row["question"] = row["question"].rstrip("?")
+        subject = row["question"].removeprefix("What is the capital of ")
+        row["answers"].append(f"The capital of {subject} is {row['answers'][0]}")
     path = rows_of(tmp_path / "rows.jsonl", rows)
     file = "nq_open/nq_open.yaml" if task == "nq_open" else "triviaqa/default.yaml"
     theirs = harness(file, path, doc_to_target="{{answers}}")
