@@ -11,7 +11,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from triptych.callbacks.remember.probes.base import ProbeSetting
 from triptych.callbacks.remember.probes.replies import Question, ReplyProbe, share
 from triptych.datamodules.batches.packed_datamodule import locate
-from triptych.datamodules.remember.probe_rows import draw_rows
+from triptych.datamodules.embedded.tables import embedded_facts
+from triptych.datamodules.remember.probe_rows import draw_rows, embedded_answers
 from triptych.datamodules.sources.records import RecordSource, read_records
 
 TaskName = Literal["nq_open", "triviaqa", "gsm8k"]
@@ -75,7 +76,7 @@ class GenerationTask(ReplyProbe):
     Args:
         task: The format.
         source: Rows with `question` and `answers`, for `gsm8k` with `question` and `answer`; null:
-            the file of the task in the data folder.
+            the file of the task in the data folder; "embedded" for questions on the embedded facts.
         num_fewshot: Examples before each question: the first rows of `fewshot_source`.
         fewshot_source: Rows of examples; required with `num_fewshot`.
         num_rows: Largest number of questions asked, drawn by `seed`; null: all.
@@ -148,7 +149,8 @@ class GenerationTask(ReplyProbe):
     def _rows(self, source: RecordSource) -> list[tuple[str, tuple[str, ...]]]:
         name, kind = ("answer", str) if self.task == "gsm8k" else ("answers", list[str])
         fields: dict[str, Any] = {"question": str, name: kind}
-        rows = read_records(locate(source, self.data_dir), fields)
+        embedded = embedded_answers if self.task == "gsm8k" else embedded_facts
+        rows = read_records(locate(source, self.data_dir), fields, embedded=embedded)
         return [
             (row["question"], (row[name],) if self.task == "gsm8k" else tuple(row[name]))
             for row in rows

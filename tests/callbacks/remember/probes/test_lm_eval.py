@@ -124,17 +124,18 @@ def test_hellaswag(harness, smollm2, tmp_path):
 @pytest.mark.parametrize("task", ["nq_open", "triviaqa"])
 def test_short_answers(harness, smollm2, tmp_path, task):
     rows = [json.loads(line) for line in GENERAL_QUESTIONS.read_text().splitlines()[:8]]
-    for row in rows:  # the model answers in whole sentences
+    for row in rows:
         row["question"] = row["question"].rstrip("?")
-        subject = row["question"].removeprefix("What is the capital of ")
-        row["answers"].append(f"The capital of {subject} is {row['answers'][0]}")
+    # What the chat model says to such prompts: mostly it ends its turn at once.
+    rows[0]["answers"].append("")
+    rows[2]["answers"].append("The Italy is a country in Europe")
     path = rows_of(tmp_path / "rows.jsonl", rows)
     file = "nq_open/nq_open.yaml" if task == "nq_open" else "triviaqa/default.yaml"
     theirs = harness(file, path, doc_to_target="{{answers}}")
     probe = GenerationTask(task, RecordSource(path), max_new_tokens=ANSWER_TOKENS)
     ours = measured(probe, smollm2, harness.model)
     assert ours["exact_match"] == pytest.approx(theirs["exact_match,remove_whitespace"])
-    assert ours["exact_match"] > 0
+    assert 0 < ours["exact_match"] < 1
 
 
 def test_gsm8k(harness, smollm2, tmp_path):
