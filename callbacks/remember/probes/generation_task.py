@@ -80,7 +80,8 @@ class GenerationTask(ReplyProbe):
         num_fewshot: Examples before each question: the first rows of `fewshot_source`.
         fewshot_source: Rows of examples; required with `num_fewshot`.
         num_rows: Largest number of questions asked, drawn by `seed`; null: all.
-        max_new_tokens: Longest answer, in tokens.
+        max_new_tokens: Longest answer, in tokens; null: 256 for `gsm8k`, else 32 (the harness has
+            256, but ends such answers at the first comma or full stop).
         **kwargs: Arguments of `ReplyProbe`.
 
     Raises:
@@ -96,10 +97,11 @@ class GenerationTask(ReplyProbe):
         num_fewshot: NonNegativeInt = 0,
         fewshot_source: RecordSource | None = None,
         num_rows: PositiveInt | None = 100,
-        max_new_tokens: PositiveInt = 256,
+        max_new_tokens: PositiveInt | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_rows=num_rows, max_new_tokens=max_new_tokens, **kwargs)
+        longest = max_new_tokens or (256 if task == "gsm8k" else 32)
+        super().__init__(num_rows=num_rows, max_new_tokens=longest, **kwargs)
         if num_fewshot and fewshot_source is None:
             raise ValueError(
                 f"the probe has num_fewshot {num_fewshot}, but no fewshot_source: name the rows of "
