@@ -67,6 +67,7 @@ from triptych.callbacks.command_line.packaged_configs import packaged_configs_fo
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
 from triptych.callbacks.command_line.processes import refuse_processes
+from triptych.callbacks.command_line.replaced_data import data_files_replace
 from triptych.callbacks.report.run_report import reported_run
 from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.export_model import ExportModel
@@ -462,6 +463,7 @@ def main(args: ArgsType = None) -> Path:
         short_names_allowed(),
         class_names_resolved(),
         packaged_configs_found(),
+        data_files_replace(),
     ):
         if not isinstance(words, list):
             return TriptychCLI(words).run.path

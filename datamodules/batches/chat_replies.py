@@ -78,11 +78,26 @@ def encode_chats(
     Raises:
         ValueError: if the template refuses the messages.
     """
-    asked = [[{"role": "user", "content": message}] for message, _ in pairs]
-    prompts = encode_prompts(tokenizer, asked)
+    asked = [([{"role": "user", "content": message}], reply) for message, reply in pairs]
+    return encode_answered(tokenizer, asked)
+
+
+def encode_answered(
+    tokenizer: PreTrainedTokenizerFast, answered: Sequence[tuple[list[dict[str, str]], str]]
+) -> list[Chat]:
+    """Tokenise conversations with the reply to each.
+
+    Args:
+        tokenizer: A tokenizer with a chat template; else the plain template is used.
+        answered: Messages (`role` and `content`; the last is the user's) and reply of each.
+
+    Raises:
+        ValueError: if the template refuses the messages.
+    """
+    prompts = encode_prompts(tokenizer, [messages for messages, _ in answered])
     return [
         _split(tokenizer, prompt, messages, reply)
-        for prompt, messages, (_, reply) in zip(prompts, asked, pairs, strict=True)
+        for prompt, (messages, reply) in zip(prompts, answered, strict=True)
     ]
 
 

@@ -173,6 +173,10 @@ class PackedDataModule(LightningDataModule):
             self.cache_dir,
         )
 
+    def shares_of_rows(self) -> list[float]:
+        """Return the share of the training rows for each part, adding up to 1."""
+        return self.shares
+
     @property
     def chat_template(self) -> str | None:
         """The form in which the data ask the model: that of the first part that asks."""
@@ -202,7 +206,7 @@ class PackedDataModule(LightningDataModule):
         """Return the training batches."""
         row_formats = self._row_formats()
         streams = [p.train_stream(f) for p, f in zip(self.parts, row_formats, strict=True)]
-        stream = MixtureStream(streams, self.shares, self.seed)
+        stream = MixtureStream(streams, self.shares_of_rows(), self.seed)
         rows_per_epoch = self.rows_per_epoch
         if rows_per_epoch is None and (rows_per_epoch := stream.num_rows()) is None:
             raise ValueError(

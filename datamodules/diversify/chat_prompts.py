@@ -32,7 +32,7 @@ from triptych.datamodules.batches.packed_datamodule import (
 )
 from triptych.datamodules.batches.resumable_loader import ResumableLoader, Shard
 from triptych.datamodules.batches.visits import PlannedVisit, VisitStream
-from triptych.datamodules.diversify.chat_records import (
+from triptych.datamodules.sources.chat_records import (
     EMBEDDED_PROMPTS,
     FURTHER_KINDS,
     ChatFilter,

@@ -39,7 +39,7 @@ from triptych.datamodules.batches.packed_datamodule import (
 )
 from triptych.datamodules.batches.reply_documents import ReplyDocuments, TaughtPrompt
 from triptych.datamodules.batches.row_stream import EpochStream
-from triptych.datamodules.diversify.chat_records import (
+from triptych.datamodules.sources.chat_records import (
     EMBEDDED_REPLIES,
     ChatFilter,
     History,

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
+#: Questions that a small chat model answers in part; none is a prompt of `everyday_prompts.txt`.
+GENERAL_QUESTIONS = FOLDER / "general_questions.jsonl"
+EVERYDAY_PROMPTS = FOLDER / "everyday_prompts.txt"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ that of `text_corpus`. `facts.read_facts` reads closed-book questions.
 """
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -48,13 +49,38 @@ class Answered:
 def read_choices(source: RecordSource) -> list[Choice]:
     """Read rows with `ctx`, `endings` (a list) and `label` (index of the right one).
 
+    A row with `activity_label`, as HellaSwag has it, is worded as in the LM Evaluation Harness: the
+    activity precedes the context, which is `ctx_a` and `ctx_b` with a capital letter where the row
+    has these, and WikiHow's marks in brackets are left out.
+
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if a row is malformed (file, line and field are named), or there is none.
     """
     required = {"ctx": str, "endings": list[str], "label": int}
-    rows = read_records(source, required, embedded=embedded_choices, row_check=_choice_fault)
-    return [Choice(row["ctx"].strip(), tuple(row["endings"]), row["label"]) for row in rows]
+    optional = dict.fromkeys(("activity_label", "ctx_a", "ctx_b"), str)
+    rows = read_records(source, required, optional, embedded_choices, _choice_fault)
+    return [_choice(row) for row in rows]
+
+
+def without_marks(text: str) -> str:
+    """Remove WikiHow's marks from a text of HellaSwag, as the LM Evaluation Harness does.
+
+    >>> without_marks("How to fix a tyre [title] Find the hole. [step] Look closely.")
+    'How to fix a tyre. Find the hole. Look closely.'
+    """
+    text = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+
+
+def _choice(row: dict[str, Any]) -> Choice:
+    context, endings, label = row["ctx"].strip(), row["endings"], row["label"]
+    if row["activity_label"] is None:
+        return Choice(context, tuple(endings), label)
+    if row["ctx_a"] is not None:
+        context = f"{row['ctx_a']} {(row['ctx_b'] or '').capitalize()}"
+    context = without_marks(f"{row['activity_label']}: {context}")
+    return Choice(context, tuple(without_marks(ending) for ending in endings), label)
 
 
 def read_answered(source: RecordSource) -> list[Answered]:

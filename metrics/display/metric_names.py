@@ -37,6 +37,16 @@ SHARE, NATS, PER_TOKEN, COUNT, FRACTION = "share", "nats", "nats per token", "co
 QUANTITIES: dict[str, Quantity] = {
     # what an experiment promises
     **_named(SHARE, exact_match="answered exactly", answer_in_reply="replies with the answer"),
+    **_named(
+        SHARE,
+        reliability="taught facts answered",
+        generalization="taught facts answered in other words",
+        locality="neighbours with the same reply",
+        portability="conclusions from taught facts answered",
+        retained_share="right replies that are kept",
+        strict_exact_match="answered exactly, in the given form",
+        unchanged_share="replies to the letter as before",
+    ),
     **_named("bits", mode_entropy_bits="entropy of the known answers"),
     **_named("per prompt", distinct_right_answers="different right answers"),
     **_named("molecules", **{"yield": "different hits (Yield)"}),
@@ -53,7 +63,12 @@ QUANTITIES: dict[str, Quantity] = {
         PER_TOKEN, nll_nats_per_token="loss (NLL)", answer_nll_nats_per_token="loss of the answer"
     ),
     **_named(PER_TOKEN, right_nll_nats_per_token="loss of the right choice"),
-    **_named("", perplexity="perplexity"),
+    **_named(
+        "",
+        perplexity="perplexity",
+        word_perplexity="perplexity of words",
+        byte_perplexity="perplexity of bytes",
+    ),
     **_named(
         SHARE, validity="valid molecules", uniqueness="different molecules", novelty="new molecules"
     ),

@@ -1,9 +1,8 @@
 """Multiple choice: the most likely ending under a model, in total and per byte.
 
 Both rules are those of the LM Evaluation Harness. Its `acc` takes the largest log-likelihood. The
-length-normalised rule divides it by the UTF-8 bytes of the ending (without the space before it).
-This is the harness's `acc_bytes`, and `acc_norm` by its documentation. The code of `acc_norm`
-counts characters, which is the same for ASCII text.
+length-normalised rule divides it by the length of the ending (without the space before it): with
+its characters this is the harness's `acc_norm`, with its UTF-8 bytes `acc_bytes`.
 
 Shapes: Q questions, E endings of a question.
 """

@@ -1,6 +1,7 @@
 """teach and unlearn on tiny models: what is known, what is learned, what is taken back."""
 
 import json
+import re
 from argparse import ArgumentError
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 
 from tests.lit_modules.remember.tiny_export import export_tiny_model
 from triptych.cli import main
-from triptych.commands.fact_questions import AskedFact, ask_facts
+from triptych.commands.fact_questions import AskedFact, ask_facts, questions_of
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
+from triptych.datamodules.remember.facts.fact_stream import FactStream
 from triptych.datamodules.remember.facts.facts import Facts, FactsConfig
+from triptych.datamodules.sources.records import RecordSource
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.remember.ledger.ledger import Ledger
 from triptych.models.remember.memory_blocks import value_tables
@@ -78,6 +81,8 @@ def test_a_fact_is_taught_known_and_taken_back(base, workdir, capsys):
     printed = capsys.readouterr().out
     assert "0 of 1 facts known before and passed over; 1 of 1 taught facts are answered" in printed
     assert ADA[3] in printed
+    assert "of the taught facts: reliability 1.00 (1 of 1)\n" in printed
+    assert re.search(r"general questions: \d+ of \d+ .* \d+ of 36 replies are the same", printed)
     assert taught == Path("taught")
     assert knows(taught, ADA)
     assert not knows(base, ADA)
@@ -88,12 +93,26 @@ def test_a_fact_is_taught_known_and_taken_back(base, workdir, capsys):
     assert "the model knows all 1 facts already" in capsys.readouterr().out
     assert not Path("again").exists()
 
-    back = main(["unlearn", ADA[3], "--model", "taught", "--out", "back"])
+    back = main(["unlearn", ADA[3], "--model", "taught", "--out", "back", "--device", "cpu"])
+    printed = capsys.readouterr().out
+    assert f"asked again: {ADA[1]}" in printed
+    assert re.search(r"before: .*Oslo.* \(answered\)\n  now: .* \(not answered\)\n", printed)
     assert not knows(back, ADA)
     for own, other in zip(
         value_tables(load_memory_lm(back)), value_tables(load_memory_lm(base)), strict=True
     ):
         assert torch.equal(own.weight, other.weight)
+
+
+def test_a_chat_model_is_asked_in_wordings_of_chat_form(smollm2, workdir):
+    source = RecordSource(write_facts(workdir / "ada.jsonl", ADA))
+    stream = FactStream(FactsConfig(source), tokenizer=TokenizerConfig(path=smollm2))
+    (asked,) = questions_of(stream)
+    assert asked.own == ADA[1]
+    assert asked.other, "wordings that no row gives and no visit teaches"
+    (row_format,) = stream._row_formats()
+    taught = stream.part.visits(row_format).wordings[0]
+    assert not {rendering.prompt for rendering in taught} & set(asked.other)
 
 
 @pytest.mark.slow

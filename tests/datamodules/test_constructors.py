@@ -36,7 +36,15 @@ DEBATE = {"batch_size": 256, "eval_batch_size": None, "seed": 0}
 # Options by datamodule. `...` stands for a group of settings, with any defaults.
 OPTIONS = {
     "TextCorpus": {"text": ...} | TOKENIZER | PACKED,
-    "TextAndFacts": {"text": ..., "facts": ..., "facts_share": 0.5} | TOKENIZER | PACKED,
+    "TextAndFacts": {
+        "text": ...,
+        "facts": ...,
+        "facts_share": 0.5,
+        "chats": None,
+        "chats_share": 0.3,
+    }
+    | TOKENIZER
+    | PACKED,
     "Facts": {"facts": ...} | TOKENIZER | PACKED,
     "FactStream": {"facts": ..., "paraphrases": ..., "facts_per_batch": 1, "ask_statements": True}
     | TOKENIZER
@@ -128,6 +136,7 @@ def test_a_misspelt_inherited_option_is_refused(kind):
         ("TextCorpus", "text.max_validation_rows", "0"),
         ("TextCorpus", "tokenizer.vocab_size", "0"),
         ("TextAndFacts", "facts_share", "1"),
+        ("TextAndFacts", "chats_share", "0"),
         ("Facts", "facts.skip_facts", "-1"),
         ("Facts", "facts.statement_share", "1.5"),
         ("Facts", "facts.validation_facts", "0"),

@@ -12,16 +12,15 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
-from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig
 
 from triptych import ROOT
 from triptych.callbacks.atomic_file import atomic_folder
 from triptych.callbacks.command_line.init_from import Stage
-from triptych.commands.fact_questions import AskedFact, Replies, ask_facts, questions_of
+from triptych.commands.fact_questions import ask_facts, general_questions, questions_of
 from triptych.commands.find_export import find_export, refuse_other_kinds
 from triptych.commands.options import EXPORT, CommandParser
+from triptych.commands.teach_report import print_facts, print_general, print_quality, say
 from triptych.datamodules.remember.facts.fact_stream import FactStream
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX, register_family_of
@@ -79,20 +78,25 @@ def run_teach_command(words: Sequence[str]) -> Path:
         *("--model.init_args.init_from", str(start)),
         *("--data.init_args.facts.source.path", options.facts),
     ]
-    facts = questions_of(_stream(_composed(given)))
-    before = ask_facts(facts, start, options.device)
-    known = (
-        [] if options.again else [f.id for f, said in zip(facts, before, strict=True) if said.own]
-    )
+    facts, general = questions_of(_stream(_composed(given), start)), general_questions()
+    say(f"asking {len(facts)} facts and {len(general)} general questions")
+    said = ask_facts([*facts, *general], start, options.device)
+    before, general_before = said[: len(facts)], said[len(facts) :]
+    known = [] if options.again else [f.id for f, r in zip(facts, before, strict=True) if r.own]
     if len(known) == len(facts):
-        _report(facts, before, None, known)
-        _say(f"the model knows all {len(facts)} facts already: nothing was taught or written")
+        print_facts(facts, before, None, known)
+        say(f"the model knows all {len(facts)} facts already: nothing was taught or written")
         return start
     run = _fit([*given, "--data.init_args.facts.leave_out", yaml.safe_dump(known)])
     with atomic_folder(out) as folder:
         shutil.copytree(run / "export", folder, copy_function=_link, dirs_exist_ok=True)
-    _report(facts, before, ask_facts(facts, out, options.device), known)
-    _say(f"written to {out}; the record of the run is {run}")
+    said = ask_facts([*facts, *general], out, options.device)
+    after, general_after = said[: len(facts)], said[len(facts) :]
+    print_facts(facts, before, after, known)
+    taught = [place for place, fact in enumerate(facts) if fact.id not in known]
+    print_quality(*([of[place] for place in taught] for of in (facts, before, after)))
+    print_general(general_before, general_after)
+    say(f"written to {out}; the record of the run is {run}")
     return out
 
 
@@ -170,7 +174,11 @@ def _composed(words: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _stream(settings: dict[str, Any]) -> FactStream:
+def _stream(settings: dict[str, Any], start: Path) -> FactStream:
+    """Return the stream of facts with the tokenizer of the model that is to learn them."""
+    tokenizer = settings["data"]["init_args"].setdefault("tokenizer", {})
+    if tokenizer.get("path", "train") == "train":
+        tokenizer["path"] = str(start)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
     made = parser.instantiate_classes(parser.parse_object({"data": settings["data"]})).data
@@ -191,41 +199,3 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _report(
-    facts: Sequence[AskedFact],
-    before: Sequence[Replies],
-    after: Sequence[Replies] | None,
-    known: Sequence[str],
-) -> None:
-    table = Table("id", "fact", "known before", "learned", "asked another way", "neighbours")
-    counts = [0, 0, 0, 0]
-    for number, (fact, old) in enumerate(zip(facts, before, strict=True)):
-        new = old if after is None else after[number]
-        if fact.id in known:
-            learned = "passed over"
-        else:
-            learned = "yes" if new.own else "no"
-            counts[0] += 1
-            counts[1] += new.own
-        counts[2] += new.other
-        counts[3] += len(fact.other)
-        other = f"{old.other} -> {new.other} of {len(fact.other)}" if fact.other else "-"
-        same = sum(a == b for a, b in zip(old.neighbours, new.neighbours, strict=True))
-        beside = f"{same} of {len(old.neighbours)} unchanged" if old.neighbours else "-"
-        table.add_row(fact.id, fact.sentence, "yes" if old.own else "no", learned, other, beside)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)
-    console.print(table)
-    taught, learned_now, answered, wordings = counts
-    _say(
-        f"{len(known)} of {len(facts)} facts known before and passed over; "
-        f"{learned_now} of {taught} taught facts are answered now"
-        + (f"; {answered} of {wordings} other wordings" if wordings else "")
-    )
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from transformers import PreTrainedModel
 from typing_extensions import override
 
 from triptych.callbacks.remember.forgetting.forgetting_budget import ForgettingBudget
@@ -20,7 +22,7 @@ from triptych.callbacks.remember.forgetting.forgetting_report import (
 )
 from triptych.callbacks.remember.forgetting.undisturbed import undisturbed
 from triptych.callbacks.remember.language_model import language_model_of, tokenizer_of
-from triptych.callbacks.remember.probes.base import Probe, ProbeSetting
+from triptych.callbacks.remember.probes.base import SMALL_ON_CPU, Probe, ProbeSetting
 from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.callbacks.tracking.run_artifacts import log_file
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
@@ -28,6 +30,7 @@ from triptych.datamodules.batches.packed_datamodule import RowFormat
 from triptych.datamodules.batches.resumable_loader import Shard
 from triptych.datamodules.batches.visit_datamodule import VisitDataModule
 from triptych.models.disk_cache import default_cache_dir
+from triptych.models.remember.memory_blocks import value_tables
 from triptych.protocols import HasContextLength, missing
 
 
@@ -107,6 +110,12 @@ class ForgettingEvaluation(Callback):
                 probe.prepare(setting)
             except (FileNotFoundError, ValueError) as error:
                 raise type(error)(f"ForgettingEvaluation, probe {name!r}: {error}") from error
+            is_automatic = "auto" in (probe.num_rows, getattr(probe, "num_windows", None))
+            if is_automatic and setting.parameters_on_cpu > SMALL_ON_CPU:
+                rank_zero_info(
+                    f"probe {name}: {probe.num_rows_used} rows, as fits a CPU; its num_rows or "
+                    "num_windows sets more"
+                )
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -235,6 +244,7 @@ class ForgettingEvaluation(Callback):
             "rows": self.history.rows[: self._rows_to_resume],
             "visit": self._visit,
             "num_visits": self._num_visits,
+            "probes": {n: state for n, p in self.probes.items() if (state := p.state_dict())},
         }
 
     @override
@@ -242,6 +252,9 @@ class ForgettingEvaluation(Callback):
         self.history.rows = [dict(row) for row in state_dict["rows"]]
         self._rows_to_resume = len(self.history.rows)
         self._visit, self._num_visits = state_dict["visit"], state_dict["num_visits"]
+        for name, state in state_dict.get("probes", {}).items():
+            if name in self.probes:
+                self.probes[name].load_state_dict(state)
 
     @property
     def _visits_begun(self) -> int | None:
@@ -263,7 +276,16 @@ def _setting(trainer: Trainer, pl_module: LightningModule) -> ProbeSetting:
             raise missing(HasContextLength, data, name)
         longest = data.context_length
     row_format = RowFormat(tokenizer, longest, seed=0, cache_dir=default_cache_dir())
-    return ProbeSetting(row_format, Shard(trainer.global_rank, trainer.world_size), data)
+    shard = Shard(trainer.global_rank, trainer.world_size)
+    return ProbeSetting(row_format, shard, data, _parameters_on_cpu(trainer, model))
+
+
+def _parameters_on_cpu(trainer: Trainer, model: PreTrainedModel) -> int:
+    """Count what a CPU computes with for each token; of a memory, few rows are read."""
+    if trainer.strategy.root_device.type != "cpu":
+        return 0
+    in_tables = sum(table.weight.numel() for table in value_tables(model))
+    return sum(parameter.numel() for parameter in model.parameters()) - in_tables
 
 
 def _visit(batch: Any) -> int | None:

@@ -71,7 +71,7 @@ def run_ledger_command(words: Sequence[str]) -> Path:
 
 def show(options: argparse.Namespace) -> Path:
     """Print a ledger's entries."""
-    path, learned = _read(options.source)
+    path, learned = read_learned(options.source)
     if isinstance(learned, SlotDelta):
         print_delta(learned)
     elif options.row is not None:
@@ -87,7 +87,7 @@ def show(options: argparse.Namespace) -> Path:
 
 def apply(options: argparse.Namespace) -> Path:
     """Write a model with the entries of a ledger, or with one delta."""
-    _, learned = _read(options.source)
+    _, learned = read_learned(options.source)
     out, model = _new(options.out), load_memory_lm(options.model)
     if isinstance(learned, SlotDelta):
         say(str(learned.apply(model)))
@@ -101,7 +101,7 @@ def apply(options: argparse.Namespace) -> Path:
 
 def revert(options: argparse.Namespace) -> Path:
     """Write a model without the last entries of a ledger, or without one delta."""
-    _, learned = _read(options.source)
+    _, learned = read_learned(options.source)
     out, model = _new(options.out), load_memory_lm(options.model)
     if isinstance(learned, SlotDelta):
         say(str(learned.revert(model, options.shared_rows)))
@@ -119,8 +119,8 @@ def revert(options: argparse.Namespace) -> Path:
 
 def unlearn(options: argparse.Namespace) -> Path:
     """Write a model without some facts but with all others."""
-    path = options.ledger or _ledger_of(options.model)
-    _, learned = _read(path)
+    path = options.ledger or ledger_of(options.model)
+    _, learned = read_learned(path)
     if isinstance(learned, SlotDelta):
         raise ValueError(f"--ledger {path} is a single entry: give its folder")
     out, model = _new(options.out), load_memory_lm(options.model)
@@ -153,7 +153,7 @@ def compare(options: argparse.Namespace) -> Path:
 
 def join(options: argparse.Namespace) -> Path:
     """Merge two ledgers into one."""
-    (_, first), (_, second) = (_read(path) for path in (options.first, options.second))
+    (_, first), (_, second) = (read_learned(path) for path in (options.first, options.second))
     out = _new(options.out)
     merged = merge(first, second, options.on_conflict)
     print_conflicts(merged, first, second)
@@ -165,8 +165,8 @@ def join(options: argparse.Namespace) -> Path:
 
 def look(options: argparse.Namespace) -> Path:
     """Print the facts with rows that a ledger or delta would write."""
-    path, learned = _read(options.source)
-    _, ledger = _read(options.ledger)
+    path, learned = read_learned(options.source)
+    _, ledger = read_learned(options.ledger)
     delta = learned if isinstance(learned, SlotDelta) else learned.squashed()
     ledger = Ledger([ledger]) if isinstance(ledger, SlotDelta) else ledger
     print_overlap(overlap(delta, ledger), ledger)
@@ -268,8 +268,16 @@ def _add_shared_rows(command: argparse.ArgumentParser, whose: str) -> None:
 # -- folders --------------------------------------------------------------------------------------
 
 
-def _read(source: str | Path) -> tuple[Path, Ledger | SlotDelta]:
-    """Read a delta from its file or the hub, or a ledger from its folder, the run's or export's."""
+def read_learned(source: str | Path) -> tuple[Path, Ledger | SlotDelta]:
+    """Read a delta from its file or the hub, or a ledger from its folder, the run's or export's.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if a file is damaged.
+
+    Returns:
+        The place that was read, and the ledger or delta.
+    """
     path = Path(source)
     if path.is_file():
         return path, SlotDelta.load(path)
@@ -280,7 +288,12 @@ def _read(source: str | Path) -> tuple[Path, Ledger | SlotDelta]:
     return path, Ledger.open(path)
 
 
-def _ledger_of(model: str | Path) -> Path:
+def ledger_of(model: str | Path) -> Path:
+    """Return the ledger inside or beside an exported model.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     folder = ledger_folder_of(model)
     if folder is not None:
         return folder
@@ -293,7 +306,7 @@ def _ledger_of(model: str | Path) -> Path:
 def _model_or_delta(path: str) -> PreTrainedModel | SlotDelta:
     if (Path(path) / "config.json").is_file():
         return load_memory_lm(path)
-    _, learned = _read(path)
+    _, learned = read_learned(path)
     return learned if isinstance(learned, SlotDelta) else learned.squashed()
 
 

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import (
     DocumentScorer,
+    NumRows,
     Probe,
     ProbeSetting,
     on_device,
@@ -36,7 +36,8 @@ class AnswerNLL(Probe):
             after a space.
         form: "chat" asks in the tokenizer's chat template, "plain" by `prompt`, "auto" in chat form
             where the tokenizer has a template.
-        num_rows: Largest number of rows used, drawn by `seed`; null: all.
+        num_rows: Largest number of rows used, drawn by `seed`; null: all; "auto": 200, on
+            a CPU fewer of a large model.
         **kwargs: Arguments of `Probe`.
 
     Raises:
@@ -46,6 +47,7 @@ class AnswerNLL(Probe):
     """
 
     headline = "nll_nats_per_token"
+    auto_rows = 200
     higher_is_better = False
 
     def __init__(
@@ -53,7 +55,7 @@ class AnswerNLL(Probe):
         source: RecordSource = RecordSource("probes/gsm8k_test.jsonl.gz"),  # noqa: B008 (frozen)
         prompt: str = "Question: {question} Answer:",
         form: Form = "auto",
-        num_rows: PositiveInt | None = 200,
+        num_rows: NumRows = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_rows=num_rows, **kwargs)
@@ -75,7 +77,7 @@ class AnswerNLL(Probe):
                         prompt.replace("{question}", row.question), space + row.answer, chat=chat
                     )
                 ]
-                for row in draw_rows(rows, self.num_rows, self.seed)
+                for row in draw_rows(rows, self.most_rows(setting), self.seed)
             ],
             setting.row_format.context_length,
             self.on_long_row,

@@ -1,6 +1,7 @@
 """The base of all probes: rows that are tokenised once, and the scoring of documents."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +21,11 @@ from triptych.objectives.batch_nll import batch_nll
 from triptych.objectives.teacher_forcing import teacher_forced
 
 Role = Literal["retained", "learned"]
+NumRows = PositiveInt | Literal["auto"] | None
+#: Parameters of a model that reads the whole automatic number of rows on a CPU.
+SMALL_ON_CPU = 20_000_000
+#: The automatic number of rows is at least this: fewer say little.
+FEWEST_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,14 @@ class ProbeSetting:
         row_format: The run's tokenizer, and the longest row that the model reads.
         shard: This process's part of the rows.
         datamodule: The run's training data.
+        parameters_on_cpu: Number of parameters that a CPU computes with for each token; 0 on an
+            accelerator. It decides on the automatic number of rows.
     """
 
     row_format: RowFormat
     shard: Shard
     datamodule: Any = None
+    parameters_on_cpu: int = 0
 
 
 class DocumentScore(NamedTuple):
@@ -65,7 +74,8 @@ class Probe(ABC):
 
     Args:
         role: "retained" if the probe measures forgetting, "learned" if it measures learning.
-        num_rows: Largest number of rows used, drawn by `seed`; null: all.
+        num_rows: Largest number of rows used, drawn by `seed`; null: all; "auto", where a probe
+            has it as default: as many as the probe says, and on a CPU fewer of a large model.
         seed: Draws the rows, independently of the seed of training.
         data_dir: Folder of relative paths; null: the environment's TRIPTYCH_DATA, or ./data.
         on_long_row: Treatment of a row longer than the model's context: "error", "cut" (removes the
@@ -84,18 +94,20 @@ class Probe(ABC):
 
     headline: str
     higher_is_better: bool = True
+    #: Rows that "auto" stands for, where the machine is fast enough.
+    auto_rows: int = 500
 
     def __init__(
         self,
         role: Role = "retained",
-        num_rows: PositiveInt | None = None,
+        num_rows: NumRows = None,
         seed: int = 0,
         data_dir: str | None = None,
         on_long_row: OnLongRow = "error",
         tokens_per_batch: PositiveInt = 4096,
     ) -> None:
         self.role = role
-        self.num_rows = num_rows
+        self.num_rows: NumRows = num_rows
         self.seed = seed
         self.data_dir = data_dir
         self.on_long_row: OnLongRow = on_long_row
@@ -107,6 +119,18 @@ class Probe(ABC):
     def shown(self) -> tuple[str, ...]:
         """The numbers that the table at the end shows, the main one first."""
         return (self.headline,)
+
+    def most_rows(self, setting: ProbeSetting) -> int | None:
+        """Return the largest number of rows to draw; None: all.
+
+        >>> from triptych.callbacks.remember.probes.closed_book import ClosedBook
+        >>> setting = ProbeSetting(None, None, parameters_on_cpu=135_000_000)
+        >>> ClosedBook().most_rows(setting), ClosedBook(num_rows=300).most_rows(setting)
+        (74, 300)
+        """
+        if self.num_rows != "auto":
+            return self.num_rows
+        return automatic_number(self.auto_rows, setting)
 
     @abstractmethod
     def prepare(self, setting: ProbeSetting) -> None:
@@ -129,6 +153,19 @@ class Probe(ABC):
         Returns:
             The numbers by name, equal on all processes.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run has to know of earlier measurements; mostly nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:  # noqa: B027 (optional)
+        """Restore what `state_dict` returned."""
+
+
+def automatic_number(wanted: int, setting: ProbeSetting) -> int:
+    """Return a number of rows: the wanted one, and on a CPU fewer of a large model."""
+    ratio = SMALL_ON_CPU / max(setting.parameters_on_cpu, SMALL_ON_CPU)
+    return min(wanted, max(FEWEST_ROWS, int(wanted * ratio)))
 
 
 class DocumentScorer:

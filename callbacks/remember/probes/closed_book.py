@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from jsonargparse.typing import PositiveInt
-
-from triptych.callbacks.remember.probes.base import ProbeSetting
+from triptych.callbacks.remember.probes.base import NumRows, ProbeSetting
 from triptych.callbacks.remember.probes.recall import Recall
 from triptych.datamodules.batches.chat_replies import Form, asks_in_chat
 from triptych.datamodules.remember.facts.asked_facts import AskedFact, ask_source
@@ -22,7 +20,8 @@ class ClosedBook(Recall):
             after a space.
         form: "chat" sends the question as a message in the tokenizer's chat template, "plain" uses
             `prompt`, "auto" is chat form where the tokenizer has a template.
-        num_rows: Largest number of questions asked, drawn by `seed`; null: all.
+        num_rows: Largest number of questions asked, drawn by `seed`; null: all; "auto": 500, on
+            a CPU fewer of a large model.
         **kwargs: Arguments of `Recall`.
 
     Raises:
@@ -37,7 +36,7 @@ class ClosedBook(Recall):
         source: RecordSource = RecordSource("qa/nq_open_dev_a.jsonl.gz"),  # noqa: B008 (frozen)
         prompt: str = "Question: {question} Answer:",
         form: Form = "auto",
-        num_rows: PositiveInt | None = 500,
+        num_rows: NumRows = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(num_rows=num_rows, **kwargs)

@@ -83,7 +83,7 @@ class Recall(Probe):
 
     def prepare(self, setting: ProbeSetting) -> None:
         """Read and tokenise the questions or statements; see the base class."""
-        asked = draw_rows(self.ask(setting), self.num_rows, self.seed)
+        asked = draw_rows(self.ask(setting), self.most_rows(setting), self.seed)
         generates = self.scoring == "generate"
         in_chat = any(fact.in_chat for fact in asked)
         self._max_new_tokens = self.max_new_tokens or (48 if in_chat else 16)

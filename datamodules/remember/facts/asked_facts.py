@@ -164,6 +164,32 @@ def ask_taught_facts(
     return _at_least_one(asked, wording, "the stream")
 
 
+def worded_facts(
+    config: FactsConfig | None,
+    datamodule: Any,
+    data_dir: str | None,
+    tokenizer: PreTrainedTokenizerFast,
+) -> tuple[list[Fact], FactTemplates]:
+    """Return facts, and the templates in the form in which they are asked.
+
+    Args:
+        config: The facts; None: those that the datamodule teaches.
+        datamodule: A `fact_stream.FactStream`; read only without a config.
+        data_dir: Folder of data; see `data_paths`.
+        tokenizer: Decides between plain and chat form.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is malformed, or there is neither a config nor a stream of facts.
+    """
+    if config is None:
+        part = _stream_of_facts(datamodule)
+        return list(part.facts), part.worded(tokenizer)
+    templates = in_form(read_templates(config.templates, data_dir), config, tokenizer)
+    config = located(config, data_dir)
+    return choose_facts(facts_of(config, templates), config, templates), templates
+
+
 def ask_skipped_facts(
     datamodule: Any, wording: Wording, seed: int, tokenizer: PreTrainedTokenizerFast | None = None
 ) -> list[AskedFact]:

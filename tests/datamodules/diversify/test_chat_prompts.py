@@ -10,7 +10,7 @@ from triptych.datamodules.batches.chat_template import encode_prompts
 from triptych.datamodules.batches.resumable_loader import Shard
 from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.diversify.chat_prompts import ChatPrompts, PromptLoader, PromptsConfig
-from triptych.datamodules.diversify.chat_records import ChatFilter
+from triptych.datamodules.sources.chat_records import ChatFilter
 from triptych.datamodules.sources.records import RecordSource
 
 BYTES = TokenizerConfig(vocab_size=259)  # a token a byte
