@@ -18,7 +18,8 @@ def data_files_replace() -> Iterator[None]:
     local files would still be streamed, and read the hub's split of them. Options such as
     `--data.init_args.batch_size 4` are merged over the file as before.
     """
-    parsers_own = ActionTypeHint.__call__
+    action_type: Any = ActionTypeHint
+    parsers_own = action_type.__call__
 
     def call(action: Any, *args: Any, **options: Any) -> Any:
         if len(args) == 4:
@@ -27,8 +28,8 @@ def data_files_replace() -> Iterator[None]:
                 parsed.pop(action.dest, None)
         return parsers_own(action, *args, **options)
 
-    ActionTypeHint.__call__ = call  # type: ignore[method-assign]
+    action_type.__call__ = call
     try:
         yield
     finally:
-        ActionTypeHint.__call__ = parsers_own  # type: ignore[method-assign]
+        action_type.__call__ = parsers_own

@@ -32,6 +32,7 @@ from triptych.datamodules.batches.packed_datamodule import (
 )
 from triptych.datamodules.batches.resumable_loader import ResumableLoader, Shard
 from triptych.datamodules.batches.visits import PlannedVisit, VisitStream
+from triptych.datamodules.diversify.math_rows import MathTask, math_adapter
 from triptych.datamodules.sources.chat_records import (
     EMBEDDED_PROMPTS,
     FURTHER_KINDS,
@@ -41,7 +42,6 @@ from triptych.datamodules.sources.chat_records import (
     is_held_out,
     read_conversations,
 )
-from triptych.datamodules.diversify.math_rows import MathTask, math_adapter
 from triptych.datamodules.sources.records import RecordSource, describe, source_fingerprint
 
 TRAIN, HELD_OUT = "train", "held_out"

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from triptych.datamodules.batches.chat_replies import turn_end
 from triptych.datamodules.batches.chat_template import encode_prompts
 from triptych.datamodules.batches.length_batches import left_padded
 from triptych.datamodules.batches.tokenizer import TokenizerConfig, build_tokenizer
 from triptych.models.disk_cache import build_once
+from triptych.models.end_tokens import end_tokens
+from triptych.models.generation import generate_plainly
 from triptych.models.long_loop import with_progress
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.remember.memory_lm import load_memory_lm
@@ -89,24 +91,26 @@ def _loaded(source: str) -> PreTrainedModel:
 def _replies(source: str, conversations: Sequence[Messages], max_new_tokens: int) -> list[Reply]:
     tokenizer = build_tokenizer(TokenizerConfig(path=source), lambda: [], "", Path())
     prompts = encode_prompts(tokenizer, conversations)
-    model: Any = _loaded(source).to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    ends = [tokenizer.eos_token_id, turn_end(tokenizer)]
+    model = _loaded(source).eval()
+    nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+    ends = end_tokens(model, tokenizer)
+    pad_id: Any = tokenizer.pad_token_id
     # Prompts of about one length need little padding.
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     batches = [order[i : i + PROMPTS_AT_ONCE] for i in range(0, len(order), PROMPTS_AT_ONCE)]
     replies: dict[int, Reply] = {}
     for batch in with_progress(batches, "batches of replies to everyday prompts", len(batches)):
-        ids, mask = left_padded([prompts[index] for index in batch], tokenizer.pad_token_id)
+        ids, mask = left_padded([prompts[index] for index in batch], pad_id)
         with torch.inference_mode():
-            made = model.generate(
-                ids.to(model.device),
-                attention_mask=mask.to(model.device),
+            made = generate_plainly(
+                model,
+                ends=ends,
+                pad_id=pad_id,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                eos_token_id=list(dict.fromkeys(ends)),
-                pad_token_id=tokenizer.pad_token_id,
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
             )[:, ids.shape[1] :]
         for index, row in zip(batch, made.tolist(), strict=True):
-            text = tokenizer.decode(row, skip_special_tokens=True).strip()
+            text = str(tokenizer.decode(row, skip_special_tokens=True)).strip()
             replies[index] = Reply(text, any(token in ends for token in row))
     return [replies[index] for index in range(len(prompts))]

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -21,7 +21,10 @@ from triptych.objectives.batch_nll import batch_nll
 from triptych.objectives.teacher_forcing import teacher_forced
 
 Role = Literal["retained", "learned"]
-NumRows = PositiveInt | Literal["auto"] | None
+if TYPE_CHECKING:
+    NumRows = int | Literal["auto"] | None
+else:
+    NumRows = PositiveInt | Literal["auto"] | None
 #: Parameters of a model that reads the whole automatic number of rows on a CPU.
 SMALL_ON_CPU = 20_000_000
 #: The automatic number of rows is at least this: fewer say little.

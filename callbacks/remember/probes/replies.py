@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from triptych.callbacks.remember.probes.base import Probe, ProbeSetting
 from triptych.callbacks.trainer_parts import is_first_rank
-from triptych.datamodules.batches.chat_replies import turn_end
 from triptych.datamodules.batches.length_batches import left_padded, length_batches
 from triptych.datamodules.batches.prompted_documents import (
     Continuation,
@@ -116,8 +115,8 @@ class ReplyProbe(Probe):
         self._first = dict(state_dict["first"])
 
     def _replies(self, model: PreTrainedModel, limit_batches: int | None) -> dict[int, str]:
-        ends = (turn_end(self._tokenizer),)
-        batches, replies = self._batches[:limit_batches], {}
+        batches = self._batches[:limit_batches]
+        replies: dict[int, str] = {}
         for planned in with_progress(
             batches, "batches of questions", len(batches), is_first_rank(), False
         ):
@@ -125,7 +124,7 @@ class ReplyProbe(Probe):
             ids, mask = left_padded(prompts, self._tokenizer.pad_token_id)
             ids, mask = ids.to(model.device), mask.to(model.device)
             count = self.max_new_tokens
-            texts = continue_greedily(model, self._tokenizer, ids, mask, count, ends)
+            texts = continue_greedily(model, self._tokenizer, ids, mask, count)
             if planned.counts:
                 replies |= dict(zip(planned.rows, texts, strict=True))
         return {
