@@ -55,8 +55,8 @@ def test_the_numbers_of_a_chat_model_before_and_after(smollm2: str, tmp_path: Pa
     )
     (row_format,) = stream._row_formats()
     setting = ProbeSetting(row_format, Shard(), stream)
-    edits = EditQuality(max_new_tokens=8)
-    general = ChatRetention(rows_of(tmp_path / "general.jsonl", GENERAL), max_new_tokens=8)
+    edits = EditQuality(max_new_tokens=10)
+    general = ChatRetention(rows_of(tmp_path / "general.jsonl", GENERAL), max_new_tokens=10)
     probes = {"edits": edits, "general": general}
     evaluation = ForgettingEvaluation(dict(probes))
     for probe in probes.values():
@@ -77,7 +77,9 @@ def test_the_numbers_of_a_chat_model_before_and_after(smollm2: str, tmp_path: Pa
 
         for layer in model.model.layers[20:]:
             layer.mlp.down_proj.weight.zero_()
-        resumed = ForgettingEvaluation({"edits": EditQuality(max_new_tokens=8), "general": general})
+        resumed = ForgettingEvaluation(
+            {"edits": EditQuality(max_new_tokens=10), "general": general}
+        )
         for probe in resumed.probes.values():
             probe.prepare(setting)
         resumed.load_state_dict(state)
