@@ -26,7 +26,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
         named += ids if isinstance(ids, list | tuple) else [] if ids is None else [ids]
     named.append(turn_end(tokenizer))
     own = tokenizer.eos_token_id
-    return [i for i in dict.fromkeys(named) if i in added or i == own]
+    return [i for i in dict.fromkeys(named) if i is not None and (i in added or i == own)]
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,3 +1,4 @@
+import tokenizers
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
@@ -7,19 +8,16 @@ from triptych.models.commune.agent import Agent
 from triptych.models.commune.soft_replies import sample_soft_reply
 
 
-class Tokenizer(PreTrainedTokenizerFast):
-    """A tokenizer with special tokens only."""
-
-    def __init__(self):
-        pass
-
-    eos_token_id, pad_token_id = None, 0
+def tokenizer_without_end():
+    words = {"[PAD]": 0, **{f"word{number}": number for number in range(1, 12)}}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[PAD]"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]")
 
 
 def test_the_likeliest_tokens_are_a_greedy_reply_and_the_gradient_reaches_the_prefix():
     torch.manual_seed(0)
     base = BaseLMConfig(hidden_size=16, num_layers=2, num_heads=2, max_position_embeddings=32)
-    agent = Agent(build_base_lm(base, 12), Tokenizer())
+    agent = Agent(build_base_lm(base, 12), tokenizer_without_end())
     ids, mask = agent.pad([[2, 3, 4], [5]])
     prefix = torch.randn(2, 2, 16, requires_grad=True)
 
