@@ -40,7 +40,7 @@ def explained(kind: type, *words: str, subclass: type | None = None) -> str:
         (FactRecall, "max_new_tokens=0", "expected a whole number above 0 or null, got 0"),
         (FactRecall, "role=both", "expected 'retained' or 'learned', got 'both'"),
         (FactRecall, "scoring=guess", "expected 'generate' or 'teacher_forced', got 'guess'"),
-        (FactRecall, "num_rows=0", "expected a whole number above 0 or null, got 0"),
+        (FactRecall, "num_rows=0", "expected a whole number above 0, 'auto' or null, got 0"),
     ],
 )
 def test_ranges_and_choices_are_the_parsers(kind, word, message):
@@ -51,5 +51,5 @@ def test_options_of_base_classes_are_known():
     """A probe passes them on as `**kwargs`; one that it sets itself is no option of it."""
     assert "did you mean num_rows?" in explained(Probe, "num_row=3", subclass=FactRecall)
     said = explained(Probe, "on_long_row=cut", subclass=TextPerplexity)
-    assert "TextPerplexity takes source, context_length, num_windows, role, num_rows" in said
+    assert "TextPerplexity takes source, context_length, num_windows, format, role, num_rows" in said
     assert "kwargs" not in said
