@@ -95,6 +95,7 @@ def js_generator(log_ratio: Tensor) -> Tensor:
     Its mean over pi_ref is twice the Jensen-Shannon divergence: KL(pi || m) + KL(pi_ref || m) with
     the mean m of both. Never negative.
 
+    >>> import torch
     >>> js_generator(torch.tensor([0.0, 3.0]))  # u = 1, u = e^3
     tensor([ 0.0000, 10.5909])
     """
