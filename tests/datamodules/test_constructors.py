@@ -14,7 +14,13 @@ from triptych.datamodules.batches.visit_datamodule import VisitDataModule
 from triptych.datamodules.commune.agent_states import AgentStates
 
 TOKENIZER = {
-    "tokenizer": {"path": "train", "vocab_size": 4096, "max_training_bytes": 20_000_000},
+    "tokenizer": {
+        "path": "train",
+        "vocab_size": 4096,
+        "max_training_bytes": 20_000_000,
+        "template_args": {},
+        "system_prompt": None,
+    },
 }
 PACKED = {
     "context_length": 256,
