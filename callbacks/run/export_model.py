@@ -155,7 +155,8 @@ class ExportModel(Callback):
         if model is None:
             return
         options: dict[str, Any] = {}
-        adapted = None if self.merge_adapters else _with_named_base(model)
+        merges = self.merge_adapters or getattr(pl_module, "merges_adapters", False)
+        adapted = None if merges else _with_named_base(model)
         if isinstance(model, nn.Module) and is_sharded(model):  # every rank takes part
             options["state_dict"] = gathered_state_dict(model, trainer.is_global_zero)
         elif isinstance(

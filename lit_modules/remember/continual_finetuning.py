@@ -74,6 +74,9 @@ class ContinualFinetuning(LanguageModelTraining):
     warm-up; schedule and warm-up are options here. `stop_below_nats` is ours.
     """
 
+    #: Exports are plain models, which the next session starts from.
+    merges_adapters = True
+
     def __init__(
         self,
         vocab_size: int,
