@@ -7,6 +7,7 @@ from typing import Any
 
 from triptych.commands.asked_model import AskedModel
 from triptych.datamodules.embedded.tables import GENERAL_QUESTIONS
+from triptych.datamodules.remember.facts.answer_place import unmarked
 from triptych.datamodules.remember.facts.fact_rows import read_facts
 from triptych.datamodules.remember.facts.fact_stream import FactStream
 from triptych.datamodules.remember.facts.fact_templates import FactTemplates
@@ -14,6 +15,7 @@ from triptych.datamodules.remember.facts.question_template import QUESTION_TEMPL
 from triptych.datamodules.sources.records import RecordSource
 from triptych.metrics.question_answering import answer_in_reply
 from triptych.models.long_loop import with_progress
+from triptych.models.remember.ledger.fact_texts import sentence_of
 
 QUESTIONS_AT_ONCE = 16
 LONGEST_REPLY = 48
@@ -75,7 +77,7 @@ def questions_of(stream: FactStream) -> list[AskedFact]:
     return [
         AskedFact(
             id=fact.id,
-            sentence=fact.statement or f"{fact.question} {fact.answers[0]}",
+            sentence=unmarked(fact.statement or f"{fact.question} {fact.answers[0]}"),
             answers=fact.answers,
             own=fact.question,
             other=list(templates.question_texts(fact, "held_out")),
@@ -104,8 +106,7 @@ def of_ledger(texts: Mapping[str, Any], facts: Sequence[str]) -> list[AskedFact]
         text = texts[fact] or {}
         question, answers = text.get("question"), list(text.get("answers") or ())
         if question and answers:
-            sentence = text.get("statement") or f"{question} {answers[0]}"
-            asked.append(AskedFact(fact, sentence, answers, question))
+            asked.append(AskedFact(fact, sentence_of(text), answers, question))
     return asked
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from triptych.commands.fact_questions import AskedFact, Replies
@@ -29,7 +30,7 @@ def print_facts(
         other = f"{old.other} -> {new.other} of {len(fact.other)}" if fact.other else "-"
         same = _num_same(old, new)
         beside = f"{same} of {len(old.neighbours)} unchanged" if old.neighbours else "-"
-        table.add_row(fact.id, fact.sentence, _yes(old.own), learned, other, beside)
+        table.add_row(fact.id, escape(fact.sentence), _yes(old.own), learned, other, beside)
     console = Console()
     if not console.is_terminal:
         console = Console(width=240)

@@ -1,6 +1,7 @@
 """The output of the ledger command."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from triptych.models.remember.ledger.fact_texts import sentence_of
@@ -93,7 +94,7 @@ def print_conflicts(merged: Merged, first: Ledger | SlotDelta, second: Ledger | 
 
 def _sentences(entry: SlotDelta) -> str:
     found = (sentence_of(entry.texts.get(fact)) for fact in entry.facts)
-    return " / ".join(text for text in found if text)
+    return escape(" / ".join(text for text in found if text))
 
 
 def _table(*columns: str) -> Table:

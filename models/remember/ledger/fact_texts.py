@@ -1,5 +1,6 @@
 """What the facts of a ledger say: their sentences, and how facts of one name are told apart."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,19 +8,24 @@ from typing import Any
 #: Fields of a fact as plain types: `question`, `answers`, `statement` and whatever else it has.
 FactText = Mapping[str, Any]
 _WHAT_IT_SAYS = ("statement", "question", "answers")
+#: The answer of a statement may be marked: "It is led by [[Ingrid Solvang]]."
+_MARK = re.compile(r"\[\[(.+?)\]\]", re.DOTALL)
 _CLOSING = " .!?。！？"
 
 
 def sentence_of(text: FactText | None) -> str:
-    """Return a fact as one sentence: its statement, or its question and answer.
+    """Return a fact as one sentence: its statement without marks, or its question and answer.
 
+    >>> sentence_of({"statement": "Its capital is [[Paris]]."})
+    'Its capital is Paris.'
     >>> sentence_of({"question": "Who wrote Emma?", "answers": ["Jane Austen"], "statement": None})
     'Who wrote Emma? Jane Austen'
     """
     if text is None:
         return ""
     answers = list(text.get("answers") or [])
-    return text.get("statement") or " ".join([text.get("question") or "", *answers[:1]]).strip()
+    statement = _MARK.sub(r"\1", text.get("statement") or "")
+    return statement or " ".join([text.get("question") or "", *answers[:1]]).strip()
 
 
 def says_the_same(a: FactText | None, b: FactText | None) -> bool:
@@ -100,7 +106,7 @@ def _readings(text: FactText | None) -> list[str]:
         return []
     question, answers = text.get("question") or "", list(text.get("answers") or [])
     asked = [" ".join([question, answer]) for answer in answers]
-    return [_normal(one) for one in (text.get("statement") or "", question, *asked) if one]
+    return [_normal(one) for one in (sentence_of(text), question, *asked) if one]
 
 
 def _normal(text: str) -> str:
