@@ -56,8 +56,8 @@ class PromptsConfig:
     Args:
         source: Rows in WildChat's schema or plain prompts (`chat_records`): embedded, local files
             (.jsonl .csv .parquet .txt, .gz too) or a hub name such as allenai/WildChat-1M. Of the
-            embedded sets, `subset` names creative_questions (the default), creative_questions_small
-            or one_or_two.
+            embedded sets, `subset` names creative_questions (the default),
+            creative_questions_small, one_or_two or one_or_two_few_shot.
         history: The message to answer: `first_turn`, the user's first; `all_turns`, the user's
             last, with the conversation before it.
         keep: Filter of the conversations.

@@ -37,6 +37,7 @@ EMBEDDED_PROMPTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.prompt_rows,
     "creative_questions_small": partial(creative_questions.prompt_rows, small=True),
     "one_or_two": one_or_two.prompt_rows,
+    "one_or_two_few_shot": one_or_two.few_shot_rows,
 }
 EMBEDDED_REPLIES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.reply_rows,

@@ -50,6 +50,8 @@ MOST_WAITS: dict[str, int] = {
 NOT_HERE = {
     "remember/retrofit_smollm2": "a real model",
     "remember/finetune_smollm2": "a real model",
+    "diversify/one_or_two_smollm2": "a real model",
+    "diversify/creative_smollm2": "a real model",
     "remember/teach": "keeps no checkpoint to go on from; its steps are those of finetune_sparse",
     "remember/teach_memory": "keeps no checkpoint to go on from; it trains nothing",
 }
