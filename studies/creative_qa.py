@@ -146,7 +146,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _embedder(preset: str) -> Any:
-    from triptych.metrics.text_embedder import letter_counts
+    from triptych.objectives.text_embedder import letter_counts
 
     return letter_counts if preset == "smoke" else None  # smoke runs do not load the real model
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from triptych.metrics.question_answering import normalize_answer
-from triptych.metrics.text_embedder import Embedder, TextEmbedder
+from triptych.objectives.text_embedder import Embedder, TextEmbedder
 
 Judge = Callable[[str, Sequence[str]], Sequence[bool]]
 

@@ -25,6 +25,7 @@ MOST_WAITS: dict[str, int] = {
     "diversify/creative_qa": 8,
     "diversify/creative_qa_base": 2,
     "diversify/creative_qa_qwen3": 19,
+    "diversify/maths_qwen2.5_1.5b": 10,
     "diversify/molecules": 14,
     "diversify/molecules_prior": 2,
     "diversify/one_or_two": 8,

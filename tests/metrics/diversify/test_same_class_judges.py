@@ -13,7 +13,7 @@ from triptych.metrics.diversify.same_class_judges import (
     EmbeddingJudge,
     short_texts_agree,
 )
-from triptych.metrics.text_embedder import letter_counts
+from triptych.objectives.text_embedder import letter_counts
 
 
 @pytest.mark.parametrize(
