@@ -14,7 +14,7 @@ from triptych.objectives.text_embedder import Embedder, TextEmbedder, letter_cou
 class PromptSimilarity(Reward):
     """The cosine of prompt and reply, cut at 0 and at a level that is enough, over that level.
 
-    All replies that are about their prompt get 1, whatever they say. Without the cut at `enough` the
+    All replies that are about their prompt get 1, whatever they say. Without the cut the
     best reply repeats its prompt. The reward reads the topic alone, and knows neither sense nor
     grammar, so keep a KL or another reward beside it.
 
