@@ -54,6 +54,8 @@ KEYS = {
     KL: "kl_nats",
     FINISHED: "finished_share",
 }
+#: Numbers that are compared and drawn.
+TESTED = (REWARD, DISTINCT)
 #: Bounds of the check: times as many different replies, at a reward within this.
 GAIN, WITHIN = 1.2, 0.02
 
@@ -93,9 +95,6 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
         seeds=seeds,
         samples={name: last_samples(dirs[0], held_out) for name, dirs in runs.items()},
     )
-
-
-TESTED = (REWARD, DISTINCT)
 
 
 def prompt_words(data_dir: str | None) -> tuple[str, ...]:
@@ -141,11 +140,8 @@ def draw(numbers: Numbers, start: dict[str, float]) -> Figure:
         style = series(place) | {"linestyle": "none", "alpha": 0.8}
         points = [[n[key] for n in per_seed] for key in TESTED]
         axis.plot(*points, label=name, **style)
-    axis.plot(
-        *([start[key]] for key in TESTED),
-        label="start",
-        **{"marker": "*", "color": GREY, "markersize": 10, "linestyle": "none"},
-    )
+    star: dict[str, Any] = {"marker": "*", "color": GREY, "markersize": 10, "linestyle": "none"}
+    axis.plot(*([start[key]] for key in TESTED), label="start", **star)
     axis.set(xlabel="reward of held-out prompts", ylabel=DISTINCT)
     axis.margins(0.1)
     better_arrow(axis, "up")
