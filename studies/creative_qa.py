@@ -82,7 +82,10 @@ WORDS = {
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
     parser = study_parser(
-        *(__doc__, "creative_qa", [*STEPS, CHAT], ("workers", "data_dir")),
+        __doc__,
+        "creative_qa",
+        [*STEPS, CHAT],
+        ("workers", "data_dir"),
         num_seeds=None,
         seeds_help=f"seeds of each arm; default: 5, in preset {CHAT} {creative_chat.SEEDS}",
     )
