@@ -28,7 +28,7 @@ from triptych.studies.results import (
 CONFIG = "configs/diversify/one_or_two_smollm2.yaml"
 CLAIM = "on a real chat model MARA answers 1 and 2 equally often where a KL alone keeps the odds"
 STEPS = 40
-BETA, PAPERS_BETA = 0.25, 0.03
+BETA, PAPERS_BETA = 0.2, 0.03
 VANILLA, MARA, WEAK = "vanilla", "MARA", "MARA, beta 0.03"
 BETA_OF = {VANILLA: BETA, MARA: BETA, WEAK: PAPERS_BETA}
 VALID, LEAST = "valid answers", "valid answers, worst prompt"
@@ -36,7 +36,7 @@ SHARE, HELD_OUT = "share of 1, training prompts", "share of 1, held-out prompt"
 SKEWED = "share of 1 where it started above .8"
 FURTHEST = "share of 1, furthest from one half, training prompts"
 OTHERWISE = "answers spelled otherwise"
-#: How an answer may be spelled so that the reward, `AnswerInSet`, takes it.
+#: Spellings of an answer; the reward takes the first alone.
 SPELLINGS = ("{}", "{}.", "{}\n", " {}", "{},", "{}!", "({})", '"{}"')
 FILE = "answer_probabilities.json"
 START_ABOVE = 0.8
@@ -134,7 +134,7 @@ def answer_numbers(
         start: The same of the initial model, for the prompts that start above .8; without such
             prompts the number is that of the most skewed one.
     """
-    shares, valid = _shares(probabilities), [sum(map(sum, p)) for p in probabilities]
+    shares, valid = _shares(probabilities), _valid(probabilities)
     began = _shares(start)[:-1]
     above = min(START_ABOVE, max(began))
     skewed = [share for share, at in zip(shares[:-1], began, strict=True) if at >= above]
@@ -165,7 +165,7 @@ def predicted(start: Sequence[Sequence[Sequence[float]]], name: str) -> dict[str
     beta, mara = BETA_OF[name], None if name == VANILLA else Mara(threshold=0.9)
     shares, valid, pull = [], [], []
     for answers in start[:-1]:
-        one, two = map(sum, answers)
+        one, two = answers[0][0], answers[1][0]
         reference = torch.tensor([one, two, 1 - one - two], dtype=torch.float64).log()
         optimum = target("reverse", torch.tensor([1.0, 1.0, 0.0]), reference, beta, mara).exp()
         shares.append(float(optimum[0] / (optimum[0] + optimum[1])))
@@ -213,8 +213,11 @@ def _own_words(name: str) -> tuple[str, ...]:
 
 
 def _shares(probabilities: Sequence[Sequence[Sequence[float]]]) -> list[float]:
-    sums = [tuple(map(sum, answers)) for answers in probabilities]
-    return [one / (one + two) for one, two in sums]
+    return [one[0] / (one[0] + two[0]) for one, two in probabilities]
+
+
+def _valid(probabilities: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    return [one[0] + two[0] for one, two in probabilities]
 
 
 def _by_prompt(
@@ -225,7 +228,7 @@ def _by_prompt(
     from triptych.datamodules.embedded.one_or_two import few_shot_rows
 
     def both(probabilities: Sequence[Sequence[Sequence[float]]], place: int) -> list[float]:
-        return [sum(map(sum, probabilities[place])), _shares(probabilities)[place]]
+        return [_valid(probabilities)[place], _shares(probabilities)[place]]
 
     return {
         row["conversation"][-1]["content"]: {

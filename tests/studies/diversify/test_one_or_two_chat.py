@@ -11,6 +11,8 @@ from tests.models.tiny_chat_model import tiny_chat_folder
 from tests.studies.conftest import redrawn
 from triptych.datamodules.embedded.one_or_two import few_shot_rows
 from triptych.objectives.rewards.answer_in_set import AnswerInSet
+from triptych.objectives.rewards.composed import Product
+from triptych.objectives.rewards.regex_match import RegexMatch
 from triptych.studies import one_or_two
 from triptych.studies.diversify import one_or_two_chat as chat
 
@@ -18,9 +20,9 @@ NUM_PROMPTS = len(few_shot_rows())
 
 
 def probabilities(one: float, two: float) -> list[list[list[float]]]:
-    """Each prompt has these probabilities, a tenth of them with a full stop."""
+    """Each prompt has these probabilities, and a hundredth of them with a full stop."""
     rest = [0.0] * (len(chat.SPELLINGS) - 2)
-    return [[[0.9 * p, 0.1 * p, *rest] for p in (one, two)]] * NUM_PROMPTS
+    return [[[p, 0.01 * p, *rest] for p in (one, two)]] * NUM_PROMPTS
 
 
 START = probabilities(0.6, 0.1)
@@ -35,7 +37,7 @@ def test_numbers_of_probabilities():
     assert numbers[chat.HELD_OUT] == numbers[chat.FURTHEST] == pytest.approx(0.8)
     assert numbers[chat.LEAST] == pytest.approx(0.9)
     assert numbers[chat.VALID] == pytest.approx((1 + 4 * 0.9) / 5)
-    assert numbers[chat.OTHERWISE] == pytest.approx(0.1 * numbers[chat.VALID])
+    assert numbers[chat.OTHERWISE] == pytest.approx(0.01 * numbers[chat.VALID])
 
 
 def test_predictions_and_the_pull_of_mara():
@@ -48,10 +50,16 @@ def test_predictions_and_the_pull_of_mara():
     assert vanilla[chat.VALID] > 0.98
 
 
-def test_the_reward_takes_every_spelling():
-    record = {"answers": ["1", "2"]}
-    for spelling in chat.SPELLINGS:
-        assert AnswerInSet().score_one(spelling.format("2"), "", record) == 1
+def test_the_reward_takes_one_spelling():
+    rewards = yaml.safe_load((ROOT / chat.CONFIG).read_text())["model"]["init_args"]["reward"]
+    (pattern,) = [part["init_args"]["pattern"] for part in rewards["init_args"]["rewards"][1:]]
+    reward = Product([AnswerInSet(), RegexMatch(pattern)])
+    texts = [spelling.format("2") for spelling in chat.SPELLINGS]
+    scores = [
+        [part.score_one(text, "", {"answers": ["1", "2"]}) for part in reward.rewards]
+        for text in texts
+    ]
+    assert [min(parts) for parts in scores] == [1, *[0] * (len(texts) - 1)]
 
 
 def test_verdicts():
