@@ -7,6 +7,10 @@ most of the time (a fixed Zipf law). It is trained with a reward of 1 for any ri
 are GRPO, RLOO, MARA under the reverse and the forward KL, and RLOO sampled at the temperature where
 its reward is closest to that of MARA, which needs no training. All are measured on k = 10 samples
 of held-out prompts: new phrasings of the training questions, and new categories.
+
+`smollm2` trains SmolLM2-135M-Instruct, a real chat model, on NoveltyBench's prompts, which are read
+from `--data_dir`, with a reward by embeddings. It compares MARA with RLOO, an entropy bonus and
+differential smoothing.
 """
 
 import argparse
@@ -27,6 +31,7 @@ from triptych.studies.arms import (
     read_summary,
     run_arms,
 )
+from triptych.studies.diversify import creative_chat
 from triptych.studies.diversify.sampled_answers import NUM_SAMPLES, REWARD, RIGHT, Sampler
 from triptych.studies.figures import save_figure
 from triptych.studies.options import seeds_of, study_parser
@@ -45,6 +50,7 @@ from triptych.studies.study_tracking import begin_study
 CONFIG = Path("configs/diversify/creative_qa.yaml")
 CLAIM = "at no lower reward MARA gives more different right answers than GRPO and RLOO"
 STEPS = {"smoke": 2, "cpu": 300, "full": 600}
+CHAT = "smollm2"
 #: With all categories the base is trained for longer.
 ALL_CATEGORIES = {"smoke": False, "cpu": False, "full": True}
 FULL_BASE_STEPS = 3000
@@ -75,14 +81,28 @@ WORDS = {
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
-    parser = study_parser(__doc__, "creative_qa", STEPS, num_seeds=5)
+    parser = study_parser(
+        __doc__,
+        "creative_qa",
+        [*STEPS, CHAT],
+        ("workers", "data_dir"),
+        num_seeds=None,
+        seeds_help=f"seeds of each arm; default: 5, in preset {CHAT} {creative_chat.SEEDS}",
+    )
     parser.add_argument("--arms", nargs="+", choices=list(WORDS), default=list(WORDS))
     parser.add_argument(
         "--init_from",
         default="configs/diversify/creative_qa_base.yaml",
         help="initial model: an exported folder, or a config that is run first",
     )
+    parser.add_argument(
+        "--model", default=CHAT, help=f"chat model of preset {CHAT}: a name or a folder"
+    )
     options = begin_study(parser, args)
+    if options.seeds is None:
+        options.seeds = creative_chat.SEEDS if options.preset == CHAT else 5
+    if options.preset == CHAT:
+        return creative_chat.run_study(options)
     if not {MARA, RLOO} <= set(options.arms):
         parser.error(f"--arms: the checks compare {MARA} with {RLOO}, give both")
     # The settings were chosen on seed 42.
@@ -146,7 +166,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def _embedder(preset: str) -> Any:
-    from triptych.metrics.text_embedder import letter_counts
+    from triptych.objectives.text_embedder import letter_counts
 
     return letter_counts if preset == "smoke" else None  # smoke runs do not load the real model
 
@@ -263,7 +283,10 @@ def _words(options: argparse.Namespace, own: Sequence[str], start: Path) -> tupl
 
 def draw_results(results: Mapping[str, Any], path: Path) -> None:
     """Draw the figure from the content of `results.json`."""
-    save_figure(_draw(saved_numbers(results)), path)
+    numbers = saved_numbers(results)
+    if results["preset"] == CHAT:
+        return save_figure(creative_chat.draw(numbers, results["start"]), path)
+    return save_figure(_draw(numbers), path)
 
 
 @styled

@@ -16,6 +16,7 @@ from pathlib import Path
 STUDIES = {
     "one_or_two": "one_or_two",
     "creative_qa": "creative_qa",
+    "pass_at_k": "pass_at_k",
     "molecules": "molecules",
     "real_facts": "remember.real_facts.real_facts_figure",
     "retention": "remember.retention.retention_figure",

@@ -17,7 +17,7 @@ PANEL_OF = {
         *("memory_vs_dense", "real_facts", "retention", "retrofit", "slot_index"),
         "unlearning",
     ),
-    "diversify": ("creative_qa", "molecules", "one_or_two", "tabular_targets"),
+    "diversify": ("creative_qa", "molecules", "one_or_two", "pass_at_k", "tabular_targets"),
     "commune": ("identifiability", "telepathy"),
 }
 

@@ -27,6 +27,7 @@ CONFIGS = (
     "configs/remember/retrofit_qwen3.yaml",
     "configs/diversify/one_or_two_qwen2.5_3b.yaml",
     "configs/diversify/creative_qa_qwen3.yaml",
+    "configs/diversify/maths_qwen2.5_1.5b.yaml",
     "configs/diversify/zinc_prior.yaml",
     "configs/commune/math_qwen3_codec.yaml",
     "configs/commune/math_qwen3.yaml",

@@ -19,6 +19,12 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28}
         | {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128},
     ),
+    "Qwen/Qwen2.5-1.5B-Instruct": (
+        "qwen2",
+        _QWEN
+        | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28}
+        | {"num_attention_heads": 12, "num_key_value_heads": 2},
+    ),
     "Qwen/Qwen2.5-3B-Instruct": (
         "qwen2",
         _QWEN

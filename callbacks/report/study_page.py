@@ -11,7 +11,7 @@ from triptych.callbacks.report.page import Block, Cell, Column, Page, Row
 from triptych.callbacks.report.run_page import REPORT, number
 
 RESULTS = "results.json"
-_SHOWN = {"claim", "preset", "device", "arms", "tests", "checks", "held", "seeds"}
+_SHOWN = {"claim", "preset", "device", "arms", "tests", "checks", "held", "seeds", "samples"}
 
 
 def write_study_report(folder: Path) -> Path:
@@ -53,6 +53,7 @@ def study_page(folder: Path) -> Page:
         "Arms", _arms(results["arms"]), "Mean over seeds, with the 95% interval (Student's t)."
     )
     page.add("Tests", _tests(results["tests"]))
+    page.add("Samples", _samples(results.get("samples", {})), "Of each arm's first seed.")
     more = {key: value for key, value in results.items() if key not in _SHOWN}
     if more:
         page.add("More numbers", [Block(code=json.dumps(more, indent=2))], folded=True)
@@ -99,3 +100,14 @@ def _tests(tests: list[Mapping[str, Any]]) -> list[Block]:
         for test in tests
     ]
     return [Block(columns=[Column("test"), Column("p", True)], rows=rows)] if rows else []
+
+
+def _samples(samples: Mapping[str, Mapping[str, list[str]]]) -> list[Block]:
+    """Make a table of replies, prompt by prompt: arm -> prompt -> replies."""
+    rows: list[Row] = []
+    prompts = dict.fromkeys(prompt for of_arm in samples.values() for prompt in of_arm)
+    for prompt in prompts:
+        rows.append(Row(group=prompt))
+        for arm, of_arm in samples.items():
+            rows.append(Row([Cell(arm), Cell(" / ".join(of_arm.get(prompt, [])))]))
+    return [Block(columns=[Column("arm"), Column("replies")], rows=rows)] if rows else []

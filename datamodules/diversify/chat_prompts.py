@@ -13,7 +13,7 @@ begins) and further fields of the data (`id`, `answers`, `category`, ...).
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -56,11 +56,13 @@ class PromptsConfig:
     Args:
         source: Rows in WildChat's schema or plain prompts (`chat_records`): embedded, local files
             (.jsonl .csv .parquet .txt, .gz too) or a hub name such as allenai/WildChat-1M. Of the
-            embedded sets, `subset` names creative_questions (the default), creative_questions_small
-            or one_or_two.
+            embedded sets, `subset` names creative_questions (the default),
+            creative_questions_small, one_or_two or one_or_two_few_shot.
         history: The message to answer: `first_turn`, the user's first; `all_turns`, the user's
             last, with the conversation before it.
         keep: Filter of the conversations.
+        examples: Questions and answers that each conversation is to begin with (after its system
+            message), for a model that is too small to answer in the wanted form without them.
         num_prompts: Number of training prompts, drawn by `subset_seed`; null: all.
         subset_seed: Seed of that draw, independent of the seed of training.
         held_out_share: Share of the prompts that are never trained on, by a hash of their text: the
@@ -78,6 +80,7 @@ class PromptsConfig:
     source: RecordSource = field(default_factory=RecordSource)
     history: History = "first_turn"
     keep: ChatFilter = field(default_factory=ChatFilter)
+    examples: list[tuple[str, str]] = field(default_factory=list)
     num_prompts: PositiveInt | None = None
     subset_seed: int = 0
     held_out_share: ClosedUnitInterval = 0.05
@@ -119,6 +122,10 @@ class PromptsPart(DataPart):
         left_out = ["source", "validation_prompts", "further_fields"]
         if self.config.task is None:
             left_out += ["task", "instruction"]
+        if not self.config.examples:
+            left_out.append("examples")
+        if self.config.keep.categories is None:
+            del settings["keep"]["categories"]
         for name in left_out:
             del settings[name]
         rows = source_fingerprint(self._source, self._embedded)
@@ -161,17 +168,21 @@ class PromptsPart(DataPart):
 
     def _make(self, row_format: RowFormat) -> dict[str, list[PromptRow]]:
         limit = row_format.context_length
-        encoded = encode_prompts(row_format.tokenizer, [row["messages"] for row in self._rows])
+        asked = [with_examples(row["messages"], self.config.examples) for row in self._rows]
+        encoded = encode_prompts(row_format.tokenizer, asked)
         splits: dict[str, list[PromptRow]] = {TRAIN: []}
         short = [
-            (row, ids) for row, ids in zip(self._rows, encoded, strict=True) if len(ids) <= limit
+            (row, messages, ids)
+            for row, messages, ids in zip(self._rows, asked, encoded, strict=True)
+            if len(ids) <= limit
         ]
         self.counts |= {"too many tokens": len(encoded) - len(short), "kept": len(short)}
         self._refuse_none(short, limit)
-        for row, ids in short:
+        for row, messages, ids in short:
             by_hash = HELD_OUT if is_held_out(row, self.config.held_out_share) else TRAIN
             fields = {k: v for k, v in row.items() if v is not None and k not in ("split", "reply")}
-            splits.setdefault(row["split"] or by_hash, []).append(fields | {"prompt_ids": ids})
+            own = {"messages": messages, "prompt_ids": ids}
+            splits.setdefault(row["split"] or by_hash, []).append(fields | own)
         wanted = self.config.num_prompts
         if wanted is not None and wanted > len(splits[TRAIN]):
             raise ValueError(
@@ -313,6 +324,25 @@ class ChatPrompts(PackedDataModule):
             for name, rows in self.prompts.items()
             if name != TRAIN
         ]
+
+
+def with_examples(
+    messages: Sequence[Mapping[str, str]], examples: Sequence[tuple[str, str]]
+) -> list[dict[str, str]]:
+    """Put examples in front of a conversation, after its system message.
+
+    >>> asked = [{"role": "user", "content": "Name a tool."}]
+    >>> [m["content"] for m in with_examples(asked, [("Name a fruit.", "Pear.")])]
+    ['Name a fruit.', 'Pear.', 'Name a tool.']
+    """
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    shown = [
+        {"role": role, "content": content}
+        for example in examples
+        for role, content in zip(("user", "assistant"), example, strict=True)
+    ]
+    system, rest = messages[: int(has_system)], messages[int(has_system) :]
+    return [*map(dict, system), *shown, *map(dict, rest)]
 
 
 def _draw(rows: list[PromptRow], count: int | None, seed: int) -> list[PromptRow]:

@@ -3,6 +3,8 @@
     prompt_rows()   {"id": "one_or_two/0", "prompt": "Pick a random integer: ...",
                      "answers": ["1", "2"], "category": "one_or_two", "split": "train"}
     reply_rows()    the same with `replies` and `weights`, the warm-up of a tiny model
+    few_shot_rows() {"id": "one_or_two_few_shot/0", "conversation": [user: "Pick 1 or 2 at random.",
+                     assistant: "2", ...], "answers": ["1", "2"], ...}, for a small chat model
 
 The prior is uneven like that of the paper's model, which prefers 1: 0.55 for 1, 0.25 for 2, the
 rest wrong or garbled.
@@ -25,6 +27,15 @@ HELD_OUT_PHRASINGS = (
     "Roll a die that has two sides, 1 and 2.",
 )
 ANSWERS = ("1", "2")
+# For a chat model that is too small to answer without examples.
+FEW_SHOT_PHRASINGS = (
+    "Pick 1 or 2 at random.",
+    "Give me 1 or 2 at random.",
+    "Draw 1 or 2 by chance.",
+    "Choose a random number, 1 or 2.",
+)
+HELD_OUT_FEW_SHOT = ("Say a random number: 1 or 2.",)
+EXAMPLES = ("2", "1")
 # Weight of each reply, in every phrasing.
 PRIOR = {
     "<answer>1</answer>": 0.55,
@@ -55,6 +66,36 @@ def prompt_rows() -> list[dict[str, Any]]:
         }
         for number, phrasing in enumerate([*PHRASINGS, *HELD_OUT_PHRASINGS])
     ]
+
+
+def few_shot_rows() -> list[dict[str, Any]]:
+    """List prompts that show two answers before they ask again; read them with `all_turns`.
+
+    SmolLM2-135M-Instruct answers 1 or 2 to these more often than not, mostly 1, and hardly ever
+    to a request without examples.
+
+    >>> [turn["content"] for turn in few_shot_rows()[0]["conversation"]][1:]
+    ['2', 'Pick 1 or 2 at random.', '1', 'Pick 1 or 2 at random.']
+    """
+    rows = []
+    for number, phrasing in enumerate([*FEW_SHOT_PHRASINGS, *HELD_OUT_FEW_SHOT]):
+        asked = {"role": "user", "content": phrasing}
+        turns = [
+            turn
+            for example in EXAMPLES
+            for turn in (asked, {"role": "assistant", "content": example})
+        ]
+        is_training = number < len(FEW_SHOT_PHRASINGS)
+        rows.append(
+            {
+                "id": f"one_or_two_few_shot/{number}",
+                "conversation": [*turns, asked],
+                "answers": list(ANSWERS),
+                "category": "one_or_two",
+                "split": "train" if is_training else "held_out_phrasings",
+            }
+        )
+    return rows
 
 
 def reply_rows() -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ EMBEDDED_PROMPTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.prompt_rows,
     "creative_questions_small": partial(creative_questions.prompt_rows, small=True),
     "one_or_two": one_or_two.prompt_rows,
+    "one_or_two_few_shot": one_or_two.few_shot_rows,
 }
 EMBEDDED_REPLIES: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "creative_questions": creative_questions.reply_rows,
@@ -71,6 +72,7 @@ class ChatFilter:
     Args:
         languages: Keep only these, in WildChat's names ("English"); null: all. Rows without a
             language are kept.
+        categories: Keep only rows of these categories; null: all, also those without one.
         drop_toxic: Leave out rows that are marked as toxic, as a whole or in a used message.
         drop_redacted: Leave out rows with personal data removed, as a whole or from a used message:
             their texts have gaps.
@@ -84,6 +86,7 @@ class ChatFilter:
     """
 
     languages: list[str] | None = None
+    categories: list[str] | None = None
     drop_toxic: bool = True
     drop_redacted: bool = True
     min_characters: PositiveInt = 1
@@ -118,6 +121,8 @@ class ChatFilter:
         language = row["language"]
         if self.languages is not None and language is not None and language not in self.languages:
             return "other language"
+        if self.categories is not None and row["category"] not in self.categories:
+            return "other category"
         if self.drop_toxic and row["toxic"]:
             return "toxic"
         if self.drop_redacted and row["redacted"]:

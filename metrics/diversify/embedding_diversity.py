@@ -17,7 +17,7 @@ from triptych.metrics.diversify.vendi_score import (
     vendi_of_package,
     vendi_of_spectrum,
 )
-from triptych.metrics.text_embedder import Embedder, TextEmbedder, letter_counts
+from triptych.objectives.text_embedder import Embedder, TextEmbedder, letter_counts
 
 
 class EmbeddingMetric(PromptMetric):

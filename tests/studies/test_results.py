@@ -60,3 +60,11 @@ def test_many_arms_stand_below_one_another(tmp_path, capsys):
     assert "0.5" in shown
     assert "40" in shown
     assert "learned" in next(line for line in lines if "points lost" in line)
+
+
+def test_samples_are_in_the_report(tmp_path):
+    samples = {"tap": {"Name a drink.": ["milk", "tea"]}, "sea": {"Name a drink.": ["salt"]}}
+    arms = {"tap": {"dryness": mean_interval([0.1])}}
+    write_results(tmp_path, "x", "smoke", arms, [], {}, device="cpu", samples=samples)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Name a drink.") < page.index("milk / tea") < page.index("salt")

@@ -77,6 +77,47 @@ def test_history_and_the_plain_template(write_jsonl):
     assert data.tokenizer.decode(second[1:]) == "System: Be brief.\nUser: Why?\nAssistant:\n"
 
 
+def test_examples_stand_between_system_message_and_conversation(write_jsonl):
+    path = write_jsonl("chats.jsonl", [WILDCHAT[6], WILDCHAT[7]])
+    plain, shown = (
+        make(path, prompts={"examples": examples, "held_out_share": 0.5})
+        for examples in ([], [("Name a fruit.", "Pear.")])
+    )
+    example = "User: Name a fruit.\nAssistant: Pear.\n"
+    conversations = {}
+    for data in (plain, shown):
+        conversations |= {
+            (data is shown, row["prompt"]): (name, data.tokenizer.decode(row["prompt_ids"][1:]))
+            for name, rows in data.prompts.items()
+            for row in rows
+        }
+    for (has_examples, prompt), (name, text) in conversations.items():
+        if has_examples:  # the same split, and the same text around the example
+            assert conversations[False, prompt] == (name, text.replace(example, ""))
+            assert text.count(example) == 1
+    assert conversations[True, "Why?"][1].startswith(f"System: Be brief.\n{example}User: Why?")
+    assert plain.part.fingerprint() != shown.part.fingerprint()
+
+
+def test_categories_are_chosen(write_jsonl):
+    rows = [{"prompt": name, "category": name} for name in "abc"] + [{"prompt": "none"}]
+    data = make(write_jsonl("chats.jsonl", rows), {"categories": ["a", "c"]})
+    assert texts(data) == ["a", "c"]
+    assert data.counts["other category"] == 2
+
+
+def test_few_shot_requests_differ_in_their_wording_alone():
+    subset = PromptsConfig(RecordSource(subset="one_or_two_few_shot"), history="all_turns")
+    data = ChatPrompts(subset, tokenizer=BYTES)
+    assert {name: len(rows) for name, rows in data.prompts.items()} == {
+        "train": 4, "held_out_phrasings": 1
+    }  # fmt: skip
+    for row in (*data.prompts["train"], *data.prompts["held_out_phrasings"]):
+        asked, shown = row["messages"][::2], row["messages"][1::2]
+        assert {message["content"] for message in asked} == {row["prompt"]}
+        assert [message["content"] for message in shown] == ["2", "1"]
+
+
 def test_long_prompts_are_dropped_and_all_of_them_is_an_error(write_jsonl):
     path = write_jsonl("chats.jsonl", [WILDCHAT[0], WILDCHAT[6]])
     # "User: Why?\nAssistant:\n" has 22 bytes, with the system's line 40, and BOS.

@@ -17,7 +17,7 @@ from triptych.metrics.diversify.vendi_score import (
     kernel_spectrum,
     vendi_of_spectrum,
 )
-from triptych.metrics.text_embedder import TextEmbedder, letter_counts
+from triptych.objectives.text_embedder import TextEmbedder, letter_counts
 
 ORDERS = [0.0, 0.1, 0.5, 1.0, 2.0, 7.5, math.inf]
 

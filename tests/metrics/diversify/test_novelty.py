@@ -13,7 +13,7 @@ from triptych.metrics.diversify.novelty import (
     reward_score,
 )
 from triptych.metrics.diversify.same_class_judges import AnswerJudge, EmbeddingJudge
-from triptych.metrics.text_embedder import letter_counts
+from triptych.objectives.text_embedder import letter_counts
 
 
 def near(first: str, others: list[str]) -> list[bool]:

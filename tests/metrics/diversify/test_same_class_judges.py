@@ -13,7 +13,7 @@ from triptych.metrics.diversify.same_class_judges import (
     EmbeddingJudge,
     short_texts_agree,
 )
-from triptych.metrics.text_embedder import letter_counts
+from triptych.objectives.text_embedder import letter_counts
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,12 @@ def test_a_classifier_has_two_labels(tmp_path: Path, classifier: Path):
     judge = ClassifierJudge(str(tmp_path), tokenizer=str(classifier))
     with pytest.raises(ValueError, match="has 3 labels"):
         judge.probabilities(PAIRS)
+
+
+def test_short_replies_are_judged_by_the_rule_and_long_ones_by_their_embeddings():
+    long, anagram = "one two three four five six", "six five four three two one"
+    judge = EmbeddingJudge(0.99, letter_counts, max_words=5)
+    assert judge("blue whale", ["whale", "elbu", long]) == [True, False, False]
+    assert judge(long, [anagram, "a"]) == [True, False]
+    assert judge(long, []) == []
+    assert EmbeddingJudge(0.99, letter_counts)("blue", ["elbu"]) == [True]
