@@ -51,7 +51,5 @@ def test_options_of_base_classes_are_known():
     """A probe passes them on as `**kwargs`; one that it sets itself is no option of it."""
     assert "did you mean num_rows?" in explained(Probe, "num_row=3", subclass=FactRecall)
     said = explained(Probe, "on_long_row=cut", subclass=TextPerplexity)
-    assert (
-        "TextPerplexity takes source, context_length, num_windows, format, role," in said
-    )
+    assert "TextPerplexity takes source, context_length, num_windows, format, role," in said
     assert "kwargs" not in said
