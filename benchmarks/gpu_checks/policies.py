@@ -38,7 +38,7 @@ def molecules(setting: Setting) -> dict[str, Any]:
             numbers[f"{name}_gradient_against_cpu"] = largest_difference(gradient, expected)
             # mypy cannot infer a lambda with defaults, which bind this round of the loop.
             numbers[f"{name}_ms"] = setting.milliseconds(
-                lambda network=network, ids=ids_BT, dtype=dtype: _gradient(network, ids, dtype)  # type: ignore[misc]
+                lambda network=network, ids=ids_BT, dtype=dtype: _gradient(network, ids, dtype)  # type: ignore[misc]  # mypy infers no lambda with defaults
             )
             held = held and apart < bound and numbers[f"{name}_gradient_against_cpu"] < 10 * bound
     return numbers | {"held": held}

@@ -106,7 +106,7 @@ def penalties(setting: Setting) -> dict[str, Any]:
     for norm, estimators in ESTIMATORS.items():
         for estimator in estimators:
             # The names in ESTIMATORS are those literals, but its keys are plain strings.
-            penalty = JacobianPenalty("mean", norm, estimator, num_columns=latents, num_rows=width)  # type: ignore[arg-type]
+            penalty = JacobianPenalty("mean", norm, estimator, num_columns=latents, num_rows=width)  # type: ignore[arg-type]  # names from a table
             results = []
             for device in (torch.device("cpu"), setting.device):
                 torch.manual_seed(0)

@@ -24,6 +24,9 @@ class ReadProtection:
     The positions of a visit are those that predict a labelled token. Their reads are kept from the
     visit's last step, and protected from the next visit on.
 
+    A later visit to the same fact, as in a second pass or to correct its answer, meets the fact's
+    own earlier reads and learns more slowly. Taking a fact back does not remove its reads.
+
     Args:
         tables: Value tables in `selected_rows` mode.
         strength: See `ProtectedReads`.
@@ -127,8 +130,10 @@ def _learned_reads(table: ValueTable, labels_BT: Tensor) -> tuple[Tensor, Tensor
     place_N = predicts_BT.flatten()
     found = [reads for reads in table.reads if len(reads.ids_BK) == len(place_N)]
     if not found:
-        nothing = torch.empty(0, 0, dtype=torch.int64, device=table.weight.device)
-        return nothing, nothing.float()
+        raise ValueError(
+            f"SparseMemoryFinetuning.protection: no memory layer read all {len(place_N)} positions "
+            "of the batch, so the reads of its answers are not known: set protection to 0"
+        )
     return (
         torch.cat([reads.ids_BK[place_N] for reads in found]),
         torch.cat([reads.weights_BK[place_N] for reads in found]),

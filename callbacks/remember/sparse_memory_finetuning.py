@@ -147,6 +147,7 @@ class SparseMemoryFinetuning(Callback):
         self._updates = RowUpdates([], self._row_optimizer, self.observers)
         self._statistics: list[TableStatistics] | None = None
         self._statistics_file: Path | None = None
+        self._earlier_reads: Path | None = None
         self._remembered: list[RememberedCall] = []
         self._batch: Any = None
         self._has_warned = False
@@ -204,12 +205,14 @@ class SparseMemoryFinetuning(Callback):
         )
 
     def _protection(self, pl_module: LightningModule) -> ReadProtection | None:
+        if isinstance(pl_module, StartsFrom) and pl_module.init_from is not None:
+            path = Path(pl_module.init_from) / PROTECTED_READS_FILE
+            self._earlier_reads = path if path.is_file() else None
         if not self.protection:
             return None
         protection = ReadProtection(self._tables, self.protection)
-        source = pl_module.init_from if isinstance(pl_module, StartsFrom) else None
-        if source is not None and (Path(source) / PROTECTED_READS_FILE).is_file():
-            protection.load(Path(source) / PROTECTED_READS_FILE)
+        if self._earlier_reads is not None:
+            protection.load(self._earlier_reads)
         return protection
 
     def _relative_rates(self, background: BackgroundStatistics) -> list[float]:
@@ -262,6 +265,8 @@ class SparseMemoryFinetuning(Callback):
             shutil.copyfile(self._statistics_file, folder / BACKGROUND_FILE)
         if self._updates.protection is not None:
             self._updates.protection.save(folder / PROTECTED_READS_FILE)
+        elif self._earlier_reads is not None:  # for later runs that protect
+            shutil.copyfile(self._earlier_reads, folder / PROTECTED_READS_FILE)
 
     def _find_statistics(self, pl_module: LightningModule) -> Path | None:
         source = self.background

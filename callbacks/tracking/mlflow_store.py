@@ -110,7 +110,7 @@ def is_refusal(error: Exception) -> bool:
 
     if not isinstance(error, MlflowException):
         return False
-    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]  # untyped in MLflow
     return status in REFUSED
 
 

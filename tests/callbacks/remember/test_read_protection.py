@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from tests.callbacks.remember.finetuning_runs import (
     export,
@@ -11,9 +12,10 @@ from tests.callbacks.remember.finetuning_runs import (
     resumes_exactly,
     same,
 )
-from triptych.callbacks.remember.read_protection import FILE
+from triptych.callbacks.remember.read_protection import FILE, ReadProtection
 from triptych.callbacks.remember.row_updates import RowObserver
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.models.remember.values.value_table import ValueTable
 from triptych.models.tensor_file import load_tensors
 
 __all__ = ["export", "finetune", "finetune_by_yaml"]
@@ -83,6 +85,10 @@ def test_an_export_hands_its_reads_to_the_next_run(finetune_by_yaml, export):
     assert num_held > 5
     assert len(more["table_0.ids"]) == 2 * num_held
     assert torch.equal(more["table_0.ids"][:num_held], held["table_0.ids"])
+    section["init_args"]["protection"] = 0.0
+    handed_on = finetune_by_yaml(callbacks=[section], init_from=str(first)) / "export"
+    assert (handed_on / FILE).read_bytes() == (first / FILE).read_bytes()
+    section["init_args"]["protection"] = 20.0
     (first / FILE).unlink()  # the same facts, unprotected: other values
     unprotected = finetune_by_yaml(callbacks=[section], init_from=str(first))
     weight = next(
@@ -94,3 +100,9 @@ def test_an_export_hands_its_reads_to_the_next_run(finetune_by_yaml, export):
 def test_data_without_visits_and_accumulation_are_refused(finetune):
     with pytest.raises(ValueError, match="set one of them to its default"):
         finetune(callback(), trainer={"accumulate_grad_batches": 2})
+    table = ValueTable(4, 2, gradient="selected_rows")
+    protection, batch = ReadProtection([table], 1.0), {"labels": torch.tensor([[-100, 3]])}
+    with pytest.raises(ValueError, match=r"belong to none: use .*FactStream"):
+        protection.note(Trainer(logger=False), batch)
+    with pytest.raises(ValueError, match="no memory layer read all 2 positions"):
+        protection.note(Trainer(logger=False), batch | {"visit": torch.tensor(0)})
