@@ -1,5 +1,7 @@
 """Protection of earlier facts' reads in sparse memory finetuning, run as users run it."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -68,7 +70,10 @@ def test_later_facts_move_the_first_ones_outputs_less(finetune):
     assert not same(free, kept)
 
 
-def test_resumes_exactly(finetune):
+@pytest.mark.parametrize("steps_per_visit", [2, 4], ids=["in a later visit", "in the first visit"])
+def test_resumes_exactly(finetune, steps_per_visit):
+    """Saved after the third step; the fact of the first visit is protected from the second on."""
+    finetune = partial(finetune, steps_per_visit=steps_per_visit)
     resumes_exactly(finetune, callback, "train/nll_nats_per_token")
 
 
