@@ -28,7 +28,7 @@ from triptych.studies.results import (
 CONFIG = "configs/diversify/one_or_two_smollm2.yaml"
 CLAIM = "on a real chat model MARA answers 1 and 2 equally often where a KL alone keeps the odds"
 STEPS = 40
-BETA, PAPERS_BETA = 0.2, 0.03
+BETA, PAPERS_BETA = 0.25, 0.03
 VANILLA, MARA, WEAK = "vanilla", "MARA", "MARA, beta 0.03"
 BETA_OF = {VANILLA: BETA, MARA: BETA, WEAK: PAPERS_BETA}
 VALID, LEAST = "valid answers", "valid answers, worst prompt"
