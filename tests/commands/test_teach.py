@@ -126,8 +126,9 @@ def test_known_facts_are_passed_over_on_the_second_day(base, workdir, capsys):
     ledger = Ledger.open(two / "ledger")
     assert ledger.facts == ["ada", "ben"]
     assert ledger.num_sessions == 2
-    main(["unlearn", "velmora", "--model", "two", "--out", "three", "--shared_rows", "subtract"])
-    assert not knows(Path("three"), BEN)
+    for fact, row, out in (("velmora", BEN, "three"), (ADA[3], ADA, "four")):
+        main(["unlearn", fact, "--model", "two", "--out", out])
+        assert not knows(Path(out), row)
 
 
 @pytest.mark.slow

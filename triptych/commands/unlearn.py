@@ -15,7 +15,7 @@ from triptych.models.remember.ledger.ledger import Ledger
 
 EPILOG = """examples:
   python train.py unlearn "Brightwell Robotics is led by Ingrid Solvang." --model taught --out new
-  python train.py unlearn hq-brightwell --model taught --out new --shared_rows subtract
+  python train.py unlearn hq-brightwell --model taught --out new --shared_rows keep
 
 `python train.py ledger show EXPORT` lists the facts."""
 
@@ -46,9 +46,9 @@ def run_unlearn_command(words: Sequence[str]) -> Path:
     parser.add_argument(
         "--shared_rows",
         choices=("keep", "subtract"),
-        default="keep",
-        help="rows that later facts have written too: keep them, or subtract the fact's difference "
-        "from them; by default keep, which is safer for the later facts",
+        default="subtract",
+        help="rows that later facts have written too: subtract the fact's difference from them (by "
+        "default), or keep them, after which the fact may still be answered",
     )
     parser.add_argument(
         "--device", help="where to ask: cpu, cuda, ...; by default the best there is"
