@@ -338,6 +338,8 @@ class TriptychCLI(LightningCLI):
             if subcommand == "fit" and self.trainer.is_global_zero:
                 self._say_farewell(interrupted, options.get("ckpt_path"))
             raise
+        finally:
+            self.run.release()
 
     def _say_farewell(self, interrupted: Interrupted, resumed_from: str | None) -> None:
         """Print the run's directory, and the command that goes on."""
