@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from triptych.models.parent_process import end_with_named_parent
+from triptych.models.host.parent_process import end_with_named_parent
 
 LOADING = "Triptych: loading ..."
 

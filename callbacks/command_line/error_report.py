@@ -13,7 +13,6 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych.callbacks.command_line.init_from import StageError
-from triptych.callbacks.run.nan_guard import NonFiniteError
 
 # Errors that a user can fix by changing a file or an option. All others are bugs of ours or of a
 # library and keep their traceback.
@@ -22,7 +21,7 @@ USER_ERRORS = (
     OSError,
     ModuleNotFoundError,
     MisconfigurationException,
-    NonFiniteError,
+    ArithmeticError,  # numbers that are not finite: of the loss, a parameter or a policy
     StageError,
 )
 

@@ -34,7 +34,8 @@ from triptych import ROOT
 from triptych.callbacks.command_line.processes import chosen_devices, num_devices
 from triptych.callbacks.run.owner_lock import is_in_use
 from triptych.callbacks.run.run_directory import job_id
-from triptych.models.parent_process import VARIABLE as PARENT
+from triptych.models.host.checked_folder import read_settings
+from triptych.models.host.parent_process import VARIABLE as PARENT
 
 # Options that do not change the exported model.
 RUN_SPECIFIC = (
@@ -264,7 +265,7 @@ def _failure_of(run_dir: Path) -> Path:
 
 def _is_finished(run_dir: Path) -> bool:
     summary = run_dir / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
+    return summary.is_file() and read_settings(summary).get("status") == "finished"
 
 
 def _environment() -> dict[str, str]:

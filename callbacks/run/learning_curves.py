@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import reports
 from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.callbacks.trainer_parts import num_dry_run_batches
 from triptych.metrics.display.figure_style import (
@@ -56,6 +57,7 @@ class LearningCurves(Callback):
         self.most_panels = most_panels
 
     @override
+    @reports
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = Path(trainer.default_root_dir) / "metrics.csv"
         if not trainer.is_global_zero or num_dry_run_batches(trainer) or not metrics.is_file():

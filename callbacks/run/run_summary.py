@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[Non
         raise
     finally:
         if trainer.is_global_zero:
-            content = {
+            content: dict[str, Any] = {
                 "status": status,
                 "run_name": run.name,
                 "experiment": run.experiment,
@@ -44,8 +45,14 @@ def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[Non
                 **_trainer_summary(trainer, run.path),
                 "code_version": code_version(),
             }
-            with atomic_file(run.path / "summary.json") as partial:
-                partial.write_text(json.dumps(content, indent=2) + "\n")
+            try:
+                with atomic_file(run.path / "summary.json") as partial:
+                    partial.write_text(json.dumps(content, indent=2) + "\n")
+            except OSError as error:
+                if status == "finished":
+                    raise
+                # What ended the run is more important, and mostly the same full disk.
+                print(f"\nsummary.json was not written: {error}", file=sys.stderr)
 
 
 def _trainer_summary(trainer: Trainer, run_dir: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ uneven prior over the right answers, and a share of wrong ones.
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -265,10 +266,13 @@ def _with_replies(rows: Iterator[dict[str, Any]], source: str) -> Iterator[dict[
     for row in rows:
         replies = row["replies"] or [reply for reply in [row["reply"]] if reply is not None]
         weights = row["weights"] or [1.0] * len(replies)
-        if not replies or len(weights) != len(replies) or min(weights) < 0 or sum(weights) <= 0:
+        # A comparison with NaN is false, so the right case has to be the one that is asked for.
+        right = all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0
+        if not replies or len(weights) != len(replies) or not right:
             raise ValueError(
                 f"{source}: the prompt {row['id']!r} has {len(replies)} replies and "
                 f"{len(weights)} weights: give at least one reply (`replies`, or a message of the "
-                "assistant), and weights that are not negative, one for each and one above 0"
+                "assistant), and weights that are finite and not negative, one for each and "
+                "one above 0"
             )
         yield row | {"replies": replies, "weights": weights}

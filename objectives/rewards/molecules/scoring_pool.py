@@ -19,7 +19,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from triptych.models.parent_process import end_with_parent
+from triptych.models.host.parent_process import end_with_parent
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
 
 logger = logging.getLogger(__name__)

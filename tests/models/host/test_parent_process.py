@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "getppid"), reason="needs proces
 CHILD = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from triptych.models import parent_process
+from triptych.models.host import parent_process
 if sys.argv[2] == "thread":  # as where the kernel cannot do it
     parent_process.sys = type("other", (), {"platform": "elsewhere"})
 parent_process.end_with_parent(os.getppid())
