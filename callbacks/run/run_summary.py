@@ -21,6 +21,7 @@ from triptych.callbacks.run.run_directory import RunDirectory
 from triptych.callbacks.tracking.code_version import code_version
 from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
 from triptych.callbacks.trainer_parts import data_fingerprint
+from triptych.models.host.secrets import settings_without_secrets
 
 
 @contextmanager
@@ -47,7 +48,9 @@ def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[Non
             }
             try:
                 with atomic_file(run.path / "summary.json") as partial:
-                    partial.write_text(json.dumps(content, indent=2) + "\n")
+                    partial.write_text(
+                        json.dumps(settings_without_secrets(content), indent=2) + "\n"
+                    )
             except OSError as error:
                 if status == "finished":
                     raise
