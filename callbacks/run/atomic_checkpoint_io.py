@@ -59,7 +59,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             _refuse_damaged(Path(path))
             return super().load_checkpoint(path, *args, **kwargs)
-        except (OSError, MemoryError, torch.OutOfMemoryError):
+        except (FileNotFoundError, PermissionError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # the type depends on the bytes that torch finds
             cause = str(error).partition("\n")[0][:200]

@@ -116,7 +116,7 @@ def read_json(path: Path) -> Content:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         log.warning("%s is damaged and is not used", path)
         return {}
     return content if isinstance(content, dict) else {}

@@ -71,8 +71,12 @@ def named_in_errors(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, MemoryError):
+    except (OSError, ImportError, MemoryError):
         raise
+    except ValueError as error:
+        if type(error) is not ValueError or str(path) in str(error):
+            raise
+        raise ValueError(f"{error} (in {path})") from error
     except Exception as error:  # whatever the bytes or settings lead to
         if type(error).__name__ == "OutOfMemoryError":  # torch's: this file does without torch
             raise
