@@ -34,8 +34,10 @@ class Book:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path = self.folder / "cases.jsonl"
         if self._path.is_file():
-            lines = self._path.read_text().splitlines(keepends=True)
-            self.cases = [json.loads(line) for line in lines if line.endswith("\n")]
+            text = self._path.read_text()
+            whole = text[: text.rfind("\n") + 1]  # a kill may leave half a line
+            self._path.write_text(whole)
+            self.cases = [json.loads(line) for line in whole.splitlines()]
 
     def has(self, case: str) -> bool:
         """Tell whether a case has been tried."""

@@ -62,7 +62,7 @@ def test_a_book_goes_on_and_keeps_the_first_of_each_fault(tmp_path, capsys):
     book.add("export", "0 a: cut short", CLEAN, "refused", "named")
     book.add("export", "1 a: flipped", FAULTY, "damage taken", "first")
     with (tmp_path / "cases.jsonl").open("a") as file:
-        file.write("")
+        file.write('{"group": "half a li')  # of a campaign that was killed
     again = Book(tmp_path, book.command)
     assert again.has("1 a: flipped")
     assert not again.has("2 a: flipped")
@@ -103,6 +103,5 @@ def test_a_plan_kills_in_the_hook_that_it_names():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert done.stdout.split() == ["on_validation_batch_end", "on_validation_end"] + [
-        "on_validation_batch_end"
-    ]
+    hooks = done.stdout.split()
+    assert hooks == ["on_validation_batch_end", "on_validation_end", "on_validation_batch_end"]

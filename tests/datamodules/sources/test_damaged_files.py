@@ -9,7 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from triptych.datamodules.batches.tokenizer import TokenizerConfig, _without_long_words, train_bpe
+from triptych.datamodules.diversify.supervised_replies import RepliesConfig, SupervisedReplies
 from triptych.datamodules.sources.record_files import BadRowError, file_rows
+from triptych.datamodules.sources.records import RecordSource
 
 
 def first_fault(path: Path) -> str:
@@ -92,3 +94,13 @@ def test_cut_words_are_the_same_text():
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= 1000 + 1002
     assert list(_without_long_words("plain text, " * 500)) == ["plain text, " * 500]
+
+
+@pytest.mark.parametrize("weights", ["[NaN, 1.0]", "[Infinity, 1.0]", "[-1, 1]", "[0, 0]"])
+def test_weights_that_are_no_weights_are_refused_with_their_line(tmp_path, weights):
+    path = tmp_path / "replies.jsonl"
+    row = '{"prompt": "Name a fruit.", "replies": ["pear", "plum"], "weights": %s}\n'
+    path.write_text(row % "[0.5, 0.5]" + row % weights)
+    replies = SupervisedReplies(RepliesConfig(RecordSource(str(path))))
+    with pytest.raises(ValueError, match=r"replies\.jsonl, line 2: field 'weights' must be finite"):
+        replies.prepare_data()
