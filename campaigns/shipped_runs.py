@@ -11,12 +11,14 @@ COMMON = (
     *("--trainer.enable_progress_bar", "false", "--trainer.log_every_n_steps", 1),
 )
 #: Need weights from the hub, large data or a docking program; their classes are in other runs.
+#: The statistics of the background train nothing.
 NEEDS_MORE = {
     *("remember/pretrain_1b", "remember/retrofit_qwen3", "remember/retrofit_smollm2"),
     *("remember/finetune_smollm2", "remember/teach", "remember/teach_memory"),
     *("diversify/creative_qa_qwen3", "diversify/creative_smollm2", "diversify/one_or_two_smollm2"),
     *("diversify/maths_qwen2.5_1.5b", "diversify/one_or_two_qwen2.5_3b"),
     *("diversify/synth", "diversify/synth_all_amide", "diversify/zinc_prior"),
+    "remember/background_statistics",
     *("commune/math_qwen3", "commune/math_qwen3_codec", "commune/agent_finetuning"),
 }
 
@@ -83,6 +85,10 @@ STAGES = {
     "prior": ShippedRun("diversify/molecules_prior", (*_steps(200, 200, 200), *_PRIOR)),
     "agents": ShippedRun("commune/agents", (*_steps(10, 10, 10), *_DEBATE)),
     "codec": ShippedRun("commune/autoencoder", (*_steps(10, 10, 10), *_DEBATE), "agents"),
+    "masked_codec": ShippedRun(
+        "commune/masked_autoencoder", (*_steps(10, 10, 10), *_DEBATE), "agents"
+    ),
+    "creative_base": ShippedRun("diversify/creative_qa_base", _steps(10, 10, 10)),
     "sum_agents": ShippedRun("commune/sum_modulo_agents", (*_steps(6, 6, 6), *_DEBATE)),
     "sum_codec": ShippedRun(
         "commune/sum_modulo_autoencoder", (*_steps(6, 6, 6), *_DEBATE), "sum_agents"
@@ -106,6 +112,9 @@ RUNS = {
         "diversify/one_or_two_memory", (*_steps(8, 4, 3), *_SAMPLES), "says_memory"
     ),
     "creative_qa_base": ShippedRun("diversify/creative_qa_base", _steps(8, 4, 3)),
+    "creative_qa": ShippedRun(
+        "diversify/creative_qa", (*_steps(6, 3, 2), *_SAMPLES), "creative_base"
+    ),
     "molecules_prior": ShippedRun("diversify/molecules_prior", (*_steps(24, 12, 4), *_PRIOR)),
     "molecules": ShippedRun("diversify/molecules", _SEARCH, "prior"),
     "molecules_worker": ShippedRun(
@@ -119,6 +128,9 @@ RUNS = {
         "commune/masked_autoencoder", (*_steps(12, 6, 3), *_DEBATE), "agents"
     ),
     "adapter": ShippedRun("commune/adapter", (*_steps(6, 3, 2), *_DEBATE, *_PROBES), "codec"),
+    "masked_adapter": ShippedRun(
+        "commune/masked_adapter", (*_steps(6, 3, 2), *_DEBATE, *_PROBES), "masked_codec"
+    ),
     "sum_modulo_agents": ShippedRun("commune/sum_modulo_agents", (*_steps(6, 3, 2), *_DEBATE)),
     "sum_modulo_autoencoder": ShippedRun(
         "commune/sum_modulo_autoencoder", (*_steps(6, 3, 2), *_DEBATE), "sum_agents"
