@@ -97,8 +97,11 @@ def sync_folder(folder: Path) -> None:
     """Bring all files of a folder to disk: a power cut must not leave a whole folder of zeros."""
     for place, _, names in os.walk(folder):
         for name in names:
-            with (Path(place) / name).open("rb") as file:
-                os.fsync(file.fileno())
+            path = Path(place) / name
+            is_writable = os.access(path, os.W_OK)
+            if is_writable or os.name == "posix":  # Windows syncs what it may write to
+                with path.open("rb+" if is_writable else "rb") as file:
+                    os.fsync(file.fileno())
 
 
 @contextmanager
