@@ -82,7 +82,7 @@ class Book:
 
     def close(self) -> int:
         """Print the table, write ``results.json``, and return the number of faulty cases."""
-        faulty = sum(case["verdict"] == FAULTY for case in self.cases)
+        faulty = sum(1 for case in self.cases if case["verdict"] == FAULTY)
         accepted: dict[str, str] = {}
         for case in self.cases:
             if case["kind"] == "taken":

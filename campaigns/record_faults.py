@@ -12,6 +12,9 @@ import pyarrow.parquet
 
 Row = dict[str, Any]
 ROWS = 8
+RowFault = tuple[Callable[[], Any], bool]  # changes the rows; whether they must be refused
+# Makes the bytes; whether they must be refused, and by the line.
+ByteFault = tuple[Callable[[], bytes], bool, bool]
 
 
 def rows_of(kind: str) -> list[Row]:
@@ -27,7 +30,7 @@ def rows_of(kind: str) -> list[Row]:
         "C1CCNCC1",
         "CC#N",
     ]
-    make = {
+    makers: dict[str, Callable[[int], Row]] = {
         "text": lambda i: {"text": f"A text about {names[i]}, number {i}. It has two sentences."},
         "facts": lambda i: {
             "question": f"What is the capital of {names[i]}?",
@@ -53,8 +56,8 @@ def rows_of(kind: str) -> list[Row]:
             "question": f"What is {i} plus {i}?",
             "answer": f"It is {2 * i}. #### {2 * i}",
         },
-    }[kind]
-    return [make(i) for i in range(ROWS)]
+    }
+    return [makers[kind](i) for i in range(ROWS)]
 
 
 KEY = {
@@ -100,11 +103,11 @@ def encode(rows: list[Row], form: str, kind: str) -> bytes:
             )
         return out.getvalue().encode()
     if form == "parquet":
-        out = io.BytesIO()
+        binary = io.BytesIO()
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: [row.get(name) for row in rows] for name in names}
-        pyarrow.parquet.write_table(pyarrow.table(columns), out, write_page_checksum=True)
-        return out.getvalue()
+        pyarrow.parquet.write_table(pyarrow.table(columns), binary, write_page_checksum=True)
+        return binary.getvalue()
     return "".join(row[KEY[kind]] + "\n" for row in rows).encode()
 
 
@@ -112,7 +115,7 @@ def row_fault(rows: list[Row], kind: str, chance: random.Random, form: str) -> t
     """Change a row, and return the fault's name and whether it must be refused."""
     key, place = KEY[kind], chance.randrange(1, ROWS)
     row = rows[place]
-    faults = {
+    faults: dict[str, RowFault] = {
         "missing field": (lambda: row.pop(key), True),
         "null field": (lambda: row.update({key: None}), True),
         "number in a text field": (
@@ -171,7 +174,7 @@ def row_fault(rows: list[Row], kind: str, chance: random.Random, form: str) -> t
         ),
         "all rows alike": (lambda: [each.update(rows[0]) for each in rows], False),
     }
-    more = {
+    of_kinds: dict[str, dict[str, RowFault]] = {
         "facts": {
             "answers empty": (lambda: row.update(answers=[]), True),
             "answers a number": (lambda: row.update(answers=3), True),
@@ -279,7 +282,8 @@ def row_fault(rows: list[Row], kind: str, chance: random.Random, form: str) -> t
             "number a word": (lambda: row.update(number="many"), True),
             "huge number": (lambda: row.update(answer="#### " + "9" * 5000), False),
         },
-    }.get(kind, {})
+    }
+    more = of_kinds.get(kind, {})
     faults |= more
     name = chance.choice(sorted(faults))
     change, must = faults[name]
@@ -304,7 +308,7 @@ def byte_fault(
     def again(new: bytes) -> bytes:
         return gzip.compress(new, mtime=0) if form.endswith(".gz") else new
 
-    faults = {
+    faults: dict[str, ByteFault] = {
         "empty file": (lambda: b"", True, False),
         "cut in half": (
             lambda: packed[: len(packed) // 2],
