@@ -63,11 +63,15 @@ def _damaged(kind: str, form: str, chance: random.Random) -> tuple[bytes, str, b
         Its bytes, the name of the fault, whether it has to be refused (None: it is right and must
         not be), and whether the message has to name the line.
     """
+    fault: str
+    must: bool | None
     style = chance.choice(["row"] * 5 + ["bytes"] * 6 + ["right"])
     rows = rows_of(kind)
     if style == "bytes":
         return byte_fault(encode(rows, form, kind), form, kind, chance)
-    fault, must = row_fault(rows, kind, chance, form) if style == "row" else ("none", None)
+    fault, must = "none", None
+    if style == "row":
+        fault, must = row_fault(rows, kind, chance, form)
     try:
         data = encode(rows, form, kind)
     except Exception:  # no file of this format can have the fault

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow
