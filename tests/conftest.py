@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,33 +74,30 @@ def workdir(
         yield tmp_path
 
 
-def _in_this_process(
-    command: list[str | Path], env: dict[str, str], check: bool
-) -> SimpleNamespace:
-    """`subprocess.run` of `python -m triptych`, by the same function and without its imports."""
+def _in_this_process(command: list[str]) -> int:
+    """Run `python -m triptych` by the same function and without its imports."""
     from lightning.pytorch.utilities.seed import isolate_rng
 
+    from triptych.callbacks.command_line.init_from import _environment
     from triptych.cli import main
 
     assert command[:3] == [sys.executable, "-m", "triptych"]
-    assert not check
     with isolate_rng(), pytest.MonkeyPatch.context() as patch:
-        for name in set(os.environ) - set(env):
+        for name in set(os.environ) - set(_environment()):
             patch.delenv(name)
         try:
             main(list(map(str, command[3:])))
         except Exception:
             traceback.print_exc()
-            return SimpleNamespace(returncode=1)
-    return SimpleNamespace(returncode=0)
+            return 1
+    return 0
 
 
 @pytest.fixture
 def stages_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Experiments that others start from (`init_from`) need no process that imports everything."""
     monkeypatch.setattr(
-        "triptych.callbacks.command_line.init_from.subprocess",
-        SimpleNamespace(run=_in_this_process),
+        "triptych.callbacks.command_line.init_from._run_to_its_end", _in_this_process
     )
 
 

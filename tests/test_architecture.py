@@ -7,7 +7,7 @@ from pathlib import Path
 from triptych import ROOT
 
 FLOORS = [
-    {"studies", "benchmarks"},
+    {"studies", "benchmarks", "campaigns"},
     {"triptych"},  # the command line
     {"lit_modules", "callbacks"},
     {"datamodules", "metrics"},

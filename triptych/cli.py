@@ -91,6 +91,7 @@ from triptych.class_lists import listed
 from triptych.class_paths import class_names_resolved
 from triptych.commands import COMMANDS
 from triptych.given_model import pretrained_base, use_tokenizer_of
+from triptych.models.host.secrets import settings_without_secrets
 from triptych.protocols import HasVocabulary
 from triptych.short_names import short_names_allowed
 
@@ -338,6 +339,8 @@ class TriptychCLI(LightningCLI):
             if subcommand == "fit" and self.trainer.is_global_zero:
                 self._say_farewell(interrupted, options.get("ckpt_path"))
             raise
+        finally:
+            self.run.release()
 
     def _say_farewell(self, interrupted: Interrupted, resumed_from: str | None) -> None:
         """Print the run's directory, and the command that goes on."""
@@ -358,11 +361,13 @@ class TriptychCLI(LightningCLI):
         return [MLflowTracking(**tracking, **names, run_dir=self.run.path)]  # local metrics, too
 
     def _composed_yaml(self, options: Namespace) -> str:
-        """Return the composed configuration without the names of this run, so it can be rerun."""
+        """Return the composed configuration to rerun: without this run's names, and no secrets."""
         kept = options.clone()
         kept.run_dir = kept.run_name = None
         composed: str = self._parser(self.subcommand).dump(kept, skip_unset=False)
-        return composed
+        settings = yaml.safe_load(composed)
+        hidden = settings_without_secrets(settings)
+        return composed if hidden == settings else yaml.safe_dump(hidden, sort_keys=False)
 
     def _resolve_init_from(self, options: Namespace) -> None:
         """Run a configuration in `init_from`, and let a given model name the data's tokenizer."""

@@ -21,7 +21,7 @@ from triptych import ROOT
 
 # Folders with classes that a configuration can name.
 COMPONENTS = ("models", "objectives", "metrics", "datamodules", "callbacks", "lit_modules")
-FOLDERS = (*COMPONENTS, "studies", "benchmarks")
+FOLDERS = (*COMPONENTS, "studies", "benchmarks", "campaigns")
 # Modules of version 0.1 that got another name, not only another folder.
 RENAMED = {
     "objectives.thought_structure": "objectives.commune.structure",

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triptych.models.host.parent_process import end_with_named_parent
+
 LOADING = "Triptych: loading ..."
 
 
 def run() -> None:
     """Run the command line of this process; see `triptych.cli.run`."""
+    end_with_named_parent()
     with _loading_said():
         from triptych.cli import run as run_command_line
     run_command_line()

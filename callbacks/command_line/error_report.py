@@ -13,7 +13,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from triptych.callbacks.command_line.init_from import StageError
-from triptych.callbacks.run.nan_guard import NonFiniteError
+from triptych.models.host.secrets import without_secrets
 
 # Errors that a user can fix by changing a file or an option. All others are bugs of ours or of a
 # library and keep their traceback.
@@ -22,7 +22,7 @@ USER_ERRORS = (
     OSError,
     ModuleNotFoundError,
     MisconfigurationException,
-    NonFiniteError,
+    ArithmeticError,  # numbers that are not finite: of the loss, a parameter or a policy
     StageError,
 )
 
@@ -38,7 +38,10 @@ def one_message_per_error() -> Iterator[None]:
     except (ArgumentError, *USER_ERRORS) as error:
         if os.environ.get("TRIPTYCH_DEBUG", "0") not in ("", "0"):
             raise
-        print(f"\nerror: {error}\n(TRIPTYCH_DEBUG=1 shows the traceback)", file=sys.stderr)
+        print(
+            f"\nerror: {without_secrets(str(error))}\n(TRIPTYCH_DEBUG=1 shows the traceback)",
+            file=sys.stderr,
+        )
         sys.exit(2 if isinstance(error, ArgumentError) else 1)
 
 

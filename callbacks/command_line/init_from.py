@@ -32,7 +32,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from triptych import ROOT
 from triptych.callbacks.command_line.processes import chosen_devices, num_devices
+from triptych.callbacks.run.owner_lock import is_in_use
 from triptych.callbacks.run.run_directory import job_id
+from triptych.models.host.checked_folder import read_settings
+from triptych.models.host.parent_process import VARIABLE as PARENT
 
 # Options that do not change the exported model.
 RUN_SPECIFIC = (
@@ -53,6 +56,7 @@ _PRECISIONS = {None: "32-true", "32": "32-true", "64": "64-true"} | {
     kind: f"{kind}-mixed" for kind in ("16", "bf16")
 }
 _SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_END = 60.0  # of a stage that is interrupted
 LARGEST_HASHED_BYTES = 64 * 2**20  # larger files count by size and modification time
 DISTRIBUTED_PREFIXES = ("TORCHELASTIC_", "SLURM_", "PL_", "TRIPTYCH_RUN_DIR")
 DISTRIBUTED_VARIABLES = {
@@ -148,13 +152,16 @@ class Stage:
     def _run_alone(self, run_dir: Path) -> None:
         partial = run_dir.with_name(f".{run_dir.name}.partial")
         failed = run_dir.with_name(f"{run_dir.name}.failed")
-        for earlier in (partial, failed, run_dir):
+        _wait_for_owner(partial, str(self.config))
+        checkpoint = partial / "checkpoints" / "last.ckpt"
+        resumed = checkpoint.is_file() and not _is_finished(partial)
+        for earlier in (failed, run_dir) if resumed else (partial, failed, run_dir):
             shutil.rmtree(earlier, ignore_errors=True)
-        rank_zero_info(f"init_from: running {self.config} first; the run is kept as {run_dir}")
+        verb = "going on with" if resumed else "running"
+        rank_zero_info(f"init_from: {verb} {self.config} first; the run is kept as {run_dir}")
         words = ["fit", "--config", str(self.config), "--run_dir", str(partial), *self.options]
-        code = subprocess.run(
-            [sys.executable, "-m", "triptych", *words], env=_environment(), check=False
-        ).returncode
+        words += ["--ckpt_path", str(checkpoint)] if resumed else []
+        code = _run_to_its_end([sys.executable, "-m", "triptych", *words])
         if code != 0 or not _is_finished(partial):
             if partial.is_dir():
                 partial.rename(failed)
@@ -164,6 +171,33 @@ class Stage:
                 f"first: correct it, then give this command again.{kept}"
             )
         partial.rename(run_dir)
+
+
+def _run_to_its_end(command: list[str]) -> int:
+    """Run a command that ends with this process, and return its exit code.
+
+    An exception here, such as a signal, ends the command too: it gets SIGTERM and time to write a
+    checkpoint.
+    """
+    environment = _environment() | {PARENT: str(os.getpid())}
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(_SECONDS_TO_END)
+            except BaseException:  # too slow, or a second signal
+                process.kill()
+            raise
+
+
+def _wait_for_owner(partial: Path, config: str) -> None:
+    """Wait for an earlier process of the stage, which has lost its parent and ends."""
+    if is_in_use(partial):
+        rank_zero_info(f"init_from: an earlier run of {config} is still ending; waiting for it")
+    while is_in_use(partial):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def inherited(trainer: Namespace) -> list[str]:
@@ -231,7 +265,7 @@ def _failure_of(run_dir: Path) -> Path:
 
 def _is_finished(run_dir: Path) -> bool:
     summary = run_dir / "summary.json"
-    return summary.is_file() and json.loads(summary.read_text())["status"] == "finished"
+    return summary.is_file() and read_settings(summary).get("status") == "finished"
 
 
 def _environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import reports
 from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.metrics.display.figure_style import (
     BLUE,
@@ -93,6 +94,7 @@ class AnchorTrace(Callback):
         self._write(trainer)
 
     @override
+    @reports
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer)
         if not trainer.is_global_zero or not self.curve:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import only_a_warning, reports
 from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.callbacks.tracking.run_artifacts import log_file
 from triptych.callbacks.trainer_parts import num_dry_run_batches
@@ -73,9 +74,11 @@ class ModeCoverageFigure(Callback):
         if not self.history or num_dry_run_batches(trainer):
             return
         # Loggers get the last figure alone.
-        save_run_figure(trainer, draw_coverage(self.history), "mode_coverage", track=False)
+        with only_a_warning("figures/mode_coverage.png"):
+            save_run_figure(trainer, draw_coverage(self.history), "mode_coverage", track=False)
 
     @override
+    @reports
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         path = Path(trainer.default_root_dir) / "figures" / "mode_coverage.png"
         if trainer.is_global_zero and path.is_file():

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import reports
 from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.callbacks.trainer_parts import num_dry_run_batches
 from triptych.metrics.display.figure_style import series, styled
@@ -51,6 +52,7 @@ class RewardDiversityFront(Callback):
         self._keep(numbers, trainer.global_step)
 
     @override
+    @reports
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or num_dry_run_batches(trainer) or not self.paths:
             return

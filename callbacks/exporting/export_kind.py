@@ -1,6 +1,5 @@
 """What an exported folder holds: a language model, a model of molecules, agents, or thoughts."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +7,7 @@ from triptych.models.adapter_folder import is_adapter_folder
 from triptych.models.commune.agents import AGENTS_FILE
 from triptych.models.commune.thought_system import SYSTEM_FILE
 from triptych.models.diversify.molecules.smiles_rnn import is_smiles_rnn
+from triptych.models.host.checked_folder import read_settings
 
 ExportKind = Literal["text", "molecules", "agents", "thoughts", "other"]
 
@@ -31,5 +31,5 @@ def _unknown_token(folder: Path) -> str | None:
     path = folder / "tokenizer_config.json"
     if not path.is_file():
         return None
-    token: str | None = json.loads(path.read_text()).get("unk_token")
+    token: str | None = read_settings(path).get("unk_token")
     return token

@@ -21,6 +21,7 @@ from triptych.callbacks.tracking.run_artifacts import log_tags
 from triptych.callbacks.trainer_parts import datamodule_of, num_dry_run_batches
 from triptych.metrics.rank_sums import sum_over_ranks
 from triptych.metrics.sharded_strategies import refuse_sharded, shards
+from triptych.models.host.checked_folder import SUMS_FILE, write_checksums
 from triptych.models.long_loop import with_progress
 from triptych.models.remember.memory_blocks import value_tables
 from triptych.models.remember.memory_lm import load_memory_lm
@@ -121,6 +122,8 @@ class CollectBackgroundStatistics(Callback):
             path = Path(self.path) if self.path else folder / BACKGROUND_FILE
             background = collector.statistics()
             background.save(path)
+            if (path.parent / SUMS_FILE).is_file():
+                write_checksums(path.parent)
             _report(trainer, background, path)
         nn.Module.to(model, device)
         trainer.strategy.barrier()

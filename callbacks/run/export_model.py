@@ -32,6 +32,7 @@ from triptych.callbacks.trainer_parts import (
     num_dry_run_batches,
 )
 from triptych.models.adapter_folder import named_base, save_adapter
+from triptych.models.host.checked_folder import write_checksums
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.sharding import gathered_state_dict, is_sharded
 from triptych.protocols import (
@@ -55,7 +56,8 @@ class ExportModel(Callback):
     The model is that of a `HoldsModel`. A module that `Exports` gives other weights for it, such as
     merged adapters. The tokenizer is that of a datamodule which `HasTokenizer`. It gets the form in
     which the data ask (`HasChatTemplate`), and the model's context as its longest text. Callbacks
-    add files of their own (`AddsToExport`), such as the ledger of what was learned.
+    add files of their own (`AddsToExport`), such as the ledger of what was learned. ``SHA256SUMS``
+    has the checksums of all files, which Triptych compares when it loads the folder.
 
     Args:
         push_to_hub: Name on the Hugging Face hub (`owner/name`) to upload the folder to, when the
@@ -178,6 +180,7 @@ class ExportModel(Callback):
                 for callback in callbacks_of(trainer):
                     if isinstance(callback, AddsToExport):
                         callback.add_to_export(folder)
+                write_checksums(folder)
 
     def _save_card(
         self,

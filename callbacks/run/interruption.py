@@ -14,6 +14,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from triptych.models.host.secrets import words_without_secrets
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A terminal, and a wrapper that passes signals on, may both deliver one Ctrl-C.
 SAME_SIGNAL_SECONDS = 0.3
@@ -157,9 +159,13 @@ def farewell(
     """
     name = signal.Signals(interrupted.signum).name
     if checkpoint is None:
-        command, title = [*program(), *words], "no step was completed; start again with"
+        command, title = (
+            [*program(), *words_without_secrets(list(words))],
+            "no step was completed; start again with",
+        )
         state = "without a checkpoint"
     else:
-        command = [*program(), *words_to_go_on(words, run_dir, checkpoint)]
+        words = words_to_go_on(words_without_secrets(list(words)), run_dir, checkpoint)
+        command = [*program(), *words]
         title, state = "go on with", f"the checkpoint is of step {step:,}"
     return f"\ninterrupted ({name}): {state}\nrun: {run_dir}\n{title}\n  {shlex.join(command)}"

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import reports
 from triptych.callbacks.run.run_figures import save_run_figure
 from triptych.callbacks.trainer_parts import num_dry_run_batches
 from triptych.metrics.display.figure_style import (
@@ -56,6 +57,7 @@ class LearningCurves(Callback):
         self.most_panels = most_panels
 
     @override
+    @reports
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = Path(trainer.default_root_dir) / "metrics.csv"
         if not trainer.is_global_zero or num_dry_run_batches(trainer) or not metrics.is_file():
@@ -77,13 +79,24 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
         rows = csv.DictReader(file)
         is_old = "time" not in (rows.fieldnames or ())
         for row in rows:
-            completed = int(row["step"]) + (is_old and bool(row.get("epoch")))
-            for key, value in row.items():
-                if value and key not in ("step", "epoch", "time"):
-                    steps, values = curves.setdefault(key, ([], []))
-                    steps.append(completed)
-                    values.append(float(value))
+            step = _number(row["step"])
+            if step is None or step % 1:  # what a full disk may leave of a line
+                continue
+            completed = int(step) + (is_old and bool(row.get("epoch")))
+            for key, cell in row.items():
+                if key in (None, "step", "epoch", "time") or (value := _number(cell)) is None:
+                    continue
+                steps, values = curves.setdefault(key, ([], []))
+                steps.append(completed)
+                values.append(value)
     return curves
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        return float(cell or "")
+    except ValueError:
+        return None
 
 
 def chosen_panels(

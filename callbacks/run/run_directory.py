@@ -1,7 +1,7 @@
 """The directory and the name of a run."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from triptych import ROOT
+from triptych.callbacks.run.owner_lock import OwnerLock
 
 CONFIGS = ROOT / "configs"
 _FROM_RANK_ZERO = "TRIPTYCH_RUN_DIR"
@@ -22,11 +23,13 @@ class RunDirectory:
         path: The folder, relative to the working directory unless the user gave an absolute path.
         name: Name of the run in trackers.
         experiment: Name by which trackers group runs.
+        lock: The right to write into the folder; only the first process of a run has it.
     """
 
     path: Path
     name: str
     experiment: str
+    lock: OwnerLock | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def claim(
@@ -50,8 +53,8 @@ class RunDirectory:
             resumed_from: Checkpoint from which training resumes.
 
         Raises:
-            ValueError: if the folder already holds another run, or processes on several machines
-                have nothing to agree by.
+            ValueError: if the folder already holds another run, another process works in it, or
+                processes on several machines have nothing to agree by.
         """
         if run_dir is None and run_name is None:
             _refuse_nameless_machines()
@@ -59,20 +62,32 @@ class RunDirectory:
         name = run_name or f"{experiment.rsplit('/', 1)[-1]}-seed{seed}-{stamp}"
         folder = Path("runs") / experiment / (run_name or f"{stamp}-seed{seed}")
         chosen = None if _rank() == 0 else os.environ.get(_FROM_RANK_ZERO)
+        lock = None
         if chosen:
             path = Path(chosen)
         elif run_dir is not None or run_name is not None or job_id():
             path = Path(run_dir) if run_dir is not None else folder
-            _refuse_another_run(path, resumed_from)
         else:
             path = _first_free(folder)
         if _rank() == 0:
             _make_folder(path)
+            lock = _own(path)
+            try:
+                _refuse_another_run(path, resumed_from)
+            except ValueError:
+                lock.release()
+                raise
         os.environ[_FROM_RANK_ZERO] = str(path)
-        return cls(path, name, experiment)
+        return cls(path, name, experiment, lock)
+
+    def release(self) -> None:
+        """Let other processes work in the folder."""
+        if self.lock is not None:
+            self.lock.release()
 
     def release_if_empty(self) -> None:
         """Remove the folder if the run failed before it wrote anything."""
+        self.release()
         if _rank() == 0 and self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
@@ -127,7 +142,7 @@ def _refuse_nameless_machines() -> None:
 
 
 def _refuse_another_run(path: Path, resumed_from: str | None) -> None:
-    if _rank() != 0 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
         return
     resumed_here = resumed_from is not None and Path(resumed_from).resolve().is_relative_to(
         path.resolve()
@@ -146,6 +161,15 @@ def _make_folder(path: Path) -> None:
     except OSError as error:
         raise ValueError(
             f"--run_dir {path} cannot be made a folder ({error.strerror}): choose another place"
+        ) from error
+
+
+def _own(path: Path) -> OwnerLock:
+    try:
+        return OwnerLock(path)
+    except OSError as error:
+        raise ValueError(
+            f"--run_dir {path} cannot be written to ({error.strerror}): choose another place"
         ) from error
 
 

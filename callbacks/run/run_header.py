@@ -1,7 +1,6 @@
 """The first lines of a run: where it goes, what it runs on, and how much there is to do."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from triptych.callbacks.trainer_parts import datamodule_of
+from triptych.models.host.secrets import without_secrets
 from triptych.protocols import DescribesParts, HasContextLength, HoldsModel
 
 
@@ -23,7 +23,7 @@ def print_place(run_dir: Path, config: str, seed: int, tracking_uri: str | None)
         seed: Its seed.
         tracking_uri: The MLflow store; None without one.
     """
-    where = tracking_uri and re.sub("//[^/@]*@", "//", tracking_uri)  # without a password
+    where = tracking_uri and without_secrets(tracking_uri)
     _print(
         [
             ("run", f"{run_dir}  (seed {seed}{f', {config}' if config else ''})"),

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from triptych.callbacks.run.run_directory import RunDirectory
 from triptych.callbacks.tracking.code_version import code_version
 from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
 from triptych.callbacks.trainer_parts import data_fingerprint
+from triptych.models.host.secrets import settings_without_secrets
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[Non
         raise
     finally:
         if trainer.is_global_zero:
-            content = {
+            content: dict[str, Any] = {
                 "status": status,
                 "run_name": run.name,
                 "experiment": run.experiment,
@@ -44,8 +46,16 @@ def recorded_run(run: RunDirectory, trainer: Trainer, seed: int) -> Iterator[Non
                 **_trainer_summary(trainer, run.path),
                 "code_version": code_version(),
             }
-            with atomic_file(run.path / "summary.json") as partial:
-                partial.write_text(json.dumps(content, indent=2) + "\n")
+            try:
+                with atomic_file(run.path / "summary.json") as partial:
+                    partial.write_text(
+                        json.dumps(settings_without_secrets(content), indent=2) + "\n"
+                    )
+            except OSError as error:
+                if status == "finished":
+                    raise
+                # What ended the run is more important, and mostly the same full disk.
+                print(f"\nsummary.json was not written: {error}", file=sys.stderr)
 
 
 def _trainer_summary(trainer: Trainer, run_dir: Path) -> dict[str, Any]:

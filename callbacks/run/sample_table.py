@@ -4,6 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import reports
 from triptych.callbacks.tracking.run_artifacts import log_table
 from triptych.protocols import ShowsSamples
 
@@ -29,6 +30,7 @@ class SampleTable(Callback):
             )
 
     @override
+    @reports
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, ShowsSamples):
             return

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
+from triptych.callbacks.report.guard import reports
 from triptych.callbacks.run.run_summary import final_metrics
 from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
 from triptych.callbacks.trainer_parts import callbacks_of
@@ -37,15 +38,18 @@ class SummaryTable(Callback):
         self.all = all
 
     @override
+    @reports
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print(trainer, pl_module)
 
     @override
+    @reports
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._print(trainer, pl_module)
 
     @override
+    @reports
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print(trainer, pl_module)
 

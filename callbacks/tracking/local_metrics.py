@@ -1,6 +1,7 @@
 """The metrics of a run in ``metrics.csv``, with or without a tracking server."""
 
 import csv
+import os
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -52,6 +53,17 @@ class _ContinuingWriter(ExperimentWriter):
         super().log_metrics({**metrics_dict, TIME: round(time.time(), 3)}, step)
 
     @override
+    def save(self) -> None:
+        try:
+            super().save()
+        except OSError as error:
+            cause = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(
+                f"{self.metrics_file_path} could not be written ({cause}): free some space, then "
+                "resume from checkpoints/last.ckpt in the run's directory"
+            ) from error
+
+    @override
     def _check_log_dir_exists(self) -> None:
         metrics = Path(self.metrics_file_path)
         if not metrics.is_file():
@@ -69,9 +81,11 @@ class _ContinuingWriter(ExperimentWriter):
     @override
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        with atomic_file(path) as partial, partial.open("w", newline="") as file:
+        with (
+            path.open(newline="") as earlier,
+            atomic_file(path) as partial,
+            partial.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, fieldnames=fieldnames, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(csv.DictReader(earlier))  # one by one: there may be a million

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import filelock
 
+from triptych.models.host.secrets import without_secrets
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -140,10 +142,11 @@ def cause_of(error: Exception) -> str:
     """
     if isinstance(error, MirrorBusyError):
         return str(error)
-    causes = re.findall(r"""\w+Error\((["'])(.*?)\1\)""", str(error))
+    text = without_secrets(str(error))
+    causes = re.findall(r"""\w+Error\((["'])(.*?)\1\)""", text)
     if causes:
         return str(causes[-1][1]).rpartition(": ")[2]
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from triptych.callbacks.tracking.mlflow_store import (
 from triptych.callbacks.tracking.run_mirror import RunMirror
 from triptych.callbacks.tracking.system_metrics import SystemMetrics, can_read_system
 from triptych.callbacks.trainer_parts import is_first_rank
+from triptych.models.host.secrets import settings_without_secrets, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -77,6 +78,7 @@ class MLflowTracking(Logger):
     ) -> None:
         super().__init__()
         self._uri = checked_uri(uri)
+        self._shown_uri = without_secrets(self._uri)
         prepare_mlflow()
         self._flush_seconds = flush_seconds
         self._tags = tags or {}
@@ -132,14 +134,15 @@ class MLflowTracking(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
         flat = _flatten_dict(_convert_params(params), delimiter=".")
         self._begin()
-        self._mirror.record.add("params", {name: str(value) for name, value in flat.items()})
+        named = {name: str(value) for name, value in settings_without_secrets(flat).items()}
+        self._mirror.record.add("params", named)
         self._changed()
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
         self._begin()
-        self._mirror.record.add("tags", tags)
+        self._mirror.record.add("tags", settings_without_secrets(tags))
         self._changed()
 
     @rank_zero_only
@@ -152,7 +155,9 @@ class MLflowTracking(Logger):
             source: Where they come from.
         """
         self._begin()
-        self._mirror.record.add("dataset", {"name": name, "digest": digest, "source": source})
+        self._mirror.record.add(
+            "dataset", {"name": name, "digest": digest, "source": without_secrets(source)}
+        )
         self._changed()
 
     @rank_zero_only
@@ -188,7 +193,7 @@ class MLflowTracking(Logger):
         """Return the entry of tracking in ``summary.json``."""
         started = self._thread is not None
         return {
-            "uri": self._uri,
+            "uri": self._shown_uri,
             "experiment": self._experiment_name,
             "run_name": self._run_name,
             "run_id": self._mirror.run_id if started else None,
@@ -204,8 +209,8 @@ class MLflowTracking(Logger):
         self._run_dir.mkdir(parents=True, exist_ok=True)
         record = self._mirror.record
         record.begin(self._experiment_name, self._run_name, self._parent)
-        record.add("tags", context_tags() | self._tags)
-        self._thread = MirrorThread(self._mirror, f"MLflow at {self._uri}")
+        record.add("tags", settings_without_secrets(context_tags() | self._tags))
+        self._thread = MirrorThread(self._mirror, f"MLflow at {self._shown_uri}")
         if self._system_seconds > 0 and can_read_system():
             self._system = SystemMetrics(
                 self._mirror.run_dir, self._system_seconds, self._thread.wake
@@ -231,13 +236,15 @@ class MLflowTracking(Logger):
         lines = []
         if num_unsent := self._mirror.num_unsent():
             lines.append(
-                f"MLflow at {self._uri} lacks {num_unsent} parts of this run "
+                f"MLflow at {self._shown_uri} lacks {num_unsent} parts of this run "
                 f"({self._thread.last_error or 'there was no time left'}). {self._run_dir} has "
                 "everything; send the rest later with\n"
-                f"  {resend_command(self._run_dir, self._uri)}"
+                f"  {resend_command(self._run_dir, self._shown_uri)}"
             )
         if num_refused := self._mirror.num_refused():
-            lines.append(f"MLflow at {self._uri} refused {num_refused} parts of this run for good")
+            lines.append(
+                f"MLflow at {self._shown_uri} refused {num_refused} parts of this run for good"
+            )
         return "\n".join(lines)
 
 
@@ -277,15 +284,14 @@ def main() -> None:
     options = parser.parse_args()
     if not options.run_dir.is_dir():
         parser.error(f"there is no directory {options.run_dir}")
+    shown = without_secrets(options.tracking_uri)
     try:
         num_left = resend(options.run_dir, options.tracking_uri)
     except Exception as error:
-        sys.exit(
-            f"{options.run_dir} could not be sent to {options.tracking_uri}: {cause_of(error)}"
-        )
+        sys.exit(f"{options.run_dir} could not be sent to {shown}: {cause_of(error)}")
     if num_left:
-        sys.exit(f"{options.tracking_uri} still lacks {num_left} parts of {options.run_dir}")
-    print(f"{options.tracking_uri} has all of {options.run_dir}")
+        sys.exit(f"{shown} still lacks {num_left} parts of {options.run_dir}")
+    print(f"{shown} has all of {options.run_dir}")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from triptych.callbacks.tracking.run_files import (
     table_of,
 )
 from triptych.callbacks.tracking.run_record import Content, RunRecord, read_json
+from triptych.models.host.secrets import without_secrets
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -65,6 +66,7 @@ class RunMirror:
         self.shown_dir = run_dir
         self.run_dir = run_dir.absolute()  # a thread must not follow the working directory
         self.uri = uri
+        self.shown_uri = without_secrets(uri)
         self.record = RunRecord(self.run_dir)
         self._state_path = self.run_dir / STATE_FILE
         self._rows = {name: MetricRows(self.run_dir / name) for name in METRIC_FILES}
@@ -329,16 +331,16 @@ class RunMirror:
             if not is_refusal(error) or not self._store_has(state["run_id"]):
                 raise
             if name not in state["refused"]:
-                log.warning("MLflow at %s refused %s: %s", self.uri, name, error)
+                log.warning("MLflow at %s refused %s: %s", self.shown_uri, name, error)
                 self._save(state, refused={**state["refused"], name: str(error)[:500]})
 
     def _state(self) -> Content:
-        known: Content = read_json(self._state_path).get(self.uri, {})
+        known: Content = read_json(self._state_path).get(self.shown_uri, {})
         return _nothing_sent() | known
 
     def _save(self, state: Content, **changes: Any) -> None:
         state.update(changes)
-        everywhere = read_json(self._state_path) | {self.uri: state}
+        everywhere = read_json(self._state_path) | {self.shown_uri: state}
         with atomic_file(self._state_path) as partial:
             partial.write_text(json.dumps(everywhere, indent=1) + "\n")
 

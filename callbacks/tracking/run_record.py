@@ -38,6 +38,7 @@ class RunRecord:
         self.run_dir = run_dir
         self.path = run_dir / RECORD_FILE
         self._lock = threading.Lock()
+        self._has_failed = False
 
     def read(self) -> Content:
         """Return the record, or one made from ``summary.json`` for a run that was not tracked."""
@@ -97,8 +98,13 @@ class RunRecord:
             return content
 
     def _write(self, content: Content) -> None:
-        with atomic_file(self.path) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n")
+        try:
+            with atomic_file(self.path) as partial:
+                partial.write_text(json.dumps(content, indent=2) + "\n")
+        except OSError as error:  # a full disk: tracking may not end a run
+            if not self._has_failed:
+                log.warning("%s. Trackers will know less about this run.", error)
+            self._has_failed = True
 
 
 _MLFLOW_STATUS = {"finished": "FINISHED", "interrupted": "KILLED"}
@@ -110,7 +116,7 @@ def read_json(path: Path) -> Content:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         log.warning("%s is damaged and is not used", path)
         return {}
     return content if isinstance(content, dict) else {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,10 @@ from triptych.models.remember.memory_config_family import register_family_of
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 NUM_BYTES = 256
+LONGEST_WORD = 1000  # characters of one kind without a boundary, in training texts
+# What `ByteLevel` takes for one word: letters, digits, spaces, or all other signs.
+_KINDS = (r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)")
+_LONG_WORD = re.compile("|".join(rf"{kind}{{{LONGEST_WORD + 1},}}" for kind in _KINDS))
 # Known names of the end-of-text token in a bare tokenizer.json, best first.
 KNOWN_EOS = (EOS, "</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<eos>", "[SEP]")
 
@@ -119,7 +124,7 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokeni
         nonlocal num_texts
         for text in _up_to(texts, config.max_training_bytes):
             num_texts += 1
-            yield text
+            yield from _without_long_words(text)
 
     tokenizer.train_from_iterator(counted(), trainer)
     if num_texts == 0:
@@ -132,6 +137,19 @@ def train_bpe(config: TokenizerConfig, texts: Iterable[str]) -> PreTrainedTokeni
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def _without_long_words(text: str) -> Iterator[str]:
+    """Cut a text in words that are longer than any of a language, such as a megabyte of `=`.
+
+    Training takes more than quadratic time in the length of a word.
+    """
+    start = 0
+    for found in _LONG_WORD.finditer(text):
+        for end in range(found.start() + LONGEST_WORD, found.end(), LONGEST_WORD):
+            yield text[start:end]
+            start = end
+    yield text[start:]
 
 
 def share_bytes(sources: Sequence[Iterable[str]]) -> Iterator[str]:

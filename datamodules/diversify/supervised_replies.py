@@ -13,6 +13,7 @@ uneven prior over the right answers, and a share of wrong ones.
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -143,7 +144,9 @@ class RepliesPart(DataPart):
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
         further = {"replies": list[str], "weights": list[int | float]}
-        rows = read_conversations(self._source, self.config.history, EMBEDDED_REPLIES, further)
+        rows = read_conversations(
+            self._source, self.config.history, EMBEDDED_REPLIES, further, row_check=_weights_fault
+        )
         kept, counts = self.config.keep.select(_with_replies(rows, describe(self._source)))
         if not kept:
             raise ValueError(
@@ -260,15 +263,24 @@ class SupervisedReplies(PackedDataModule):
         )
 
 
+def _weights_fault(row: dict[str, Any]) -> str | None:
+    """Find weights that are negative, NaN, infinite, or all zero."""
+    weights = row["weights"]
+    # A comparison with NaN is false, so the right case has to be the one that is asked for.
+    if not weights or (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
+        return None
+    return f"field 'weights' must be finite, not negative, and one above 0, got {weights!r:.80}"
+
+
 def _with_replies(rows: Iterator[dict[str, Any]], source: str) -> Iterator[dict[str, Any]]:
     """Fill in `replies` and `weights`; refuse rows without replies or with invalid weights."""
     for row in rows:
         replies = row["replies"] or [reply for reply in [row["reply"]] if reply is not None]
         weights = row["weights"] or [1.0] * len(replies)
-        if not replies or len(weights) != len(replies) or min(weights) < 0 or sum(weights) <= 0:
+        if not replies or len(weights) != len(replies):
             raise ValueError(
                 f"{source}: the prompt {row['id']!r} has {len(replies)} replies and "
                 f"{len(weights)} weights: give at least one reply (`replies`, or a message of the "
-                "assistant), and weights that are not negative, one for each and one above 0"
+                "assistant), and a weight for each"
             )
         yield row | {"replies": replies, "weights": weights}

@@ -25,6 +25,7 @@ from triptych.datamodules.sources.records import (
     Adapt,
     EmbeddedRows,
     RecordSource,
+    RowCheck,
     describe,
     iterate_records,
 )
@@ -141,6 +142,7 @@ def read_conversations(
     embedded: dict[str, Callable[[], list[dict[str, Any]]]],
     further: dict[str, Any] | None = None,
     adapt: Adapt | None = None,
+    row_check: RowCheck | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield conversations up to a message of the user.
 
@@ -151,6 +153,7 @@ def read_conversations(
         embedded: The embedded sets by `source.subset`.
         further: Further optional fields to keep, with their types.
         adapt: Brings rows of other formats to these fields.
+        row_check: Finds faults of a row in `further`.
 
     Yields:
         Rows with `id`, `prompt` (the user's message), `messages` (role and content; the last one is
@@ -167,9 +170,11 @@ def read_conversations(
     if by_line:
         optional = optional | {"text": str}
     embedded_rows = embedded_set(source, embedded)
-    rows = iterate_records(
-        source, REQUIRED, optional, embedded_rows, lambda row: _fault(row, by_line), adapt
-    )
+
+    def fault(row: dict[str, Any]) -> str | None:
+        return _fault(row, by_line) or (None if row_check is None else row_check(row))
+
+    rows = iterate_records(source, REQUIRED, optional, embedded_rows, fault, adapt)
     number = 0
     for row in rows:
         for part in _lines(row) if by_line else [row]:

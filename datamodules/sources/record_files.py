@@ -90,8 +90,10 @@ def _jsonl_rows(file: Path, stream: Iterable[bytes]) -> Iterator[Row | BadRowErr
         place = f"{file}, line {number}"
         try:
             values = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            yield BadRowError(f"{place}: not valid JSON ({error}); each line must be one object")
+            _refuse_surrogates(values)
+        except (ValueError, RecursionError) as error:
+            cause = _short(error)
+            yield BadRowError(f"{place}: not valid JSON ({cause}); each line must be one object")
             continue
         if isinstance(values, dict):
             yield Row(place, values)
@@ -104,11 +106,16 @@ def _json_rows(file: Path, text: TextIO) -> Iterator[Row | BadRowError]:
     """Yield the objects of a JSON array, or of the only array in a JSON object."""
     try:
         rows = json.load(text)
+        _refuse_surrogates(rows)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{file}, line {error.lineno}: not valid JSON ({error.msg}): correct it; a file of one "
             "object a line is .jsonl"
         ) from error
+    except UnicodeDecodeError:
+        raise  # `file_rows` names the file
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: not valid JSON ({_short(error)}): correct it") from error
     if isinstance(rows, dict):
         arrays = [value for value in rows.values() if isinstance(value, list)]
         rows = arrays[0] if len(arrays) == 1 else None
@@ -127,14 +134,17 @@ def _csv_rows(file: Path, text: TextIO) -> Iterator[Row | BadRowError]:
     head = text.readline()
     # Spreadsheets write semicolons where the comma is the decimal mark.
     delimiter = next((mark for mark in ",;\t" if mark in head), ",")
-    reader = csv.DictReader(chain([head], text), delimiter=delimiter)
+    reader = csv.DictReader(chain([head], text), delimiter=delimiter, strict=True)
+    begun = 1
     while True:
         try:
+            _ = reader.fieldnames  # the head is a line of its own
+            begun = reader.line_num + 1  # a quoted field may go on for many lines
             values = next(reader, None)
         except csv.Error as error:
             raise ValueError(
-                f"{file}, line {reader.line_num + 1}: not valid CSV ({error}): correct the line, "
-                "or write the rows as .jsonl"
+                f"{file}, line {begun}: not valid CSV ({error}): correct the line, such as a quote "
+                "that is never closed, or write the rows as .jsonl"
             ) from error
         if values is None:
             return
@@ -174,10 +184,41 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
     number = 0
     with _open(file) as stream:
         try:
-            batches = pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=1024)
-            for batch in batches:
+            # Checksums of pages are compared where the file's writer made them.
+            opened = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
+            for batch in opened.iter_batches(batch_size=1024):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{file}, row {number}", values)
-        except pyarrow.ArrowInvalid as error:
-            raise ValueError(f"{file} is not a parquet file ({error}): fetch it again") from error
+        except (ValueError, TypeError, OSError, pyarrow.ArrowException) as error:
+            # Which one depends on the byte that is damaged.
+            after = f", after row {number}" if number else ""
+            raise ValueError(
+                f"{file} is not a parquet file, or is damaged{after} ({_short(error)}): fetch it "
+                "again"
+            ) from error
+
+
+def _refuse_surrogates(value: Any) -> None:
+    """Refuse half characters, which are no text: no encoding and no tokenizer takes them.
+
+    Raises:
+        ValueError: if a string has one.
+    """
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str) and not found.isascii():
+            half = next((c for c in found if "\ud800" <= c <= "\udfff"), None)
+            if half is not None:
+                raise ValueError(f"half a character, \\u{ord(half):04x}, without its other half")
+        elif isinstance(found, dict):
+            waiting += [*found, *found.values()]
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _short(error: Exception) -> str:
+    """Return the first line of a message, of at most 200 characters."""
+    text = str(error).partition("\n")[0]
+    return text if len(text) <= 200 else text[:197] + "..."

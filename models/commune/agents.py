@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent import Agent, load_agent
+from triptych.models.host.checked_folder import check_folder, read_settings
 from triptych.models.progress_bars import no_progress_bars
 
 AGENTS_FILE = "agents.json"
@@ -116,7 +117,8 @@ class Agents(nn.Module):
                 f"there are no agents in {folder} ({AGENTS_FILE} is missing): give the folder "
                 "`export` of a run that trained or used agents"
             )
-        who = json.loads(path.read_text())
+        check_folder(folder)
+        who = read_settings(path, names=list, models=list, dtypes=list)
         made: dict[str, Agent] = {}
         forms = who.get("chat_forms") or [{}] * len(who["models"])  # older exports have none
         for place, dtype, form in zip(who["models"], who["dtypes"], forms, strict=True):

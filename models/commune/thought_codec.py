@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from triptych.models.commune.perceptron import Activation, Perceptron
 from triptych.models.commune.state_standardizer import StateStandardizer
+from triptych.models.host.checked_folder import read_settings
 from triptych.models.tensor_file import load_tensors, save_tensors
 
 # Shapes: N samples, B batch, H dimensions of all agents' states together, Z latents
@@ -304,5 +305,4 @@ class ThoughtCodec(nn.Module):
 def _read_sizes(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: it belongs to {WEIGHTS_FILE} beside it")
-    sizes: dict[str, Any] = json.loads(path.read_text())
-    return sizes
+    return read_settings(path)

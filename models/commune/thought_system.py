@@ -13,6 +13,7 @@ from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
 from triptych.models.commune.prefix_adapter import PrefixAdapter
 from triptych.models.commune.thought_codec import ThoughtCodec
+from triptych.models.host.checked_folder import check_folder, read_settings
 
 # Shapes: B batch, K agents, Z latents
 
@@ -96,7 +97,8 @@ class ThoughtSystem(nn.Module):
                 "or that "
                 "experiment's .yaml"
             )
-        description = json.loads(path.read_text())
+        check_folder(folder)
+        description = read_settings(path, agents=list, relevant=list, state=dict)
         agents = Agents.load(folder)
         if agents.fingerprints() != description["agents"]:
             changed = [

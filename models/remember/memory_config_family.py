@@ -7,7 +7,6 @@ AutoModel would drop the memory with only a warning. Importing this module regis
 `trust_remote_code=True`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ _AUTO_MAP = {
 _MODELING_CODE = '''\
 """The classes of this model. Its memory layers are those of Triptych: pip install triptych."""
 
+from triptych.models.host.checked_folder import read_settings
 from triptych.models.remember.memory_family import memory_model_class_of
 
 MemoryModel = memory_model_class_of("{model_type}")
@@ -88,7 +88,9 @@ def register_family_of(folder: str | Path) -> None:
     file = Path(folder) / "config.json"
     if not file.is_file():
         return
-    model_type = str(json.loads(file.read_text()).get("model_type"))
+    from triptych.models.host.checked_folder import read_settings
+
+    model_type = str(read_settings(file).get("model_type"))
     family = model_type.removeprefix(MODEL_TYPE_PREFIX)
     if family != model_type and family in CONFIG_MAPPING:
         memory_config_class(CONFIG_MAPPING[family])

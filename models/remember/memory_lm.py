@@ -1,6 +1,5 @@
 """Memory language models: insert memory into a causal LM, build a model, or load one."""
 
-import json
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from triptych.models.adapter_folder import (
     merge_adapter,
 )
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
+from triptych.models.host.checked_folder import check_folder, named_in_errors, read_settings
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.memory_blocks import decoder_blocks, refuse_other_ffns, value_tables
 from triptych.models.remember.memory_config import MemoryConfig
@@ -87,11 +87,12 @@ def load_memory_lm(path: str | Path, trusted_modules: Collection[str] = ()) -> P
     config_file = Path(path) / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{config_file} not found: give a folder made by save_pretrained")
-    model_type = json.loads(config_file.read_text())["model_type"]
+    check_folder(path)
+    model_type: str = read_settings(config_file, model_type=str)["model_type"]
     has_memory = model_type.startswith(MODEL_TYPE_PREFIX)
     loader: Any = memory_model_class_of(model_type) if has_memory else AutoModelForCausalLM
     trust = {"trusted_modules": trusted_modules} if has_memory else {}
-    with no_progress_bars():
+    with no_progress_bars(), named_in_errors(path):
         model, report = loader.from_pretrained(
             path, output_loading_info=True, local_files_only=True, use_safetensors=True, **trust
         )

@@ -1,6 +1,5 @@
 """From what a user names to the folder with the model."""
 
-import json
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -9,8 +8,9 @@ from triptych.callbacks.atomic_file import recover_folder
 from triptych.callbacks.exporting.export_kind import ExportKind, kind_of_export
 from triptych.callbacks.exporting.model_card import is_hub_name
 from triptych.models.commune.agents import AGENTS_FILE
+from triptych.models.host.checked_folder import SUMS_FILE, read_settings
 
-_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "config.yaml")
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "config.yaml", SUMS_FILE)
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors", ".bin")
 
 
@@ -68,7 +68,7 @@ def _molecules(folder: Path) -> str:
 
 
 def _agents(folder: Path) -> str:
-    models = json.loads((folder / AGENTS_FILE).read_text())["models"]
+    models = read_settings(folder / AGENTS_FILE, models=list)["models"]
     own = [str(folder / name) if (folder / name).is_dir() else name for name in models]
     return (
         "agents, which answer the questions of their task together: python train.py predict "

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from triptych.commands.find_export import find_export, refuse_other_kinds
 from triptych.commands.options import EXPORT, CommandParser
 from triptych.commands.teach_report import print_facts, print_general, print_quality, say
 from triptych.datamodules.remember.facts.fact_stream import FactStream
+from triptych.models.host.checked_folder import read_settings
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX, register_family_of
 from triptych.objectives.remember.background_statistics import (
@@ -133,7 +133,7 @@ def prepared(model: str) -> Path:
 
 def _rates(start: Path) -> list[str]:
     """Return options for relative rates, for a memory that was put into a pretrained model."""
-    memory = json.loads((start / "config.json").read_text()).get("memory") or {}
+    memory = read_settings(start / "config.json").get("memory") or {}
     began_at_zero = memory.get("placement") == "beside" and memory.get("start") == "zero_values"
     scales = BackgroundStatistics.load(start / BACKGROUND_FILE).value_scales
     if not began_at_zero or scales is None:

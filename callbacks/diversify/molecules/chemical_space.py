@@ -1,6 +1,6 @@
 """A map of the molecules of a search, coloured by the number of the oracle call."""
 
-# Shapes: N molecules, K bits, 2 axes of the map
+# Shapes: N molecules, K bits, M = min(N, K) components, 2 axes of the map
 
 from collections.abc import Sequence
 
@@ -30,12 +30,15 @@ def principal_plane(smiles: Sequence[str]) -> tuple[Points, Points]:
     """
     bits_NK = unpack(morgan_fingerprints(smiles)[1]).double()
     centred_NK = bits_NK - bits_NK.mean(0)
-    variances_K, axes_KK = torch.linalg.eigh(centred_NK.t() @ centred_NK / len(bits_NK))
-    axes_K2 = axes_KK[:, -2:].flip(1)
+    # Not the eigenvectors of the covariance: of a few molecules it is so far from full rank that
+    # LAPACK's eigensolver may not converge.
+    _, values_M, axes_MK = torch.linalg.svd(centred_NK, full_matrices=False)
+    axes_K2 = axes_MK[:2].t()
+    variances_M = values_M.square()
     strongest = axes_K2.abs().argmax(0)
     axes_K2 = axes_K2 * axes_K2[strongest, torch.arange(2)].sign()
-    shares_2 = variances_K[-2:].flip(0) / variances_K.sum().clamp_min(1e-12)
-    return (centred_NK @ axes_K2).numpy(), shares_2.clamp_min(0).numpy()
+    shares_2 = variances_M[:2] / variances_M.sum().clamp_min(1e-12)
+    return (centred_NK @ axes_K2).numpy(), shares_2.numpy()
 
 
 def spread(calls: Sequence[Call], count: int) -> list[Call]:

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from typing_extensions import override
 from triptych.callbacks.atomic_file import atomic_file
 from triptych.callbacks.diversify.molecules.chemical_space import draw_space
 from triptych.callbacks.diversify.molecules.property_histograms import draw_properties
+from triptych.callbacks.report.guard import only_a_warning, reports
 from triptych.callbacks.tracking.run_artifacts import log_file
 from triptych.metrics.display.figure_style import (
     BLACK,
@@ -39,7 +40,7 @@ from triptych.protocols import HasReward
 
 
 class MoleculeReport(Callback):
-    """Writes the content of the oracle's ledger when training ends.
+    """Writes the content of the oracle's ledger when training ends, after the last checkpoint.
 
     - ``hits.csv``: every molecule at the threshold, best first, with its components and call;
     - ``figures/oracle_calls.png``: score and Yield over calls;
@@ -76,7 +77,8 @@ class MoleculeReport(Callback):
         oracle_of(pl_module, "MoleculeReport")
 
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    @reports
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         reward = oracle_of(pl_module, "MoleculeReport")
@@ -127,16 +129,19 @@ class MoleculeReport(Callback):
     ) -> list[Path]:
         if not calls:
             return []
-        figures = {"oracle_calls": draw_calls(calls, self.threshold)}
-        figures["properties"] = draw_properties(calls, self.threshold, names)
+        draw: dict[str, Callable[[], Figure]] = {
+            "oracle_calls": lambda: draw_calls(calls, self.threshold),
+            "properties": lambda: draw_properties(calls, self.threshold, names),
+        }
         if len(calls) > 1:
-            figures["chemical_space"] = draw_space(calls, self.threshold)
+            draw["chemical_space"] = lambda: draw_space(calls, self.threshold)
         paths = []
-        for name, figure in figures.items():
+        for name, drawn in draw.items():
             path = folder / f"{name}.png"
-            with atomic_file(path) as partial:
-                stamp(figure, run_stamp(folder.parent)).savefig(partial, dpi=150, format="png")
-            paths.append(path)
+            with only_a_warning(f"figures/{path.name}"), atomic_file(path) as partial:
+                figure = stamp(drawn(), run_stamp(folder.parent))
+                figure.savefig(partial, dpi=150, format="png")
+                paths.append(path)
         # Without hits, the best of all molecules show how far the search is from one.
         pool = list(hits) or sorted(calls, key=lambda call: -call.score)
         diverse = [pool[place] for place in most_diverse([c.smiles for c in pool], self.num_shown)]

@@ -23,6 +23,7 @@ from triptych.callbacks.remember.ledger.ledger_tables import (
     print_overlap,
     say,
 )
+from triptych.models.host.checked_folder import SUMS_FILE, write_checksums
 from triptych.models.progress_bars import no_progress_bars
 from triptych.models.remember.ledger.delta_chain import entry_files
 from triptych.models.remember.ledger.delta_hub import DELTA_FILE
@@ -323,9 +324,11 @@ def _write(model: PreTrainedModel, source: str, out: Path, ledger: Ledger | None
             model.save_pretrained(folder)
         for file in Path(source).iterdir():
             is_weights = file.name.startswith(("model", "pytorch_model"))
+            is_weights |= file.name == SUMS_FILE
             if file.is_file() and not is_weights and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
         if ledger is not None:
             ledger.save(folder / FOLDER)
+        write_checksums(folder)
     say(f"written to {out}")
     return out

@@ -221,7 +221,10 @@ class SmilesPart(DataPart):
     @cached_property
     def splits(self) -> dict[str, list[str]]:
         """Canonical SMILES by split."""
-        parts = split_molecules(self.molecules.scaffolds, self.config.split)
+        try:
+            parts = split_molecules(self.molecules.scaffolds, self.config.split)
+        except ValueError as error:
+            raise ValueError(f"{describe(self.config.source)}: {error}") from error
         names = ("train", "validation", "test")
         return {
             name: [self.molecules.smiles[index] for index in part]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from triptych.models.diversify.molecules.token_recurrence import gru_states, gru_step
+from triptych.models.host.checked_folder import check_folder, named_in_errors, read_settings
 from triptych.models.tensor_file import load_tensors, save_tensors
 
 MODEL_TYPE = "smiles_rnn"
@@ -307,7 +308,7 @@ def refuse_other_vocabulary(own: Sequence[str], given: Sequence[str]) -> None:
 def is_smiles_rnn(folder: str | Path) -> bool:
     """Return whether a folder was written by `SmilesRNN.save_pretrained`."""
     path = Path(folder) / "smiles_rnn.json"
-    return path.is_file() and json.loads(path.read_text()).get("model_type") == MODEL_TYPE
+    return path.is_file() and read_settings(path).get("model_type") == MODEL_TYPE
 
 
 def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
@@ -320,7 +321,8 @@ def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
     path = Path(folder)
     if not (path / "smiles_rnn.json").is_file():
         raise FileNotFoundError(f"{path} has no smiles_rnn.json: give the folder export of a prior")
-    content = json.loads((path / "smiles_rnn.json").read_text())
+    check_folder(path)
+    content = read_settings(path / "smiles_rnn.json")
     found = content.pop("model_type", None)
     if found != MODEL_TYPE:
         raise ValueError(
@@ -328,8 +330,10 @@ def load_smiles_rnn(folder: str | Path) -> SmilesRNN:
             "that triptych.lit_modules.diversify.molecules.molecule_pretraining."
             "MoleculePretraining exported"
         )
-    vocabulary = content.pop("vocabulary")
-    model = SmilesRNN(SmilesRNNConfig(**content), len(vocabulary), vocabulary)
+    vocabulary = read_settings(path / "smiles_rnn.json", vocabulary=list)["vocabulary"]
+    del content["vocabulary"]
+    with named_in_errors(path / "smiles_rnn.json"):
+        model = SmilesRNN(SmilesRNNConfig(**content), len(vocabulary), vocabulary)
     tensors, _ = load_tensors(path / "model.safetensors")
     try:
         model.load_state_dict(tensors)

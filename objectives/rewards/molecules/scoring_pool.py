@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from triptych.models.host.parent_process import end_with_parent
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective, MoleculeScore
 
 logger = logging.getLogger(__name__)
@@ -230,7 +231,9 @@ def without_ctrl_c() -> Iterator[None]:
 
 
 def _serve(connection: Connection, objective: MoleculeObjective) -> None:
-    """Score incoming molecules until the connection closes."""
+    """Score incoming molecules until the connection closes, or the parent has ended."""
+    if (parent := parent_process()) is not None and parent.pid is not None:
+        end_with_parent(parent.pid)  # it keeps the time limits, so nobody else would end a hang
     objective.prepare()
     connection.send(None)
     while True:

@@ -176,5 +176,6 @@ def test_a_ledger_of_another_model_stops_the_run(made, tmp_path):
     with torch.no_grad():
         value_tables(model)[0].weight[0] += 1
     model.save_pretrained(broken)
+    (broken / "SHA256SUMS").unlink()  # as after a change on purpose
     with pytest.raises(ValueError, match=r"does not fit the model.*begin a new ledger, move that"):
         day(tmp_path, "bob", broken)

@@ -412,7 +412,7 @@ def test_killed_while_writing_leaves_the_old_file(tmp_path):
         "import os, signal, sys, pathlib, torch\n"
         "from models import tensor_file\n"
         "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "tensor_file.os.fsync = die\n"
+        "os.fsync = die\n"
         "tensor_file.save_tensors(sys.argv[1], {'a': torch.ones(9)}, {})\n"
     )
     ended = subprocess.run(
