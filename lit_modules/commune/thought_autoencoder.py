@@ -70,8 +70,8 @@ class CodecSizes:
     private_per_agent: int = 0
     private_hidden: list[int] = field(default_factory=list)
 
-    def of(self, agents: Agents) -> ThoughtCodecConfig:
-        """Return the codec's configuration for these agents.
+    def of(self, agents: Agents, state: StateConfig) -> ThoughtCodecConfig:
+        """Return the codec's configuration for these states of agents.
 
         Raises:
             ValueError: if there are more private latents than latents.
@@ -87,7 +87,7 @@ class CodecSizes:
                 )
             owners += [EVERYONE] * (self.num_latents - len(owners))
         return ThoughtCodecConfig(
-            agents.state_sizes,
+            [state.size(size) for size in agents.state_sizes],
             self.num_latents,
             list(self.encoder_hidden),
             list(self.decoder_hidden),
@@ -184,7 +184,7 @@ class ThoughtAutoencoder(LightningModule):
                 "private to begin with: set model.init_args.codec.private_per_agent"
             )
         team = Agents.load(init_from) if init_from is not None else build_agents(_given(agents))
-        made = ThoughtCodec(codec.of(team))
+        made = ThoughtCodec(codec.of(team, state))
         relevant_KZ = torch.ones(len(team), codec.num_latents, dtype=torch.bool)
         self.model = ThoughtSystem(team, state, made, relevant_KZ)
         self.penalty, self.penalty_weight = penalty, penalty_weight
@@ -197,7 +197,7 @@ class ThoughtAutoencoder(LightningModule):
         self.channel_noise = channel_noise
         self.adversary = SharedAdversary(owners, EVERYONE) if adversary_weight else None
         self.outsider = (
-            OutsideAdversary(owners, EVERYONE, team.state_sizes) if outsider_weight else None
+            OutsideAdversary(owners, EVERYONE, made.state_sizes) if outsider_weight else None
         )
         self.findings: list[Finding] = []
         self.strict_loading = False  # frozen agents are in no checkpoint
