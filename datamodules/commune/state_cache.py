@@ -67,8 +67,8 @@ class StateCache:
         checksum = self.description.get("sha256")  # older caches have none
         if checksum is not None and checksum != _checksum(folder / STATES_FILE):
             raise ValueError(
-                f"{folder / STATES_FILE} is damaged: it has another checksum than {DESCRIPTION_FILE} "
-                "says; delete the folder to compute it anew"
+                f"{folder / STATES_FILE} is damaged: it has another checksum than "
+                f"{DESCRIPTION_FILE} says; delete the folder to compute it anew"
             )
 
     def _require(self, folder: Path, expected: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from triptych.datamodules.commune.agent_states import StateCache
 from triptych.datamodules.commune.debate_task import Question
+from triptych.datamodules.commune.state_cache import StateCache
 from triptych.lit_modules.commune.debate import SILENCE, Debate, Heard, Messages, end_mask
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation

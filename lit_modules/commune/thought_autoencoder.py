@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from triptych.datamodules.commune.agent_states import StateCache
+from triptych.datamodules.commune.state_cache import StateCache
 from triptych.lit_modules.commune.sharing_figure import draw_sharing
 from triptych.lit_modules.optimization import stepped
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
@@ -108,12 +108,28 @@ class StructureConfig:
             the middle of the widest gap.
         num_samples: Held-out questions at which the Jacobian is evaluated.
         num_bootstraps: Bootstrap resamplings of them.
+
+    Raises:
+        ValueError: if a setting is out of range.
     """
 
     statistic: Statistic = "rms"
     threshold: float | None = None
     num_samples: int = 256
     num_bootstraps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"structure.threshold is {self.threshold}: it is a share of the largest magnitude, "
+                "from 0 to below 1; or null"
+            )
+        if self.num_samples < 1:
+            raise ValueError(f"structure.num_samples is {self.num_samples}: set it to at least 1")
+        if self.num_bootstraps < 0:
+            raise ValueError(
+                f"structure.num_bootstraps is {self.num_bootstraps}: set it to at least 0"
+            )
 
 
 class ThoughtAutoencoder(LightningModule):
