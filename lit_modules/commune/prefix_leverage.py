@@ -39,7 +39,9 @@ def prefix_leverage(
         Nats per token, by place.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise_BMD = torch.randn(len(prompts), num_tokens, agent.width, generator=generator)
+    noise_BMD = torch.randn(
+        len(prompts), num_tokens, agent.width, generator=generator, dtype=torch.float32
+    )
     device = agent.embedding_weight.device
     prefix_BMD = agent.embedding_rms * F.rms_norm(noise_BMD, noise_BMD.shape[-1:]).to(device)
     ids, mask = agent.pad(prompts)
