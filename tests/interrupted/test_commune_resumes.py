@@ -48,6 +48,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if value.is_floating_point()}
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_each_stage_goes_on_bit_for_bit(workdir, monkeypatch):
     monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
     start: tuple[object, ...] = ()
