@@ -176,7 +176,7 @@ class AgentStates(DebateQuestions):
         }
         for split, questions in splits.items():
             self.caches[split] = self._open(agents, state, split, questions)
-        if self.trainer.is_global_zero:
+        if trainer.is_global_zero:
             _warn_of_equal(agents, self.caches["train"])
 
     def _open(

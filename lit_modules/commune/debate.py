@@ -164,10 +164,10 @@ class Debate:
         replies, num_tokens = [], 0
         for number, agent in enumerate(self.agents):
             joined = []
-            for row, own in enumerate(prompts[number]):
+            for row, asked in enumerate(prompts[number]):
                 told = [read[k][row] for k in range(len(prompts)) if k != number]
                 num_tokens += sum(map(len, told))
-                joined.append([token for part in (*told, own) for token in part])
+                joined.append([token for part in [*told, asked] for token in part])
             replies.append(agent.decode(self._reply(number, joined, None)))
         return replies, num_tokens * self.agents[0].cache_bytes
 
