@@ -15,17 +15,18 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
-from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
+from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation, has_own_answers
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
@@ -91,6 +92,7 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         self.warmup_steps = warmup_steps
         self.text_budgets = list(text_budgets)
         self.samples: list[list[tuple[list[int], str]]] = []
+        self._num_differing = 0
 
     def setup(self, stage: str) -> None:
         """Create the debate for the datamodule's task.
@@ -107,9 +109,17 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         """Hold the debates to learn from, once.
 
         Raises:
-            ValueError: if no reply of an agent agrees with the consensus of any debate.
+            ValueError: if no reply of an agent agrees with the consensus of any debate, or agents
+                with answers of their own should learn those of a majority.
         """
+        if self.samples:  # of the checkpoint: the agents have learned since then
+            return
         questions = data_of(self).train_questions
+        if self.consensus == "majority" and any(map(has_own_answers, questions)):
+            raise ValueError(
+                "model.init_args.consensus is majority, but the agents of this task have different "
+                "right answers, so they vote on nothing: set it to own"
+            )
         size = data_of(self).eval_batch_size
         self.samples = [[] for _ in range(len(self.model))]
         self.eval()
@@ -121,6 +131,13 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
             for start in with_progress(starts, "batches of debates", len(starts), shown, False):
                 self._hold_debates(questions[start : start + size])
         self.train()
+        if self.consensus == "majority" and not self._num_differing:
+            rank_zero_warn(
+                "ALARM: all agents gave the same replies to all questions: their majority is one "
+                "greedy reply, counted several times, and each learns from itself. Give them "
+                "different roles, system prompts or sampled replies (model.init_args.agents.roles, "
+                "system_prompts, temperatures)"
+            )
         if empty := [number for number, own in enumerate(self.samples) if not own]:
             raise ValueError(
                 f"no reply of agents {empty} agrees with the consensus of its debate, so there is "
@@ -132,6 +149,7 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         """Debate some questions and add the samples to learn from."""
         debate, read = self.debate, self.task.read_answer
         first = debate.replies(questions)
+        self._num_differing += sum(len(set(said)) > 1 for said in zip(*first, strict=True))
         replies, heard = debate.talk(questions, first, self.rounds - 1)
         messages = heard[-1]
         agreed = debate_answers(debate, replies)
@@ -146,6 +164,17 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
                 for prompt, reply in ((alone, first[number][place]), (told, last)):
                     if agreed[place] is not None and read(reply) == agreed[place]:
                         self.samples[number].append((prompt[place], reply))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the samples, which agents that have learned would not give again."""
+        checkpoint["samples"] = self.samples
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the samples; older checkpoints have none."""
+        self.samples = [
+            [(list(prompt), reply) for prompt, reply in own]
+            for own in checkpoint.get("samples", [])
+        ]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss on a random batch of each agent's samples."""
@@ -180,11 +209,24 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
 
 
 def own_copies(agents: Agents) -> Agents:
-    """Copy the agents: none is frozen, none shares a model with another."""
+    """Copy the agents: none is frozen, none shares a model with another.
+
+    Weights are float32, whatever the files hold: in bfloat16 the small steps of finetuning round to
+    nothing. The trainer's precision sets that of the products.
+    """
     copies = []
     for agent in agents:
-        model = copy.deepcopy(agent.model).requires_grad_(True)
-        copies.append(Agent(model, agent.own_tokenizer, frozen=False, chat_form=agent.chat_form))
+        model = copy.deepcopy(agent.model).float().requires_grad_(True)
+        copies.append(
+            Agent(
+                model,
+                agent.own_tokenizer,
+                frozen=False,
+                chat_form=agent.chat_form,
+                temperature=agent.temperature,
+                seed=agent.seed,
+            )
+        )
     return Agents(copies, agents.names)
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from triptych.datamodules.commune.agent_states import read_states
 from triptych.datamodules.commune.debate_task import DebateTask, Question, one_per_question
+from triptych.datamodules.commune.reply_store import ReplyStore, open_store
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
+from triptych.models.commune.prefix_place import PlaceFinder
 from triptych.models.end_tokens import turn_end
 
 # Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H all agents' states
@@ -51,14 +54,18 @@ SILENCE = Messages()
 class Debate:
     """Puts the questions of a task to agents.
 
+    Replies without a prefix are made once and remembered, if the agents are frozen.
+
     Args:
         agents: The agents.
         task: Questions, prompts and messages.
+        store: Replies that are known already; None: a new one in memory.
     """
 
-    def __init__(self, agents: Agents, task: DebateTask) -> None:
+    def __init__(self, agents: Agents, task: DebateTask, store: ReplyStore | None = None) -> None:
         self.agents = agents
         self.task = task
+        self.store = store or open_store(agents, None)
 
     def prompts(
         self, questions: Sequence[Question], agent: int, heard: Heard | None = None
@@ -84,9 +91,15 @@ class Debate:
         heard: Heard | None = None,
         prefix_BMD: Tensor | None = None,
     ) -> Tensor:
-        """Return an agent's greedy replies, (B, T)."""
-        ids, mask = self.padded_prompts(questions, agent, heard)
-        return self.agents[agent].generate(ids, mask, self.task.max_new_tokens, prefix_BMD)
+        """Return an agent's replies at its own temperature, (B, T)."""
+        return self._reply(agent, self.prompts(questions, agent, heard), prefix_BMD)
+
+    def _reply(self, agent: int, prompts: Sequence[list[int]], prefix_BMD: Tensor | None) -> Tensor:
+        longest = self.task.max_new_tokens
+        if prefix_BMD is None and self.store is not None:
+            return self.store.replies(agent, prompts, longest, len(prompts))
+        who = self.agents[agent]
+        return who.reply(*who.pad(prompts), longest, prefix_BMD)
 
     def replies(
         self,
@@ -94,7 +107,7 @@ class Debate:
         messages: Messages = SILENCE,
         prefixes: Sequence[Tensor] | None = None,
     ) -> list[list[str]]:
-        """Return every agent's greedy replies as text.
+        """Return every agent's replies as text.
 
         Args:
             questions: Questions to ask.
@@ -112,6 +125,51 @@ class Debate:
             )
             for number, agent in enumerate(self.agents)
         ]
+
+    def require_one_model(self) -> None:
+        """Refuse agents of different models, whose KV caches do not fit each other.
+
+        Raises:
+            ValueError: if there are several models.
+        """
+        if len({id(agent.model) for agent in self.agents}) > 1:
+            raise ValueError(
+                "agents of different models cannot read each other's KV caches: set "
+                "model.init_args.kv_caches to false"
+            )
+
+    def replies_with_caches(self, questions: Sequence[Question]) -> tuple[list[list[str]], int]:
+        """Return every agent's replies after the KV caches of what the others have read.
+
+        Training-free, as in LatentMAS (2511.20639), without its latent steps: each agent hands on
+        the keys and values of its first prompt, up to the turn of the reply, and the receiver reads
+        its own prompt after them. Attention is causal, so this is computed as one sequence.
+
+        Args:
+            questions: Questions to ask.
+
+        Returns:
+            The replies, and the bytes of all caches that were handed on.
+
+        Raises:
+            ValueError: if the agents have different models, whose caches do not fit each other.
+        """
+        self.require_one_model()
+        prompts = [self.prompts(questions, number) for number in range(len(self.agents))]
+        read = []
+        for agent, own in zip(self.agents, prompts, strict=True):
+            has_turns = agent.tokenizer.chat_template is not None
+            finder = PlaceFinder(agent.tokenizer, "before_reply") if has_turns else None
+            read.append([ids if finder is None else ids[: finder.index(ids)] for ids in own])
+        replies, num_tokens = [], 0
+        for number, agent in enumerate(self.agents):
+            joined = []
+            for row, asked in enumerate(prompts[number]):
+                told = [read[k][row] for k in range(len(prompts)) if k != number]
+                num_tokens += sum(map(len, told))
+                joined.append([token for part in [*told, asked] for token in part])
+            replies.append(agent.decode(self._reply(number, joined, None)))
+        return replies, num_tokens * self.agents[0].cache_bytes
 
     def reference_replies(self, questions: Sequence[Question], agent: int) -> list[str] | None:
         """Return the task's own replies of an agent; None if it knows none of this agent.
@@ -191,13 +249,19 @@ class Debate:
         prefixes: Sequence[Tensor] | None = None,
         messages: Messages = SILENCE,
     ) -> Tensor:
-        """Return all agents' states side by side, (B, H), after they read prompt and prefix."""
-        parts = []
-        for number, agent in enumerate(self.agents):
-            prefix = None if prefixes is None else prefixes[number]
-            ids, mask = self.padded_prompts(questions, number, messages.to(number))
-            parts.append(agent.states(ids, mask, state, prefix))
-        return torch.cat(parts, 1)
+        """Return all agents' states side by side, (B, H), after they read prompt and prefix.
+
+        With `state.read: reply` each agent replies first, and its state has read its reply.
+        """
+        prompts = [
+            self.prompts(questions, number, messages.to(number))
+            for number in range(len(self.agents))
+        ]
+
+        def reply(agent: int, own: Sequence[list[int]]) -> Tensor:
+            return self._reply(agent, own, None if prefixes is None else prefixes[agent])
+
+        return read_states(self.agents, state, prompts, reply, prefixes)
 
     def correct(
         self, questions: Sequence[Question], replies: Sequence[Sequence[str]]

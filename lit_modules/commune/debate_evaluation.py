@@ -1,7 +1,9 @@
 """Accuracy, consensus and bytes of debates by text.
 
 single      agents alone, without messages
-majority    every agent takes the most frequent of the answers that they gave alone
+majority    every agent takes the most frequent of the answers that they gave alone; left out where
+            agents have right answers of their own, since they do not vote on one thing
+kv          every agent reads the others' KV caches of their first prompts, if asked for
 text_*      a debate with messages of a limited number of words, or whole ones (text_full)
 """
 
@@ -22,7 +24,12 @@ class DebateEvaluation:
         debate: Agents and their task.
         rounds: Number of rounds, at least 2; the first is without messages.
         text_budgets: Message lengths to compare, in words, beside whole messages.
+
+    Attributes:
+        with_caches: Whether to count replies with the others' KV caches (`kv`).
     """
+
+    with_caches = False
 
     def __init__(self, debate: Debate, rounds: int, text_budgets: Sequence[int]) -> None:
         self.debate = debate
@@ -35,16 +42,21 @@ class DebateEvaluation:
         self.right: Counter[str] = Counter()
         self.agreed: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
-        self.num_replies = self.num_questions = 0
+        self.num_replies = self.num_questions = self.num_own_answers = 0
 
     def debate_by_text(self, questions: Sequence[Question]) -> list[list[str]]:
         """Count replies alone and in debates; return the replies alone."""
         debate = self.debate
         self.num_questions += len(questions)
         self.num_replies += len(questions) * len(debate.agents)
+        self.num_own_answers += sum(map(has_own_answers, questions))
         alone = debate.replies(questions)
         self.count("single", questions, alone)
         self.count("majority", questions, self.majority(alone))
+        if self.with_caches:
+            replies, num_bytes = debate.replies_with_caches(questions)
+            self.sent_bytes["kv"] += num_bytes
+            self.count("kv", questions, replies)
         for budget in self.budgets:
             name = "text_full" if budget is None else f"text_{budget}"
             replies, heard = debate.talk(questions, alone, self.rounds - 1, budget)
@@ -76,10 +88,10 @@ class DebateEvaluation:
             [self.right[n] for n in names]
             + [self.agreed[n] for n in names]
             + [self.sent_bytes[n] for n in names]
-            + [self.num_replies, self.num_questions],
+            + [self.num_replies, self.num_questions, self.num_own_answers],
             dtype=torch.float32,
         )
-        *totals, num_replies, num_questions = reduce_sum(counts).tolist()
+        *totals, num_replies, num_questions, num_own = reduce_sum(counts).tolist()
         right, agreed, sent = (
             totals[: len(names)],
             totals[len(names) : 2 * len(names)],
@@ -87,6 +99,8 @@ class DebateEvaluation:
         )
         values = {}
         for place, name in enumerate(names):
+            if name == "majority" and num_own:
+                continue
             values[f"val/{name}/accuracy"] = right[place] / num_replies
             values[f"val/{name}/consensus"] = agreed[place] / num_questions
             if sent[place]:
@@ -97,12 +111,23 @@ class DebateEvaluation:
         """Return the rows of the summary table."""
         rows = []
         for name in self.right:
+            if f"val/{name}/accuracy" not in values:
+                continue
             text = f"{values[f'val/{name}/accuracy']:.3f}"
             text += f"   consensus {values[f'val/{name}/consensus']:.3f}"
             if (sent := values.get(f"val/{name}/bytes_per_question")) is not None:
                 text += f"   {sent:,.0f} bytes"
             rows.append((f"accuracy: {name.replace('_', ' ')}", text))
         return rows
+
+
+def has_own_answers(question: Question) -> bool:
+    """Tell whether agents have different right answers, so that a majority means nothing.
+
+    >>> has_own_answers(Question(["7"], ["3 + 4?"])), has_own_answers(Question(["7", "8"], ["?"]))
+    (False, True)
+    """
+    return len(set(question.answers)) > 1
 
 
 def majority_replies(task: DebateTask, replies: Sequence[Sequence[str]]) -> list[str]:

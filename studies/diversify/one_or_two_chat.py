@@ -256,7 +256,8 @@ def draw(numbers: Numbers, start: Mapping[str, float]) -> Figure:
         for place, per_seed in enumerate(numbers.values()):
             rows = [place + offset for offset in spread_out(len(per_seed), 0.44)]
             style = series(place) | {"linestyle": "none", "markersize": 5, "alpha": 0.8}
-            axis.plot([n[key] for n in per_seed], rows, **style)
+            # Shares of 0 and 1 lie on the frame and are drawn over it.
+            axis.plot([n[key] for n in per_seed], rows, clip_on=False, **style)
         point = {"marker": "*", "color": GREY, "markersize": 10, "linestyle": "none"}
         axis.plot([start[key]], [len(numbers)], **point)
         axis.set(title=title, xlabel="share of 1 among 1 and 2 (exact)", xlim=(0, 1))
