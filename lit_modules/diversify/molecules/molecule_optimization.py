@@ -19,7 +19,7 @@ from triptych.objectives.diversify.molecules.diversity_filters import DiversityF
 from triptych.objectives.diversify.molecules.experience_replay import ExperienceReplay
 from triptych.objectives.diversify.molecules.random_distillation import RandomDistillation
 from triptych.objectives.diversify.policy_loss import Dap, LossSum, PolicyLoss
-from triptych.objectives.rewards.base import Reward, Scores
+from triptych.objectives.rewards.base import FatalRewardError, Reward, Scores
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
 
 # Shapes: B completions, R replayed ones, T completion positions
@@ -193,8 +193,14 @@ class MoleculeOptimization(PolicyOptimization):
         torch.distributed.all_gather_object(texts, list(rollout.texts))
         shared: list[Any] = [None]
         if self.trainer.is_global_zero:
-            shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+            try:
+                shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+            except FatalRewardError as error:  # or the other processes would wait for ever
+                torch.distributed.broadcast_object_list([str(error)], src=0)
+                raise
         torch.distributed.broadcast_object_list(shared, src=0)
+        if isinstance(shared[0], str):
+            raise FatalRewardError(shared[0])
         everyone: Scores = shared[0]
         self._count_calls(everyone)
         first = sum(len(part) for part in texts[: self.trainer.global_rank])
@@ -317,8 +323,10 @@ class MoleculeOptimization(PolicyOptimization):
             self.reward.close()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save memory, buckets and counts."""
+        """Save memory, buckets and counts, and put the calls into the ledger's file itself."""
         super().on_save_checkpoint(checkpoint)
+        if isinstance(self.reward, OracleReward) and self.trainer.is_global_zero:
+            self.reward.checkpoint()
         memories = {"replay": self.replay, "diversity_filter": self.diversity_filter}
         checkpoint["molecule_optimization"] = {
             "generated_samples": self.generated_samples,
