@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from triptych.lit_modules.diversify.molecules.search_wording import in_terms_of_sigma
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
@@ -57,6 +58,7 @@ class MoleculeOptimization(PolicyOptimization):
         learning_rate: Learning rate of Adam.
         schedule: As in `PolicyOptimization`.
         warmup_steps: Steps of linear warm-up.
+        stop_after_failures: As in `PolicyOptimization`. An `OracleReward` has its own.
 
     Attributes:
         replayed: Molecules from the memory in the last step.
@@ -91,6 +93,7 @@ class MoleculeOptimization(PolicyOptimization):
         learning_rate: NonNegativeFloat = 1e-3,
         schedule: Schedule = "constant",
         warmup_steps: NonNegativeInt = 0,
+        stop_after_failures: PositiveInt | None = 3,
     ) -> None:
         loss = loss or Dap()
         if replay is not None and not isinstance(loss, Dap):
@@ -117,7 +120,13 @@ class MoleculeOptimization(PolicyOptimization):
             schedule=schedule,
             warmup_steps=warmup_steps,
             evaluate_first=False,
+            stop_after_failures=None if isinstance(reward, OracleReward) else stop_after_failures,
         )
+        # Findings about the optimum do not fit a search, which ends long before it.
+        self._settings_findings = [
+            finding for finding in self._settings_findings if not finding.is_about_speed
+        ]
+        self.experience_log.reworded = in_terms_of_sigma
         self.init_from = init_from
         self.replay = replay
         self.diversity_filter = diversity_filter
