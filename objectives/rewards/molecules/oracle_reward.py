@@ -272,7 +272,7 @@ class OracleReward(Reward):
         """Pause if the oracle does not score a molecule that it has scored before."""
         known = self.ledger.latest_with(self.objective.names)
         if known is None:
-            if len(errors) > 1 or self.failures.is_reached:
+            if self.failures.in_a_row > 1 or self.failures.is_reached:
                 raise self._paused(errors, unscored, numbers, "has scored none so far")
             return
         ((_, again),) = list(self.pool.score([known]))
