@@ -227,7 +227,9 @@ def describe(thing: Any) -> Any:
         if not key.startswith("_") and not _is_default(kind, key, value)
     }
     # Without the package's name, as in version 0.1, so that ledgers keep their objective.
-    found = {"class_path": f"{kind.__module__.removeprefix('triptych.')}.{kind.__qualname__}"}
+    found: dict[str, Any] = {
+        "class_path": f"{kind.__module__.removeprefix('triptych.')}.{kind.__qualname__}"
+    }
     found |= {key: describe(value) for key, value in own.items()}
     hashes = file_hashes(list(own.values()))
     if hashes and "sha256" not in own:
