@@ -88,7 +88,7 @@ class MoleculeObjective:
             self.filters = list(filters)
         if preliminary:
             self.preliminary = list(preliminary)
-        self._parts = [*self.components, *self.filters, *self.preliminary]
+        self._parts: list[MoleculeComponent] = [*self.components, *self.filters, *self.preliminary]
         self._names = _names(self._parts)
         # Weight of each part in the mean; None for those that multiply it.
         self._weights = [
@@ -110,7 +110,8 @@ class MoleculeObjective:
     @property
     def batch_size(self) -> int:
         """Molecules to score at once: the largest batch that a component takes."""
-        return max(part.batch_size for part in self._parts)
+        sizes: list[int] = [part.batch_size for part in self._parts]
+        return max(sizes)
 
     def describe(self) -> dict[str, Any]:
         """Return all that determines scores: settings, files, sources, and RDKit's version."""

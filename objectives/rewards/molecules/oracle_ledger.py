@@ -24,7 +24,8 @@ from triptych.objectives.rewards.base import FatalRewardError
 
 #: Begins the errors of calls that were given up when the search paused.
 PAUSED = "paused: "
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Seconds to wait for another process that writes.
 _PATIENCE_S = 60.0
