@@ -63,6 +63,7 @@ from triptych.callbacks.command_line.error_report import (
     refuse_missing_checkpoint,
 )
 from triptych.callbacks.command_line.init_from import Stage, inherited
+from triptych.callbacks.command_line.missing_inputs import refuse_missing_inputs
 from triptych.callbacks.command_line.packaged_configs import packaged_configs_found, shipped
 from triptych.callbacks.command_line.parser_errors import short_parser_errors
 from triptych.callbacks.command_line.plain_numbers import with_plain_numbers
@@ -375,6 +376,7 @@ class TriptychCLI(LightningCLI):
         data = options.data.get("init_args") if options.data else None
         if model is None:
             return
+        refuse_missing_inputs(model)
         given = pretrained_base(model)
         if model.get("init_from") is not None:
             given = model["init_from"] = self._exported(model["init_from"], options)

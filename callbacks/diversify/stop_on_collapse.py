@@ -7,6 +7,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from typing_extensions import override
 
+from triptych.protocols import CountsOracleCalls
+
+_FOR_POLICY = "A larger model.init_args.beta, a smaller learning rate, more completions a prompt"
+_FOR_SEARCH = "A smaller model.init_args.sigma or learning rate, a diversity_filter"
+
 
 class StopOnCollapse(Callback):
     """Stops when a logged number is below a bound several times in a row, and reports why.
@@ -79,8 +84,9 @@ class StopOnCollapse(Callback):
                 f"{self.monitor} was below {self.below:g} in {self._times} {looks} in a row "
                 f"({value:.4g} at step {trainer.global_step}): the policy has collapsed"
             )
+            is_search = isinstance(trainer.lightning_module, CountsOracleCalls)
             rank_zero_warn(
-                f"stopped: {self.reason}. A larger model.init_args.beta, a smaller learning rate, "
-                "more completions a prompt or MARA may prevent this"
+                f"stopped: {self.reason}. {_FOR_SEARCH if is_search else _FOR_POLICY} or MARA may "
+                "prevent this"
             )
             trainer.should_stop = True

@@ -260,11 +260,22 @@ def hit_blocks(path: Path) -> list[Block]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row, _ in zip(csv.DictReader(file), range(MOST_HITS), strict=False)]
     drawn = [
-        Molecule(uri, row["smiles"], f"score {float(row['score']):.3f}, call {row['oracle_call']}")
+        Molecule(uri, row["smiles"], hit_caption(row))
         for row in rows
         if (uri := molecule_uri(row["smiles"])) is not None
     ]
     return [Block(molecules=drawn)] if drawn else []
+
+
+def hit_caption(row: Mapping[str, str]) -> str:
+    """Return score and call of a hit, and the first properties before their transforms."""
+    raw = [
+        f"{key.removesuffix('_raw').replace('_', ' ')} {float(value):.4g}"
+        for key, value in row.items()
+        if key.endswith("_raw") and value
+    ]
+    call = f"call {row['oracle_call']}"
+    return ", ".join([f"score {float(row['score']):.3f}", *raw[:2], call])
 
 
 def sample_blocks(folder: Path) -> list[Block]:

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,8 @@ class ExperienceLog:
         self.num_steps = 0
         self._num_tokens = 0.0
         self._has_shown_failure = False
+        #: Words a finding in the terms of the module's settings.
+        self.reworded: Callable[[str], str] = str
         self._has_warned_of_threshold = False
         self.restart_clock()
 
@@ -224,7 +226,7 @@ class ExperienceLog:
     def tell(self, findings: Sequence[Any]) -> None:
         """Print findings about settings or samples."""
         for finding in findings:
-            rank_zero_info(f"settings: {finding}")
+            rank_zero_info(f"settings: {self.reworded(str(finding))}")
 
     def restart_clock(self) -> None:
         """Restart the measurement of samples per second."""

@@ -44,6 +44,9 @@ class Finding:
     reason: str
     remedy: str
 
+    #: Whether it says that a training ends before the optimum, rather than what the optimum is.
+    is_about_speed: bool = False
+
     def __str__(self) -> str:
         return f"{self.severity}: {self.reason} {self.remedy}"
 
@@ -114,6 +117,7 @@ def diagnose_settings(
                 "beta only, with MARA too. A training of usual length ends before.",
                 f"Set beta to {_SLOW_BETA:g} or above, or take many more steps; more samples a "
                 "step do not help.",
+                is_about_speed=True,
             )
         )
     if mara is not None and not mara.exact:

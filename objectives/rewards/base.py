@@ -31,6 +31,13 @@ from triptych.models.host_to_device import send
 # Shapes: B completions
 
 
+class FatalRewardError(ValueError):
+    """A failure of the reward as a whole, which ends the run.
+
+    Completions are not scored apart after it, and none of them is at fault.
+    """
+
+
 @dataclass
 class Scores:
     """The result of a reward.
@@ -155,6 +162,8 @@ class Reward(ABC):
         self.prepare(device)
         try:
             scores = self._as_scores(self.score(rollout))
+        except FatalRewardError:
+            raise
         except Exception as error:  # a user's code on a model's text: anything can happen
             scores = self._score_apart(rollout, error)
         else:
@@ -184,6 +193,8 @@ class Reward(ABC):
         for rows in parts:
             try:
                 part = self._as_scores(self.score(rollout.select(rows)))
+            except FatalRewardError:
+                raise
             except Exception as own_error:
                 scores.errors |= dict.fromkeys(rows.tolist(), _message(own_error))
                 continue

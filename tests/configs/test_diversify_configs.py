@@ -164,6 +164,7 @@ def test_the_tasks_of_chemistry(workdir, monkeypatch, name):
         lambda wanted, *more: find_spec("json" if wanted in ("vina", "meeko") else wanted, *more),
     )
     monkeypatch.setattr(VinaDocking, "value", lambda self, molecule, smiles: -8.0)
+    monkeypatch.setattr(VinaDocking, "prepare", lambda self: None)
     tiny_rnn().save_pretrained("prior")
     tiny_tokenizer().save_pretrained("prior")
     Path("receptor.pdbqt").write_text("stands for a protein\n")

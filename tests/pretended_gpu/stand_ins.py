@@ -88,6 +88,7 @@ def stand_ins_used() -> Iterator[None]:
             lambda name, *more: find_spec("json" if name in ("vina", "meeko") else name, *more),
         )
         patch.setattr(VinaDocking, "value", lambda self, molecule, smiles: -8.0)
+        patch.setattr(VinaDocking, "prepare", lambda self: None)
         patch.setattr(jacobian, "vmap", _vmap)
         patch.setattr(jacobian, "jvp", torch.autograd.functional.jvp)
         patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")

@@ -30,14 +30,14 @@ def principal_plane(smiles: Sequence[str]) -> tuple[Points, Points]:
     """
     bits_NK = unpack(morgan_fingerprints(smiles)[1]).double()
     centred_NK = bits_NK - bits_NK.mean(0)
-    # Not the eigenvectors of the covariance: of a few molecules it is so far from full rank that
-    # LAPACK's eigensolver may not converge.
-    _, values_M, axes_MK = torch.linalg.svd(centred_NK, full_matrices=False)
-    axes_K2 = axes_MK[:2].t()
-    variances_M = values_M.square()
+    # The SVD converges where the eigenvectors of the covariance, of low rank for few molecules, do
+    # not.
+    _, singular_R, axes_RK = torch.linalg.svd(centred_NK, full_matrices=False)
+    axes_K2 = axes_RK[:2].t()
     strongest = axes_K2.abs().argmax(0)
-    axes_K2 = axes_K2 * axes_K2[strongest, torch.arange(2)].sign()
-    shares_2 = variances_M[:2] / variances_M.sum().clamp_min(1e-12)
+    axes_K2 = axes_K2 * axes_K2[strongest, torch.arange(axes_K2.shape[1])].sign()
+    variances_R = singular_R.square()
+    shares_2 = variances_R[:2] / variances_R.sum().clamp_min(1e-12)
     return (centred_NK @ axes_K2).numpy(), shares_2.numpy()
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,19 @@ from triptych.metrics.diversify.molecules.internal_diversity import InternalDive
 from triptych.metrics.diversify.molecules.oracle_calls import OracleBurden, Yield, format_burden
 from triptych.metrics.diversify.molecules.scaffolds import Scaffolds
 from triptych.models.diversify.molecules.molecule import read_molecule
-from triptych.objectives.rewards.molecules.oracle_ledger import Call
+from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.oracle_ledger import Call, OracleLedger
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+from triptych.objectives.rewards.molecules.transforms import Identity
 from triptych.protocols import HasReward
 
 
 class MoleculeReport(Callback):
     """Writes the content of the oracle's ledger when training ends, after the last checkpoint.
 
-    - ``hits.csv``: every molecule at the threshold, best first, with its components and call;
+    - ``hits.csv``: every molecule at the threshold, best first, with its components and call.
+      Where a component has a transform, ``<name>`` is its score and ``<name>_raw`` the property;
+    - ``poses.sdf``: the poses of these molecules, if there is a docking component;
     - ``figures/oracle_calls.png``: score and Yield over calls;
     - ``figures/best_molecules.png``: the best hits;
     - ``figures/diverse_molecules.png``: the hits that differ most from each other;
@@ -88,7 +92,9 @@ class MoleculeReport(Callback):
             key=lambda call: (-call.score, call.number),
         )
         self.numbers = search_numbers(calls, self.threshold, self.num_hits)
-        self._rows = self._table(calls, reward.budget)
+        raw = raw_labels(reward.objective)
+        failures = reward.ledger.failures()
+        self._rows = self._table(calls, reward.budget, raw, len(failures))
         for logger in trainer.loggers:
             logger.log_metrics(
                 {f"search/{k}": v for k, v in self.numbers.items() if math.isfinite(v)},
@@ -96,8 +102,10 @@ class MoleculeReport(Callback):
             )
         folder = Path(trainer.default_root_dir)
         names = reward.objective.names
-        paths = [write_hits(hits, names, folder / "hits.csv")]
-        paths += self._draw(calls, hits, names, folder / "figures")
+        paths = [write_hits(hits, names, folder / "hits.csv", list(raw))]
+        poses = write_poses(hits or calls, reward.ledger, folder / "poses.sdf")
+        paths += [] if poses is None else [poses]
+        paths += self._draw(calls, hits, reward.objective, folder / "figures")
         for path in paths:
             log_file(trainer, path)
 
@@ -105,7 +113,9 @@ class MoleculeReport(Callback):
         """Return the results of the search."""
         return self._rows
 
-    def _table(self, calls: Sequence[Call], budget: int) -> list[tuple[str, str]]:
+    def _table(
+        self, calls: Sequence[Call], budget: int, raw: Mapping[str, str], num_failed: int
+    ) -> list[tuple[str, str]]:
         numbers, hit = self.numbers, f"score >= {self.threshold:g}"
         rows = [
             ("oracle calls", f"{len(calls):,} of {budget:,}"),
@@ -121,17 +131,32 @@ class MoleculeReport(Callback):
             "mean_score_last_100": "mean score of the last 100 calls",
         }
         rows += [(text, f"{numbers[k]:,.4g}") for k, text in named.items() if k in numbers]
-        failed = sum(call.error is not None for call in calls)
-        return [*rows, ("molecules the oracle failed on", f"{failed:,}")] if failed else rows
+        hits = [call for call in calls if call.score >= self.threshold]
+        whose, shown = ("hits", hits) if hits else ("calls", calls)
+        for name, label in raw.items():
+            values = [call.raw[name] for call in shown if name in call.raw]
+            if values:
+                low, middle, high = np.percentile(values, (0, 50, 100))
+                text = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+                rows.append((f"{label} of the {whose}: median (range)", text))
+        if num_failed:
+            rows.append(("molecules the oracle failed on", f"{num_failed:,}"))
+        return rows
 
     def _draw(
-        self, calls: Sequence[Call], hits: Sequence[Call], names: Sequence[str], folder: Path
+        self,
+        calls: Sequence[Call],
+        hits: Sequence[Call],
+        objective: MoleculeObjective,
+        folder: Path,
     ) -> list[Path]:
         if not calls:
             return []
         draw: dict[str, Callable[[], Figure]] = {
             "oracle_calls": lambda: draw_calls(calls, self.threshold),
-            "properties": lambda: draw_properties(calls, self.threshold, names),
+            "properties": lambda: draw_properties(
+                calls, self.threshold, objective.names, raw_labels(objective)
+            ),
         }
         if len(calls) > 1:
             draw["chemical_space"] = lambda: draw_space(calls, self.threshold)
@@ -148,7 +173,7 @@ class MoleculeReport(Callback):
         for name, chosen in (("best", pool[: self.num_shown]), ("diverse", diverse)):
             path = folder / f"{name}_molecules.png"
             with atomic_file(path) as partial:
-                partial.write_bytes(draw_grid(chosen))
+                partial.write_bytes(draw_grid(chosen, _units(objective)))
             paths.append(path)
         return paths
 
@@ -208,15 +233,60 @@ def most_diverse(smiles: Sequence[str], count: int) -> list[int]:
     return list(picker.LazyBitVectorPick(vectors, len(vectors), min(count, len(vectors)), [0]))
 
 
-def write_hits(hits: Sequence[Call], names: Sequence[str], path: Path) -> Path:
-    """Write hits to a CSV file, with the computed component scores; return its path."""
+def raw_labels(objective: MoleculeObjective) -> dict[str, str]:
+    """Return the components whose property differs from its score: name -> label with its unit."""
+    return {
+        name: name.replace("_", " ") + (f" ({part.unit})" if part.unit else "")
+        for name, part in objective.parts.items()
+        if not isinstance(part.transform, Identity)
+    }
+
+
+def _units(objective: MoleculeObjective) -> dict[str, str]:
+    """Return the components with a unit: name -> unit."""
+    return {name: part.unit for name, part in objective.parts.items() if part.unit}
+
+
+def write_hits(
+    hits: Sequence[Call], names: Sequence[str], path: Path, raw_names: Sequence[str] = ()
+) -> Path:
+    """Write hits to a CSV file with six significant digits; return its path.
+
+    Args:
+        hits: The molecules.
+        names: Components, whose scores are columns.
+        path: The file.
+        raw_names: Components whose property is a further column, before its transform.
+    """
     with atomic_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["smiles", "score", *names, "oracle_call", "seed"])
+        raw_columns = [f"{name}_raw" for name in raw_names]
+        writer.writerow(["smiles", "score", *names, *raw_columns, "oracle_call", "seed"])
         for call in hits:
-            parts = [call.components.get(name, "") for name in names]
-            writer.writerow([call.smiles, call.score, *parts, call.number, call.seed])
+            parts = [_short(call.components.get(name)) for name in names]
+            parts += [_short(call.raw.get(name)) for name in raw_names]
+            writer.writerow([call.smiles, _short(call.score), *parts, call.number, call.seed])
     return path
+
+
+def write_poses(calls: Sequence[Call], ledger: OracleLedger, path: Path) -> Path | None:
+    """Write the poses of molecules to an SD file; return its path, None if there is no pose."""
+    entries = []
+    for call in calls:
+        for name, sdf in ledger.poses(call.smiles).items():
+            block = sdf.rstrip("\n").removesuffix("$$$$").rstrip("\n")
+            more = {"component": name, "score": _short(call.score), "oracle_call": call.number}
+            text = "".join(f">  <{key}>\n{value}\n\n" for key, value in more.items())
+            entries.append(f"{block}\n\n{text}$$$$\n")
+    if not entries:
+        return None
+    with atomic_file(path) as partial:
+        partial.write_text("".join(entries))
+    return path
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 @styled
@@ -246,8 +316,13 @@ def draw_calls(calls: Sequence[Call], threshold: float) -> Figure:
     return figure
 
 
-def draw_grid(calls: Sequence[Call]) -> bytes:
-    """Draw molecules with their scores, as the bytes of a PNG file."""
+def draw_grid(calls: Sequence[Call], units: Mapping[str, str] | None = None) -> bytes:
+    """Draw molecules with their scores, as the bytes of a PNG file.
+
+    Args:
+        calls: The molecules.
+        units: Components whose property is shown too, with its unit.
+    """
     from io import BytesIO
 
     from rdkit.Chem import Draw
@@ -257,8 +332,13 @@ def draw_grid(calls: Sequence[Call]) -> bytes:
         [read_molecule(call.smiles) for call in calls],
         molsPerRow=5,
         subImgSize=(240, 200),
-        legends=[f"{call.score:.3f} (call {call.number})" for call in calls],
+        legends=[_legend(call, units or {}) for call in calls],
     )
     buffer = BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _legend(call: Call, units: Mapping[str, str]) -> str:
+    shown = [f"{call.raw[name]:.4g} {unit}" for name, unit in units.items() if name in call.raw]
+    return f"{call.score:.3f} ({', '.join([*shown, f'call {call.number}'])})"

@@ -1,7 +1,8 @@
 """Histograms of a search's molecules: first calls, last calls and hits."""
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,17 +41,23 @@ COUNTED = ("hydrogen bond donors", "rings")
 # In a group: more take time to compute and change little.
 MOST_MOLECULES = 400
 PART = 0.2
-_COLUMNS = 3
+_COLUMNS, _LABEL = 3, 24
 
 
 @styled
-def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str]) -> Figure:
+def draw_properties(
+    calls: Sequence[Call],
+    threshold: float,
+    names: Sequence[str],
+    raw: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw a panel for each property, and one for each component's score.
 
     Args:
         calls: All calls, in order.
         threshold: Least score of a hit.
         names: Names of the objective's components in the ledger.
+        raw: Components whose property is drawn too, before its transform: name -> label.
     """
     part = max(1, round(PART * len(calls)))
     groups = {
@@ -60,7 +67,11 @@ def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str
             [c for c in calls if c.score >= threshold], MOST_MOLECULES
         ),
     }
-    panels = {**property_values(groups), **component_values(groups, names)}
+    panels = {
+        **property_values(groups),
+        **raw_values(groups, raw or {}),
+        **component_values(groups, names),
+    }
     rows = math.ceil(len(panels) / _COLUMNS)
     figure = Figure(figsize=(WIDTH, 2.2 * rows + 0.4), layout="constrained")
     axes = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
@@ -78,7 +89,8 @@ def draw_properties(calls: Sequence[Call], threshold: float, names: Sequence[str
                 linewidth=1.4,
                 label=group if own else f"{group}: none yet",
             )
-        axis.set_xlabel(name)
+        # A panel is this wide, and a longer label would be cut off at the figure's edge.
+        axis.set_xlabel(textwrap.fill(name, _LABEL))
         if name in COUNTED:
             count_axis(axis)
     for axis in axes[len(panels) :]:
@@ -110,6 +122,21 @@ def component_values(
         }
         for name in names
     }
+
+
+def raw_values(
+    groups: dict[str, list[Call]], labels: Mapping[str, str]
+) -> dict[str, dict[str, list[float]]]:
+    """Collect properties before their transform; none from ledgers that do not hold them."""
+    found = {
+        label: {
+            group: [call.raw[name] for call in calls if name in call.raw]
+            for group, calls in groups.items()
+        }
+        for name, label in labels.items()
+        if label.lower() not in {known.lower() for known in PROPERTIES}
+    }
+    return {label: parts for label, parts in found.items() if any(parts.values())}
 
 
 def bin_edges(values: Sequence[float], is_count: bool) -> npt.NDArray[np.float64]:

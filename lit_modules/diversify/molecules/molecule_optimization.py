@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from triptych.lit_modules.diversify.molecules.search_wording import in_terms_of_sigma
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
@@ -19,7 +20,7 @@ from triptych.objectives.diversify.molecules.diversity_filters import DiversityF
 from triptych.objectives.diversify.molecules.experience_replay import ExperienceReplay
 from triptych.objectives.diversify.molecules.random_distillation import RandomDistillation
 from triptych.objectives.diversify.policy_loss import Dap, LossSum, PolicyLoss
-from triptych.objectives.rewards.base import Reward, Scores
+from triptych.objectives.rewards.base import FatalRewardError, Reward, Scores
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
 
 # Shapes: B completions, R replayed ones, T completion positions
@@ -57,6 +58,7 @@ class MoleculeOptimization(PolicyOptimization):
         learning_rate: Learning rate of Adam.
         schedule: As in `PolicyOptimization`.
         warmup_steps: Steps of linear warm-up.
+        stop_after_failures: As in `PolicyOptimization`. An `OracleReward` has its own.
 
     Attributes:
         replayed: Molecules from the memory in the last step.
@@ -91,6 +93,7 @@ class MoleculeOptimization(PolicyOptimization):
         learning_rate: NonNegativeFloat = 1e-3,
         schedule: Schedule = "constant",
         warmup_steps: NonNegativeInt = 0,
+        stop_after_failures: PositiveInt | None = 3,
     ) -> None:
         loss = loss or Dap()
         if replay is not None and not isinstance(loss, Dap):
@@ -117,7 +120,13 @@ class MoleculeOptimization(PolicyOptimization):
             schedule=schedule,
             warmup_steps=warmup_steps,
             evaluate_first=False,
+            stop_after_failures=None if isinstance(reward, OracleReward) else stop_after_failures,
         )
+        # Findings about the optimum do not fit a search, which ends long before it.
+        self._settings_findings = [
+            finding for finding in self._settings_findings if not finding.is_about_speed
+        ]
+        self.experience_log.reworded = in_terms_of_sigma
         self.init_from = init_from
         self.replay = replay
         self.diversity_filter = diversity_filter
@@ -193,8 +202,14 @@ class MoleculeOptimization(PolicyOptimization):
         torch.distributed.all_gather_object(texts, list(rollout.texts))
         shared: list[Any] = [None]
         if self.trainer.is_global_zero:
-            shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+            try:
+                shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+            except FatalRewardError as error:  # or the other processes would wait for ever
+                torch.distributed.broadcast_object_list([str(error)], src=0)
+                raise
         torch.distributed.broadcast_object_list(shared, src=0)
+        if isinstance(shared[0], str):
+            raise FatalRewardError(shared[0])
         everyone: Scores = shared[0]
         self._count_calls(everyone)
         first = sum(len(part) for part in texts[: self.trainer.global_rank])
@@ -317,8 +332,10 @@ class MoleculeOptimization(PolicyOptimization):
             self.reward.close()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save memory, buckets and counts."""
+        """Save memory, buckets and counts, and put the calls into the ledger's file itself."""
         super().on_save_checkpoint(checkpoint)
+        if isinstance(self.reward, OracleReward) and self.trainer.is_global_zero:
+            self.reward.checkpoint()
         memories = {"replay": self.replay, "diversity_filter": self.diversity_filter}
         checkpoint["molecule_optimization"] = {
             "generated_samples": self.generated_samples,

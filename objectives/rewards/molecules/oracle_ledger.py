@@ -2,19 +2,33 @@
 
 It is one SQLite file. A call is reserved under its number before it is made, and its score is
 written as soon as it is known. A run that was killed in between finds its reserved calls and makes
-them under their old numbers, so no call is counted twice.
+them under their old numbers, so no call is counted twice. A call that failed has an error and no
+score, and is made again by the next run that needs it.
+
+New calls are first in a file beside it (`-wal`). Closing the ledger, and every checkpoint of a run,
+moves them into the file, which can then be copied alone.
 """
 
 import difflib
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+from triptych.objectives.rewards.base import FatalRewardError
+
+#: Begins the errors of calls that were given up when the search paused.
+PAUSED = "paused: "
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Seconds to wait for another process that writes.
+_PATIENCE_S = 60.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS objective (description TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS calls (
@@ -23,9 +37,23 @@ CREATE TABLE IF NOT EXISTS calls (
     seed INTEGER NOT NULL,
     score REAL,
     components TEXT,
-    error TEXT
+    error TEXT,
+    raw_values TEXT
+);
+CREATE TABLE IF NOT EXISTS poses (
+    smiles TEXT NOT NULL,
+    component TEXT NOT NULL,
+    sdf TEXT NOT NULL,
+    PRIMARY KEY (smiles, component)
 );
 """
+
+
+_COLUMNS = "call, smiles, seed, score, components, error, raw_values"
+
+
+class LedgerError(FatalRewardError):
+    """The ledger's file cannot be read or written, which ends the run."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +67,8 @@ class Call:
         score: The score.
         components: Score of each component that was computed.
         error: The error message, or None.
+        raw: Property of each component that was computed, before its transform; empty in ledgers of
+            version 0.2.0 and earlier.
     """
 
     number: int
@@ -47,6 +77,21 @@ class Call:
     score: float
     components: dict[str, float]
     error: str | None
+    raw: dict[str, float] = field(default_factory=dict)
+
+
+def _told(method: Callable[P, T]) -> Callable[P, T]:
+    """Let errors of SQLite end the run, with the file's name and what to do."""
+
+    @wraps(method)
+    def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (sqlite3.Error, OSError) as error:
+            ledger = args[0]
+            raise _trouble(getattr(ledger, "path", None), error) from error
+
+    return told
 
 
 class OracleLedger:
@@ -65,19 +110,22 @@ class OracleLedger:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         # Transactions are explicit; the connection starts none by itself.
-        self._connection = sqlite3.connect(
-            self.path or ":memory:", timeout=60.0, isolation_level=None
-        )
         description = json.dumps(objective, indent=1, sort_keys=True)
         try:
+            self._connection = sqlite3.connect(
+                self.path or ":memory:", timeout=_PATIENCE_S, isolation_level=None
+            )
             if self.path is not None:
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.executescript(_TABLES)
             with self._transaction():
+                self._add_raw_values()
                 found = self._connection.execute("SELECT description FROM objective").fetchone()
                 if found is None:
                     self._connection.execute("INSERT INTO objective VALUES (?)", (description,))
+        except sqlite3.OperationalError as error:
+            raise _trouble(self.path, error) from error
         except sqlite3.DatabaseError as error:
             raise ValueError(
                 f"{self.path} is no ledger of oracle calls ({error}): name another file, or one "
@@ -93,31 +141,44 @@ class OracleLedger:
                 n=0,
             )
             shown = "\n".join(line for line in lines if not line.startswith("@@"))
+            self._connection.close()
             raise ValueError(
-                f"{self.path} holds the scores of another objective:\n{shown}\nUse the ledger's "
-                "settings, or name another file"
+                f"{self.path} holds the scores of another objective:\n{shown}\nUse its "
+                "settings, functions and files, or name another file. (Those of version 0.2.0 and "
+                "earlier do not hold the source of functions and the content of files)"
             )
 
+    @_told
     def __len__(self) -> int:
         """Count the calls, including those reserved and not yet made."""
         (count,) = self._connection.execute("SELECT COUNT(*) FROM calls").fetchone()
         return int(count)
 
     def close(self) -> None:
-        """Close the file."""
+        """Move all calls into the file, and close it."""
+        with suppress(sqlite3.Error):  # another run may be writing, and does it then
+            self.checkpoint()
         self._connection.close()
 
+    def checkpoint(self) -> None:
+        """Move all calls from the write-ahead log into the file, so that it can be copied alone."""
+        if self.path is not None:
+            with suppress(sqlite3.OperationalError):  # another process reads: the next one does it
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @_told
     def look_up(self, smiles: Sequence[str]) -> dict[str, Call]:
         """Look up scored molecules."""
         found = {}
         for text in dict.fromkeys(smiles):
             row = self._connection.execute(
-                "SELECT * FROM calls WHERE smiles = ? AND score IS NOT NULL", (text,)
+                f"SELECT {_COLUMNS} FROM calls WHERE smiles = ? AND score IS NOT NULL", (text,)
             ).fetchone()
             if row is not None:
                 found[text] = _call(row)
         return found
 
+    @_told
     def reserve(self, smiles: Sequence[str], budget: int, seed: int) -> dict[str, int]:
         """Reserve a call for each molecule, in order, up to the budget.
 
@@ -150,26 +211,102 @@ class OracleLedger:
                     )
         return numbers
 
+    @_told
     def record(
-        self, smiles: str, score: float, components: Mapping[str, float], error: str | None
+        self,
+        smiles: str,
+        score: float,
+        components: Mapping[str, float],
+        raw: Mapping[str, float] | None = None,
+        poses: Mapping[str, str] | None = None,
     ) -> None:
         """Write the result of a reserved call.
+
+        Args:
+            smiles: The molecule.
+            score: Its score.
+            components: Score of each component.
+            raw: Property of each component, before its transform.
+            poses: Pose of each component that has one, as an entry of an SD file.
 
         Raises:
             ValueError: If the score is nan, which stands for a missing score in the file.
         """
         if not math.isfinite(score):
             raise ValueError(f"{smiles} scores {score}, which is no number")
+        for name, sdf in (poses or {}).items():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO poses VALUES (?, ?, ?)", (smiles, name, sdf)
+            )
         self._connection.execute(
-            "UPDATE calls SET score = ?, components = ?, error = ? WHERE smiles = ?",
-            (score, json.dumps(dict(components)), error, smiles),
+            "UPDATE calls SET score = ?, components = ?, error = NULL, raw_values = ? "
+            "WHERE smiles = ?",
+            (score, json.dumps(dict(components)), json.dumps(dict(raw or {})), smiles),
         )
 
+    @_told
+    def fail(self, errors: Mapping[str, str]) -> None:
+        """Write why reserved calls have no score, by molecule; one that has a score keeps it."""
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE calls SET error = ? WHERE smiles = ? AND score IS NULL",
+                [(error, smiles) for smiles, error in errors.items()],
+            )
+
+    @_told
+    def release(self) -> None:
+        """Give back the last numbers if a search paused at them: nothing was bought for them."""
+        self._connection.execute(
+            "DELETE FROM calls WHERE call > (SELECT COALESCE(MAX(call), 0) FROM calls "
+            f"WHERE score IS NOT NULL OR error IS NULL OR error NOT LIKE '{PAUSED}%')"
+        )
+
+    @_told
+    def failures(self) -> dict[str, str]:
+        """Return the molecules whose call failed, with the reason, by number."""
+        rows = self._connection.execute(
+            "SELECT smiles, error FROM calls WHERE score IS NULL AND error IS NOT NULL "
+            "ORDER BY call"
+        )
+        return dict(rows.fetchall())
+
+    @_told
+    def num_made(self) -> int:
+        """Count the calls that have a score or are being made; failed ones are not bought."""
+        (count,) = self._connection.execute(
+            "SELECT COUNT(*) FROM calls WHERE score IS NOT NULL OR error IS NULL"
+        ).fetchone()
+        return int(count)
+
+    @_told
+    def latest_with(self, names: Sequence[str]) -> str | None:
+        """Return the last molecule for which all these components were computed."""
+        rows = self._connection.execute(
+            "SELECT smiles, components FROM calls WHERE score IS NOT NULL ORDER BY call DESC "
+            "LIMIT 200"
+        )
+        for smiles, components in rows:
+            if set(names) <= json.loads(components).keys():
+                return str(smiles)
+        return None
+
+    @_told
+    def poses(self, smiles: str) -> dict[str, str]:
+        """Return the poses of a molecule: component -> entry of an SD file."""
+        rows = self._connection.execute(
+            "SELECT component, sdf FROM poses WHERE smiles = ? ORDER BY component", (smiles,)
+        )
+        return dict(rows.fetchall())
+
+    @_told
     def calls(self) -> list[Call]:
         """List all calls that were made, by number."""
-        rows = self._connection.execute("SELECT * FROM calls WHERE score IS NOT NULL ORDER BY call")
+        rows = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM calls WHERE score IS NOT NULL ORDER BY call"
+        )
         return [_call(row) for row in rows]
 
+    @_told
     def copy_from(self, path: str | Path) -> None:
         """Copy the calls of a ledger of the same objective, with their numbers.
 
@@ -181,11 +318,25 @@ class OracleLedger:
         (description,) = self._connection.execute("SELECT description FROM objective").fetchone()
         other = OracleLedger(path, json.loads(description))
         try:
-            rows = other._connection.execute("SELECT * FROM calls ORDER BY call").fetchall()
+            rows = other._connection.execute(
+                f"SELECT {_COLUMNS} FROM calls ORDER BY call"
+            ).fetchall()
+            poses = other._connection.execute("SELECT * FROM poses").fetchall()
         finally:
             other.close()
         with self._transaction():
-            self._connection.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._connection.executemany(
+                f"INSERT INTO calls ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+            )
+            self._connection.executemany("INSERT OR REPLACE INTO poses VALUES (?, ?, ?)", poses)
+
+    def _add_raw_values(self) -> None:
+        """Update a ledger of version 0.2.0 or earlier: raw values, no score after errors."""
+        columns = self._connection.execute("PRAGMA table_info(calls)").fetchall()
+        if any(column[1] == "raw_values" for column in columns):
+            return
+        self._connection.execute("ALTER TABLE calls ADD COLUMN raw_values TEXT")
+        self._connection.execute("UPDATE calls SET score = NULL WHERE error IS NOT NULL")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -193,11 +344,29 @@ class OracleLedger:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # SQLite has rolled back by itself after some errors, such as a full disk.
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
 
 def _call(row: tuple[Any, ...]) -> Call:
-    number, smiles, seed, score, components, error = row
-    return Call(number, smiles, seed, score, json.loads(components), error)
+    number, smiles, seed, score, components, error, raw = row
+    return Call(
+        number, smiles, seed, score, json.loads(components), error, json.loads(raw) if raw else {}
+    )
+
+
+def _trouble(path: Path | None, error: Exception) -> LedgerError:
+    """Word an error of the file, with what to do."""
+    text = str(error)
+    advice = "see that it can be read and written"
+    if "locked" in text:
+        advice = f"another process has held it for {_PATIENCE_S:g} s: end it (a backup, a viewer)"
+    elif "full" in text or "space" in text:
+        advice = "free some space"
+    return LedgerError(
+        f"the ledger of oracle calls {path} cannot be used: {text} ({type(error).__name__}). "
+        f"{advice[0].upper()}{advice[1:]}, then resume the run: calls that were made are kept"
+    )

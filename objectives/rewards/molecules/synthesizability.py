@@ -17,12 +17,13 @@ class SyntheticAccessibility(MoleculeComponent):
 
     Args:
         transform: Maps the score to [0, 1]; null: a reverse sigmoid from 2 to 6, k = 0.25 (ours).
+        name: In ledger, logs and tables; null: that of the class.
     """
 
     cost_ms = 0.9
 
-    def __init__(self, transform: Transform | None = None) -> None:
-        super().__init__(transform or ReverseSigmoid(low=2.0, high=6.0, k=0.25))
+    def __init__(self, transform: Transform | None = None, name: str | None = None) -> None:
+        super().__init__(transform or ReverseSigmoid(low=2.0, high=6.0, k=0.25), name)
 
     def prepare(self) -> None:
         """Read the table of fragments."""
@@ -53,12 +54,18 @@ class Retrosynthesis(MoleculeComponent):
     Args:
         model: The model, by `class_path`.
         transform: Maps the score to [0, 1]; null: unchanged.
+        name: In ledger, logs and tables; null: that of the class.
     """
 
     cost_ms = 10_000.0
 
-    def __init__(self, model: RetrosynthesisModel, transform: Transform | None = None) -> None:
-        super().__init__(transform)
+    def __init__(
+        self,
+        model: RetrosynthesisModel,
+        transform: Transform | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(transform, name)
         self.model = model
 
     def prepare(self) -> None:

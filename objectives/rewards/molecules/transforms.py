@@ -1,6 +1,6 @@
-"""Transforms of a property to a score in [0, 1], by REINVENT's published formulas.
+"""Transforms of a property to a score in [0, 1], by REINVENT's and GuacaMol's published formulas.
 
-All powers have base 10, as in REINVENT (Blaschke et al. 2020).
+All powers of the sigmoids have base 10, as in REINVENT (Blaschke et al. 2020).
 """
 
 import math
@@ -127,6 +127,85 @@ class Step(Transform):
     def __call__(self, value: float) -> float:
         """Score a value."""
         return float(self.low <= value <= self.high)
+
+
+class Gaussian(Transform):
+    """1 at `mean`, falling to both sides: exp(-(v - mean)^2 / (2 sd^2)).
+
+    Args:
+        mean: Value with score 1.
+        sd: Standard deviation: the score is 0.61 at one, 0.14 at two.
+
+    Raises:
+        ValueError: If `sd` is not positive.
+
+    Source: GuacaMol (Brown et al. 2019), as MinGaussian and MaxGaussian.
+
+    >>> round(Gaussian(2.0, 1.0)(3.0), 4)
+    0.6065
+    """
+
+    def __init__(self, mean: float, sd: float) -> None:
+        if not sd > 0:
+            raise ValueError(f"a Gaussian with sd {sd}: set it above 0")
+        self.mean, self.sd = mean, sd
+
+    def __call__(self, value: float) -> float:
+        """Score a value."""
+        return math.exp(-((self._moved(value) - self.mean) ** 2) / (2 * self.sd**2))
+
+    def _moved(self, value: float) -> float:
+        return value
+
+
+class MinGaussian(Gaussian):
+    """1 up to `mean`, falling above it as a Gaussian: the less the better.
+
+    >>> MinGaussian(2.0, 1.0)(-5.0), round(MinGaussian(2.0, 1.0)(3.0), 4)
+    (1.0, 0.6065)
+    """
+
+    def _moved(self, value: float) -> float:
+        return max(value, self.mean)
+
+
+class MaxGaussian(Gaussian):
+    """1 from `mean` on, falling below it as a Gaussian: the more the better.
+
+    >>> MaxGaussian(2.0, 1.0)(5.0), round(MaxGaussian(2.0, 1.0)(1.0), 4)
+    (1.0, 0.6065)
+    """
+
+    def _moved(self, value: float) -> float:
+        return min(value, self.mean)
+
+
+class ValueMapping(Transform):
+    """Scores of single values, such as numbers of rings or classes of a model.
+
+    Args:
+        scores: Value -> score in [0, 1].
+        otherwise: Score of all other values.
+
+    Raises:
+        ValueError: If a score is outside of [0, 1], or there is none.
+
+    >>> ValueMapping({1: 0.5, 2: 1.0})(2.0), ValueMapping({1: 0.5, 2: 1.0})(3.0)
+    (1.0, 0.0)
+    """
+
+    def __init__(self, scores: dict[float, float], otherwise: float = 0.0) -> None:
+        if not scores or not all(0 <= s <= 1 for s in (*scores.values(), otherwise)):
+            raise ValueError(
+                f"scores are {scores} and {otherwise} otherwise: give a score from 0 to 1 for at "
+                "least one value"
+            )
+        self.scores = {float(value): float(score) for value, score in scores.items()}
+        self.otherwise = otherwise
+
+    def __call__(self, value: float) -> float:
+        """Look a value up."""
+        return self.scores.get(float(value), self.otherwise)
 
 
 def logistic10(power: float) -> float:

@@ -14,14 +14,21 @@ from triptych.objectives.rewards.molecules.docking import VinaDocking
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective
 from triptych.objectives.rewards.molecules.properties import (
     DrugLikeness,
+    FormalCharge,
+    FractionSp3,
+    HydrogenBondAcceptors,
     HydrogenBondDonors,
     LogP,
     MolecularWeight,
     PolarSurfaceArea,
+    RDKitDescriptor,
     Rings,
+    RotatableBonds,
+    Stereocentres,
 )
 from triptych.objectives.rewards.molecules.python_component import PythonComponent
 from triptych.objectives.rewards.molecules.structure import (
+    CustomAlerts,
     ScaffoldMatch,
     Substructure,
     TargetSimilarity,
@@ -33,10 +40,14 @@ from triptych.objectives.rewards.molecules.synthesizability import (
 )
 from triptych.objectives.rewards.molecules.transforms import (
     DoubleSigmoid,
+    Gaussian,
     Identity,
+    MaxGaussian,
+    MinGaussian,
     ReverseSigmoid,
     Sigmoid,
     Step,
+    ValueMapping,
 )
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
@@ -57,6 +68,11 @@ def value(component, smiles=ASPIRIN):
         (Step(0, 3), {-1: 0, 0: 1, 3: 1, 3.5: 0}),
         (Step(low=5), {4.9: 0, 5: 1, 1e9: 1}),
         (Identity(), {0.3: 0.3}),
+        # exp(-1/2) and exp(-2).
+        (Gaussian(4, 2), {0: 0.135335, 2: 0.606531, 4: 1, 6: 0.606531}),
+        (MinGaussian(4, 2), {0: 1, 4: 1, 6: 0.606531}),
+        (MaxGaussian(4, 2), {2: 0.606531, 4: 1, 9: 1}),
+        (ValueMapping({0: 1.0, 1: 0.5}, otherwise=0.1), {0: 1.0, 1: 0.5, 2: 0.1}),
     ],
 )
 def test_transforms_by_hand(transform, points):
@@ -87,6 +103,85 @@ def test_properties_are_rdkits():
     )
     assert 1 < value(easy) < 2 < value(easy, hard) < 5
     assert value(easy) == pytest.approx(1.58004, abs=1e-4)
+
+
+def test_further_properties_by_hand():
+    # Aspirin: an acetyl and an acid; the carboxyl's and ester's bonds to the ring rotate.
+    assert value(HydrogenBondAcceptors()) == 3
+    assert value(RotatableBonds()) == 2
+    assert value(FractionSp3()) == pytest.approx(1 / 9)
+    assert value(Stereocentres(), "C[C@H](N)C(=O)O") == value(Stereocentres(), "CC(N)C(O)=O") == 1
+    assert value(Stereocentres(), "OC(F)C(Cl)O") == 2
+    assert value(FormalCharge(), "C[NH2+]CC(=O)[O-]") == 0
+    assert value(FormalCharge(), "CC[NH3+]") == 1
+    assert value(RDKitDescriptor("HeavyAtomCount")) == 13
+    assert RDKitDescriptor("BertzCT").name == "BertzCT"
+    with pytest.raises(
+        ValueError, match=r"'FractionCsp3', which is none.*did you mean FractionCSP3"
+    ):
+        RDKitDescriptor("FractionCsp3")
+
+
+def test_fingerprints_of_other_kinds_are_rdkits():
+    molecules = [Chem.MolFromSmiles(text) for text in (ASPIRIN, "OC(=O)c1ccccc1O")]
+    features = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
+    makers = {
+        "morgan": rdFingerprintGenerator.GetMorganGenerator(radius=3, fpSize=1024),
+        "feature_morgan": rdFingerprintGenerator.GetMorganGenerator(
+            radius=3, fpSize=1024, atomInvariantsGenerator=features
+        ),
+        "atom_pair": rdFingerprintGenerator.GetAtomPairGenerator(fpSize=1024),
+    }
+    found = set()
+    for kind, maker in makers.items():
+        for counts in (False, True):
+            make = maker.GetCountFingerprint if counts else maker.GetFingerprint
+            expected = DataStructs.TanimotoSimilarity(*map(make, molecules))
+            component = TargetSimilarity(
+                ["OC(=O)c1ccccc1O"], radius=3, num_bits=1024, fingerprint=kind, counts=counts
+            )
+            assert value(component) == expected
+            found.add(round(expected, 6))
+    assert len(found) == 6
+    left, right = "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"
+    assert value(TargetSimilarity([left]), right) == 1
+    assert value(TargetSimilarity([left], chirality=True), right) < 1
+    with pytest.raises(ValueError, match="fingerprint is 'maccs'"):
+        TargetSimilarity([left], fingerprint="maccs")
+
+
+def test_alerts_and_filters_multiply_the_mean():
+    alerts = CustomAlerts(["[NX3](=O)=O", "C(=O)Cl"])
+    objective = MoleculeObjective([alerts, DrugLikeness(), constant(0.5, 1)], mean="arithmetic")
+    qed = QED.qed(Chem.MolFromSmiles(ASPIRIN))
+    assert objective.score(ASPIRIN).score == pytest.approx((qed + 0.5) / 2)
+    bad = objective.score("CC(=O)Cl")
+    assert bad.score == 0
+    assert bad.components == {"custom_alerts": 0.0}  # nothing else is computed
+    halved = MoleculeObjective([DrugLikeness()], filters=[constant(0.5, 1)])
+    assert halved.score(ASPIRIN).score == pytest.approx(qed / 2)
+    assert halved.names == ["drug_likeness", "target_similarity"]
+    assert halved.ruled_out("CC(=O)Cl") is None
+    early = MoleculeObjective([DrugLikeness()], preliminary=[CustomAlerts(["C(=O)Cl"])])
+    assert early.ruled_out("CC(=O)Cl") == "custom_alerts"
+    assert early.score(ASPIRIN).score == pytest.approx(qed)
+
+
+def test_names_of_ones_own():
+    objective = MoleculeObjective(
+        [Substructure(["C"], name="alkyl"), Substructure(["O"], name="oxygen"), LogP(Step(-9, 9))]
+    )
+    assert objective.names == ["alkyl", "oxygen", "log_p"]
+    found = objective.score("CO")
+    assert found.raw == {
+        "alkyl": 1,
+        "oxygen": 1,
+        "log_p": Crippen.MolLogP(Chem.MolFromSmiles("CO")),
+    }
+    assert objective.describe()["components"][0]["name"] == "alkyl"
+    assert "name" not in objective.describe()["components"][2]
+    with pytest.raises(ValueError, match="two components are called 'mine'"):
+        MoleculeObjective([LogP(name="mine"), Rings(name="mine")])
 
 
 def test_structure():

@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer, seed_everything
 from tests.models.diversify.molecules.tiny_molecules import tiny_rnn, tiny_tokenizer
 from triptych.callbacks.diversify.molecules.molecule_report import MoleculeReport
 from triptych.callbacks.diversify.molecules.stop_search import StopSearch
+from triptych.callbacks.diversify.stop_on_collapse import StopOnCollapse
 from triptych.datamodules.diversify.unprompted import Unprompted
 from triptych.lit_modules.diversify.molecules.molecule_optimization import MoleculeOptimization
 from triptych.models.diversify.rollout import Rollout
@@ -21,7 +22,9 @@ from triptych.objectives.diversify.policy_loss import Rloo
 from triptych.objectives.rewards.base import Scores
 from triptych.objectives.rewards.molecules.component import MoleculeComponent
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective
+from triptych.objectives.rewards.molecules.oracle_failures import OracleFailedError
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
+from triptych.objectives.rewards.molecules.transforms import Sigmoid
 
 
 class ShareOfOxygen(MoleculeComponent):
@@ -92,7 +95,8 @@ def test_a_search_ends_with_its_budget_and_reports(prior, tmp_path):
     with (tmp_path / "hits.csv").open() as file:
         hits = list(csv.DictReader(file))
     expected = sorted((call.score for call in calls if call.score >= 0.5), reverse=True)
-    assert [float(row["score"]) for row in hits] == expected
+    assert [float(row["score"]) for row in hits] == pytest.approx(expected, rel=1e-5)
+    assert max(len(row["score"]) for row in hits) <= 8  # six digits
     assert [row["share_of_oxygen"] for row in hits] == [row["score"] for row in hits]
     rows = dict(report.summary_rows())
     assert rows["oracle calls"] == "30 of 30"
@@ -181,3 +185,76 @@ def test_settings_that_contradict(prior):
         search(prior, loss=Rloo(), replay=ExperienceReplay())
     with pytest.raises(ValueError, match="there is no replay"):
         search(prior, mara=Mara(threshold=0.5, scope="batch_and_replay"))
+
+
+class Fickle(ShareOfOxygen):
+    """Cannot score molecules without nitrogen; is down while it is told so."""
+
+    is_down = False
+
+    def value(self, molecule, smiles: str) -> float:
+        if Fickle.is_down or "N" not in smiles:
+            raise RuntimeError("no licence" if Fickle.is_down else "no nitrogen")
+        return super().value(molecule, smiles)
+
+
+def fickle_search(prior: str) -> MoleculeOptimization:
+    module = search(prior, budget=400, num_samples=64)
+    module.reward = OracleReward(MoleculeObjective([Fickle()], mean="arithmetic"), 400)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:OracleReward could not score")
+def test_failed_molecules_have_no_weight_and_are_counted(prior, tmp_path):
+    module = fickle_search(prior)
+    trainer(tmp_path, 3).fit(module, Unprompted())
+    failed = module.experience.reward.isnan()
+    assert 0 < failed.sum() < len(failed)
+    assert module.experience_log.failed_samples >= failed.sum()
+    inputs = module.loss_inputs(module.experience, module.experience.old_log_prob_BT)
+    assert torch.equal(inputs.reward_B.isnan(), failed)
+    assert all("N" in call.smiles for call in module.reward.ledger.calls())
+    assert set(module.reward.ledger.failures().values()) == {"RuntimeError: no nitrogen"}
+    module.reward.close()
+
+
+def test_a_search_whose_oracle_is_down_pauses_with_its_words(prior, tmp_path, monkeypatch):
+    module = fickle_search(prior)
+    monkeypatch.setattr(Fickle, "is_down", True)
+    with pytest.raises(OracleFailedError, match="no licence"):
+        trainer(tmp_path, 3).fit(module, Unprompted())
+    assert module.trainer.global_step == 0  # nothing was learned from it
+    assert module.reward.num_calls == 0
+
+
+class WithTransform(ShareOfOxygen):
+    unit = "O/atom"
+
+
+def test_raw_values_and_poses_are_beside_the_scores(prior, tmp_path):
+    seed_everything(7)
+    oxygen = WithTransform(Sigmoid(0, 1), name="oxygen")
+    reward = OracleReward(MoleculeObjective([oxygen]), 20)
+    module = MoleculeOptimization(reward, prior, num_samples=16, max_new_tokens=8)
+    report = MoleculeReport(threshold=0.5, num_shown=4)
+    trainer(tmp_path, callbacks=[StopSearch(), report]).fit(module, Unprompted())
+    with (tmp_path / "hits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        atoms = [letter for letter in row["smiles"].replace("Cl", "X") if letter.isalpha()]
+        raw = atoms.count("O") / len(atoms)
+        assert float(row["oxygen_raw"]) == pytest.approx(raw, rel=1e-5)
+        assert float(row["oxygen"]) == pytest.approx(Sigmoid(0, 1)(raw), rel=1e-5)
+    assert "oxygen (O/atom) of the hits: median (range)" in dict(report.summary_rows())
+    assert not (tmp_path / "poses.sdf").exists()
+    module.reward.close()
+
+
+def test_texts_are_those_of_a_search(prior, tmp_path):
+    module = search(prior, budget=100, sigma=128.0)
+    assert module._settings_findings == []  # sigma is REINVENT's own, however small beta is
+    assert module.experience_log.reworded("beta is 0.01") == "sigma is 100"
+    stop = StopOnCollapse("train/distinct_share", below=2.0, patience=1)
+    with pytest.warns(UserWarning, match=r"A smaller model\.init_args\.sigma or learning rate"):
+        trainer(tmp_path, 3, callbacks=[stop]).fit(module, Unprompted())
+    module.reward.close()
