@@ -44,7 +44,7 @@ SEED_OPTIONS = (
 )
 TASK = "--data.init_args.task.init_args"
 CONDITIONS = (
-    *("single", "majority", "text_1", "text_2", "text_full"),
+    *("single", "text_1", "text_2", "text_full"),
     *("thought", "shuffled", "constant", "zero", "no_prefix"),
 )
 LINEAR, NONLINEAR = "others' nonces, linear probe", "others' nonces, nonlinear probe"

@@ -1,158 +1,128 @@
 """Hidden states of agents on reading their questions: computed once and cached on disk.
 
-    cache folder
-      states.npy     float32 (N, H), all agents' states side by side; memory-mapped
-      states.json    description: models' weights, prompts, layer
-
-Only the first round is cached: later ones depend on the adapter.
+Only the first round is cached: later ones depend on the adapter. So are the agents' first replies
+(`reply_store`).
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from triptych.datamodules.commune.debate_questions import DebateQuestions
 from triptych.datamodules.commune.debate_task import DebateTask, Question, Split, one_per_question
+from triptych.datamodules.commune.reply_store import ReplyStore, open_store
+from triptych.datamodules.commune.state_cache import StateCache, build_states, write_rows
+from triptych.models.commune.agent import Agent
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
-from triptych.models.disk_cache import build_once, default_cache_dir
-from triptych.models.long_loop import with_progress
+from triptych.models.disk_cache import default_cache_dir
 
 # Shapes: N questions, B batch, H dimensions of all agents' states together
 
-STATES_FILE, DESCRIPTION_FILE = "states.npy", "states.json"
-# Names of the description's entries in error messages.
-_MEANING = {
-    "weights": "the agents' weights",
-    "agents": "the agents' names",
-    "state_sizes": "the widths of their states",
-    "layers": "the layers that states are read from",
-    "pool": "how states are pooled (state.pool)",
-    "prompts": "the prompts",
-    "num_questions": "the number of questions",
-}
+#: Token ids of each agent's prompts.
+Prompts = Sequence[Sequence[list[int]]]
 
 
-class StateCache:
-    """States on disk.
-
-    Args:
-        folder: A folder written by `write_states`.
-        expected: The description that the states must have (`describe_states`); None: any.
+def first_prompts(agents: Agents, task: DebateTask, questions: Sequence[Question]) -> Prompts:
+    """Encode the first prompts of every agent; agents that are one are encoded for each number.
 
     Raises:
-        FileNotFoundError: if there are no states.
-        ValueError: if the description differs; the message names the differences.
+        ValueError: if a prompt leaves no room for a reply.
     """
-
-    def __init__(self, folder: str | Path, expected: dict[str, Any] | None = None) -> None:
-        folder = Path(folder)
-        for name in (STATES_FILE, DESCRIPTION_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"there is no file {name} in {folder}: no cached states")
-        self.description: dict[str, Any] = json.loads((folder / DESCRIPTION_FILE).read_text())
-        self.values = np.load(folder / STATES_FILE, mmap_mode="r", allow_pickle=False)
-        if expected is not None:
-            self._require(folder, expected)
-
-    def _require(self, folder: Path, expected: dict[str, Any]) -> None:
-        found = self.description
-        if different := [key for key in expected if found.get(key) != expected[key]]:
-            listed = "; ".join(
-                f"{_MEANING[key]}: {_short(found.get(key))} in the cache, {_short(expected[key])} "
-                "now"
-                for key in different
-            )
-            raise ValueError(
-                f"the states in {folder} are of something else ({listed}): set "
-                "data.init_args.states_dir to another folder, or to null to compute them anew"
-            )
-        shape = (expected["num_questions"], sum(expected["state_sizes"]))
-        if self.values.shape != shape:
-            raise ValueError(
-                f"{folder / STATES_FILE} has shape {self.values.shape} and should have {shape}: it "
-                "is damaged; delete the folder to compute it anew"
-            )
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def rows(self, rows: Sequence[int]) -> Tensor:
-        """Return the states of some questions, (B, H)."""
-        return torch.from_numpy(np.ascontiguousarray(self.values[list(rows)]))
-
-    def batches(self, size: int = 4096) -> Iterator[Tensor]:
-        """Yield all states in batches."""
-        for start in range(0, len(self), size):
-            yield torch.from_numpy(np.array(self.values[start : start + size]))
+    prompts = []
+    for number, agent in enumerate(agents):
+        ids = task.encode(agent.tokenizer, questions, number)
+        own = one_per_question(task, "encode", ids, questions)
+        agent.require_room(own)
+        prompts.append(own)
+    return prompts
 
 
 def describe_states(
-    agents: Agents, state: StateConfig, task: DebateTask, split: Split, num_questions: int
+    agents: Agents,
+    state: StateConfig,
+    task: DebateTask,
+    split: Split,
+    prompts: Prompts,
+    precision: str = "32-true",
 ) -> dict[str, Any]:
-    """Describe everything that the states depend on."""
+    """Describe everything that the states depend on.
+
+    Args:
+        agents: The agents.
+        state: The kind of state.
+        task: Their task.
+        split: Split of the questions.
+        prompts: The first prompts of every agent (`first_prompts`).
+        precision: That of the trainer, in which replies are made.
+    """
+    digest = hashlib.sha256(json.dumps(prompts, separators=(",", ":")).encode()).hexdigest()
+    last = "" if state.num_states in (None, 1) else f" of the last {state.num_states} tokens"
+    read = "prompt"
+    if state.read == "reply":
+        samplers = [(agent.temperature, agent.seed) for agent in agents]
+        read = f"replies of {task.max_new_tokens} tokens at {samplers}, {precision}"
     return {
         "weights": agents.fingerprints(),
         "agents": agents.names,
-        "state_sizes": agents.state_sizes,
+        "state_sizes": [state.size(size) for size in agents.state_sizes],
         "layers": [state.layer(agent.num_layers) for agent in agents],
-        "pool": state.pool,
-        "prompts": f"{split} {task.fingerprint(split)}",
-        "num_questions": num_questions,
+        "pool": state.pool + last,
+        "read": read,
+        "prompts": f"{split} {digest}",
+        "num_questions": len(prompts[0]),
     }
 
 
 @torch.no_grad()
 def read_states(
-    agents: Agents, state: StateConfig, task: DebateTask, questions: Sequence[Question]
-) -> Tensor:
-    """Compute the states of all agents on reading their first prompts, float32 (B, H)."""
-    parts = []
-    for number, agent in enumerate(agents):
-        prompts = task.encode(agent.tokenizer, questions, number)
-        ids, mask = agent.pad(one_per_question(task, "encode", prompts, questions))
-        parts.append(agent.states(ids, mask, state))
-    return torch.cat(parts, 1)
-
-
-def write_states(
-    folder: Path,
     agents: Agents,
     state: StateConfig,
-    task: DebateTask,
-    split: Split,
-    questions: Sequence[Question],
-    batch_size: int,
-) -> None:
-    """Compute states and write them, in batches of questions."""
-    description = describe_states(agents, state, task, split, len(questions))
-    values = np.lib.format.open_memmap(
-        folder / STATES_FILE,
-        mode="w+",
-        dtype=np.float32,
-        shape=(len(questions), sum(agents.state_sizes)),
-    )
-    starts = range(0, len(questions), batch_size)
-    title = f"batches of agents' states ({split})"
-    for start in with_progress(starts, title, len(starts)):
-        states_BH = read_states(agents, state, task, questions[start : start + batch_size])
-        values[start : start + batch_size] = states_BH.cpu().numpy()
-    values.flush()
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    prompts: Prompts,
+    replies: Callable[[int, Sequence[list[int]]], Tensor],
+    prefixes: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Compute the states of all agents after they read prompts, float32 (B, H).
+
+    Agents that are one and read the same prompts are computed once.
+
+    Args:
+        agents: The agents.
+        state: The kind of state.
+        prompts: Token ids of each agent's prompts.
+        replies: Returns the replies (B, T) of an agent to prompts, for states of replies.
+        prefixes: Each agent's prefix of thoughts.
+
+    Raises:
+        ValueError: if a prompt leaves no room for a reply.
+    """
+    parts: list[Tensor] = []
+    known: list[tuple[Agent, Sequence[list[int]], Tensor]] = []
+    for number, agent in enumerate(agents):
+        own, prefix = prompts[number], None if prefixes is None else prefixes[number]
+        same = (part for who, read, part in known if who is agent and read == own)
+        part = next(same, None) if prefix is None else None
+        if part is None:
+            agent.require_room(own, 0 if prefix is None else prefix.shape[1])
+            said = agent.without_end(replies(number, own)) if state.read == "reply" else None
+            part = agent.states(*agent.pad(own), state, prefix, said)
+            known.append((agent, own, part))
+        parts.append(part)
+    return torch.cat(parts, 1)
 
 
 class AgentStates(DebateQuestions):
     """Batches of questions with the agents' states: `rows`, and `states` (B, H).
 
-    The agents and the kind of state are those of the trained module: `agents` and `state`.
+    The agents and the kind of state are those of the trained module: `agents` and `state`. Their
+    first replies are kept in `store`.
 
     Args:
         task: The task of the agents.
@@ -176,6 +146,7 @@ class AgentStates(DebateQuestions):
         self.states_dir = None if states_dir is None else Path(states_dir)
         self.cache_dir = Path(cache_dir) if cache_dir else default_cache_dir()
         self.caches: dict[str, StateCache] = {}
+        self.store: ReplyStore | None = None
 
     def setup(self, stage: str) -> None:
         """Open the states; compute missing ones first.
@@ -198,30 +169,44 @@ class AgentStates(DebateQuestions):
         check_number(agents, self.task)
         # Lightning moves models after `setup`, but an accelerator should compute the states.
         agents.to(trainer.strategy.root_device)
+        self.store = open_store(agents, self.cache_dir)
         splits: dict[Split, list[Question]] = {
             "train": self.train_questions,
             "val": self.val_questions,
         }
         for split, questions in splits.items():
             self.caches[split] = self._open(agents, state, split, questions)
+        if self.trainer.is_global_zero:
+            _warn_of_equal(agents, self.caches["train"])
 
     def _open(
         self, agents: Agents, state: StateConfig, split: Split, questions: Sequence[Question]
     ) -> StateCache:
-        expected = describe_states(agents, state, self.task, split, len(questions))
+        assert self.trainer is not None
+        trainer, prompts = self.trainer, first_prompts(agents, self.task, questions)
+        expected = describe_states(agents, state, self.task, split, prompts, trainer.precision)
         if self.states_dir is not None:
             return StateCache(self.states_dir / split, expected)
         name = hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()[:16]
         folder = self.cache_dir / "agent_states" / f"{split}-{name}"
         if not folder.is_dir():
             rank_zero_info(f"computing {len(agents)} agents' states of {len(questions)} questions")
+        store, size = self.store or ReplyStore(agents), self.state_batch_size
+
+        def reply(agent: int, own: Sequence[list[int]]) -> Tensor:
+            # Replies have the trainer's precision, as in debates; Lightning calls `setup` outside
+            # autocast.
+            with trainer.precision_plugin.forward_context():
+                return store.replies(agent, own, self.task.max_new_tokens, size)
+
+        def read(rows: range) -> Tensor:
+            return read_states(agents, state, [[own[i] for i in rows] for own in prompts], reply)
 
         def build(unfinished: Path) -> None:
-            write_states(
-                unfinished, agents, state, self.task, split, questions, self.state_batch_size
-            )
+            title = f"batches of agents' states ({split})"
+            write_rows(unfinished, expected, read, size, title)
 
-        return StateCache(build_once(folder, build), expected)
+        return StateCache(build_states(folder, build), expected)
 
     def train_batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Return training questions with their states."""
@@ -245,8 +230,14 @@ def check_number(agents: Agents, task: DebateTask) -> None:
         )
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_short, value)) + "]"
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:16]}..."
+def _warn_of_equal(agents: Agents, cache: StateCache) -> None:
+    """Warn of agents that cannot tell each other anything."""
+    if pairs := cache.equal_agents():
+        names = ", ".join(f"{agents.names[one]} and {agents.names[other]}" for one, other in pairs)
+        rank_zero_warn(
+            f"ALARM: the states of {names} are equal in all questions: they are one agent, whose "
+            "thoughts, replies and votes tell nobody anything new. Give them different prompts or "
+            "notes (the task), or different roles (agents.roles), system prompts "
+            "(agents.system_prompts) or sampled replies (agents.temperatures, with state.read: "
+            "reply)"
+        )

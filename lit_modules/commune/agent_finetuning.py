@@ -19,13 +19,14 @@ from typing import Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
-from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
+from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation, has_own_answers
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
@@ -91,6 +92,7 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         self.warmup_steps = warmup_steps
         self.text_budgets = list(text_budgets)
         self.samples: list[list[tuple[list[int], str]]] = []
+        self._num_debates = self._num_differing = 0
 
     def setup(self, stage: str) -> None:
         """Create the debate for the datamodule's task.
@@ -107,9 +109,15 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         """Hold the debates to learn from, once.
 
         Raises:
-            ValueError: if no reply of an agent agrees with the consensus of any debate.
+            ValueError: if no reply of an agent agrees with the consensus of any debate, or agents
+                with answers of their own should learn those of a majority.
         """
         questions = data_of(self).train_questions
+        if self.consensus == "majority" and any(map(has_own_answers, questions)):
+            raise ValueError(
+                "model.init_args.consensus is majority, but the agents of this task have different "
+                "right answers, so they vote on nothing: set it to own"
+            )
         size = data_of(self).eval_batch_size
         self.samples = [[] for _ in range(len(self.model))]
         self.eval()
@@ -121,6 +129,13 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
             for start in with_progress(starts, "batches of debates", len(starts), shown, False):
                 self._hold_debates(questions[start : start + size])
         self.train()
+        if self._num_debates and not self._num_differing:
+            rank_zero_warn(
+                "ALARM: all agents gave the same replies to all questions: their majority is one "
+                "greedy reply, counted several times, and each learns from itself. Give them "
+                "different roles, system prompts or sampled replies (model.init_args.agents.roles, "
+                "system_prompts, temperatures)"
+            )
         if empty := [number for number, own in enumerate(self.samples) if not own]:
             raise ValueError(
                 f"no reply of agents {empty} agrees with the consensus of its debate, so there is "
@@ -132,6 +147,8 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         """Debate some questions and add the samples to learn from."""
         debate, read = self.debate, self.task.read_answer
         first = debate.replies(questions)
+        self._num_debates += len(questions)
+        self._num_differing += sum(len(set(said)) > 1 for said in zip(*first, strict=True))
         replies, heard = debate.talk(questions, first, self.rounds - 1)
         messages = heard[-1]
         agreed = debate_answers(debate, replies)
@@ -180,11 +197,24 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
 
 
 def own_copies(agents: Agents) -> Agents:
-    """Copy the agents: none is frozen, none shares a model with another."""
+    """Copy the agents: none is frozen, none shares a model with another.
+
+    Weights are float32, whatever the files hold: in bfloat16 the small steps of finetuning round to
+    nothing. The trainer's precision sets that of the products.
+    """
     copies = []
     for agent in agents:
-        model = copy.deepcopy(agent.model).requires_grad_(True)
-        copies.append(Agent(model, agent.own_tokenizer, frozen=False, chat_form=agent.chat_form))
+        model = copy.deepcopy(agent.model).float().requires_grad_(True)
+        copies.append(
+            Agent(
+                model,
+                agent.own_tokenizer,
+                frozen=False,
+                chat_form=agent.chat_form,
+                temperature=agent.temperature,
+                seed=agent.seed,
+            )
+        )
     return Agents(copies, agents.names)
 
 

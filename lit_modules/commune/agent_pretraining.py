@@ -150,7 +150,7 @@ class AgentPretraining(ClipsValuesApart, LightningModule):
         """Return the agents of each model; they are asked in one batch."""
         groups: dict[int, list[int]] = {}
         for number, agent in enumerate(self.model):
-            groups.setdefault(id(agent), []).append(number)
+            groups.setdefault(id(agent.model), []).append(number)
         return list(groups.values())
 
     def _model_loss(

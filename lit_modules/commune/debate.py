@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from triptych.datamodules.commune.agent_states import read_states
 from triptych.datamodules.commune.debate_task import DebateTask, Question, one_per_question
+from triptych.datamodules.commune.reply_store import ReplyStore, open_store
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
@@ -51,14 +53,18 @@ SILENCE = Messages()
 class Debate:
     """Puts the questions of a task to agents.
 
+    Replies without a prefix are made once and remembered, if the agents are frozen.
+
     Args:
         agents: The agents.
         task: Questions, prompts and messages.
+        store: Replies that are known already; None: a new one in memory.
     """
 
-    def __init__(self, agents: Agents, task: DebateTask) -> None:
+    def __init__(self, agents: Agents, task: DebateTask, store: ReplyStore | None = None) -> None:
         self.agents = agents
         self.task = task
+        self.store = store or open_store(agents, None)
 
     def prompts(
         self, questions: Sequence[Question], agent: int, heard: Heard | None = None
@@ -84,9 +90,15 @@ class Debate:
         heard: Heard | None = None,
         prefix_BMD: Tensor | None = None,
     ) -> Tensor:
-        """Return an agent's greedy replies, (B, T)."""
-        ids, mask = self.padded_prompts(questions, agent, heard)
-        return self.agents[agent].generate(ids, mask, self.task.max_new_tokens, prefix_BMD)
+        """Return an agent's replies at its own temperature, (B, T)."""
+        return self._reply(agent, self.prompts(questions, agent, heard), prefix_BMD)
+
+    def _reply(self, agent: int, prompts: Sequence[list[int]], prefix_BMD: Tensor | None) -> Tensor:
+        longest = self.task.max_new_tokens
+        if prefix_BMD is None and self.store is not None:
+            return self.store.replies(agent, prompts, longest, len(prompts))
+        who = self.agents[agent]
+        return who.reply(*who.pad(prompts), longest, prefix_BMD)
 
     def replies(
         self,
@@ -94,7 +106,7 @@ class Debate:
         messages: Messages = SILENCE,
         prefixes: Sequence[Tensor] | None = None,
     ) -> list[list[str]]:
-        """Return every agent's greedy replies as text.
+        """Return every agent's replies as text.
 
         Args:
             questions: Questions to ask.
@@ -191,13 +203,19 @@ class Debate:
         prefixes: Sequence[Tensor] | None = None,
         messages: Messages = SILENCE,
     ) -> Tensor:
-        """Return all agents' states side by side, (B, H), after they read prompt and prefix."""
-        parts = []
-        for number, agent in enumerate(self.agents):
-            prefix = None if prefixes is None else prefixes[number]
-            ids, mask = self.padded_prompts(questions, number, messages.to(number))
-            parts.append(agent.states(ids, mask, state, prefix))
-        return torch.cat(parts, 1)
+        """Return all agents' states side by side, (B, H), after they read prompt and prefix.
+
+        With `state.read: reply` each agent replies first, and its state has read its reply.
+        """
+        prompts = [
+            self.prompts(questions, number, messages.to(number))
+            for number in range(len(self.agents))
+        ]
+
+        def reply(agent: int, own: Sequence[list[int]]) -> Tensor:
+            return self._reply(agent, own, None if prefixes is None else prefixes[agent])
+
+        return read_states(self.agents, state, prompts, reply, prefixes)
 
     def correct(
         self, questions: Sequence[Question], replies: Sequence[Sequence[str]]

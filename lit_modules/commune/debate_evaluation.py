@@ -1,7 +1,8 @@
 """Accuracy, consensus and bytes of debates by text.
 
 single      agents alone, without messages
-majority    every agent takes the most frequent of the answers that they gave alone
+majority    every agent takes the most frequent of the answers that they gave alone; left out where
+            agents have right answers of their own, since they do not vote on one thing
 text_*      a debate with messages of a limited number of words, or whole ones (text_full)
 """
 
@@ -38,14 +39,15 @@ class DebateEvaluation:
         self.agreed: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
-        self.num_replies = self.num_questions = 0
         self.last_seconds = 0.0
+        self.num_replies = self.num_questions = self.num_own_answers = 0
 
     def debate_by_text(self, questions: Sequence[Question]) -> list[list[str]]:
         """Count replies alone and in debates; return the replies alone."""
         debate = self.debate
         self.num_questions += len(questions)
         self.num_replies += len(questions) * len(debate.agents)
+        self.num_own_answers += sum(map(has_own_answers, questions))
         with self.timed("single"):
             alone = debate.replies(questions)
         seconds_alone = self.last_seconds
@@ -93,14 +95,16 @@ class DebateEvaluation:
             + [self.agreed[n] for n in names]
             + [self.sent_bytes[n] for n in names]
             + [self.seconds[n] for n in names]
-            + [self.num_replies, self.num_questions],
+            + [self.num_replies, self.num_questions, self.num_own_answers],
             dtype=torch.float32,
         )
-        *totals, num_replies, num_questions = reduce_sum(counts).tolist()
+        *totals, num_replies, num_questions, num_own = reduce_sum(counts).tolist()
         size = len(names)
         right, agreed, sent, seconds = (totals[size * i : size * (i + 1)] for i in range(4))
         values = {}
         for place, name in enumerate(names):
+            if name == "majority" and num_own:
+                continue
             values[f"val/{name}/accuracy"] = right[place] / num_replies
             values[f"val/{name}/consensus"] = agreed[place] / num_questions
             if sent[place]:
@@ -114,6 +118,8 @@ class DebateEvaluation:
         """Return the rows of the summary table."""
         rows = []
         for name in self.right:
+            if f"val/{name}/accuracy" not in values:
+                continue
             text = f"{values[f'val/{name}/accuracy']:.3f}"
             text += f"   consensus {values[f'val/{name}/consensus']:.3f}"
             if (sent := values.get(f"val/{name}/bytes_per_question")) is not None:
@@ -122,6 +128,15 @@ class DebateEvaluation:
                 text += f"   {taken:,.1f} ms"
             rows.append((f"accuracy: {name.replace('_', ' ')}", text))
         return rows
+
+
+def has_own_answers(question: Question) -> bool:
+    """Tell whether agents have different right answers, so that a majority means nothing.
+
+    >>> has_own_answers(Question(["7"], ["3 + 4?"])), has_own_answers(Question(["7", "8"], ["?"]))
+    (False, True)
+    """
+    return len(set(question.answers)) > 1
 
 
 def majority_replies(task: DebateTask, replies: Sequence[Sequence[str]]) -> list[str]:

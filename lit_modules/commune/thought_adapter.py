@@ -11,8 +11,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from triptych.datamodules.commune.agent_states import StateCache
 from triptych.datamodules.commune.debate_task import Question
+from triptych.datamodules.commune.state_cache import StateCache
 from triptych.lit_modules.commune.debate import SILENCE, Debate, Heard, Messages, end_mask
 from triptych.lit_modules.commune.debating_module import DebatingModule
 from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation
@@ -100,8 +100,8 @@ class ThoughtAdapter(DebatingModule):
         self.model = ThoughtSystem.load(init_from)
         self.model.codec.requires_grad_(False)
         scales = [agent.embedding_rms for agent in self.agents]
-        self.model.adapter = PrefixAdapter(
-            self.model.relevant_KZ, self.agents.widths, scales, adapter
+        self.model.use_adapter(
+            PrefixAdapter(self.model.relevant_KZ, self.agents.widths, scales, adapter)
         )
         self.loss = loss
         self.reference: Reference = reference
@@ -135,7 +135,7 @@ class ThoughtAdapter(DebatingModule):
             ValueError: if the strategy shards agents or codec.
         """
         refuse_sharded(self.trainer, "ThoughtAdapter lets whole agents write replies")
-        self.debate = Debate(self.agents, self.task)
+        self.debate = Debate(self.agents, self.task, getattr(data_of(self), "store", None))
         self.evaluation = ThoughtEvaluation(
             self.model, self.debate, self.rounds, self.text_between_rounds, self.text_budgets
         )

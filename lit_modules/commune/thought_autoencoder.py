@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 
-from triptych.datamodules.commune.agent_states import StateCache
+from triptych.datamodules.commune.state_cache import StateCache
 from triptych.lit_modules.commune.sharing_figure import draw_sharing
 from triptych.lit_modules.optimization import stepped
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
@@ -82,8 +82,8 @@ class CodecSizes:
     private_per_agent: int = 0
     private_hidden: list[int] = field(default_factory=list)
 
-    def of(self, agents: Agents) -> ThoughtCodecConfig:
-        """Return the codec's configuration for these agents.
+    def of(self, agents: Agents, state: StateConfig) -> ThoughtCodecConfig:
+        """Return the codec's configuration for these states of agents.
 
         Raises:
             ValueError: if there are more private latents than latents.
@@ -99,7 +99,7 @@ class CodecSizes:
                 )
             owners += [EVERYONE] * (self.num_latents - len(owners))
         return ThoughtCodecConfig(
-            agents.state_sizes,
+            [state.size(size) for size in agents.state_sizes],
             self.num_latents,
             list(self.encoder_hidden),
             list(self.decoder_hidden),
@@ -120,12 +120,28 @@ class StructureConfig:
             the middle of the widest gap.
         num_samples: Held-out questions at which the Jacobian is evaluated.
         num_bootstraps: Bootstrap resamplings of them.
+
+    Raises:
+        ValueError: if a setting is out of range.
     """
 
     statistic: Statistic = "rms"
     threshold: float | None = None
     num_samples: int = 256
     num_bootstraps: int = 50
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold < 1:
+            raise ValueError(
+                f"structure.threshold is {self.threshold}: it is a share of the largest magnitude, "
+                "from 0 to below 1; or null"
+            )
+        if self.num_samples < 1:
+            raise ValueError(f"structure.num_samples is {self.num_samples}: set it to at least 1")
+        if self.num_bootstraps < 0:
+            raise ValueError(
+                f"structure.num_bootstraps is {self.num_bootstraps}: set it to at least 0"
+            )
 
 
 class ThoughtAutoencoder(LightningModule):
@@ -198,7 +214,7 @@ class ThoughtAutoencoder(LightningModule):
                 "private to begin with: set model.init_args.codec.private_per_agent"
             )
         team = Agents.load(init_from) if init_from is not None else build_agents(_given(agents))
-        made = ThoughtCodec(codec.of(team))
+        made = ThoughtCodec(codec.of(team, state))
         relevant_KZ = torch.ones(len(team), codec.num_latents, dtype=torch.bool)
         self.model = ThoughtSystem(team, state, made, relevant_KZ)
         self.penalty, self.penalty_weight = penalty, penalty_weight
@@ -213,7 +229,7 @@ class ThoughtAutoencoder(LightningModule):
         self.channel_noise = channel_noise
         self.adversary = SharedAdversary(owners, EVERYONE) if adversary_weight else None
         self.outsider = (
-            OutsideAdversary(owners, EVERYONE, team.state_sizes) if outsider_weight else None
+            OutsideAdversary(owners, EVERYONE, made.state_sizes) if outsider_weight else None
         )
         self.findings: list[Finding] = []
         self.strict_loading = False  # frozen agents are in no checkpoint

@@ -1,14 +1,15 @@
-"""An agent: a causal language model that reads a prefix of thoughts before its prompt.
+"""An agent: a causal language model that reads a prefix of thoughts with its prompt.
 
     one list of token ids per prompt -> `Agent.pad`     left-padded batch
-    (prefix, prompt)                 -> `Agent.inputs`  embeddings, prefix directly before prompt
+    (prefix, prompt)                 -> `Agent.inputs`  embeddings, the prefix at its place
                                      -> `Agent.states`  one state per prompt, at a chosen depth
-                                     -> `Agent.reply_logits`, `Agent.generate`
+                                     -> `Agent.reply_logits`, `Agent.reply`
 
 The model is any `transformers` causal LM. States depend on the prefix too: in later rounds an agent
 has read the thoughts sent to it.
 
 Paper: ThoughtComm, 2510.20733: prefixes of m vectors before the embedded prompt; frozen models.
+Ours: other places in the prompt (`prefix_place`).
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from triptych.models.adapter_folder import load_causal_lm, tokenizer_source
 from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent_state import StateConfig, pool_states
+from triptych.models.commune.prefix_place import Place, PlaceFinder
+from triptych.models.commune.sampled_tokens import RowNoise
 from triptych.models.end_tokens import end_tokens
 from triptych.models.generation import generate_plainly
 from triptych.models.pretrained_source import pretrained_source
@@ -40,6 +48,9 @@ class Agent(nn.Module):
         source: Folder or hub name that the model was loaded from. Exports then refer to it and hold
             no copy. None: exports hold the weights.
         chat_form: What was fixed in the tokenizer's chat template after it was loaded.
+        temperature: Sampling temperature of its replies; 0: greedy.
+        seed: Seed of sampled replies.
+        place: Where prefixes stand in its prompts.
     """
 
     def __init__(
@@ -50,6 +61,9 @@ class Agent(nn.Module):
         frozen: bool = True,
         source: str | None = None,
         chat_form: ChatForm = ChatForm(),  # noqa: B008 (frozen)
+        temperature: float = 0.0,
+        seed: int = 0,
+        place: Place = "before_prompt",
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,6 +71,10 @@ class Agent(nn.Module):
         self.frozen = frozen
         self.source = source
         self.chat_form = chat_form
+        self.temperature = temperature
+        self.seed = seed
+        self.place: Place = place
+        self._finder: PlaceFinder | None = None
         if frozen:
             model.requires_grad_(False).eval()
 
@@ -107,6 +125,29 @@ class Agent(nn.Module):
         """Tokens that end a reply, the tokenizer's own first."""
         return end_tokens(self.model, self.tokenizer)
 
+    @property
+    def num_positions(self) -> int | None:
+        """Longest text that the model is made for, in tokens; None: it has no limit."""
+        config = self.model.config.get_text_config()
+        limit: int | None = getattr(config, "max_position_embeddings", None)
+        return limit
+
+    def require_room(self, prompts: Sequence[Sequence[int]], num_prefix: int = 0) -> None:
+        """Refuse prompts that fill the model's context, so that no reply fits.
+
+        Raises:
+            ValueError: if a prompt does so.
+        """
+        limit = self.num_positions
+        for number, prompt in enumerate(prompts if limit else []):
+            if len(prompt) + num_prefix >= (limit or 0):
+                raise ValueError(
+                    f"prompt {number} has {len(prompt)} tokens, with {num_prefix} of a prefix, and "
+                    f"the agent's model has {limit} positions, so no reply fits: leave out or "
+                    "shorten the longest questions, lower the task's max_new_tokens (replies are "
+                    "heard by others), or use a model with a longer context"
+                )
+
     def pad(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Left-pad prompts; returns int64 ids (B, P) and a bool mask, True for tokens.
 
@@ -132,10 +173,11 @@ class Agent(nn.Module):
     def inputs(
         self, ids_BP: Tensor, mask_BP: Tensor, prefix_BMD: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Build the embeddings of prefix and prompt, with padding before both, and their mask.
+        """Build the embeddings of prompt and prefix, with padding before both, and their mask.
 
         Raises:
-            ValueError: if the prefix has another width or number of rows.
+            ValueError: if the prefix has another width or number of rows, or a prompt has no such
+                place.
         """
         # A trainer puts all modules into training mode, but a frozen model has no dropout.
         if self.frozen and self.model.training:
@@ -151,10 +193,28 @@ class Agent(nn.Module):
             )
         both_BCD = torch.cat([prefix_BMD.to(values_BPD.dtype), values_BPD], 1)
         mask_BC = torch.cat([mask_BP.new_ones(prefix_BMD.shape[:2]), mask_BP], 1)
-        if bool(mask_BP.all()):
+        if self.place == "before_prompt" and bool(mask_BP.all()):
             return both_BCD, mask_BC
-        order_BC1 = mask_BC.int().argsort(dim=1, stable=True)[:, :, None]
-        return both_BCD.take_along_dim(order_BC1, 1), mask_BC.sort(1).values
+        order_BC = self._order(ids_BP, mask_BP, prefix_BMD.shape[1])
+        ordered_BCD = both_BCD.take_along_dim(order_BC[:, :, None], 1)
+        return ordered_BCD, mask_BC.take_along_dim(order_BC, 1)
+
+    def _order(self, ids_BP: Tensor, mask_BP: Tensor, num_prefix: int) -> Tensor:
+        """Return the order that takes [prefix, padding, prompt] to the prefix at its place."""
+        if self._finder is None or self._finder.place != self.place:
+            self._finder = PlaceFinder(self.tokenizer, self.place)
+        rows = zip(ids_BP.tolist(), mask_BP.tolist(), strict=True)
+        places = []
+        for ids, mask in rows:
+            padding = len(ids) - sum(mask)
+            places.append(padding + self._finder.index(ids[padding:]))
+        place_B1 = torch.tensor(places, device=ids_BP.device, dtype=torch.int64)[:, None]
+        room = num_prefix + 1
+        # Between the keys of two tokens there is room for those of the prefix.
+        key_M = torch.arange(-num_prefix, 0, device=ids_BP.device)
+        key_P = torch.arange(ids_BP.shape[1], device=ids_BP.device) * room
+        key_BC = torch.cat([place_B1 * room + key_M, key_P.expand_as(ids_BP)], 1)
+        return key_BC.argsort(dim=1)
 
     def states(
         self,
@@ -162,9 +222,26 @@ class Agent(nn.Module):
         mask_BP: Tensor,
         config: StateConfig,
         prefix_BMD: Tensor | None = None,
+        replies: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
-        """Compute one state per prompt after reading the prefix, float32 (B, D)."""
+        """Compute one state per prompt after reading the prefix, float32 (B, size).
+
+        Args:
+            ids_BP: Prompts, left-padded.
+            mask_BP: True for tokens.
+            config: Layer and tokens.
+            prefix_BMD: Prefixes of the prompts.
+            replies: What the agent replied, without end tokens, for states of replies
+                (`state.read: reply`).
+
+        Raises:
+            ValueError: if states of replies are asked for and none are given.
+        """
+        if config.read == "reply" and replies is None:
+            raise ValueError("state.read is reply: give the replies, or set it to prompt")
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
+        if config.read == "reply" and replies is not None and any(replies):
+            values_BCD, mask_BC = self._with_replies(values_BCD, mask_BC, replies)
         hidden = self.model.base_model(
             inputs_embeds=values_BCD,
             attention_mask=mask_BC,
@@ -174,6 +251,21 @@ class Agent(nn.Module):
         ).hidden_states
         layer_BCD: Tensor = hidden[config.layer(self.num_layers)].float()
         return pool_states(layer_BCD, mask_BC, config)
+
+    def _with_replies(
+        self, values_BCD: Tensor, mask_BC: Tensor, replies: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Append replies, with all padding before the prompts."""
+        longest = max(map(len, replies))
+        ids_BT = torch.full((len(replies), longest), self.pad_id, dtype=torch.int64)
+        said_BT = torch.zeros(len(replies), longest, dtype=torch.bool)
+        for row, reply in enumerate(replies):
+            ids_BT[row, : len(reply)] = torch.tensor(list(reply), dtype=torch.int64)
+            said_BT[row, : len(reply)] = True
+        all_BCD = torch.cat([values_BCD, self.embed(ids_BT.to(values_BCD.device))], 1)
+        all_mask_BC = torch.cat([mask_BC, said_BT.to(mask_BC.device)], 1)
+        order_BC = all_mask_BC.int().argsort(dim=1, stable=True)
+        return all_BCD.take_along_dim(order_BC[:, :, None], 1), all_mask_BC.sort(1).values
 
     def reply_logits(
         self,
@@ -201,7 +293,7 @@ class Agent(nn.Module):
         config: StateConfig,
         prefix_BMD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute `reply_logits` and `states` in one pass."""
+        """Compute `reply_logits` and the prompts' `states` in one pass."""
         output = self._read(ids_BP, mask_BP, replies, prefix_BMD, True)
         _, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         layer_BCD = output.hidden_states[config.layer(self.num_layers)].float()
@@ -250,16 +342,70 @@ class Agent(nn.Module):
             prefix_BMD: Prefixes of the prompts, one per row.
             temperature: Sampling temperature; 0: greedy.
         """
+        return self._continue(ids_BP, mask_BP, max_new_tokens, prefix_BMD, temperature=temperature)
+
+    @torch.no_grad()
+    def reply(
+        self,
+        ids_BP: Tensor,
+        mask_BP: Tensor,
+        max_new_tokens: int,
+        prefix_BMD: Tensor | None = None,
+    ) -> Tensor:
+        """Reply at the agent's own temperature; returns int64 ids (B, T), padded after the end.
+
+        A sampled reply follows from the agent's seed and the prompt: it is the same at every call,
+        whatever else is in the batch, and its noise is the same with another prefix.
+
+        Args:
+            ids_BP: Prompts, left-padded.
+            mask_BP: True for tokens.
+            max_new_tokens: Longest reply; the model's context bounds it too.
+            prefix_BMD: Prefixes of the prompts, one per row.
+
+        Raises:
+            ValueError: if a prompt leaves no room for a reply.
+        """
+        noise = LogitsProcessorList()
+        if self.temperature > 0:
+            rows = zip(ids_BP.tolist(), mask_BP.tolist(), strict=True)
+            prompts = [[i for i, is_token in zip(*row, strict=True) if is_token] for row in rows]
+            noise.append(RowNoise(prompts, self.temperature, self.seed, ids_BP.device))
+        num_prefix = 0 if prefix_BMD is None else prefix_BMD.shape[1]
+        lengths = mask_BP.sum(1).tolist()
+        if self.num_positions is not None:
+            self.require_room([range(length) for length in lengths], num_prefix)
+            room = self.num_positions - max(lengths) - num_prefix
+            max_new_tokens = min(max_new_tokens, room)
+        return self._continue(ids_BP, mask_BP, max_new_tokens, prefix_BMD, logits_processor=noise)
+
+    def _continue(
+        self,
+        ids_BP: Tensor,
+        mask_BP: Tensor,
+        max_new_tokens: int,
+        prefix_BMD: Tensor | None,
+        **settings: Any,
+    ) -> Tensor:
         values_BCD, mask_BC = self.inputs(ids_BP, mask_BP, prefix_BMD)
         return generate_plainly(
             self.model,
             ends=self.end_ids,
             pad_id=self.pad_id,
             max_new_tokens=max_new_tokens,
-            temperature=temperature,
             inputs_embeds=values_BCD,
             attention_mask=mask_BC.long(),
+            **settings,
         )
+
+    def without_end(self, ids_BT: Tensor) -> list[list[int]]:
+        """Return the tokens of replies before their first end token."""
+        ends = set(self.end_ids)
+        rows = []
+        for ids in ids_BT.tolist():
+            stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+            rows.append(ids[:stop])
+        return rows
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """Decode replies to text, without special tokens."""
@@ -271,18 +417,37 @@ def load_agent(
     pretrained: str,
     dtype: str | None = None,
     chat_form: ChatForm = ChatForm(),  # noqa: B008 (frozen)
+    temperature: float = 0.0,
+    seed: int = 0,
+    model: PreTrainedModel | None = None,
 ) -> Agent:
     """Load a pretrained model, by folder or hub name, as a frozen agent with its tokenizer.
+
+    Args:
+        pretrained: Folder or hub name.
+        dtype: Precision of the weights; None: that of the files.
+        chat_form: Settings of the tokenizer's chat template.
+        temperature: See `Agent`.
+        seed: See `Agent`.
+        model: The model, if another agent has loaded it already.
 
     Raises:
         ValueError: if the tokenizer's chat template cannot take the chat form.
     """
     place = pretrained_source(pretrained)
-    with no_progress_bars():
-        model = load_causal_lm(place, dtype=dtype or "auto")
+    if model is None:
+        with no_progress_bars():
+            model = load_causal_lm(place, dtype=dtype or "auto")
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(place), padding_side="left")
     chat_form.fix(tokenizer)
-    return Agent(model, tokenizer, source=pretrained, chat_form=chat_form)
+    return Agent(
+        model,
+        tokenizer,
+        source=pretrained,
+        chat_form=chat_form,
+        temperature=temperature,
+        seed=seed,
+    )
 
 
 def _positions(mask_BC: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent import Agent, load_agent
@@ -20,6 +20,8 @@ from triptych.models.progress_bars import no_progress_bars
 
 AGENTS_FILE = "agents.json"
 _OWN = "model_"
+# Words, numbers, scripts, spaces and a mark: tokenizers differ in some of them.
+_PROBE = "The 3 quick brown foxes  jumped over 1,024.50 lazy dogs; Zürich, 東京 \n\tint x=7; n3 + ?"
 
 
 class Agents(nn.Module):
@@ -71,9 +73,13 @@ class Agents(nn.Module):
         """Hash each agent's weights."""
         known: dict[int, str] = {}
         for agent in self:
-            if id(agent) not in known:
-                known[id(agent)] = _fingerprint(agent.model)
-        return [known[id(agent)] for agent in self]
+            if id(agent.model) not in known:
+                known[id(agent.model)] = _fingerprint(agent.model)
+        return [known[id(agent.model)] for agent in self]
+
+    def chat_fingerprints(self) -> list[str]:
+        """Hash what turns text into each agent's tokens: its tokenizer with the chat template."""
+        return [_tokenizer_fingerprint(agent.tokenizer) for agent in self]
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write each different model with its tokenizer, and the agents' models.
@@ -84,21 +90,23 @@ class Agents(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         places: dict[int, str] = {}
         for agent in self:
-            if id(agent) in places:
+            if id(agent.model) in places:
                 continue
             if agent.source is not None:
-                places[id(agent)] = agent.source
+                places[id(agent.model)] = agent.source
                 continue
-            place = places[id(agent)] = f"{_OWN}{len(places)}"
+            place = places[id(agent.model)] = f"{_OWN}{len(places)}"
             with no_progress_bars():
                 agent.model.save_pretrained(folder / place)
             agent.tokenizer.save_pretrained(folder / place)
         who = {
             "names": self.names,
-            "models": [places[id(agent)] for agent in self],
+            "models": [places[id(agent.model)] for agent in self],
             "dtypes": [str(agent.model.dtype).removeprefix("torch.") for agent in self],
             # A tokenizer that is written here has its chat form in its template.
             "chat_forms": [asdict(agent.chat_form) if agent.source else {} for agent in self],
+            "temperatures": [agent.temperature for agent in self],
+            "seeds": [agent.seed for agent in self],
         }
         (folder / AGENTS_FILE).write_text(json.dumps(who, indent=2) + "\n")
 
@@ -117,15 +125,40 @@ class Agents(nn.Module):
                 "`export` of a run that trained or used agents"
             )
         who = json.loads(path.read_text())
+        count = len(who["models"])
+        # Older exports have no chat forms, or no temperatures.
+        forms = who.get("chat_forms") or [{}] * count
+        temperatures = who.get("temperatures") or [0.0] * count
+        seeds = who.get("seeds") or [0] * count
+        loaded: dict[str, PreTrainedModel] = {}
         made: dict[str, Agent] = {}
-        forms = who.get("chat_forms") or [{}] * len(who["models"])  # older exports have none
-        for place, dtype, form in zip(who["models"], who["dtypes"], forms, strict=True):
-            if place not in made and place.startswith(_OWN):
-                made[place] = load_agent(str(folder / place), dtype)
-                made[place].source = None
-            elif place not in made:
-                made[place] = load_agent(place, dtype, ChatForm(**form))
-        return cls([made[place] for place in who["models"]], who["names"])
+        agents = []
+        for place, dtype, form, temperature, seed in zip(
+            who["models"], who["dtypes"], forms, temperatures, seeds, strict=True
+        ):
+            key = json.dumps([place, form, temperature, seed])
+            if key not in made:
+                is_own = place.startswith(_OWN)
+                made[key] = load_agent(
+                    str(folder / place) if is_own else place,
+                    dtype,
+                    ChatForm() if is_own else ChatForm(**form),
+                    temperature,
+                    seed,
+                    loaded.get(place),
+                )
+                loaded[place] = made[key].model
+                if is_own:
+                    made[key].source = None
+            agents.append(made[key])
+        return cls(agents, who["names"])
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Hash the chat template and the tokens of a text, which do not depend on libraries."""
+    ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    parts = [list(ids), tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(model: nn.Module) -> str:

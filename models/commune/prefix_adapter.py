@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from triptych.models.commune.perceptron import Activation, Perceptron
+from triptych.models.commune.prefix_place import PLACES, Place
 from triptych.models.commune.thought_routing import RoutingConfig, ThoughtRouting
 from triptych.models.tensor_file import load_tensors, save_tensors
 
@@ -44,9 +45,13 @@ class PrefixAdapterConfig:
             agent. It needs agents with embeddings of equal width, and the `masked` layout.
         initial_gate: Initial scale of a prefix, in root mean squares of the agent's token
             embeddings; it is learned.
+        place: Where the prefix stands in an agent's prompt: at the start of the `user_text`,
+            `before_reply` (before the assistant's turn), `after_bos` (after the first token), or
+            `before_prompt`, as in the paper. Null: `user_text` for an agent with a chat template,
+            `before_prompt` for one without.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, or there is no such place.
     """
 
     routing: RoutingConfig = field(default_factory=RoutingConfig)
@@ -55,8 +60,13 @@ class PrefixAdapterConfig:
     activation: Activation = "gelu"
     share: bool = False
     initial_gate: float = 0.1
+    place: Place | None = None
 
     def __post_init__(self) -> None:
+        if self.place is not None and self.place not in PLACES:
+            raise ValueError(
+                f"adapter.place is {self.place!r}: choose {', '.join(PLACES)}, or null"
+            )
         if self.num_prefix_tokens < 1:
             raise ValueError(
                 f"adapter.num_prefix_tokens is {self.num_prefix_tokens}: set it to at least 1"
@@ -170,7 +180,9 @@ class PrefixAdapter(nn.Module):
                 f"{made['widths']}, and these have {list(widths)}: give the same agents in the "
                 "same order, or train an adapter for these"
             )
-        settings = made["config"] | {"routing": RoutingConfig(**made["config"]["routing"])}
+        # Adapters of older exports stand before the prompt.
+        settings = {"place": "before_prompt"} | made["config"]
+        settings["routing"] = RoutingConfig(**settings["routing"])
         scales = tensors["scale_K"].tolist()
         relevant_KZ = torch.tensor(made["relevant"]).bool()
         adapter = cls(relevant_KZ, made["widths"], scales, PrefixAdapterConfig(**settings))

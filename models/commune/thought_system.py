@@ -12,6 +12,7 @@ from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
 from triptych.models.commune.prefix_adapter import PrefixAdapter
+from triptych.models.commune.prefix_place import default_place
 from triptych.models.commune.thought_codec import ThoughtCodec
 
 # Shapes: B batch, K agents, Z latents
@@ -45,7 +46,15 @@ class ThoughtSystem(nn.Module):
         self.state = state
         self.codec = codec
         self.register_buffer("relevant_KZ", relevant_KZ)
+        self.adapter: PrefixAdapter | None = None
+        self.use_adapter(adapter)
+
+    def use_adapter(self, adapter: PrefixAdapter | None) -> None:
+        """Set the adapter, and where the agents read its prefixes."""
         self.adapter = adapter
+        for agent in self.agents if adapter is not None else ():
+            assert adapter is not None
+            agent.place = adapter.config.place or default_place(agent.own_tokenizer)
 
     @torch.no_grad()
     def think(self, states_BH: Tensor) -> Tensor:
@@ -76,6 +85,7 @@ class ThoughtSystem(nn.Module):
             "state": asdict(self.state),
             "relevant": self.relevant_KZ.int().tolist(),
             "agents": self.agents.fingerprints(),
+            "chats": self.agents.chat_fingerprints(),
         }
         (folder / SYSTEM_FILE).write_text(json.dumps(description) + "\n")
 
@@ -85,7 +95,8 @@ class ThoughtSystem(nn.Module):
 
         Raises:
             FileNotFoundError: if the folder has no such system.
-            ValueError: if the agents' weights differ from those that the codec was trained on.
+            ValueError: if the agents' weights, tokenizers or chat templates differ from those that
+                the codec was trained on.
         """
         folder = Path(folder)
         path = folder / SYSTEM_FILE
@@ -110,8 +121,22 @@ class ThoughtSystem(nn.Module):
                 f"the weights of {', '.join(changed)} are not those that the codec in {folder} was "
                 "trained on: give the same models, or train a codec for these"
             )
-        codec = ThoughtCodec.load(folder, agents.state_sizes, agents.names)
+        # Older exports do not say how their agents' prompts were written.
+        if (chats := agents.chat_fingerprints()) != description.get("chats", chats):
+            changed = [
+                name
+                for name, now, then in zip(agents.names, chats, description["chats"], strict=True)
+                if now != then
+            ]
+            raise ValueError(
+                f"the tokenizer or chat template of {', '.join(changed)} is not the one that the "
+                f"codec in {folder} was trained with, so states would be those of other prompts: "
+                "give the same files, or train a codec for these"
+            )
+        state = StateConfig(**description["state"])
+        sizes = [state.size(size) for size in agents.state_sizes]
+        codec = ThoughtCodec.load(folder, sizes, agents.names)
         has_adapter = (folder / ADAPTER_FILE).is_file()
         adapter = PrefixAdapter.load(folder, agents.widths) if has_adapter else None
         relevant_KZ = torch.tensor(description["relevant"]).bool()
-        return cls(agents, StateConfig(**description["state"]), codec, relevant_KZ, adapter)
+        return cls(agents, state, codec, relevant_KZ, adapter)

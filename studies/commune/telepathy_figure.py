@@ -14,7 +14,7 @@ from triptych.studies.results import Numbers, saved_numbers
 
 # From the least to the most helpful condition, as expected.
 ORDER = (
-    *("shuffled", "constant", "zero", "no_prefix", "majority", "single"),
+    *("shuffled", "constant", "zero", "no_prefix", "single"),
     *("text_1", "text_2", "text_full", "thought"),
 )
 

@@ -26,7 +26,11 @@ from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import DebateTask, Question
 from triptych.datamodules.sources.records import RecordSource, iterate_records
 from triptych.lit_modules.commune.debate import Debate
-from triptych.lit_modules.commune.debate_evaluation import common_answers, majority_replies
+from triptych.lit_modules.commune.debate_evaluation import (
+    common_answers,
+    has_own_answers,
+    majority_replies,
+)
 from triptych.lit_modules.commune.thought_exchange import ThoughtExchange
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
@@ -198,7 +202,8 @@ def _rows(
                 right.append(made["answer"] == made["expected"])
             row["agents"].append(made)
         row["consensus"] = common[number]
-        row["majority"] = task.read_answer(majority[number])
+        if not has_own_answers(question):
+            row["majority"] = task.read_answer(majority[number])
         if right:
             row["accuracy"] = sum(right) / len(right)
         rows.append(row)

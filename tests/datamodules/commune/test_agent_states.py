@@ -6,15 +6,15 @@ import torch
 
 from triptych.datamodules.commune.agent_states import (
     AgentStates,
-    StateCache,
     check_number,
     describe_states,
+    first_prompts,
     read_states,
-    write_states,
 )
 from triptych.datamodules.commune.debate_questions import DebateQuestions
 from triptych.datamodules.commune.pooled_evidence import PooledEvidence
 from triptych.datamodules.commune.question_stream import ShuffledRows
+from triptych.datamodules.commune.state_cache import StateCache, write_rows
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
@@ -42,16 +42,29 @@ def agents() -> Agents:
 @pytest.fixture(scope="module")
 def folder(agents, tmp_path_factory):
     folder = tmp_path_factory.mktemp("states")
-    write_states(folder, agents, STATE, task(), "train", task().questions("train"), batch_size=4)
+    prompts = first_prompts(agents, task(), task().questions("train"))
+    description = describe_states(agents, STATE, task(), "train", prompts)
+    write_rows(folder, description, reader(agents, prompts), 4, "states")
     return folder
+
+
+def reader(agents, prompts):
+    return lambda rows: read_states(
+        agents, STATE, [[own[row] for row in rows] for own in prompts], None
+    )
+
+
+def described(agents, state, the_task):
+    prompts = first_prompts(agents, the_task, the_task.questions("train"))
+    return describe_states(agents, state, the_task, "train", prompts)
 
 
 def test_cached_states_are_those_of_the_agents(agents, folder):
     questions = task().questions("train")
-    expected = describe_states(agents, STATE, task(), "train", 10)
-    cache = StateCache(folder, expected)
+    prompts = first_prompts(agents, task(), questions)
+    cache = StateCache(folder, described(agents, STATE, task()))
     assert cache.values.shape == (10, 20)
-    torch.testing.assert_close(cache.rows(range(10)), read_states(agents, STATE, task(), questions))
+    torch.testing.assert_close(cache.rows(range(10)), reader(agents, prompts)(range(10)))
     alone = agents[1].states(*agents[1].pad(task().encode(task().tokenizer, questions, 1)), STATE)
     torch.testing.assert_close(cache.rows([7, 3])[:, 8:], alone[[7, 3]])
     assert torch.equal(torch.cat(list(cache.batches(3))), cache.rows(range(10)))
@@ -70,10 +83,9 @@ def test_states_of_something_else_are_refused_with_the_difference(agents, folder
     others = build_agents(
         AgentsConfig([BaseLMConfig(hidden_size=8, num_layers=2)], num_agents=2), 9
     )
+    others.give_tokenizer(task().tokenizer)
     given = {"agents": agents, "state": STATE, "task": task()} | change
-    expected = describe_states(
-        given["agents"] or others, given["state"], given["task"], "train", 10
-    )
+    expected = described(given["agents"] or others, given["state"], given["task"])
     with pytest.raises(ValueError, match=message):
         StateCache(folder, expected)
 
