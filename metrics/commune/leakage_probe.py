@@ -44,7 +44,7 @@ def probe_accuracy(
     held_out_label_B: Tensor,
     num_classes: int,
     hidden: int | None = None,
-    num_steps: int = 2000,
+    num_steps: int = 1000,
     seed: int = 0,
 ) -> float:
     """Fit a probe and return its accuracy on held-out samples.
@@ -144,7 +144,8 @@ def _stopped_early(
     order_N = torch.randperm(len(fit_NR)).to(fit_NR.device)
     num_checked = len(fit_NR) // 5
     checked, used = order_N[:num_checked], order_N[num_checked:]
-    optimizer = torch.optim.AdamW(probe.parameters(), 3e-3, weight_decay=0.1)
+    rate = 1e-2 if hidden is None else 3e-3
+    optimizer = torch.optim.AdamW(probe.parameters(), rate, weight_decay=0.1)
     best, best_state, waited, step = float("inf"), None, 0, 0
     while step < num_steps and waited < _PATIENCE:
         for rows in used[torch.randperm(len(used)).to(used.device)].split(_BATCH):

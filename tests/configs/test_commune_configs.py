@@ -170,9 +170,7 @@ def test_agents_are_finetuned_on_their_debates(stages):
     for one, other in zip(before.fingerprints(), after.fingerprints(), strict=True):
         assert one != other
     metrics = summary(stages["finetuned"])["metrics"]
-    assert {
-        f"val/{name}/accuracy" for name in ("single", "text_full")
-    } <= metrics.keys()
+    assert {f"val/{name}/accuracy" for name in ("single", "text_full")} <= metrics.keys()
 
 
 @pytest.mark.parametrize("gradient", ["straight_through", "reinforce"])

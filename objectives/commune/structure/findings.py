@@ -130,9 +130,9 @@ def _gap(support: Support) -> Finding:
         return Finding(
             "gap",
             True,
-            f"no magnitude lies {side} the threshold {support.threshold:.3g}: no gap was found, and "
-            "the threshold decides nothing. If nothing is private this is right; otherwise train "
-            "longer, raise the penalty's weight, or set structure.threshold from the figure",
+            f"no magnitude lies {side} the threshold {support.threshold:.3g}: no gap was found, "
+            "and the threshold decides nothing. If nothing is private this is right; otherwise "
+            "train longer, raise the penalty's weight, or set structure.threshold from the figure",
         )
     what = (
         f"the smallest kept magnitude is {support.gap:.3g} times the largest dropped one "
@@ -175,7 +175,8 @@ def _agreeing(evidence: StateEvidence, sharing: Sharing) -> Finding:
             True,
             f"{what}, so the agents' states are independent as far as that shows; still "
             f"{len(sharing.shared)} of {live} live latents are called shared. Do not read the "
-            "structure: it is the codec's, not the states'",
+            "structure: it is the codec's, not the states'. With the group norm, raise "
+            "penalty_weight until they part",
         )
     if not is_independent and not sharing.shared:
         return Finding(
@@ -212,8 +213,8 @@ def _met(training: Training, evidence: StateEvidence | None, num_latents: int) -
         "decorrelation",
         True,
         f"{num_latents} latents and {limit} {what}: the term cannot fall below about {floor:.0f}, "
-        "and mixes agents' evidence on the way there. Set decorrelation_weight to 0 (or null, which "
-        "decides by the states), raise data.batch_size, or lower codec.num_latents",
+        "and mixes agents' evidence on the way there. Set decorrelation_weight to 0 (or null, "
+        "which decides by the states), raise data.batch_size, or lower codec.num_latents",
     )
 
 

@@ -73,7 +73,7 @@ def state_evidence(scores_NH: Tensor, state_sizes: Sequence[int]) -> StateEviden
 
 
 def predicted_share(seen_Nh: Tensor, target_Nh: Tensor) -> float:
-    """Return the share of a target's variance that a ridge regression predicts where it was not fit.
+    """Return the share of a target's variance that a ridge regression predicts out of sample.
 
     Each half of the samples is predicted by a map from the other half; the best of a few ridges
     counts. Samples alternate between the halves.
