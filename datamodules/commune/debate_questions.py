@@ -79,6 +79,26 @@ class DebateQuestions(LightningDataModule):
         """Hash of the training questions."""
         return self.task.fingerprint("train")
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the order of questions depends on, for the checkpoint."""
+        return {"fingerprint": self.fingerprint(), "seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to train on with other data; a checkpoint may be validated on any.
+
+        Raises:
+            ValueError: if questions or their order differ from those of the checkpoint.
+        """
+        fits = self.trainer is None or self.trainer.state.fn == "fit"
+        if fits and state_dict != self.state_dict():
+            path = getattr(self.trainer, "ckpt_path", None)
+            raise ValueError(
+                f"the checkpoint {path or ''} was trained on other data than this run's: on other "
+                "questions, or in another order, so it cannot continue where it stopped. Use the "
+                "data settings (data.init_args) of the checkpoint's config.yaml, or start a new "
+                "run from the exported model"
+            )
+
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled batches; drop an incomplete last batch unless it is the only one."""
         trainer = self.trainer

@@ -82,6 +82,21 @@ class DebateTask(ABC):
         """
         return None
 
+    def ask(self, question: str, notes: Sequence[str]) -> Question | None:
+        """Make a question that a user asks by hand; `ask` calls it.
+
+        Args:
+            question: The question.
+            notes: A note for each agent; empty: none.
+
+        Returns:
+            The question; None (the default): the task makes its questions.
+
+        Raises:
+            ValueError: if the notes do not fit the task.
+        """
+        return None
+
     @abstractmethod
     def encode(
         self,

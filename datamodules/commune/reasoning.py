@@ -113,6 +113,19 @@ class Reasoning(DebateTask):
             for row in rows
         ]
 
+    def ask(self, question: str, notes: Sequence[str]) -> Question:
+        """Make a question of a text; all agents read the same.
+
+        Raises:
+            ValueError: if there are notes.
+        """
+        if notes:
+            raise ValueError(
+                "Reasoning puts one question to all agents: leave the notes out, or train agents "
+                "on triptych.datamodules.commune.noted_questions.NotedQuestions"
+            )
+        return Question([], [question])
+
     def _rows(self, split: Split) -> list[dict[str, Any]]:
         if split != "train" and self.val_source is not None:
             return self._draw(self._read(self.val_source), 0, self.num_val, self.val_source)

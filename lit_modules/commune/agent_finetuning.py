@@ -15,7 +15,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
@@ -112,6 +112,8 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
             ValueError: if no reply of an agent agrees with the consensus of any debate, or agents
                 with answers of their own should learn those of a majority.
         """
+        if self.samples:  # of the checkpoint: the agents have learned since then
+            return
         questions = data_of(self).train_questions
         if self.consensus == "majority" and any(map(has_own_answers, questions)):
             raise ValueError(
@@ -163,6 +165,17 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
                 for prompt, reply in ((alone, first[number][place]), (told, last)):
                     if agreed[place] is not None and read(reply) == agreed[place]:
                         self.samples[number].append((prompt[place], reply))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the samples, which agents that have learned would not give again."""
+        checkpoint["samples"] = self.samples
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the samples; older checkpoints have none."""
+        self.samples = [
+            [(list(prompt), reply) for prompt, reply in own]
+            for own in checkpoint.get("samples", [])
+        ]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss on a random batch of each agent's samples."""

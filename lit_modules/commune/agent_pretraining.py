@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +13,7 @@ from torch.nn import functional as F
 from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import DebateTask, Question
 from triptych.lit_modules.commune.debate import Debate, reply_tensors
+from triptych.lit_modules.commune.step_draws import DrawsByStep
 from triptych.lit_modules.optimization import ClipsValuesApart, build_adamw, with_cosine
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.sharded_strategies import refuse_sharded
@@ -25,7 +25,7 @@ from triptych.objectives.commune.thought_loss import token_nll
 # Shapes: B questions, T reply positions
 
 
-class AgentPretraining(ClipsValuesApart, LightningModule):
+class AgentPretraining(ClipsValuesApart, DrawsByStep):
     """Teaches agents to answer, with and without messages from the others.
 
     Each step draws how much the agents hear: nothing, some words of each other agent, or all of it.

@@ -1,15 +1,14 @@
 """Base of modules that validate agents in debates."""
 
-from lightning.pytorch import LightningModule
-
 from triptych.datamodules.commune.debate_task import DebateTask
 from triptych.lit_modules.commune.debate import Debate
 from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
+from triptych.lit_modules.commune.step_draws import DrawsByStep
 from triptych.lit_modules.trainer_parts import data_of
 from triptych.metrics.rank_sums import sum_over_ranks
 
 
-class DebatingModule(LightningModule):
+class DebatingModule(DrawsByStep):
     """Evaluates agents in debates; a subclass provides the agents and the training.
 
     Attributes:

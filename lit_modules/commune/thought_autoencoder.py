@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
@@ -17,6 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from triptych.datamodules.commune.state_cache import StateCache
 from triptych.lit_modules.commune.sharing_figure import draw_sharing
+from triptych.lit_modules.commune.step_draws import DrawsByStep
 from triptych.lit_modules.optimization import stepped
 from triptych.lit_modules.trainer_parts import data_of, is_dry_run
 from triptych.metrics.sharded_strategies import refuse_sharded
@@ -144,7 +144,7 @@ class StructureConfig:
             )
 
 
-class ThoughtAutoencoder(LightningModule):
+class ThoughtAutoencoder(DrawsByStep):
     """Trains a codec on the cached states of frozen agents.
 
     The loss is ||x - decoder(z)||^2 (sum over dimensions, mean over samples) + penalty_weight

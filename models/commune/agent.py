@@ -203,11 +203,10 @@ class Agent(nn.Module):
         """Return the order that takes [prefix, padding, prompt] to the prefix at its place."""
         if self._finder is None or self._finder.place != self.place:
             self._finder = PlaceFinder(self.tokenizer, self.place)
-        rows = zip(ids_BP.tolist(), mask_BP.tolist(), strict=True)
         places = []
-        for ids, mask in rows:
-            padding = len(ids) - sum(mask)
-            places.append(padding + self._finder.index(ids[padding:]))
+        for prompt in unpadded(ids_BP, mask_BP):
+            padding = ids_BP.shape[1] - len(prompt)
+            places.append(padding + self._finder.index(prompt))
         place_B1 = torch.tensor(places, device=ids_BP.device, dtype=torch.int64)[:, None]
         room = num_prefix + 1
         # Between the keys of two tokens there is room for those of the prefix.
@@ -367,16 +366,14 @@ class Agent(nn.Module):
             ValueError: if a prompt leaves no room for a reply.
         """
         noise = LogitsProcessorList()
-        if self.temperature > 0:
-            rows = zip(ids_BP.tolist(), mask_BP.tolist(), strict=True)
-            prompts = [[i for i, is_token in zip(*row, strict=True) if is_token] for row in rows]
-            noise.append(RowNoise(prompts, self.temperature, self.seed, ids_BP.device))
         num_prefix = 0 if prefix_BMD is None else prefix_BMD.shape[1]
-        lengths = mask_BP.sum(1).tolist()
+        prompts = unpadded(ids_BP, mask_BP)
+        if self.temperature > 0:
+            noise.append(RowNoise(prompts, self.temperature, self.seed, ids_BP.device))
         if self.num_positions is not None:
-            self.require_room([range(length) for length in lengths], num_prefix)
-            room = self.num_positions - max(lengths) - num_prefix
-            max_new_tokens = min(max_new_tokens, room)
+            self.require_room(prompts, num_prefix)
+            longest = max(map(len, prompts))
+            max_new_tokens = min(max_new_tokens, self.num_positions - longest - num_prefix)
         return self._continue(ids_BP, mask_BP, max_new_tokens, prefix_BMD, logits_processor=noise)
 
     def _continue(
@@ -448,6 +445,17 @@ def load_agent(
         temperature=temperature,
         seed=seed,
     )
+
+
+def unpadded(ids_BP: Tensor, mask_BP: Tensor) -> list[list[int]]:
+    """Return the tokens of left-padded prompts.
+
+    >>> unpadded(torch.tensor([[0, 5], [6, 0]]), torch.tensor([[False, True], [True, True]]))
+    [[5], [6, 0]]
+    """
+    # One transfer from the device. No token has the id -1.
+    rows: list[list[int]] = torch.where(mask_BP, ids_BP, -1).tolist()
+    return [[token for token in row if token >= 0] for row in rows]
 
 
 def _positions(mask_BC: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from tests.conftest import ROOT
+from tests.models.tiny_chat_model import chat_tokenizer
 from triptych.cli import main
-from triptych.datamodules.batches.tokenizer import TokenizerConfig
 from triptych.datamodules.commune.pooled_evidence import PooledEvidence
+from triptych.datamodules.commune.reasoning import Reasoning
 from triptych.datamodules.commune.state_cache import StateCache
-from triptych.datamodules.remember.text.text_corpus import TextCorpus
+from triptych.datamodules.sources.records import RecordSource
 from triptych.lit_modules.commune.debate import Debate
+from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.metrics.display.metric_names import has_name
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.thought_system import ThoughtSystem
@@ -272,29 +274,56 @@ def test_states_were_cached_once_for_codec_and_adapter(stages):
 
 
 @pytest.mark.slow
-def test_the_papers_setting_takes_two_steps_on_small_models_of_its_class(workdir, monkeypatch):
+def test_the_papers_setting_on_small_models_of_its_class(workdir, monkeypatch, smollm2):
+    """Agents of one model differ, reply once, and their states are those of their replies."""
     monkeypatch.setenv("TRIPTYCH_CACHE", str(workdir / "cache"))
     folder = workdir / "qwen3"
-    tokenizer = TextCorpus(tokenizer=TokenizerConfig(vocab_size=400)).tokenizer
+    tokenizer = chat_tokenizer(smollm2)
+    # Qwen3's template reads this variable, SmolLM2's has no such thing.
+    thinking = "{%- if enable_thinking is defined and enable_thinking %}<think>{% endif %}"
+    tokenizer.chat_template = thinking + tokenizer.chat_template
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "head_dim": 8, "num_hidden_layers": 3}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    Qwen3ForCausalLM(Qwen3Config(vocab_size=404, **sizes, **heads)).bfloat16().save_pretrained(
-        folder
-    )
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    qwen3 = Qwen3Config(vocab_size=len(tokenizer), **sizes, **heads)
+    Qwen3ForCausalLM(qwen3).bfloat16().save_pretrained(folder)
     rows = workdir / "math.jsonl"
     row = '{"problem": "What is %d + 1?", "solution": "\\\\boxed{%d}", "level": 3}\n'
     rows.write_text("".join(row % (i, i + 1) for i in range(12)))
     small = [f"{TASK}.source.path", rows]
     small += [f"{TASK}.num_train", 8, f"{TASK}.num_val", 4, f"{TASK}.max_new_tokens", 4]
-    small += ["--trainer.fast_dev_run", 2, "--data.init_args.batch_size", 4]
+    small += ["--data.init_args.batch_size", 4]
     bases = json.dumps([{"pretrained": str(folder)}])
-    codec = run("math_qwen3_codec", *small, "--model.init_args.agents.bases", bases)
+    few = ("--trainer.fast_dev_run", 2)
+    codec = run("math_qwen3_codec", *small, *few, "--model.init_args.agents.bases", bases)
     assert summary(codec)["steps"] == 2
-    start = ("--model.init_args.init_from", codec / "export")
-    adapter = run("math_qwen3", *small, *start)
+    (kept,) = (workdir / "cache" / "agent_replies").glob("*/*.jsonl")
+    made = kept.read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in made}) == len(made) == 3 * 12
+    few = ("--trainer.max_steps", 2, "--trainer.val_check_interval", 2)
+    adapter = run("math_qwen3", *small, *few, "--model.init_args.init_from", codec / "export")
     assert summary(adapter)["steps"] == 2
+    # The first replies of the codec's run are those of the adapter's: in its references, in two
+    # steps and in validation only replies to the messages of others are new.
+    after = kept.read_text().splitlines()
+    assert after[: len(made)] == made
+    assert len(after) == 2 * len(made)
     system = ThoughtSystem.load(adapter / "export")
     assert system.codec.config.num_latents == 1024
+    assert [agent.temperature for agent in system.agents] == [0.7] * 3
+    assert {agent.place for agent in system.agents} == {"user_text"}
+    assert len({id(agent.model) for agent in system.agents}) == 1
     assert system.agents[0].model.dtype == torch.bfloat16
     assert not (adapter / "export" / "model_0").exists(), "pretrained agents are named, not copied"
+    source = RecordSource(str(rows), columns={"question": "problem"})
+    task = Reasoning(source, answer_kind="boxed", num_train=8, num_val=4, max_new_tokens=4)
+    questions = task.questions("train")
+    debate = Debate(system.agents, task)
+    replies = debate.replies(questions)
+    assert all(len(set(of_question)) == 3 for of_question in zip(*replies, strict=True))
+    states = debate.states(questions, system.state).unflatten(1, (3, -1))
+    assert (states[:, 0] - states[:, 1]).abs().amax() > 0.01
+    # Where each says something else, most of them say something else than each alone.
+    monkeypatch.setattr(Reasoning, "read_answer", lambda _, reply: str(len(reply) % 2))
+    evaluation = DebateEvaluation(debate, 2, [])
+    assert evaluation.majority(replies) != replies

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from triptych.callbacks.exporting.export_kind import kind_of_export
 from triptych.commands.asked_model import AskedModel
 from triptych.commands.find_export import find_export, refuse_other_kinds
 from triptych.commands.options import CommandParser, add_generation_options, positive_int
@@ -15,6 +16,10 @@ EPILOG = """examples:
   python train.py ask runs/quickstart/*/export "As its capital, Afghanistan has which city?"
   python train.py ask Qwen/Qwen3-0.6B "Name a fruit." --samples 5 --temperature 0.8
   python train.py ask runs/my_run --raw "The capital of France is"
+  python train.py ask runs/adapter/*/export "Where is Ben?" --notes a.txt b.txt
+
+agents: prints what each replies alone, by text and with thoughts, and who sent what. --notes has a
+  note for each agent, a file or a text, where the agents' task has notes.
 """
 
 
@@ -38,11 +43,19 @@ def run_ask_command(words: Sequence[str]) -> Path:
     parser.add_argument(
         "--samples", type=positive_int, default=1, help="answers to each question; by default 1"
     )
+    parser.add_argument("--notes", nargs="+", help="a note for each agent: files, or texts")
     options = parser.read(words)
     source, questions = newest_of([options.export, *options.questions])
     if not questions:
         parser.error("a question is missing")
     folder = find_export(source)
+    if kind_of_export(folder) in ("agents", "thoughts"):
+        from triptych.commands.ask_agents import ask_agents
+
+        set_seed(options.seed)
+        return ask_agents(folder, questions, options, parser)
+    if options.notes:
+        parser.error("--notes fits an export of agents: write them into the question")
     refuse_other_kinds(folder, "text")
     model = AskedModel(folder, options.device)
     template = None if options.raw else model.chat_template(options.template)

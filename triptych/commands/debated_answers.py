@@ -3,18 +3,17 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
 from triptych.callbacks.exporting.export_kind import kind_of_export
 from triptych.commands.answer_file import AnswerFile
-from triptych.commands.asked_model import usable_device
+from triptych.commands.asked_system import AskedSystem, require_adapter
 from triptych.commands.exported_task import (
     build_task,
     exported_settings,
@@ -22,19 +21,13 @@ from triptych.commands.exported_task import (
     with_source,
 )
 from triptych.commands.options import CommandParser
-from triptych.datamodules.commune.agent_states import check_number
 from triptych.datamodules.commune.debate_task import DebateTask, Question
 from triptych.datamodules.sources.records import RecordSource, iterate_records
-from triptych.lit_modules.commune.debate import Debate
 from triptych.lit_modules.commune.debate_evaluation import (
     common_answers,
     has_own_answers,
     majority_replies,
 )
-from triptych.lit_modules.commune.thought_exchange import ThoughtExchange
-from triptych.models.commune.agents import Agents
-from triptych.models.commune.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
-from triptych.models.commune.thought_system import ThoughtSystem
 
 Replies = list[list[str]]
 
@@ -65,13 +58,8 @@ def predict_debates(
             f"--{given[0]} fits a language model: agents give their most likely reply, in the form "
             "of their task"
         )
-    kind = kind_of_export(folder)
-    if kind == "thoughts" and not (folder / ADAPTER_FILE).is_file():
-        raise ValueError(
-            f"{folder} holds an autoencoder of thoughts, and no adapter that would hand thoughts "
-            "to agents: train one (configs/commune/adapter.yaml, with --model.init_args.init_from "
-            f"{folder}), and give its export"
-        )
+    if kind_of_export(folder) == "thoughts":
+        require_adapter(folder)
     settings = exported_settings(folder)
     task, fields, questions = _questions(folder, settings, options, parser)
     if options.max_new_tokens is not None:
@@ -79,8 +67,7 @@ def predict_debates(
     with AnswerFile(output, fields, options.resume, score="accuracy") as answers:
         todo = questions[answers.num_done :]
         if todo:
-            agents, answer = _answering(folder, kind == "thoughts", settings, task, options.device)
-            check_number(agents, task)
+            system = AskedSystem(folder, options.device, task)
             console = Console(stderr=True)
             starts = range(0, len(todo), options.batch_size)
             for start in track(
@@ -89,7 +76,7 @@ def predict_debates(
                 asked = todo[start : start + options.batch_size]
                 first = answers.num_done + start
                 known = fields[first : first + len(asked)]
-                made = _rows(task, agents.names, asked, answer(asked))
+                made = _rows(task, system.agents.names, asked, system.answer(asked))
                 answers.write([own | row for own, row in zip(known, made, strict=True)])
     print(
         f"{len(questions):,} questions answered in {output}. {answers.score()}".strip(),
@@ -143,34 +130,6 @@ def _questions(
         for key, question in zip(ids, found, strict=True)
     ]
     return task, fields, found
-
-
-def _answering(
-    folder: Path,
-    with_thoughts: bool,
-    settings: dict[str, Any],
-    task: DebateTask,
-    device: str | None,
-) -> tuple[Agents, Callable[[Sequence[Question]], Replies]]:
-    """Load the agents, and return how they answer: by thoughts, or in a debate by text."""
-    trained = (settings.get("model") or {}).get("init_args") or {}
-    rounds = int(trained.get("rounds") or 2)
-    place = usable_device(device)
-    if with_thoughts:
-        system = ThoughtSystem.load(folder).to(place).eval()
-        debate = Debate(system.agents, task)
-        exchange = ThoughtExchange(
-            system, debate, rounds, bool(trained.get("text_between_rounds", False))
-        )
-        return system.agents, exchange.answer
-    agents = Agents.load(folder).to(place).eval()
-    debate = Debate(agents, task)
-
-    @torch.no_grad()
-    def by_text(questions: Sequence[Question]) -> Replies:
-        return debate.talk(questions, debate.replies(questions), rounds - 1)[0]
-
-    return agents, by_text
 
 
 def _fields(question: Question) -> dict[str, Any]:
