@@ -62,3 +62,14 @@ def test_a_network_reads_what_a_linear_probe_reads():
     held_out[:, :5] += 0.5 * torch.eye(5)[held_out_label]
     found = family_accuracies(message, label, held_out, held_out_label, 5)
     assert min(found.values()) > 0.26
+
+
+def test_the_command_says_where_probes_are_blind(capsys):
+    from triptych.studies.commune.probe_power import main
+
+    words = ["--messages", "100", "--held_out", "500", "--numbers", "300", "--seeds", "1"]
+    (power,) = main(words)
+    assert not power.sees("means")
+    printed = capsys.readouterr().out
+    assert "100 messages of 300 numbers, chance 0.200" in printed
+    assert printed.count("blind here") == 2
