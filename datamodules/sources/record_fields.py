@@ -18,7 +18,7 @@ def pick_fields(
     An optional field is None where `columns` gives its name to another field: with
     {number: answer}, the column `answer` is the field `number` and nothing else.
     """
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, kind in {**required, **optional}.items():
         if name in optional and name not in columns and name in columns.values():
             checked[name] = None
