@@ -92,7 +92,7 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         self.warmup_steps = warmup_steps
         self.text_budgets = list(text_budgets)
         self.samples: list[list[tuple[list[int], str]]] = []
-        self._num_debates = self._num_differing = 0
+        self._num_differing = 0
 
     def setup(self, stage: str) -> None:
         """Create the debate for the datamodule's task.
@@ -131,7 +131,7 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
             for start in with_progress(starts, "batches of debates", len(starts), shown, False):
                 self._hold_debates(questions[start : start + size])
         self.train()
-        if self._num_debates and not self._num_differing:
+        if self.consensus == "majority" and not self._num_differing:
             rank_zero_warn(
                 "ALARM: all agents gave the same replies to all questions: their majority is one "
                 "greedy reply, counted several times, and each learns from itself. Give them "
@@ -149,7 +149,6 @@ class AgentFinetuning(ClipsValuesApart, DebatingModule):
         """Debate some questions and add the samples to learn from."""
         debate, read = self.debate, self.task.read_answer
         first = debate.replies(questions)
-        self._num_debates += len(questions)
         self._num_differing += sum(len(set(said)) > 1 for said in zip(*first, strict=True))
         replies, heard = debate.talk(questions, first, self.rounds - 1)
         messages = heard[-1]

@@ -12,6 +12,7 @@ from triptych.datamodules.commune.reply_store import ReplyStore, open_store
 from triptych.models.commune.agent import Agent
 from triptych.models.commune.agent_state import StateConfig
 from triptych.models.commune.agents import Agents
+from triptych.models.commune.prefix_place import PlaceFinder
 from triptych.models.end_tokens import turn_end
 
 # Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H all agents' states
@@ -124,6 +125,51 @@ class Debate:
             )
             for number, agent in enumerate(self.agents)
         ]
+
+    def require_one_model(self) -> None:
+        """Refuse agents of different models, whose KV caches do not fit each other.
+
+        Raises:
+            ValueError: if there are several models.
+        """
+        if len({id(agent.model) for agent in self.agents}) > 1:
+            raise ValueError(
+                "agents of different models cannot read each other's KV caches: set "
+                "model.init_args.kv_caches to false"
+            )
+
+    def replies_with_caches(self, questions: Sequence[Question]) -> tuple[list[list[str]], int]:
+        """Return every agent's replies after the KV caches of what the others have read.
+
+        Training-free, as in LatentMAS (2511.20639), without its latent steps: each agent hands on
+        the keys and values of its first prompt, up to the turn of the reply, and the receiver reads
+        its own prompt after them. Attention is causal, so this is computed as one sequence.
+
+        Args:
+            questions: Questions to ask.
+
+        Returns:
+            The replies, and the bytes of all caches that were handed on.
+
+        Raises:
+            ValueError: if the agents have different models, whose caches do not fit each other.
+        """
+        self.require_one_model()
+        prompts = [self.prompts(questions, number) for number in range(len(self.agents))]
+        read = []
+        for agent, own in zip(self.agents, prompts, strict=True):
+            has_turns = agent.tokenizer.chat_template is not None
+            finder = PlaceFinder(agent.tokenizer, "before_reply") if has_turns else None
+            read.append([ids if finder is None else ids[: finder.index(ids)] for ids in own])
+        replies, num_tokens = [], 0
+        for number, agent in enumerate(self.agents):
+            joined = []
+            for row, own in enumerate(prompts[number]):
+                told = [read[k][row] for k in range(len(prompts)) if k != number]
+                num_tokens += sum(map(len, told))
+                joined.append([token for part in (*told, own) for token in part])
+            replies.append(agent.decode(self._reply(number, joined, None)))
+        return replies, num_tokens * self.agents[0].cache_bytes
 
     def reference_replies(self, questions: Sequence[Question], agent: int) -> list[str] | None:
         """Return the task's own replies of an agent; None if it knows none of this agent.

@@ -3,6 +3,7 @@
 single      agents alone, without messages
 majority    every agent takes the most frequent of the answers that they gave alone; left out where
             agents have right answers of their own, since they do not vote on one thing
+kv          every agent reads the others' KV caches of their first prompts, if asked for
 text_*      a debate with messages of a limited number of words, or whole ones (text_full)
 """
 
@@ -25,7 +26,12 @@ class DebateEvaluation:
         debate: Agents and their task.
         rounds: Number of rounds, at least 2; the first is without messages.
         text_budgets: Message lengths to compare, in words, beside whole messages.
+
+    Attributes:
+        with_caches: Whether to count replies with the others' KV caches (`kv`).
     """
+
+    with_caches = False
 
     def __init__(self, debate: Debate, rounds: int, text_budgets: Sequence[int]) -> None:
         self.debate = debate
@@ -53,6 +59,10 @@ class DebateEvaluation:
         seconds_alone = self.last_seconds
         self.count("single", questions, alone)
         self.count("majority", questions, self.majority(alone))
+        if self.with_caches:
+            replies, num_bytes = debate.replies_with_caches(questions)
+            self.sent_bytes["kv"] += num_bytes
+            self.count("kv", questions, replies)
         for budget in self.budgets:
             name = "text_full" if budget is None else f"text_{budget}"
             with self.timed(name):

@@ -15,6 +15,7 @@ from triptych.datamodules.commune.debate_task import Question
 from triptych.datamodules.commune.state_cache import StateCache
 from triptych.lit_modules.commune.debate import SILENCE, Debate, Heard, Messages, end_mask
 from triptych.lit_modules.commune.debating_module import DebatingModule
+from triptych.lit_modules.commune.prefix_leverage import leverage_rows, prefix_leverage
 from triptych.lit_modules.commune.thought_evaluation import ThoughtEvaluation
 from triptych.lit_modules.commune.thought_interventions import Interventions, intervene
 from triptych.lit_modules.optimization import with_cosine
@@ -39,6 +40,9 @@ from triptych.objectives.commune.thought_loss import (
 
 # Shapes: B questions, T reply positions, M prefix tokens, D embedding width, H states, Z latents
 
+# Questions, and tokens of their replies, on which the places of a prefix are compared.
+LEVERAGE_QUESTIONS, LEVERAGE_TOKENS = 4, 32
+
 Reference = Literal["text_debate", "no_prefix", "task"]
 
 
@@ -46,7 +50,7 @@ class ThoughtAdapter(DebatingModule):
     """Trains the adapter.
 
         states of round 1 (cached) -> codec -> thoughts -> adapter -> prefix of each agent
-        round 2: the agent answers with its prefix before the question
+        round 2: the agent answers with its prefix at its place in the prompt (`adapter.place`)
         later rounds: the state is read again, with the prefix, and gives the next thoughts
 
     Args:
@@ -68,6 +72,8 @@ class ThoughtAdapter(DebatingModule):
         probe_samples: Training questions to fit the leakage probes on; 0: no probe.
         intervention_samples: Held-out questions on which every latent is set to a low and to a high
             value, to see which agents it affects (`interventions.json`); 0: none.
+        kv_caches: Compare with agents that read each other's KV caches, without any training; they
+            need one model.
 
     Raises:
         ValueError: if there are fewer than two rounds, or the structure leaves an agent without
@@ -93,6 +99,7 @@ class ThoughtAdapter(DebatingModule):
         text_budgets: list[int] = [1, 2],  # noqa: B006 (never changed)
         probe_samples: NonNegativeInt = 2048,
         intervention_samples: NonNegativeInt = 0,
+        kv_caches: bool = False,
     ) -> None:
         super().__init__()
         if rounds < 2:
@@ -114,6 +121,7 @@ class ThoughtAdapter(DebatingModule):
         self.text_budgets = list(text_budgets)
         self.probe_samples = probe_samples
         self.intervention_samples = intervention_samples
+        self.kv_caches = kv_caches
         self.strict_loading = False  # frozen agents are in no checkpoint
         self.sample_rows: list[dict[str, Any]] = []
         self._references: list[list[Tensor]] = []
@@ -139,6 +147,9 @@ class ThoughtAdapter(DebatingModule):
         self.evaluation = ThoughtEvaluation(
             self.model, self.debate, self.rounds, self.text_between_rounds, self.text_budgets
         )
+        self.evaluation.with_caches = self.kv_caches
+        if self.kv_caches:
+            self.debate.require_one_model()
 
     # -- references -------------------------------------------------------------------------------
 
@@ -300,8 +311,18 @@ class ThoughtAdapter(DebatingModule):
             found = self._intervene()
             values |= found.values()
             table += found.table()
-        self.report(values, table)
+        self.report(values, table + self._leverage())
         self.sample_rows = self.evaluation.samples
+
+    def _leverage(self) -> list[tuple[str, str]]:
+        """Compare the places of a prefix on some held-out questions to the first agent."""
+        agent = self.agents[0]
+        if agent.tokenizer.chat_template is None or is_dry_run(self):
+            return []
+        questions = data_of(self).val_questions[:LEVERAGE_QUESTIONS]
+        replies_BT = self.debate.reply_ids(questions, 0)[:, :LEVERAGE_TOKENS]
+        prompts = self.debate.prompts(questions, 0)
+        return leverage_rows(prefix_leverage(agent, prompts, replies_BT), agent.place)
 
     def _intervene(self) -> Interventions:
         """Intervene on every latent and write `interventions.json`."""

@@ -232,6 +232,7 @@ SETS = {
     "text_1": "one word of the others",
     "text_2": "two words of the others",
     "text_full": "all words of the others",
+    "kv": "the others' KV caches",
     "thought": "thoughts",
     "zero": "thoughts set to zero",
     "constant": "constant thoughts",

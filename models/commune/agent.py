@@ -102,6 +102,14 @@ class Agent(nn.Module):
         return number
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values of one token in all layers."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * self.num_layers * heads * size * self.model.dtype.itemsize)
+
+    @property
     def embedding_weight(self) -> Tensor:
         """Token embeddings, (V, D)."""
         embedding: Any = self.model.get_input_embeddings()

@@ -121,7 +121,7 @@ def test_what_cannot_be_asked_says_what_to_do(export, molecules, tmp_path):
             main(["ask", source, "Who?"])
     (tmp_path / "agents.json").write_text(json.dumps({"models": ["some/model"]}))
     with pytest.raises(ValueError, match=r"predict .*: some/model"):
-        main(["ask", str(tmp_path), "Who?"])
+        main(["chat", str(tmp_path)])
     (tmp_path / "thoughts.json").write_text("{}")
     with pytest.raises(ValueError, match="an autoencoder of thoughts and agents"):
         main(["chat", str(tmp_path)])

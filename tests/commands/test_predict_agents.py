@@ -152,7 +152,7 @@ def test_what_agents_cannot_do_says_what_to_do(runs, export, questions, tmp_path
     with pytest.raises(ValueError, match="no number is found in 'answer'"):
         main(["predict", adapter, "--input", str(tmp_path / "bad.jsonl"), *asked[2:]])
     with pytest.raises(ValueError, match=r"predict .*export --input questions\.jsonl"):
-        main(["ask", adapter, "Who?"])
+        main(["chat", adapter])
     settings = yaml.safe_load((export / "config.yaml").read_text())
     settings["data"]["init_args"]["task"]["init_args"]["answer_kind"] = "word"
     (export / "config.yaml").write_text(yaml.safe_dump(settings))

@@ -72,7 +72,8 @@ def _agents(folder: Path) -> str:
     own = [str(folder / name) if (folder / name).is_dir() else name for name in models]
     return (
         "agents, which answer the questions of their task together: python train.py predict "
-        f"{folder} --input questions.jsonl --output answers.jsonl. The language model of an agent "
+        f"{folder} --input questions.jsonl --output answers.jsonl, or python train.py ask {folder} "
+        f"QUESTION. The language model of an agent "
         f"alone can be asked: {', '.join(dict.fromkeys(own))}"
     )
 

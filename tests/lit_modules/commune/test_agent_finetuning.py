@@ -87,3 +87,21 @@ def test_one_source_of_agents_is_needed(tmp_path):
         AgentFinetuning()
     with pytest.raises(ValueError, match="at least 2"):
         AgentFinetuning(str(tmp_path), rounds=1)
+
+
+def test_agents_of_bfloat16_learn_in_float32():
+    base = BaseLMConfig(hidden_size=16, num_layers=1, num_heads=2, max_position_embeddings=64)
+    team = build_agents(AgentsConfig([base], num_agents=2), len(TASK.tokenizer))
+    team.give_tokenizer(TASK.tokenizer)
+    team[0].model.bfloat16()
+    copies = own_copies(team)
+    assert {parameter.dtype for parameter in copies.parameters()} == {torch.float32}
+    optimizer = torch.optim.AdamW(copies[0].parameters(), 1e-5)
+    before = copies[0].model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    copies[0].reply_logits(*copies[0].pad([[2, 3]]), torch.tensor([[4, 1]])).sum().backward()
+    optimizer.step()
+    after = copies[0].model.model.layers[0].mlp.up_proj.weight
+    # in bfloat16 a step of 1e-5 leaves a weight above .01 what it was
+    large = before.abs() > 0.01
+    assert (after != before)[large].float().mean() > 0.9
+    assert (after.bfloat16() != before.bfloat16())[large].float().mean() < 0.1
