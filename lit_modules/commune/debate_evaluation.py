@@ -60,7 +60,8 @@ class DebateEvaluation:
         self.count("single", questions, alone)
         self.count("majority", questions, self.majority(alone))
         if self.with_caches:
-            replies, num_bytes = debate.replies_with_caches(questions)
+            with self.timed("kv"):
+                replies, num_bytes = debate.replies_with_caches(questions)
             self.sent_bytes["kv"] += num_bytes
             self.count("kv", questions, replies)
         for budget in self.budgets:

@@ -415,7 +415,11 @@ class ThoughtAutoencoder(DrawsByStep):
         blocks, joint = block_ranks(few_nHZ, codec.state_sizes)
         # A row spans its support over more samples than it has latents, so it takes all of them.
         most = max(1, RANK_ELEMENTS // (len(latents_NZ) * num_latents))
-        rows = torch.linspace(0, num_rows - 1, min(num_rows, most, 256)).long().tolist()
+        rows = (
+            torch.linspace(0, num_rows - 1, min(num_rows, most, 256), dtype=torch.float64)
+            .long()
+            .tolist()
+        )
         parts = [jacobian(codec.decoder, part)[:, rows].cpu() for part in latents_NZ.split(8)]
         spans = check_ranks(torch.cat(parts), support_HZ[rows], values_of=few_nHZ)
         return identifiable_groups(support_HZ), blocks, joint, spans
