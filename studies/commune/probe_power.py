@@ -30,11 +30,9 @@ def main(args: Sequence[str] | None = None) -> list[ProbePower]:
     powers = []
     for seed in range(options.seeds):
         generator = torch.Generator().manual_seed(seed)
-        parts = [
-            torch.randn(count, options.numbers, generator=generator)
-            for count in (options.messages, options.held_out)
-        ]
-        powers.append(probe_power(*parts, options.classes, seed))
+        message_NR = torch.randn(options.messages, options.numbers, generator=generator)
+        held_out_BR = torch.randn(options.held_out, options.numbers, generator=generator)
+        powers.append(probe_power(message_NR, held_out_BR, options.classes, seed))
     size = f"{options.messages} messages of {options.numbers} numbers"
     table = Table(title=f"{size}, chance {powers[0].chance:.3f}")
     for column in ("planted leak", "oracle", *FAMILIES, "seen by"):

@@ -109,8 +109,10 @@ def _spread(scores_NH: Tensor) -> Tensor:
         gram = (
             centred_NH @ centred_NH.mT if len(centred_NH) == small else centred_NH.mT @ centred_NH
         )
-        return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
-    return torch.linalg.svdvals(centred_NH)
+        spread: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+    else:
+        spread = torch.linalg.svdvals(centred_NH)
+    return spread
 
 
 def _rank(spread: Tensor) -> int:
