@@ -13,10 +13,12 @@ ThoughtComm: the whole Jacobian by `torch.func.vmap(jacrev)`, and autograd throu
     blocks            unbiased, 1,024 rows and at most 1,024 columns, in closed form
     probes            the group norm, from one backward pass per agent
 
-All sides see the same latents. The largest product of the peer does not depend on the sample, so a
-batch shares it. With one latent the peer needs 9 times the operations of the closed form. In large
-batches it needs as many, and the closed form only saves memory. Smaller sizes therefore run with
-one latent and with 8. The largest size runs with one; the memory of our methods is measured with 8.
+All sides see the same latents. Decoders are trained on batches, so a batch of 8 is the check: every
+method of ours has to be 10 times as fast as the peer. A single latent is reported beside it: there
+the peer does exactly 9 times the operations of the closed form, which are three matrix products, so
+no exact method can reach 10, and only the sampled methods are checked. The largest size runs with
+one latent, since a batch of the peer would not fit into memory; the memory of our methods is
+measured with 8.
 `--quick` runs the largest size without the peer.
 """
 
@@ -43,6 +45,8 @@ from triptych.models.commune.perceptron import Perceptron
 from triptych.objectives.commune.jacobian_penalty import JacobianPenalty
 
 LEAST_SPEED_UP, MOST_BYTES = 10.0, 4 * 2**30
+# Operations of the peer over those of the closed form, for one latent.
+ARITHMETIC_BOUND = 9
 OUTPUTS_PER_LATENT, NUM_AGENTS = 12, 3
 CLOSED, FORWARD, COLUMNS, BLOCKS, PROBES, PEER = (
     "closed form",
@@ -125,8 +129,12 @@ def compare(report: Report, timer: PairedTimer, sides: PenaltySides) -> None:
 
 
 def promise_speed(report: Report, sides: PenaltySides) -> None:
-    """Add the checks against the peer at one size; forward mode has no bound."""
-    for name in (CLOSED, COLUMNS, BLOCKS, PROBES):
+    """Add the checks against the peer at one size; forward mode has no bound.
+
+    For one latent the closed form is bound by the arithmetic, and is no check.
+    """
+    sampled = (COLUMNS, BLOCKS, PROBES)
+    for name in sampled if sides.batch_size == 1 else (CLOSED, *sampled):
         key = f"{PEER} over {name}, {sides.title}@{sides.num_outputs}"
         report.checks[key] = at_least(report.ratios[key], LEAST_SPEED_UP)
 
@@ -172,6 +180,10 @@ def main(arguments: list[str] | None = None) -> Report:
     report.print(console)
     for key, ratio in report.ratios.items():
         console.print(f"{key}: {ratio:.1f}x the time, {report.memory_ratios[key]:.1f}x the memory")
+    console.print(
+        f"{CLOSED}, batch 1: the peer does {ARITHMETIC_BOUND} times the operations, the most that "
+        "an exact method can save; not a check"
+    )
     return report.finish(options.out, console)
 
 

@@ -102,7 +102,7 @@ def end_study(out: Path, results: dict[str, Any]) -> None:
 
 def _uri(options: argparse.Namespace) -> str | None:
     if options.tracking_uri == "null" or (
-        options.tracking_uri is None and options.preset == "smoke"
+        options.tracking_uri is None and options.preset.endswith("smoke")
     ):
         return None
     from triptych.callbacks.tracking.mlflow_store import checked_uri

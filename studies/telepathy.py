@@ -10,7 +10,8 @@ mean thought, and of the thoughts for another question.
 
 `cpu`: three agents, one exchange, the `strict` routing of the paper, with the plain codec and with
 the masked one (which adds noise to the messages). `full`: 2 to 5 agents under every routing mode;
-1 to 4 rounds; agents of two sizes.
+1 to 4 rounds; agents of two sizes. `smollm2`: another study, with frozen SmolLM2 agents, notes in
+plain language and facts that were never seen (`studies.commune.telepathy_smollm2`).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from triptych.studies.arms import Arm, device_of, exports, read_summary, run_arms
+from triptych.studies.commune import telepathy_smollm2
 from triptych.studies.commune.telepathy_figure import draw
 from triptych.studies.options import seeds_of, study_parser
 from triptych.studies.results import (
@@ -103,8 +105,19 @@ def ways(preset: str) -> list[Way]:
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the study and return the content of `results.json`."""
-    parser = study_parser(__doc__, "telepathy", ("smoke", "cpu", "full"), num_seeds=5)
+    presets = ("smoke", "cpu", "full", *telepathy_smollm2.PRESETS)
+    parser = study_parser(
+        __doc__,
+        "telepathy",
+        presets,
+        num_seeds=None,
+        seeds_help="number of seeds of each arm; default: 5, or 3 with SmolLM2",
+    )
     options = begin_study(parser, args)
+    if options.preset in telepathy_smollm2.PRESETS:
+        options.seeds = options.seeds or 3
+        return telepathy_smollm2.run(options)
+    options.seeds = options.seeds or 5
     # The settings were chosen on seed 42.
     seeds = seeds_of(options)
     runs = run_ways(ways(options.preset), seeds, options)

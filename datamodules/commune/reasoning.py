@@ -1,8 +1,8 @@
 """Questions with a worked answer, the same for every agent: GSM8K, SVAMP, AQuA, MATH and others.
 
 Rows have `question`, `options` for a multiple choice, and the right answer in one of three fields:
-`answer` (the answer alone, or a text that ends with it as a number, a letter or a box), `number`,
-or `solution`. The source's `columns` renames fields: {answer: final_answer} for GSM8K,
+`answer` (the answer alone, a number or a text that ends with it as a number, a letter or a box),
+`number`, or `solution`. The source's `columns` renames fields: {answer: final_answer} for GSM8K,
 {number: answer} for SVAMP, {answer: correct} for AQuA, {question: problem} for MATH. The embedded
 default consists of sums in words.
 """
@@ -10,7 +10,7 @@ default consists of sums in words.
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jsonargparse.typing import PositiveInt
@@ -20,6 +20,7 @@ from triptych.datamodules.batches.chat_template import encode_prompts
 from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.commune.answer_extraction import AnswerKind, read_answer
 from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
+from triptych.datamodules.sources.record_files import Row
 from triptych.datamodules.sources.records import (
     RecordSource,
     describe,
@@ -85,6 +86,7 @@ class Reasoning(DebateTask):
         self.max_new_tokens = max_new_tokens
         self.instruction = INSTRUCTIONS[answer_kind] if instruction is None else instruction
         self.seed = seed
+        self._num_options: int | None = None
 
     def questions(self, split: Split) -> list[Question]:
         """Read the questions of a split; text and answer are the same for every agent."""
@@ -103,7 +105,9 @@ class Reasoning(DebateTask):
             required={"question": str},
             optional=_OPTIONAL,
             row_check=lambda row: self._find_fault(row, may_be_open=True),
+            adapt=_numbers_as_text,
         )
+        self._count_options(rows)
         return [
             Question([] if (right := self._right(row)) is None else [right], [_worded(row)])
             for row in rows
@@ -151,7 +155,9 @@ class Reasoning(DebateTask):
             optional={**_OPTIONAL, **level},
             embedded=embedded_sums,
             row_check=self._find_fault,
+            adapt=_numbers_as_text,
         )
+        self._count_options(rows)
         kept = [row for row in rows if self.level is None or row["level"] == self.level]
         if not kept:
             raise ValueError(
@@ -159,6 +165,12 @@ class Reasoning(DebateTask):
                 "that occurs, or to null"
             )
         return [{**row, "right": self._right(row)} for row in kept]
+
+    def _count_options(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Remember how many options a question has at most: later letters are no answers."""
+        most = max((len(row["options"] or []) for row in rows), default=0)
+        if most:
+            self._num_options = max(most, self._num_options or 0)
 
     def _right(self, row: dict[str, Any]) -> str | None:
         if row["number"] is not None:
@@ -201,7 +213,8 @@ class Reasoning(DebateTask):
 
     def read_answer(self, reply: str) -> str | None:
         """Read the final answer of a reply; a `<think>` block before it is ignored."""
-        return read_answer(reply.rpartition("</think>")[2], self.answer_kind)
+        answered = reply.rpartition("</think>")[2]
+        return read_answer(answered, self.answer_kind, self._num_options)
 
     def messages(
         self,
@@ -228,6 +241,15 @@ class Reasoning(DebateTask):
         ]
         rows = [source_fingerprint(source, embedded_sums) for source in sources]
         return hashlib.sha256(json.dumps([settings, rows, split]).encode()).hexdigest()
+
+
+def _numbers_as_text(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
+    """Write an answer that is a number, as in SVAMP, as text."""
+    name = columns.get("answer", "answer")
+    value = row.values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return row.values
+    return {**row.values, name: repr(value)}
 
 
 def embedded_sums() -> list[dict[str, Any]]:

@@ -13,9 +13,16 @@ Fields = Mapping[str, Any]
 def pick_fields(
     row: Row, columns: Mapping[str, str], required: Fields, optional: Fields
 ) -> dict[str, Any]:
-    """Pick the requested fields and convert them to their types."""
-    checked = {}
+    """Pick the requested fields and convert them to their types.
+
+    An optional field is None where `columns` gives its name to another field: with
+    {number: answer}, the column `answer` is the field `number` and nothing else.
+    """
+    checked: dict[str, Any] = {}
     for name, kind in {**required, **optional}.items():
+        if name in optional and name not in columns and name in columns.values():
+            checked[name] = None
+            continue
         value: Any = row.values
         for key in columns.get(name, name).split("."):
             value = value.get(key) if isinstance(value, dict) else None

@@ -7,8 +7,10 @@ kv          every agent reads the others' KV caches of their first prompts, if a
 text_*      a debate with messages of a limited number of words, or whole ones (text_full)
 """
 
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -42,6 +44,8 @@ class DebateEvaluation:
         self.right: Counter[str] = Counter()
         self.agreed: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.last_seconds = 0.0
         self.num_replies = self.num_questions = self.num_own_answers = 0
 
     def debate_by_text(self, questions: Sequence[Question]) -> list[list[str]]:
@@ -50,19 +54,32 @@ class DebateEvaluation:
         self.num_questions += len(questions)
         self.num_replies += len(questions) * len(debate.agents)
         self.num_own_answers += sum(map(has_own_answers, questions))
-        alone = debate.replies(questions)
+        with self.timed("single"):
+            alone = debate.replies(questions)
+        seconds_alone = self.last_seconds
         self.count("single", questions, alone)
         self.count("majority", questions, self.majority(alone))
         if self.with_caches:
-            replies, num_bytes = debate.replies_with_caches(questions)
+            with self.timed("kv"):
+                replies, num_bytes = debate.replies_with_caches(questions)
             self.sent_bytes["kv"] += num_bytes
             self.count("kv", questions, replies)
         for budget in self.budgets:
             name = "text_full" if budget is None else f"text_{budget}"
-            replies, heard = debate.talk(questions, alone, self.rounds - 1, budget)
+            with self.timed(name):
+                replies, heard = debate.talk(questions, alone, self.rounds - 1, budget)
+            self.seconds[name] += seconds_alone  # a debate begins with replies without messages
             self.sent_bytes[name] += sum(messages.num_bytes for messages in heard)
             self.count(name, questions, replies)
         return alone
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the wall time of a block to a condition; replies are text, so devices are done."""
+        begin = time.perf_counter()
+        yield
+        self.last_seconds = time.perf_counter() - begin
+        self.seconds[name] += self.last_seconds
 
     def majority(self, replies: Sequence[Sequence[str]]) -> list[list[str]]:
         """Replace every reply by one with the most frequent answer; in a tie, the first agent's."""
@@ -78,7 +95,7 @@ class DebateEvaluation:
         self.agreed[name] += sum(answer is not None for answer in agreed)
 
     def compute(self, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Compute accuracy, consensus and bytes per question of each condition.
+        """Compute accuracy, consensus, bytes and milliseconds per question of each condition.
 
         Args:
             reduce_sum: Sum of a tensor over all processes.
@@ -88,15 +105,13 @@ class DebateEvaluation:
             [self.right[n] for n in names]
             + [self.agreed[n] for n in names]
             + [self.sent_bytes[n] for n in names]
+            + [self.seconds[n] for n in names]
             + [self.num_replies, self.num_questions, self.num_own_answers],
             dtype=torch.float32,
         )
         *totals, num_replies, num_questions, num_own = reduce_sum(counts).tolist()
-        right, agreed, sent = (
-            totals[: len(names)],
-            totals[len(names) : 2 * len(names)],
-            totals[2 * len(names) :],
-        )
+        size = len(names)
+        right, agreed, sent, seconds = (totals[size * i : size * (i + 1)] for i in range(4))
         values = {}
         for place, name in enumerate(names):
             if name == "majority" and num_own:
@@ -105,6 +120,9 @@ class DebateEvaluation:
             values[f"val/{name}/consensus"] = agreed[place] / num_questions
             if sent[place]:
                 values[f"val/{name}/bytes_per_question"] = sent[place] / num_questions
+            if seconds[place]:
+                milliseconds = 1000 * seconds[place] / num_questions
+                values[f"val/{name}/milliseconds_per_question"] = milliseconds
         return values
 
     def table(self, values: dict[str, float]) -> list[tuple[str, str]]:
@@ -117,6 +135,8 @@ class DebateEvaluation:
             text += f"   consensus {values[f'val/{name}/consensus']:.3f}"
             if (sent := values.get(f"val/{name}/bytes_per_question")) is not None:
                 text += f"   {sent:,.0f} bytes"
+            if (taken := values.get(f"val/{name}/milliseconds_per_question")) is not None:
+                text += f"   {taken:,.1f} ms"
             rows.append((f"accuracy: {name.replace('_', ' ')}", text))
         return rows
 

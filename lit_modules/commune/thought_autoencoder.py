@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -26,12 +26,20 @@ from triptych.models.commune.agents_config import AgentsConfig, build_agents
 from triptych.models.commune.perceptron import Activation
 from triptych.models.commune.thought_codec import EVERYONE, ThoughtCodec, ThoughtCodecConfig
 from triptych.models.commune.thought_system import ThoughtSystem
-from triptych.objectives.commune.jacobian import decorrelation
+from triptych.objectives.commune.jacobian import decorrelation, jacobian
 from triptych.objectives.commune.jacobian_penalty import JacobianPenalty
 from triptych.objectives.commune.private_thoughts import OutsideAdversary, SharedAdversary
-from triptych.objectives.commune.structure.findings import Finding, examine
+from triptych.objectives.commune.structure.findings import Finding, Training, examine
+from triptych.objectives.commune.structure.identifiability import (
+    IdentifiableGroups,
+    RankCheck,
+    block_ranks,
+    check_ranks,
+    identifiable_groups,
+)
 from triptych.objectives.commune.structure.sharing import Sharing
 from triptych.objectives.commune.structure.stability import stability_over_bootstraps
+from triptych.objectives.commune.structure.state_evidence import StateEvidence, state_evidence
 from triptych.objectives.commune.structure.support import (
     Statistic,
     agent_magnitude,
@@ -44,6 +52,10 @@ from triptych.objectives.commune.structure.support import (
 # Shapes: B batch, N questions, H dimensions of all agents' states, Z latents, K agents
 
 LATENT_STATISTICS_ROWS = 8192
+# The states' ranks and mutual predictability: an eigenproblem of this size.
+EVIDENCE_ROWS = 1024
+# Jacobians whose singular values are computed, and elements of those of single rows.
+RANK_SAMPLES, RANK_ELEMENTS = 16, 2**24
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,9 @@ class ThoughtAutoencoder(DrawsByStep):
         penalty: Penalty on the decoder's Jacobian; null: none. The paper's is
             `{norm: l1, reduction: sum}`.
         penalty_weight: lambda.
-        decorrelation_weight: Weight of the decorrelation term.
+        decorrelation_weight: Weight of the decorrelation term; null: 1, or 0 where there are more
+            latents than directions of the states or than samples of a batch, since they cannot be
+            uncorrelated then and the term mixes agents' evidence.
         adversary_weight: Weight against an adversary that predicts private latents from shared
             ones; the encoder learns to hide them. Needs `codec.private_per_agent`.
         outsider_weight: Weight against an adversary that predicts an agent's private latents from
@@ -179,7 +193,7 @@ class ThoughtAutoencoder(DrawsByStep):
         codec: CodecSizes = CodecSizes(),
         penalty: JacobianPenalty | None = None,
         penalty_weight: NonNegativeFloat = 0.3,
-        decorrelation_weight: NonNegativeFloat = 1.0,
+        decorrelation_weight: NonNegativeFloat | None = None,
         adversary_weight: NonNegativeFloat = 0.0,
         outsider_weight: NonNegativeFloat = 0.0,
         channel_noise: NonNegativeFloat = 0.0,
@@ -205,6 +219,8 @@ class ThoughtAutoencoder(DrawsByStep):
         self.model = ThoughtSystem(team, state, made, relevant_KZ)
         self.penalty, self.penalty_weight = penalty, penalty_weight
         self.decorrelation_weight = decorrelation_weight
+        self._decorrelation_weight = 1.0 if decorrelation_weight is None else decorrelation_weight
+        self._evidence: StateEvidence | None = None
         self.structure = structure
         self.learning_rate, self.schedule = learning_rate, schedule
         self.penalty_ramp_share = penalty_ramp_share
@@ -239,12 +255,34 @@ class ThoughtAutoencoder(DrawsByStep):
         refuse_sharded(self.trainer, "ThoughtAutoencoder differentiates a whole codec")
 
     def on_fit_start(self) -> None:
-        """Fit the mean and scale of the states, once."""
+        """Fit the mean and scale of the states, once; look at what they tell by themselves."""
         self.train()  # reading the agents' states has put them into eval mode
-        if not self.model.codec.standardizer.is_fitted:
-            cache: StateCache = data_of(self).caches["train"]
+        cache: StateCache = data_of(self).caches["train"]
+        codec = self.model.codec
+        if not codec.standardizer.is_fitted:
             device = self.device
-            self.model.codec.fit_statistics(batch.to(device) for batch in cache.batches())
+            codec.fit_statistics(batch.to(device) for batch in cache.batches())
+        rows = range(min(EVIDENCE_ROWS, len(cache)))
+        if len(rows) >= 4:
+            scores_NH = codec.standardize(cache.rows(rows).to(self.device)).cpu()
+            self._evidence = state_evidence(scores_NH, codec.state_sizes)
+        self._choose_decorrelation()
+
+    def _choose_decorrelation(self) -> None:
+        """Leave the decorrelation term out where latents cannot be uncorrelated."""
+        num_latents, num_batch = self.model.codec.config.num_latents, self._num_batch()
+        rank = num_latents if self._evidence is None else self._evidence.rank
+        if self.decorrelation_weight is not None or num_latents <= min(rank, num_batch - 1):
+            return
+        self._decorrelation_weight = 0.0
+        rank_zero_info(
+            f"decorrelation is off: {num_latents} latents cannot be uncorrelated on states of "
+            f"{rank} directions, in batches of {num_batch} (model.init_args.decorrelation_weight)"
+        )
+
+    def _num_batch(self) -> int:
+        size = getattr(data_of(self), "batch_size", None)
+        return int(size) if size else LATENT_STATISTICS_ROWS
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch of states."""
@@ -254,10 +292,10 @@ class ThoughtAutoencoder(DrawsByStep):
         arrived_BZ = self._send(latents_BZ)
         error = (codec.decoder(arrived_BZ) - scores_BH).square().sum(1).mean()
         loss: Tensor = error
-        if self.decorrelation_weight:
+        if self._decorrelation_weight:
             spread = decorrelation(latents_BZ, reduction="sum")
             self.log("train/decorrelation", spread.detach())
-            loss = loss + self.decorrelation_weight * spread
+            loss = loss + self._decorrelation_weight * spread
         if self.penalty is not None and self.penalty_weight:
             value = self.penalty(codec.decoder, latents_BZ, codec.state_sizes)
             self.log("train/jacobian_penalty", value.detach())
@@ -309,7 +347,8 @@ class ThoughtAutoencoder(DrawsByStep):
         counts = torch.bincount(sharing.agreement, minlength=len(self.agents) + 1).tolist()
         for alpha, count in enumerate(counts):
             self.log(f"val/structure/latents_of_{alpha}_agents", float(count), sync_dist=True)
-        self.log("val/structure/gap", min(self._report["gap"], 1e6), sync_dist=True)
+        gap = 1.0 if self._report["gap"] is None else min(self._report["gap"], 1e6)
+        self.log("val/structure/gap", gap, sync_dist=True)
         self.log("val/structure/alarms", float(sum(f.is_alarm for f in self.findings)))
 
     @torch.no_grad()
@@ -333,21 +372,62 @@ class ThoughtAutoencoder(DrawsByStep):
                 num_bootstraps=config.num_bootstraps,
                 generator=torch.Generator(squares_NKZ.device).manual_seed(0),
             )
-        self.findings = examine(sharing, support, stability=stability)
+        groups, blocks, joint_rank, ranks = self._identify(latents_NZ, magnitude_HZ, relevant_KZ)
+        self.findings = examine(
+            sharing, support, groups, ranks, stability, self._evidence, self._training()
+        )
         self.model.relevant_KZ.copy_(relevant_KZ)
         self._magnitude_KZ = magnitude_KZ.cpu()
         self._report = {
             "relative_threshold": threshold,
             "threshold": support.threshold,
-            "gap": support.gap,
+            "gap": support.gap if support.separates else None,
+            "gap_found": support.separates,
             "agreement": sharing.agreement.tolist(),
             "shared": sharing.shared,
             "private": sharing.private,
             "dead": sharing.dead,
+            "identified": groups.identified,
+            "identifiable_groups": [vars(block) for block in groups.blocks],
+            "jacobian_rank": joint_rank,
+            "jacobian_block_ranks": blocks,
+            "shared_directions": sum(blocks) - joint_rank,
+            "conditioning": ranks.conditioning,
+            "spanning_share": ranks.spanning_share,
+            "states": None if self._evidence is None else vars(self._evidence),
+            "decorrelation_weight": self._decorrelation_weight,
             "bootstrap_jaccard": None if stability is None else stability.jaccard,
             "findings": [vars(finding) for finding in self.findings],
         }
         return sharing
+
+    def _identify(
+        self, latents_NZ: Tensor, magnitude_HZ: Tensor, relevant_KZ: Tensor
+    ) -> tuple[IdentifiableGroups, list[int], int, RankCheck]:
+        """Find groups of latents that can be told apart, and ranks of the Jacobian's blocks."""
+        codec = self.model.codec
+        sizes = torch.tensor(codec.state_sizes, device=relevant_KZ.device)
+        is_own_HZ = relevant_KZ.repeat_interleave(sizes, 0)
+        elements = binarize(magnitude_HZ, widest_gap(magnitude_HZ), relative=True).mask
+        support_HZ = (elements & is_own_HZ).cpu()
+        num_rows, num_latents = support_HZ.shape
+        few_nHZ = jacobian(codec.decoder, latents_NZ[:RANK_SAMPLES]).cpu()
+        blocks, joint = block_ranks(few_nHZ, codec.state_sizes)
+        # A row spans its support over more samples than it has latents, so it takes all of them.
+        most = max(1, RANK_ELEMENTS // (len(latents_NZ) * num_latents))
+        rows = (
+            torch.linspace(0, num_rows - 1, min(num_rows, most, 256), dtype=torch.float64)
+            .long()
+            .tolist()
+        )
+        parts = [jacobian(codec.decoder, part)[:, rows].cpu() for part in latents_NZ.split(8)]
+        spans = check_ranks(torch.cat(parts), support_HZ[rows], values_of=few_nHZ)
+        return identifiable_groups(support_HZ), blocks, joint, spans
+
+    def _training(self) -> Training:
+        norm = None if self.penalty is None or not self.penalty_weight else self.penalty.norm
+        cache: StateCache = data_of(self).caches["train"]
+        return Training(norm, len(cache), self._decorrelation_weight, self._num_batch())
 
     def on_train_end(self) -> None:
         """Write the report, and warn of alarms."""

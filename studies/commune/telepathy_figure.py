@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from triptych.metrics.display.figure_style import GREY, WIDTH, series, styled
 from triptych.metrics.display.metric_names import set_name
+from triptych.studies.commune import telepathy_notes_figure
 from triptych.studies.figures import save_figure
 from triptych.studies.results import Numbers, saved_numbers
 
@@ -20,7 +21,10 @@ ORDER = (
 
 
 def draw_results(results: Mapping[str, Any], path: Path) -> None:
-    """Draw the figure from the content of `results.json`."""
+    """Draw the figure from the content of `results.json`, of any preset."""
+    if "claimed" in results:
+        telepathy_notes_figure.draw_results(results, path)
+        return
     bounds = results["figure"]
     draw(saved_numbers(results), bounds["single_optimum"], bounds["chance"], path)
 

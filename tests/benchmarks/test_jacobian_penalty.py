@@ -54,7 +54,11 @@ def test_a_small_report_has_everything(tmp_path):
     stored = json.loads(out.read_text())
     assert {row["size"] for row in stored["rows"]} == {24, 48}
     assert f"{PEER} over {CLOSED}, batch 8@24" in stored["ratios"]
-    assert len(stored["checks"]) == 2 * 4 + 4
+    assert len(stored["checks"]) == 4 + 3 + 4
+    assert stored["checks"][f"{PEER} over {CLOSED}, batch 8@24"]["bound"] == 10.0
+    # One latent: nine times the operations are all that can be saved.
+    assert f"{PEER} over {CLOSED}, batch 1@24" in stored["ratios"]
+    assert f"{PEER} over {CLOSED}, batch 1@24" not in stored["checks"]
     assert stored["checks"][f"peak bytes of {PROBES}, batch 1@48"]["bound"] == 4 * 2**30
     assert stored["checks"][f"{PEER} over {COLUMNS}, batch 1@24"]["bound"] == 10.0
     assert len({(row["name"], row["size"]) for row in stored["rows"]}) == len(stored["rows"])

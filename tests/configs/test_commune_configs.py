@@ -67,10 +67,12 @@ def stages(tmp_path_factory) -> dict[str, Path]:
             *("--model.init_args.rounds", 3, "--model.init_args.probe_samples", 64),
             *("--model.init_args.intervention_samples", 8),
         )
-        with pytest.raises(ValueError, match="agrees with the consensus of its debate"):
-            run("agent_finetuning", *small, *start)  # after three steps no reply is a digit
-        patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")
-        finetuned = run("agent_finetuning", *small, *start)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # after three steps agents may give the same replies
+            with pytest.raises(ValueError, match="agrees with the consensus of its debate"):
+                run("agent_finetuning", *small, *start)  # no reply is a digit
+            patch.setattr(PooledEvidence, "read_answer", lambda task, reply: reply or "nothing")
+            finetuned = run("agent_finetuning", *small, *start)
     paths = {"agents": agents, "codec": autoencoder, "adapter": adapter, "finetuned": finetuned}
     return {name: (folder / path) for name, path in paths.items()}
 
@@ -107,6 +109,13 @@ def test_agents_learn_and_say_how_they_do_with_messages(stages):
 def test_the_codec_ends_in_a_structure(stages):
     report = json.loads((stages["codec"] / "structure.json").read_text())
     assert len(report["agreement"]) == 32
+    assert len(report["jacobian_block_ranks"]) == len(report["states"]["agent_ranks"]) == 3
+    assert 0 < report["jacobian_rank"] <= sum(report["jacobian_block_ranks"])
+    grouped = [latent for block in report["identifiable_groups"] for latent in block["members"]]
+    assert len(set(grouped)) == len(grouped) <= 32
+    named = {finding["name"] for finding in report["findings"]}
+    assert named >= {"identifiability", "invertibility", "spanning", "rank of the states"}
+    assert named >= {"agreement with the states", "samples"}
     assert {finding["name"] for finding in report["findings"]} >= {"sharing", "gap"}
     assert (stages["codec"] / "figures" / "sharing.png").stat().st_size > 1000
     assert "val/states/explained_share" in summary(stages["codec"])["metrics"]
@@ -148,7 +157,16 @@ def test_the_adapter_ends_in_accuracies_with_every_control(stages):
     # every agent has an answer of its own: they do not vote
     assert "val/majority/accuracy" not in metrics
     # three agents, all 32 latents or those that are alive, two exchanges of float32
-    assert metrics["val/thought/bytes_per_question"] <= 3 * 32 * 4 * 2
+    latents = metrics["val/thought/latent_bytes_per_question"]
+    assert latents <= 3 * 32 * 4 * 2
+    # Every agent's state reaches the encoder, which makes the thoughts.
+    assert metrics["val/thought/bytes_per_question"] > latents
+    times = [metrics[f"val/{n}/milliseconds_per_question"] for n in ("single", "text_full")]
+    assert 0 < times[0] < times[1]
+    assert metrics["val/thought/milliseconds_per_question"] > 0
+    assert metrics["val/thought/state_milliseconds_per_question"] > 0
+    assert 0.2 < metrics["val/leakage/planted_means_accuracy"] < 0.5
+    assert 0 < metrics["val/leakage/lda_probe_accuracy"] < 1
     assert 0 < metrics["val/leakage/linear_probe_accuracy"] < 1
     assert 0 < metrics["val/leakage/nonlinear_probe_accuracy"] < 1
 

@@ -14,6 +14,7 @@ Paper: ThoughtComm, 2510.20733, theorems 1 to 3 (theorem 3 gives B up to a permu
 the paper states shared and private sets; `allowed` follows from its argument for each latent.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,7 +123,10 @@ class RankCheck:
 
 
 def check_ranks(
-    jacobian_NHZ: Tensor, support_HZ: Tensor, relative_tolerance: float = 1e-3
+    jacobian_NHZ: Tensor,
+    support_HZ: Tensor,
+    relative_tolerance: float = 1e-3,
+    values_of: Tensor | None = None,
 ) -> RankCheck:
     """Compute singular values of samples, and ranks of rows over samples within their support.
 
@@ -133,6 +137,8 @@ def check_ranks(
         jacobian_NHZ: Samples.
         support_HZ: From `binarize`.
         relative_tolerance: Singular values below this share of a row's largest count as 0.
+        values_of: Whole Jacobians for the singular values, where `jacobian_NHZ` holds only some
+            rows; None: `jacobian_NHZ` itself.
 
     Raises:
         ValueError: if shapes differ.
@@ -142,9 +148,10 @@ def check_ranks(
             f"Jacobians are {tuple(jacobian_NHZ.shape[1:])} and the support is "
             f"{tuple(support_HZ.shape)}: give those of the same decoder"
         )
-    values = torch.linalg.svdvals(jacobian_NHZ)
+    whole_NHZ = jacobian_NHZ if values_of is None else values_of
+    values = _singular_values(whole_NHZ)
     # With fewer outputs than latents the smallest singular value is 0.
-    too_few = jacobian_NHZ.shape[1] < jacobian_NHZ.shape[2]
+    too_few = whole_NHZ.shape[1] < whole_NHZ.shape[2]
     rows_HNZ = (jacobian_NHZ * support_HZ).transpose(0, 1)
     row_values = torch.linalg.svdvals(rows_HNZ)
     cut = relative_tolerance * row_values[:, :1].clamp_min(torch.finfo(row_values.dtype).tiny)
@@ -154,6 +161,37 @@ def check_ranks(
         (row_values > cut).sum(1),
         support_HZ.sum(1),
     )
+
+
+@torch.no_grad()
+def block_ranks(
+    jacobian_NHZ: Tensor, state_sizes: Sequence[int], relative_tolerance: float = 1e-3
+) -> tuple[list[int], int]:
+    """Compute the ranks of each agent's block of the Jacobian, and of the whole; medians.
+
+    The sum of the blocks' ranks minus the rank of the whole counts the directions that agents
+    share, in any basis of the latents. It is 0 where every direction is private.
+
+    Args:
+        jacobian_NHZ: Samples.
+        state_sizes: Rows of each agent.
+        relative_tolerance: Singular values below this share of the largest of all count as 0.
+    """
+    parts = [*jacobian_NHZ.split(list(state_sizes), 1), jacobian_NHZ]
+    values = [_singular_values(part) for part in parts]
+    cut_N1 = relative_tolerance * values[-1].amax(1, keepdim=True)
+    ranks = [int((value > cut_N1).sum(1).median()) for value in values]
+    return ranks[:-1], ranks[-1]
+
+
+def _singular_values(jacobian_NHZ: Tensor) -> Tensor:
+    """Return singular values, descending, from the smaller Gram matrix in float64."""
+    values = []
+    for jacobian_HZ in jacobian_NHZ.double():
+        is_tall = jacobian_HZ.shape[0] >= jacobian_HZ.shape[1]
+        gram = jacobian_HZ.mT @ jacobian_HZ if is_tall else jacobian_HZ @ jacobian_HZ.mT
+        values.append(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0))
+    return torch.stack(values)
 
 
 def _where(mask_Z: Tensor) -> list[int]:

@@ -36,11 +36,21 @@ class Support:
     largest_dropped: float
 
     @property
+    def separates(self) -> bool:
+        """Whether something lies on either side of the threshold."""
+        return bool(self.mask.any()) and not bool(self.mask.all())
+
+    @property
     def gap(self) -> float:
-        """Smallest kept over largest dropped; near 1 the support depends on the threshold."""
-        if self.largest_dropped == 0:
-            return float("inf")
-        return self.smallest_kept / self.largest_dropped
+        """Smallest kept over largest dropped; near 1 the support depends on the threshold.
+
+        1 where nothing was dropped, or nothing kept: there is no gap. inf: what was dropped is 0.
+        """
+        if not self.separates:
+            return 1.0
+        return (
+            float("inf") if self.largest_dropped == 0 else self.smallest_kept / self.largest_dropped
+        )
 
 
 @torch.no_grad()

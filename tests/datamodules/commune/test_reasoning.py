@@ -1,46 +1,9 @@
 import pytest
 
-from triptych.datamodules.commune.answer_extraction import normal_expression, read_answer
 from triptych.datamodules.commune.debate_questions import DebateQuestions
 from triptych.datamodules.commune.pooled_evidence import PooledEvidence
 from triptych.datamodules.commune.reasoning import Reasoning
 from triptych.datamodules.sources.records import RecordSource
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "answer"),
-    [
-        ("16 - 3 - 4 = 9 eggs, so 9 * 2 = $18\n#### 18", "number", "18"),
-        ("#### 1,450", "number", "1450"),
-        ("It is -3.50 dollars", "number", "-3.5"),
-        ("The answer is 12 apples, of 40.", "number", "12"),
-        (r"\boxed{7}. Not 8", "number", "7"),
-        ("a 3/6 share", "number", "1/2"),
-        ("There are 5.", "number", "5"),
-        ("a 1/0 share", "number", None),
-        ("nothing", "number", None),
-        ("Correct answer - A", "letter", "A"),
-        ("B) 6000", "letter", "B"),
-        ("Answer: (D)", "letter", "D"),
-        ("A and B are wrong. The answer is C, not A.", "letter", "C"),
-        ("Don't know", "letter", None),
-        (r"thus \boxed{\frac12} holds", "boxed", r"\frac{1}{2}"),
-        (r"\boxed{ \left(1, 2\right) }", "boxed", "(1,2)"),
-        (r"\boxed{\text{even}}", "boxed", "even"),
-        (r"\boxed{5\text{ cm}}", "boxed", "5"),
-        (r"\boxed{1{,}000", "boxed", None),
-        ("no box 5", "boxed", None),
-    ],
-)
-def test_answers_are_read(text, kind, answer):
-    assert read_answer(text, kind) == answer
-
-
-def test_equal_expressions_have_one_normal_form():
-    assert normal_expression(r"\dfrac{1}{2}") == normal_expression(r" \tfrac 12 ".replace(" ", ""))
-    assert normal_expression("90^\\circ") == normal_expression("90")
-    with pytest.raises(ValueError, match="answer_kind"):
-        read_answer("5", "word")
 
 
 def test_the_embedded_default():
@@ -109,7 +72,8 @@ def test_what_cannot_be_is_said():
     [
         ("probes/gsm8k_test.jsonl.gz", {"answer": "final_answer"}, "number"),
         ("probes/gsm8k_test.jsonl.gz", {}, "number"),
-        ("math/svamp_dev.jsonl.gz", {"number": "answer", "answer": "none"}, "number"),
+        ("math/svamp_dev.jsonl.gz", {"number": "answer"}, "number"),
+        ("math/svamp_dev.jsonl.gz", {}, "number"),
         ("math/aqua_dev.jsonl.gz", {"answer": "correct"}, "letter"),
         ("math/tal_scq5k_en_dev.jsonl.gz", {"question": "problem", "answer": "correct"}, "letter"),
     ],
@@ -130,3 +94,26 @@ def test_real_rows_are_read(real_data, file, columns, kind):
         if "gsm8k" in file:
             right = [question.answers[0] for question in plain.questions("train")]
             assert right == [question.answers[0] for question in questions]
+
+
+@pytest.mark.parametrize("columns", [{"number": "answer"}, {}])
+def test_answers_that_are_numbers_are_read_with_or_without_a_name(tmp_path, columns):
+    path = tmp_path / "svamp.jsonl"
+    path.write_text('{"question": "7 and 0?", "answer": 7.0}\n{"question": "2?", "answer": -0.5}\n')
+    source = RecordSource(str(path), columns=columns)
+    task = Reasoning(source, source, num_train=None, num_val=None)
+    assert [question.answers[0] for question in task.questions("train")] == ["7", "-0.5"]
+    boxed = Reasoning(source, source, "boxed", num_train=None, num_val=None)
+    if not columns:
+        assert [question.answers[0] for question in boxed.questions("train")] == ["7", "-0.5"]
+
+
+def test_letters_are_limited_to_the_options_of_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Which?", "options": ["1", "2", "3"], "answer": "B"}\n')
+    source = RecordSource(str(path))
+    task = Reasoning(source, source, "letter", num_train=None, num_val=None)
+    task.questions("val")
+    assert task.read_answer("The answer is (C).") == "C"
+    assert task.read_answer("The answer is (D).") is None
+    assert task.read_answer("It is B. Plan E failed") == "B"

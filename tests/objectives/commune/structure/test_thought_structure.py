@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from triptych.models.commune.perceptron import Perceptron
-from triptych.objectives.commune.structure.findings import examine
+from triptych.objectives.commune.structure.findings import Training, examine
 from triptych.objectives.commune.structure.identifiability import (
     LatentBlock,
     allowed_latents,
+    block_ranks,
     check_ranks,
     identifiable_groups,
 )
@@ -22,6 +23,7 @@ from triptych.objectives.commune.structure.stability import (
     stability_over_bootstraps,
     stability_over_seeds,
 )
+from triptych.objectives.commune.structure.state_evidence import state_evidence
 from triptych.objectives.commune.structure.support import (
     agent_magnitude,
     binarize,
@@ -74,7 +76,10 @@ def test_thresholds_and_gaps():
     assert support.threshold == pytest.approx(0.4)
     assert support.gap == pytest.approx(5.0)
     assert binarize(magnitude, 0.1, relative=False).mask.tolist() == [[True, False], [True, True]]
-    assert binarize(magnitude, 0.0, relative=False).gap == math.inf
+    assert binarize(torch.tensor([1.0, 0.0]), 0.0, relative=False).gap == math.inf
+    for threshold in (0.0, 9.0):  # everything is kept, or nothing: there is no gap
+        support = binarize(magnitude, threshold, relative=False)
+        assert (support.separates, support.gap) == (False, 1.0)
     # Shares 1, .25, .05, .025 of the largest: the widest ratio within [.02, .5] is .25 over .05.
     assert widest_gap(magnitude) == pytest.approx(math.sqrt(0.25 * 0.05))
     with pytest.raises(ValueError, match="at least 0 and below 1"):
@@ -270,3 +275,98 @@ def test_a_trained_decoders_structure_is_read_off_its_jacobian():
     assert support.gap == math.inf
     assert Sharing.of_support(support.mask, [2, 2]).private == [[], [1]]
     assert identifiable_groups(support.mask).identified == [0, 1]
+
+
+def test_block_ranks_count_shared_directions_in_any_basis():
+    torch.manual_seed(0)
+    private = torch.zeros(3, 6, 4)  # two agents of three rows; latents 0, 1 and 2, 3
+    private[:, :3, :2], private[:, 3:, 2:] = torch.randn(3, 3, 2), torch.randn(3, 3, 2)
+    basis = torch.linalg.qr(torch.randn(4, 4)).Q
+    assert block_ranks(private @ basis, [3, 3]) == ([2, 2], 4)
+    shared = private.clone()
+    shared[:, 3:, 2:] = 0.0
+    shared[:, 3:, :2] = torch.randn(3, 3, 2)
+    assert block_ranks(shared @ basis, [3, 3]) == ([2, 2], 2)
+
+
+def states_of_two_agents(num=200, common=0):
+    generator = torch.Generator().manual_seed(0)
+    facts = torch.randn(num, 4, generator=generator)
+    other = torch.randn(num, 4, generator=generator)
+    other[:, :common] = facts[:, :common]
+    mix = torch.randn(2, 4, 16, generator=generator)
+    states = torch.cat([facts @ mix[0], other @ mix[1]], 1)
+    return (states - states.mean(0)) / states.std(0)
+
+
+def test_states_tell_their_rank_and_whether_agents_share():
+    apart = state_evidence(states_of_two_agents(), [16, 16])
+    assert (apart.rank, apart.agent_ranks, apart.num_samples) == (8, [4, 4], 200)
+    assert 6 < apart.entropy_rank <= 8
+    assert max(apart.predicted_shares) < 0.02
+    together = state_evidence(states_of_two_agents(common=2), [16, 16])
+    assert together.rank == 6
+    assert min(together.predicted_shares) > 0.3
+    with pytest.raises(ValueError, match="at least 4"):
+        state_evidence(torch.zeros(3, 2), [1, 1])
+
+
+def told(relevant, **more):
+    support = binarize(relevant.float() + 0.01, 0.5, relative=True)
+    findings = examine(Sharing(relevant), support, **more)
+    return {finding.name: (finding.is_alarm, finding.explanation) for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("norm", "remedy"),
+    [
+        ("l1", "set penalty.norm to group"),
+        ("group", "The group norm is in use: raise penalty_weight"),
+        (None, "No penalty on the Jacobian is in use"),
+    ],
+)
+def test_advice_depends_on_what_is_in_use(norm, remedy):
+    everything = torch.ones(2, 3, dtype=torch.bool)
+    is_alarm, text = told(everything, training=Training(norm, 500, 0.0, 64))["sharing"]
+    assert is_alarm
+    assert remedy in text
+
+
+def test_a_structure_that_contradicts_the_states_is_an_alarm():
+    everything, owned = torch.ones(2, 8, dtype=torch.bool), torch.eye(2).repeat(1, 4).bool()
+    apart = state_evidence(states_of_two_agents(), [16, 16])
+    together = state_evidence(states_of_two_agents(common=2), [16, 16])
+    for evidence, relevant, alarm in (
+        (apart, everything, True),
+        (apart, owned, False),
+        (together, owned, True),
+        (together, everything, False),
+    ):
+        assert told(relevant, evidence=evidence)["agreement with the states"][0] == alarm
+    assert told(everything, evidence=apart)["rank of the states"][0] is False
+    is_alarm, text = told(torch.ones(2, 9).bool(), evidence=apart)["rank of the states"]
+    assert is_alarm
+    assert "vary in 8 directions" in text
+    assert "there are 9 latents" in text
+
+
+def test_too_few_samples_and_a_term_that_cannot_be_met():
+    everything = torch.ones(2, 64, dtype=torch.bool)
+    found = told(everything, training=Training("group", 100, 1.0, 33))
+    assert found["samples"][0]
+    assert "at least 128 questions" in found["samples"][1]
+    assert found["decorrelation"][0]
+    assert "cannot fall below about 64" in found["decorrelation"][1]  # 64^2 / 32 - 64
+    enough = told(everything, training=Training("group", 128, 1.0, 65))
+    assert not enough["samples"][0]
+    assert not enough["decorrelation"][0]
+    assert "decorrelation" not in told(everything, training=Training("group", 128, 0.0, 33))
+
+
+def test_a_threshold_below_every_magnitude_is_no_gap():
+    found = examine(
+        Sharing(torch.ones(2, 3).bool()), binarize(torch.ones(2, 3), 0.05, relative=True)
+    )
+    gap = next(finding for finding in found if finding.name == "gap")
+    assert gap.is_alarm
+    assert "no magnitude lies below the threshold" in gap.explanation
