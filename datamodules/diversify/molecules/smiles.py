@@ -54,7 +54,7 @@ from triptych.models.disk_cache import build_once, default_cache_dir
 logger = logging.getLogger(__name__)
 
 # Part of the cache key: raise it when the preparation changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
