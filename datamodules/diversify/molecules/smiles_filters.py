@@ -133,5 +133,15 @@ def count_left_out(prepared: Sequence[Prepared]) -> dict[str, int]:
     return dict(Counter(each.left_out for each in prepared if each.left_out is not None))
 
 
+def count_words(left_out: dict[str, int]) -> str:
+    """Write counts in words, the largest first.
+
+    >>> count_words({"repeats": 3, "charge": 1192})
+    'charge 1,192, repeats 3'
+    """
+    ordered = sorted(left_out.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
+
+
 def _prepare_chunk(texts: Sequence[str], filters: SmilesFilters) -> list[Prepared]:
     return [prepare(text, filters) for text in texts]

@@ -51,7 +51,8 @@ def test_stereochemistry_and_isotopes_have_an_option_each(
 
 
 @pytest.mark.parametrize(
-    "text", ["CCO is the answer", "CCO\tname", "CCO |$R$|", "Cé", "CC\0O", "CCO\nCC", "", " ", "C1CC"]
+    "text",
+    ["CCO is the answer", "CCO\tname", "CCO |$R$|", "Cé", "CC\0O", "CCO\nCC", "", " ", "C1CC"],
 )
 def test_other_text_makes_a_string_invalid(text):
     assert read_molecule(text) is None
