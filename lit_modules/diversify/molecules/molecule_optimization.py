@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
-from triptych.models.diversify.rollout import Rollout
+from triptych.models.diversify.rollout import Rollout, only_texts
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.molecules.diversity_filters import DiversityFilter
@@ -193,7 +193,7 @@ class MoleculeOptimization(PolicyOptimization):
         torch.distributed.all_gather_object(texts, list(rollout.texts))
         shared: list[Any] = [None]
         if self.trainer.is_global_zero:
-            shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+            shared = [self.reward(only_texts([text for part in texts for text in part]))]
         torch.distributed.broadcast_object_list(shared, src=0)
         everyone: Scores = shared[0]
         self._count_calls(everyone)
@@ -366,19 +366,3 @@ class MoleculeOptimization(PolicyOptimization):
             "is gone: name the file by model.init_args.reward.init_args.ledger, or all of them "
             "would be made again"
         )
-
-
-def _only_texts(texts: list[str]) -> Rollout:
-    """Make a rollout for a reward that reads texts only."""
-    column = torch.zeros(len(texts), 1, dtype=torch.int64)
-    return Rollout(
-        prompts=[""] * len(texts),
-        texts=texts,
-        group_B=column[:, 0],
-        prompt_ids_BP=column,
-        prompt_mask_BP=column.bool(),
-        token_ids_BT=column,
-        token_mask_BT=column.bool(),
-        finished_B=column[:, 0].bool(),
-        log_prob_B=column[:, 0].float(),
-    )
