@@ -9,6 +9,7 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from triptych.lit_modules.diversify.molecules.replay_seeds import fill_with_seeds, respelled_for
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
@@ -231,6 +232,9 @@ class MoleculeOptimization(PolicyOptimization):
         if drawn is None:
             return None
         rollout, reward_R = drawn
+        if self.replay.num_spellings:
+            rollout, rows = respelled_for(self, rollout, self.replay.num_spellings, step)
+            reward_R = reward_R[rows]
         if self.diversity_filter is not None:
             pairs = zip(rollout.texts, reward_R.tolist(), strict=True)
             factors = [self.diversity_filter.factor(text, reward) for text, reward in pairs]
@@ -310,6 +314,12 @@ class MoleculeOptimization(PolicyOptimization):
         super().on_fit_start()
         if isinstance(self.reward, OracleReward) and self.reward.seed is None:
             self.reward.seed = self._seed
+
+    def on_train_start(self) -> None:
+        """Fill the memory with the user's own molecules."""
+        super().on_train_start()
+        if self.replay is not None and self.replay.seeds and self.trainer.global_step == 0:
+            fill_with_seeds(self, self.replay)
 
     def teardown(self, stage: str) -> None:
         """Stop the scoring processes."""
