@@ -65,7 +65,7 @@ def training_molecules(folder: Path) -> frozenset[str] | None:
 
 
 def _training_molecules(folder: Path) -> frozenset[str]:
-    place = folder / CONFIG_FILE
+    place = _settings_of(folder)
     for _ in range(_MOST_STARTS):
         settings = _read(place)
         data, model = (settings.get(name) or {} for name in ("data", "model"))
@@ -87,10 +87,17 @@ def _read(path: Path) -> dict[str, Any]:
     return settings
 
 
+def _settings_of(folder: Path) -> Path:
+    """Return the settings in an export, or of an export of 0.1, those in its run's directory."""
+    own, of_run = folder / CONFIG_FILE, folder.parent / CONFIG_FILE
+    is_old = not own.is_file() and folder.name == "export" and of_run.is_file()
+    return of_run if is_old else own
+
+
 def _start(start: str) -> Path:
     """Return the settings of what `init_from` names: a folder, or a configuration."""
     if not start.endswith((".yaml", ".yml")):
-        return Path(start) / CONFIG_FILE
+        return _settings_of(Path(start))
     return Path(start) if Path(start).is_file() else ROOT / start
 
 
