@@ -69,6 +69,7 @@ def test_a_second_search_and_fine_tuning_start_from_the_export_of_a_search(prior
     path.write_text("CCO\nCCN\nOCC\nCCOC\nCCNC\nCP\nCC.O\n")
     words = ["--data.init_args.smiles.source.path", path, "--trainer.max_steps", 2]
     words += ["--data.init_args.smiles.unknown_tokens", "leave_out"]
+    words += ["--data.init_args.batch_size", 1]
     words += ["--data.init_args.smiles.split.validation_share", 0.3]
     words += ["--model.init_args.rnn", "null", "--model.init_args.init_from", second / "export"]
     words += ["--trainer.val_check_interval", 2, "--model.init_args.num_samples", 5]

@@ -104,8 +104,10 @@ def _without_hydrogens(molecule: Mol) -> Mol:
     """Make all hydrogen atoms implicit that another atom can carry."""
     from rdkit import Chem, rdBase
 
-    which = Chem.RemoveHsParameters()
-    which.removeDefiningBondStereo = which.removeNonimplicit = which.removeWithWedgedBond = True
+    which: Any = Chem.RemoveHsParameters()
+    which.removeDefiningBondStereo = True
+    which.removeNonimplicit = True
+    which.removeWithWedgedBond = True
     with rdBase.BlockLogs():
         return Chem.RemoveHs(molecule, which)
 

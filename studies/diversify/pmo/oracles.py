@@ -333,7 +333,7 @@ def qed(molecule: Mol) -> float:
     """Score drug-likeness (Bickerton et al. 2012)."""
     from rdkit.Chem import QED
 
-    value: float = QED.qed(molecule)  # type: ignore[no-untyped-call]
+    value: float = QED.qed(molecule)
     return value
 
 
