@@ -106,4 +106,5 @@ def respelled(
             ids.append(sampled if encoded is None else encoded)
     device = rollout.token_ids_BT.device
     bos: int = tokenizer.bos_token_id
-    return rollout_of(texts, ids, bos, device), torch.tensor(rows, device=device)
+    rows_R = torch.tensor(rows, dtype=torch.int64, device=device)
+    return rollout_of(texts, ids, bos, device), rows_R
