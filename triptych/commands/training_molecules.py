@@ -70,7 +70,7 @@ def _training_molecules(folder: Path) -> frozenset[str]:
         settings = _read(place)
         data, model = (settings.get(name) or {} for name in ("data", "model"))
         if full_class_path(str(data.get("class_path"))) == f"{Smiles.__module__}.{Smiles.__name__}":
-            return _molecules_of(data.get("init_args") or {})
+            return _molecules_of(data.get("init_args") or {}, place.parent)
         start = (model.get("init_args") or {}).get("init_from")
         if not isinstance(start, str):
             break
@@ -101,10 +101,13 @@ def _start(start: str) -> Path:
     return Path(start) if Path(start).is_file() else ROOT / start
 
 
-def _molecules_of(init_args: dict[str, Any]) -> frozenset[str]:
+def _molecules_of(init_args: dict[str, Any], export: Path) -> frozenset[str]:
+    smiles = dict(init_args.get("smiles") or {})
+    if (export / "tokenizer.json").is_file():  # it decided what was left out as not spelled
+        smiles["tokenizer"] = str(export)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--smiles", type=SmilesConfig, default=SmilesConfig())
-    parsed = parser.parse_object({"smiles": init_args.get("smiles") or {}})
+    parsed = parser.parse_object({"smiles": smiles})
     config: SmilesConfig = parser.instantiate(parsed).smiles
     cache = init_args.get("cache_dir")
     cache_dir = Path(cache) if cache else default_cache_dir()
