@@ -266,7 +266,8 @@ class SmilesPart(DataPart):
     def fingerprint(self) -> str:
         """Hash the source's rows and the settings that determine the training molecules."""
         config = self.config
-        settings = [asdict(config.filters), asdict(config.split), config.spelling, VERSION]
+        settings: list[Any] = [asdict(config.filters), asdict(config.split)]
+        settings += [config.spelling, VERSION]
         if config.unknown_tokens == "leave_out" and config.tokenizer is not None:
             settings.append(sorted(self._vocabulary(config.tokenizer)))
         rows = _fingerprint(config.source)

@@ -74,7 +74,7 @@ class MoleculeOptimization(PolicyOptimization):
     leaves both open (ours).
     """
 
-    headline_metrics = ("reward/*", "train/oracle_calls")
+    headline_metrics: tuple[str, ...] = ("reward/*", "train/oracle_calls")
 
     def __init__(
         self,

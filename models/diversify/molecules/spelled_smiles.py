@@ -21,7 +21,8 @@ def token_ids(
         The ids; None if the tokenizer does not know a token, or the end token would not fit.
     """
     ids: list[int] = tokenizer(smiles, add_special_tokens=False)["input_ids"]
-    known = tokenizer.decode(ids).replace(" ", "") == smiles and tokenizer.unk_token_id not in ids
+    spelled = str(tokenizer.decode(ids)).replace(" ", "")
+    known = spelled == smiles and tokenizer.unk_token_id not in ids
     eos: int = tokenizer.eos_token_id
     return [*ids, eos] if known and len(ids) < max_new_tokens else None
 
