@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from triptych.protocols import HasFingerprint
+from triptych.protocols import HasFingerprint, LeavesRowsOut
 
 
 def datamodule_of(trainer: Trainer) -> LightningDataModule | None:
@@ -23,6 +23,15 @@ def data_fingerprint(trainer: Trainer) -> str | None:
     data = datamodule_of(trainer)
     try:
         return data.fingerprint() if isinstance(data, HasFingerprint) else None
+    except (OSError, ValueError):
+        return None
+
+
+def rows_left_out(trainer: Trainer) -> dict[str, int] | None:
+    """Return how many rows of the data each filter left out; None as of `data_fingerprint`."""
+    data = datamodule_of(trainer)
+    try:
+        return dict(data.left_out) if isinstance(data, LeavesRowsOut) else None
     except (OSError, ValueError):
         return None
 

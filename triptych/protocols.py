@@ -373,6 +373,18 @@ class HasFingerprint(Protocol, metaclass=_ByName):
 
 
 @runtime_checkable
+class LeavesRowsOut(Protocol, metaclass=_ByName):
+    """A datamodule that filters its rows.
+
+    The run's summary says how many rows each filter left out.
+    """
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Name of a filter -> number of rows."""
+
+
+@runtime_checkable
 class TeachesFacts(Protocol, metaclass=_ByName):
     """A datamodule whose batches name the facts that they teach (`fact_ids`).
 

@@ -20,7 +20,7 @@ from triptych.callbacks.run.checkpoint import Checkpoint
 from triptych.callbacks.run.run_directory import RunDirectory
 from triptych.callbacks.tracking.code_version import code_version
 from triptych.callbacks.tracking.run_artifacts import mlflow_loggers
-from triptych.callbacks.trainer_parts import data_fingerprint
+from triptych.callbacks.trainer_parts import data_fingerprint, rows_left_out
 from triptych.models.host.secrets import settings_without_secrets
 
 
@@ -73,6 +73,7 @@ def _trainer_summary(trainer: Trainer, run_dir: Path) -> dict[str, Any]:
         "last_checkpoint": _inside(run_dir, last),
         "export": "export" if (run_dir / "export").is_dir() else None,
         "data_fingerprint": data_fingerprint(trainer),
+        "left_out": rows_left_out(trainer),
         "tracking": tracking[0].status() if tracking else None,
     }
 

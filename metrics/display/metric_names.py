@@ -123,6 +123,7 @@ QUANTITIES: dict[str, Quantity] = {
     **_named("mean", length_penalty="penalty for length"),
     # a molecule search
     **_named("calls", oracle_calls="oracle calls", calls="oracle calls", oracle_call="oracle call"),
+    **_named("", stage="stage of the search"),
     **_named("molecules", generated_samples="sampled molecules"),
     **_named(SHARE, valid_share="valid molecules", remembered="molecules known to the oracle"),
     **_named("scaffolds", full_buckets="full buckets of the diversity filter"),

@@ -73,6 +73,22 @@ class Rollout:
         )
 
 
+def only_texts(texts: Sequence[str]) -> Rollout:
+    """Make a rollout for a reward that reads texts only; its tokens stand for nothing."""
+    column = torch.zeros(len(texts), 1, dtype=torch.int64)
+    return Rollout(
+        prompts=[""] * len(texts),
+        texts=list(texts),
+        group_B=column[:, 0],
+        prompt_ids_BP=column,
+        prompt_mask_BP=column.bool(),
+        token_ids_BT=column,
+        token_mask_BT=column.bool(),
+        finished_B=column[:, 0].bool(),
+        log_prob_B=column[:, 0].float(),
+    )
+
+
 def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
     """Join completions of different calls of `sample`; every part keeps its own groups.
 

@@ -225,4 +225,7 @@ def test_the_list_of_commands_is_complete(capsys):
         main(["--help"])
     shown = capsys.readouterr().out
     assert "Ask an exported model questions." in shown
-    assert "{fit,validate,ask,chat,predict,teach,unlearn,ledger,report}" in shown.replace("\n", "")
+    assert (
+        "{fit,validate,ask,chat,predict,sample,score,teach,unlearn,ledger,report}"
+        in shown.replace("\n", "")
+    )

@@ -28,6 +28,7 @@ MOST_WAITS: dict[str, int] = {
     "diversify/maths_qwen2.5_1.5b": 10,
     "diversify/molecules": 14,
     "diversify/molecules_prior": 2,
+    "diversify/molecules_staged": 20,
     "diversify/one_or_two": 8,
     "diversify/one_or_two_base": 2,
     "diversify/one_or_two_memory": 28,

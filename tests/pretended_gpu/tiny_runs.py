@@ -18,6 +18,7 @@ _OF_MODULE: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "PolicyOptimization": (_REPLIES, {"batch_size": 2}, {}),
     "MoleculePretraining": ({"num_samples": 8, "num_final_samples": 8}, {}, {}),
     "MoleculeOptimization": ({"num_samples": 8, "max_new_tokens": 12}, {}, {}),
+    "StagedMoleculeOptimization": ({"num_samples": 8, "max_new_tokens": 12}, {}, {}),
     "AgentPretraining": ({}, {}, _STATES),
     "AgentFinetuning": ({}, {}, _STATES),
     "ThoughtAutoencoder": ({}, {}, _STATES),

@@ -1,4 +1,4 @@
-"""Commands on what runs leave behind: ask, chat, answer a file, teach facts, take them back.
+"""Commands on what runs leave behind: ask, chat, answer files, sample, score, teach, unlearn.
 
 A command is a function that takes the words after its name and returns the path that it wrote or
 read. Its module is imported only when it runs.
@@ -40,6 +40,16 @@ COMMANDS = {
         "Answer a file of prompts or questions, or sample molecules, into a file.",
         "triptych.commands.predict",
         "run_predict_command",
+    ),
+    "sample": Command(
+        "Sample molecules from a prior or an agent into a file.",
+        "triptych.commands.sample",
+        "run_sample_command",
+    ),
+    "score": Command(
+        "Score a file of molecules into a table.",
+        "triptych.commands.score",
+        "run_score_command",
     ),
     "teach": Command(
         "Teach facts of a file to a model.", "triptych.commands.teach", "run_teach_command"

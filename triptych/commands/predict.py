@@ -3,9 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from transformers import set_seed
@@ -15,8 +13,7 @@ from triptych.commands.answer_file import AnswerFile, read_prompts
 from triptych.commands.asked_model import AskedModel
 from triptych.commands.find_export import find_export, refuse_other_kinds
 from triptych.commands.options import CommandParser, add_generation_options, positive_int
-from triptych.models.diversify.molecules.molecule import canonical_smiles
-from triptych.models.diversify.molecules.smiles_policy import load_molecule_policy
+from triptych.commands.sample import sample_molecules as sample_molecules_of
 
 EPILOG = """rows of --input (.jsonl .csv .parquet .txt, .gz too):
   {"prompt": "..."} or {"question": "..."}, with `answers` (accepted ones) if they are known;
@@ -32,8 +29,6 @@ examples:
   python train.py predict runs/molecules_prior/*/export --samples 1000 --output molecules.smi
   python train.py predict runs/adapter/*/export --samples 100 --output debates.jsonl
 """
-# Molecules sampled at once.
-_AT_ONCE = 1000
 
 
 def run_predict_command(words: Sequence[str]) -> Path:
@@ -111,6 +106,8 @@ def run_predict_command(words: Sequence[str]) -> Path:
 def sample_molecules(folder: Path, output: Path, num_samples: int, seed: int) -> Path:
     """Sample molecules, one SMILES a line; invalid ones are left out and counted.
 
+    The command `sample` has more options, and says what is novel.
+
     Args:
         folder: Export of a model of molecules.
         output: File to write, a .smi.
@@ -122,14 +119,8 @@ def sample_molecules(folder: Path, output: Path, num_samples: int, seed: int) ->
     """
     if output.suffix != ".smi":
         raise ValueError(f"--output {output}: molecules are written as .smi")
-    policy: Any = load_molecule_policy(folder)
-    start = {"prompt_ids": [policy.tokenizer.bos_token_id], "prompt": ""}
-    generator = torch.Generator().manual_seed(seed)
-    texts: list[str] = []
-    while len(texts) < num_samples:
-        count = min(_AT_ONCE, num_samples - len(texts))
-        texts += policy.sample([start], count, generator).texts
-    valid = [smiles for text in texts if (smiles := canonical_smiles(text)) is not None]
+    samples = sample_molecules_of(folder, num_samples, seed)
+    valid = [sample.smiles for sample in samples if sample.smiles is not None]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("".join(f"{smiles}\n" for smiles in valid))
     unique = len(set(valid))

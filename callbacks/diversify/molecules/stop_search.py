@@ -48,8 +48,9 @@ class StopSearch(Callback):
         assert isinstance(pl_module, CountsOracleCalls)
         calls, samples = pl_module.oracle_calls, pl_module.generated_samples
         budget = oracle_of(pl_module, "StopSearch").budget
-        self._steps_without = 0 if calls > self._calls else self._steps_without + 1
-        self._calls = max(self._calls, calls)
+        # Calls only grow; fewer than before are those of the next stage of a staged search.
+        self._steps_without = 0 if calls != self._calls else self._steps_without + 1
+        self._calls = calls
         if self.reason is not None:
             return
         if calls >= budget:

@@ -11,7 +11,6 @@ The embedded default is 4,000 molecules made of the fragments of known drugs.
 
 import hashlib
 import json
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jsonargparse.typing import PositiveInt
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from transformers import PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.bucketed_stream import BucketedStream, PlannedDocument
@@ -33,10 +33,15 @@ from triptych.datamodules.batches.packed_datamodule import (
 )
 from triptych.datamodules.batches.packing import Document, DocumentSource
 from triptych.datamodules.batches.resumable_loader import ResumableLoader
-from triptych.datamodules.batches.tokenizer import TokenizerConfig, encode_texts
+from triptych.datamodules.batches.tokenizer import (
+    TokenizerConfig,
+    build_tokenizer,
+    encode_texts,
+)
 from triptych.datamodules.diversify.molecules.smiles_filters import (
     SmilesFilters,
     count_left_out,
+    count_words,
     prepare_all,
 )
 from triptych.datamodules.diversify.molecules.smiles_splits import SmilesSplit, split_molecules
@@ -51,10 +56,8 @@ from triptych.datamodules.sources.records import (
 )
 from triptych.models.disk_cache import build_once, default_cache_dir
 
-logger = logging.getLogger(__name__)
-
 # Part of the cache key: raise it when the preparation changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class SmilesConfig:
             the canonical one. Validation is always canonical.
         tokenizer: Folder written by `save_pretrained`, such as an exported prior, with the
             vocabulary to use; null: the atoms and bonds that occur.
+        unknown_tokens: What to do with molecules that `tokenizer` cannot spell: "refuse" them, or
+            "leave_out" and count them, as for a prior that is fine-tuned.
         preparing_processes: Processes that read and filter; null: the number of cores.
     """
 
@@ -78,6 +83,7 @@ class SmilesConfig:
     split: SmilesSplit = field(default_factory=SmilesSplit)
     spelling: Literal["canonical", "random"] = "canonical"
     tokenizer: str | None = None
+    unknown_tokens: Literal["refuse", "leave_out"] = "refuse"
     preparing_processes: PositiveInt | None = None
 
 
@@ -119,7 +125,6 @@ def read_molecules(config: SmilesConfig, cache_dir: Path) -> Molecules:
             f"no molecule of {describe(config.source)} passes the filters ({left_out}): loosen "
             "data.smiles.filters"
         )
-    logger.info("%d molecules of %s; left out: %s", len(rows), describe(config.source), left_out)
     return Molecules([row[0] for row in rows], [row[1] for row in rows], left_out)
 
 
@@ -162,8 +167,10 @@ class SpelledMolecules(DocumentSource):
         unknown = next((i for i, ids in enumerate(encoded) if tokenizer.unk_token_id in ids), None)
         if unknown is not None:
             raise ValueError(
-                f"the tokenizer does not know all tokens of {self._smiles[unknown]!r}: train with "
-                "data.smiles.tokenizer null, or filter the molecules by data.smiles.filters"
+                f"the tokenizer does not know all tokens of {self._smiles[unknown]!r}: set "
+                "data.smiles.unknown_tokens to leave_out, which counts such molecules, or filter "
+                "them by data.smiles.filters. A prior of its own (no init_from, and "
+                "data.smiles.tokenizer null) learns every token"
             )
         self._lengths = lengths
 
@@ -215,8 +222,36 @@ class SmilesPart(DataPart):
 
     @cached_property
     def molecules(self) -> Molecules:
-        """The molecules that pass the filters."""
-        return read_molecules(self.config, self._cache_dir)
+        """The molecules that pass the filters, and that the given tokenizer can spell.
+
+        The terminal says how many were left out, and why.
+        """
+        made = read_molecules(self.config, self._cache_dir)
+        if self.config.unknown_tokens == "leave_out" and self.config.tokenizer is not None:
+            made = self._spelled(made, self.config.tokenizer)
+        if made.left_out:
+            rank_zero_info(
+                f"{len(made.smiles):,} molecules of {describe(self.config.source)}; left out: "
+                f"{count_words(made.left_out)}"
+            )
+        return made
+
+    def _spelled(self, molecules: Molecules, source: str) -> Molecules:
+        """Leave out molecules with tokens that a tokenizer does not know."""
+        tokenizer = build_tokenizer(TokenizerConfig(path=source), list, "", self._cache_dir)
+        encoded = encode_texts(tokenizer, molecules.smiles)
+        kept = [i for i, ids in enumerate(encoded) if tokenizer.unk_token_id not in ids]
+        if not kept:
+            raise ValueError(
+                f"the tokenizer of {source} spells no molecule of {describe(self.config.source)}: "
+                "give molecules like those that it was made for"
+            )
+        left_out = dict(molecules.left_out)
+        if missing := len(encoded) - len(kept):
+            left_out["unknown tokens"] = missing
+        columns = (molecules.smiles, molecules.scaffolds)
+        smiles, scaffolds = ([column[i] for i in kept] for column in columns)
+        return Molecules(smiles, scaffolds, left_out)
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
@@ -234,9 +269,17 @@ class SmilesPart(DataPart):
     def fingerprint(self) -> str:
         """Hash the source's rows and the settings that determine the training molecules."""
         config = self.config
-        settings = [asdict(config.filters), asdict(config.split), config.spelling, VERSION]
+        settings: list[Any] = [asdict(config.filters), asdict(config.split)]
+        settings += [config.spelling, VERSION]
+        if config.unknown_tokens == "leave_out" and config.tokenizer is not None:
+            settings.append(sorted(self._vocabulary(config.tokenizer)))
         rows = _fingerprint(config.source)
         return hashlib.sha256(json.dumps([settings, rows]).encode()).hexdigest()
+
+    def _vocabulary(self, source: str) -> dict[str, int]:
+        tokenizer = build_tokenizer(TokenizerConfig(path=source), list, "", self._cache_dir)
+        found: dict[str, int] = tokenizer.get_vocab()
+        return found
 
     def tokenizer_texts(self) -> Iterator[str]:
         """Yield all molecules: a vocabulary of atoms reveals nothing about held-out ones."""
@@ -322,6 +365,11 @@ class Smiles(PackedDataModule):
         """Canonical SMILES by split: "train", "validation", "test"."""
         return self.part.splits
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Number of molecules that each filter left out, of repeats and of unknown tokens."""
+        return self.part.molecules.left_out
+
     def train_dataloader(self) -> ResumableLoader:
         """Return the training batches."""
         (row_format,) = self._row_formats()
@@ -368,7 +416,9 @@ def _prepared(config: SmilesConfig) -> Molecules:
         prepared = known.get(row["smiles"])
         if prepared is None or prepared.smiles is not None:
             return None
-        return f"field 'smiles' is {row['smiles']!r}, which RDKit does not read as a molecule"
+        text = row["smiles"]
+        named = "; a name after a molecule is read in a .smi file" if " " in text.strip() else ""
+        return f"field 'smiles' is {text!r}, which RDKit does not read as a molecule{named}"
 
     while True:
         with warnings.catch_warnings(record=True) as caught:

@@ -34,6 +34,10 @@ class SmilesFilters:
         max_tokens: Maximum number of tokens of the canonical form, without BOS and EOS.
         elements: Symbols of the elements that may occur; null: any.
         keep_mixtures: Whether to keep molecules of several parts ("CC.O").
+        keep_isotopes: Keep isotopes; false: all atoms get their natural mass, and equal molecules
+            are kept once.
+
+    Atoms of hydrogen that no other atom can carry (`[H][H]`, `[H+]`) are left out as "hydrogen".
     """
 
     keep_stereo: bool = False
@@ -44,6 +48,7 @@ class SmilesFilters:
         default_factory=lambda: ["H", "B", "C", "N", "O", "F", "P", "S", "Cl", "Br", "I"]
     )
     keep_mixtures: bool = False
+    keep_isotopes: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_tokens <= self.max_tokens:
@@ -79,9 +84,10 @@ def prepare(text: str, filters: SmilesFilters) -> Prepared:
     molecule = read_molecule(text)
     if molecule is None:
         return Prepared(None)
-    smiles = write_molecule(molecule, filters.keep_stereo)
-    if not filters.keep_stereo:
-        molecule = read_molecule(smiles) or molecule
+    smiles = write_molecule(molecule, filters.keep_stereo, filters.keep_isotopes)
+    molecule = read_molecule(smiles)
+    if molecule is None:  # RDKit cannot read what it wrote
+        return Prepared(None)
     charges = [atom.GetFormalCharge() for atom in molecule.GetAtoms()]
     symbols = {atom.GetSymbol() for atom in molecule.GetAtoms()}
     left_out = None
@@ -91,6 +97,8 @@ def prepare(text: str, filters: SmilesFilters) -> Prepared:
         filters.charges == "neutral_sum" and sum(charges)
     ):
         left_out = "charge"
+    elif "[H]" in smiles or "[H+]" in smiles or "[H-]" in smiles:
+        left_out = "hydrogen"
     elif filters.elements is not None and symbols - set(filters.elements):
         left_out = "elements"
     elif not filters.min_tokens <= len(split_smiles(smiles)) <= filters.max_tokens:
@@ -123,6 +131,16 @@ def prepare_all(
 def count_left_out(prepared: Sequence[Prepared]) -> dict[str, int]:
     """Count the molecules that each filter left out."""
     return dict(Counter(each.left_out for each in prepared if each.left_out is not None))
+
+
+def count_words(left_out: dict[str, int]) -> str:
+    """Write counts in words, the largest first.
+
+    >>> count_words({"repeats": 3, "charge": 1192})
+    'charge 1,192, repeats 3'
+    """
+    ordered = sorted(left_out.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered)
 
 
 def _prepare_chunk(texts: Sequence[str], filters: SmilesFilters) -> list[Prepared]:

@@ -9,11 +9,12 @@ from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from triptych.lit_modules.diversify.molecules.replay_seeds import fill_with_seeds, respelled_for
 from triptych.lit_modules.diversify.molecules.search_wording import in_terms_of_sigma
 from triptych.lit_modules.diversify.policy_optimization import PolicyOptimization, Prompts, Schedule
 from triptych.models.diversify.causal_lm_policy import CausalLMPolicy
 from triptych.models.diversify.molecules.smiles_policy import SmilesPolicy, load_molecule_policy
-from triptych.models.diversify.rollout import Rollout
+from triptych.models.diversify.rollout import Rollout, only_texts
 from triptych.objectives.diversify.experience import Experience
 from triptych.objectives.diversify.mara import Mara
 from triptych.objectives.diversify.molecules.diversity_filters import DiversityFilter
@@ -75,7 +76,7 @@ class MoleculeOptimization(PolicyOptimization):
     leaves both open (ours).
     """
 
-    headline_metrics = ("reward/*", "train/oracle_calls")
+    headline_metrics: tuple[str, ...] = ("reward/*", "train/oracle_calls")
 
     def __init__(
         self,
@@ -203,7 +204,7 @@ class MoleculeOptimization(PolicyOptimization):
         shared: list[Any] = [None]
         if self.trainer.is_global_zero:
             try:
-                shared = [self.reward(_only_texts([text for part in texts for text in part]))]
+                shared = [self.reward(only_texts([text for part in texts for text in part]))]
             except FatalRewardError as error:  # or the other processes would wait for ever
                 torch.distributed.broadcast_object_list([str(error)], src=0)
                 raise
@@ -246,6 +247,9 @@ class MoleculeOptimization(PolicyOptimization):
         if drawn is None:
             return None
         rollout, reward_R = drawn
+        if self.replay.num_spellings:
+            rollout, rows = respelled_for(self, rollout, self.replay.num_spellings, step)
+            reward_R = reward_R[rows]
         if self.diversity_filter is not None:
             pairs = zip(rollout.texts, reward_R.tolist(), strict=True)
             factors = [self.diversity_filter.factor(text, reward) for text, reward in pairs]
@@ -326,6 +330,12 @@ class MoleculeOptimization(PolicyOptimization):
         if isinstance(self.reward, OracleReward) and self.reward.seed is None:
             self.reward.seed = self._seed
 
+    def on_train_start(self) -> None:
+        """Fill the memory with the user's own molecules."""
+        super().on_train_start()
+        if self.replay is not None and self.replay.seeds and self.trainer.global_step == 0:
+            fill_with_seeds(self, self.replay)
+
     def teardown(self, stage: str) -> None:
         """Stop the scoring processes."""
         if isinstance(self.reward, OracleReward):
@@ -383,19 +393,3 @@ class MoleculeOptimization(PolicyOptimization):
             "is gone: name the file by model.init_args.reward.init_args.ledger, or all of them "
             "would be made again"
         )
-
-
-def _only_texts(texts: list[str]) -> Rollout:
-    """Make a rollout for a reward that reads texts only."""
-    column = torch.zeros(len(texts), 1, dtype=torch.int64)
-    return Rollout(
-        prompts=[""] * len(texts),
-        texts=texts,
-        group_B=column[:, 0],
-        prompt_ids_BP=column,
-        prompt_mask_BP=column.bool(),
-        token_ids_BT=column,
-        token_mask_BT=column.bool(),
-        finished_B=column[:, 0].bool(),
-        log_prob_B=column[:, 0].float(),
-    )

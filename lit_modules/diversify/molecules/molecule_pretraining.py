@@ -41,6 +41,7 @@ from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
 from triptych.models.seeded_generator import seeded_generator
 from triptych.objectives.batch_nll import Batch, batch_nll
 from triptych.objectives.language_modeling import NextTokenNLL, next_token_nll
+from triptych.protocols import LeavesRowsOut
 
 Schedule = Literal["one_cycle", "cosine", "constant"]
 # Largest batch of samples in validation.
@@ -276,12 +277,16 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
         self.trained_tokens = checkpoint["trained_tokens"]
 
     def summary_rows(self) -> list[tuple[str, str]]:
-        """Return summary rows: parameters and trained tokens."""
+        """Return summary rows: parameters, trained tokens, molecules that filters left out."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return [
+        rows = [
             ("parameters", f"{parameters:,}"),
             ("tokens trained on", f"{self.trained_tokens:,}"),
         ]
+        data = data_of(self)
+        if isinstance(data, LeavesRowsOut) and data.left_out:
+            rows.append(("molecules left out", f"{sum(data.left_out.values()):,}"))
+        return rows
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW with its schedule.

@@ -1,11 +1,10 @@
 """Rewards that fall as more molecules of the same kind are found.
 
-A filter sorts good molecules into buckets, by scaffold or by molecule, counts them, and multiplies
-their reward by a penalty of the count N and the bucket's size m, as REINVENT does (Blaschke et al.
-2020; the soft penalties are of Svensson et al. 2024, "Diversity-aware reinforcement learning for de
-novo drug design"):
+A filter sorts good molecules into buckets by scaffold, counts them, and multiplies their reward by
+a penalty of the count N and the bucket's size m (Blaschke et al. 2020; the soft penalties are of
+Svensson et al. 2024, "Diversity-aware reinforcement learning for de novo drug design"):
 
-    step      1 while N < m, else 0
+    step      1 while N <= m, else 0
     linear    max(0, 1 - N / m)
     sigmoid   1 - 1 / (1 + exp(-(2 N / m - 1) / 0.15))
     erf       1 + erf(sqrt(pi) / m) - erf(sqrt(pi) N / m)
@@ -13,6 +12,11 @@ novo drug design"):
 
 A molecule is counted before it is penalised: N is 1 for the first of its bucket. MARA is applied
 afterwards: a penalised reward below the threshold is not augmented.
+
+By default the rules are those that REINVENT 4 published with its scaffold filters (4.0 to 4.5): a
+bucket is full once its count exceeds its size, and a molecule that was counted before scores 0 and
+is not counted again. `tests/objectives/diversify/molecules/test_diversity_filters.py` holds tables
+made with its classes.
 """
 
 import math
@@ -25,6 +29,7 @@ from torch import Tensor
 
 from triptych.models.diversify.molecules.molecule import (
     Mol,
+    canonical_smiles,
     murcko_scaffold,
     read_molecule,
     write_molecule,
@@ -34,16 +39,20 @@ from triptych.models.diversify.molecules.molecule import (
 
 Bucket = Literal["murcko_scaffold", "topological_scaffold", "similar_scaffold", "molecule"]
 Penalty = Literal["step", "linear", "sigmoid", "erf", "tanh"]
+Full = Literal["above_size", "at_size"]
+Repeats = Literal["penalise", "count"]
 
 
-def penalty(kind: Penalty, count: int, size: int) -> float:
+def penalty(kind: Penalty, count: int, size: int, full: Full = "above_size") -> float:
     """Compute the remaining share of a reward with `count` molecules in a bucket of `size`.
 
-    >>> penalty("step", 9, 10), penalty("step", 10, 10), penalty("linear", 3, 10)
+    >>> penalty("step", 10, 10), penalty("step", 11, 10), penalty("linear", 3, 10)
     (1.0, 0.0, 0.7)
+    >>> penalty("step", 10, 10, full="at_size")
+    0.0
     """
     if kind == "step":
-        return float(count < size)
+        return float(not _is_full(count, size, full))
     if kind == "linear":
         return max(0.0, 1 - count / size)
     if kind == "sigmoid":
@@ -54,6 +63,10 @@ def penalty(kind: Penalty, count: int, size: int) -> float:
     return 1 - math.tanh(3 * (count - 1) / size)
 
 
+def _is_full(count: int, size: int, full: Full) -> bool:
+    return count > size if full == "above_size" else count >= size
+
+
 class DiversityFilter:
     """Buckets of good molecules with their counts.
 
@@ -61,16 +74,24 @@ class DiversityFilter:
         bucket: `murcko_scaffold`: identical Bemis-Murcko scaffolds. `topological_scaffold`: these
             with all atoms carbon and all bonds single. `similar_scaffold`: a scaffold joins the
             known one with the most similar atom pairs (Dice), if `min_similarity` is reached.
-            `molecule`: the molecule itself.
-        bucket_size: m.
+            `molecule`: the molecule itself. With `repeats: penalise` that is REINVENT's
+            PenalizeSameSmiles: whatever its reward, a molecule that was sampled before has it
+            multiplied by `penalty_multiplier`.
+        bucket_size: m; of no effect for `molecule` with `repeats: penalise`.
         penalty: One of the penalties in the docstring of this module.
         min_score: Molecules with a lower reward are neither counted nor penalised.
         min_similarity: Threshold of `similar_scaffold`.
+        repeats: `penalise`: a molecule that was counted before scores 0 and is not counted again,
+            as in REINVENT 4. `count`: every sample counts, repeats too, as in Saturn.
+        full: When a `step` bucket is full: `above_size`: its count exceeds m, so m molecules keep
+            their reward, as in REINVENT 4 and Saturn; `at_size`: its count is m, so m - 1 do.
+        penalty_multiplier: Factor of a repeated molecule, for `molecule` with `repeats: penalise`.
 
     Raises:
         ValueError: if a setting is out of range.
 
-    Equal to the code of REINVENT 4: every sample counts, including repeats.
+    A remembered molecule of `ExperienceReplay` is no new sample: it is penalised if its bucket is
+    full, not as a repeat (ours; REINVENT replays the penalised reward of its first sample).
     """
 
     one_process = "keeps one memory"
@@ -81,19 +102,33 @@ class DiversityFilter:
         bucket_size: int = 25,
         penalty: Penalty = "step",
         min_score: float = 0.4,
-        min_similarity: float = 0.6,
+        min_similarity: float = 0.4,
+        repeats: Repeats = "penalise",
+        full: Full = "above_size",
+        penalty_multiplier: float = 0.5,
     ) -> None:
-        if bucket_size < 1 or not 0 <= min_similarity <= 1:
+        if bucket_size < 1 or not 0 <= min_similarity <= 1 or not 0 <= penalty_multiplier <= 1:
             raise ValueError(
-                f"diversity_filter has bucket_size {bucket_size} and min_similarity "
-                f"{min_similarity}: set the first to at least 1, the second from 0 to 1"
+                f"diversity_filter has bucket_size {bucket_size}, min_similarity {min_similarity} "
+                f"and penalty_multiplier {penalty_multiplier}: set the first to at least 1, the "
+                "others from 0 to 1"
+            )
+        if penalty == "step" and full == "at_size" and bucket_size == 1:
+            raise ValueError(
+                "diversity_filter has bucket_size 1 and full at_size, which leaves no molecule its "
+                "reward: set bucket_size to at least 2, or full to above_size"
             )
         self.bucket: Bucket = bucket
         self.bucket_size = bucket_size
         self.penalty: Penalty = penalty
         self.min_score = min_score
         self.min_similarity = min_similarity
+        self.repeats: Repeats = repeats
+        self.full: Full = full
+        self.penalty_multiplier = penalty_multiplier
         self.counts: Counter[str] = Counter()
+        #: Canonical SMILES of the molecules that were counted, in that order.
+        self.known: dict[str, None] = {}
         self._fingerprints: dict[str, Any] = {}
 
     def penalised(self, smiles: Sequence[str], reward_B: Tensor) -> Tensor:
@@ -103,51 +138,85 @@ class DiversityFilter:
             smiles: SMILES strings, valid or not.
             reward_B: Rewards; nan stays nan.
         """
-        kept = []
-        for text, reward in zip(smiles, reward_B.tolist(), strict=True):
-            kept.append(1.0)
-            name = self._name(text) if reward >= self.min_score else None
-            if name is not None:
-                self.counts[name] += 1
-                kept[-1] = penalty(self.penalty, self.counts[name], self.bucket_size)
+        pairs = zip(smiles, reward_B.tolist(), strict=True)
+        count = self._count_molecule if self._penalises_molecules else self._count_scaffold
+        kept = [1.0 if math.isnan(reward) else count(text, reward) for text, reward in pairs]
         return reward_B * torch.tensor(kept, dtype=reward_B.dtype, device=reward_B.device)
 
+    @property
+    def _penalises_molecules(self) -> bool:
+        return self.bucket == "molecule" and self.repeats == "penalise"
+
+    def _count_molecule(self, text: str, reward: float) -> float:
+        """Remember a molecule; return the factor of its reward."""
+        name = canonical_smiles(text)
+        if name is None:
+            return 1.0
+        repeated = name in self.known
+        self.known[name] = None
+        return self.penalty_multiplier if repeated else 1.0
+
+    def _count_scaffold(self, text: str, reward: float) -> float:
+        """Count a molecule in its bucket; return the factor of its reward."""
+        molecule = canonical_smiles(text)
+        if molecule is None:
+            return 1.0
+        # Scaffolds of weak molecules found buckets too, as in REINVENT 4.
+        name = self._bucket_of(molecule, found=True)
+        factor = 0.0 if self.repeats == "penalise" and molecule in self.known else 1.0
+        if reward * factor < self.min_score:
+            return factor
+        self.known[molecule] = None
+        self.counts[name] += 1
+        return factor * penalty(self.penalty, self.counts[name], self.bucket_size, self.full)
+
     def factor(self, smiles: str, reward: float) -> float:
-        """Return the current penalty factor of a molecule, without counting it."""
-        name = self._name(smiles) if reward >= self.min_score else None
-        count = self.counts.get(name, 0) if name is not None else 0
-        return penalty(self.penalty, count, self.bucket_size) if count else 1.0
+        """Return the penalty factor of a remembered molecule now, without counting it."""
+        molecule = canonical_smiles(smiles)
+        if molecule is None or reward < self.min_score or self._penalises_molecules:
+            return 1.0
+        count = self.counts.get(self._bucket_of(molecule, found=False), 0)
+        return penalty(self.penalty, count, self.bucket_size, self.full) if count else 1.0
 
     @property
     def num_full(self) -> int:
         """The number of full buckets."""
-        return sum(count >= self.bucket_size for count in self.counts.values())
+        return sum(_is_full(count, self.bucket_size, self.full) for count in self.counts.values())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts, as plain values."""
-        return {"counts": dict(self.counts)}
+        """Return counts, known molecules and scaffolds, as plain values."""
+        return {
+            "counts": dict(self.counts),
+            "known": list(self.known),
+            "scaffolds": list(self._fingerprints),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the counts."""
+        """Restore the counts; those of version 0.2 and before have no known molecules."""
         self.counts = Counter(state["counts"])
+        self.known = dict.fromkeys(state.get("known", []))
         self._fingerprints = {}
         if self.bucket == "similar_scaffold":
-            self._fingerprints = {name: _atom_pairs(name) for name in self.counts if name}
+            scaffolds = state.get("scaffolds", [name for name in self.counts if name])
+            self._fingerprints = {name: _atom_pairs(name) for name in scaffolds}
 
-    def _name(self, smiles: str) -> str | None:
-        molecule = read_molecule(smiles)
-        if molecule is None:
-            return None
+    def _bucket_of(self, molecule: str, found: bool) -> str:
+        """Return the name of a molecule's bucket.
+
+        Args:
+            molecule: Canonical SMILES.
+            found: Whether a new scaffold becomes a bucket that similar ones join.
+        """
         if self.bucket == "molecule":
-            return write_molecule(molecule)
-        scaffold = murcko_scaffold(molecule)
+            return molecule
+        scaffold = murcko_scaffold(read_molecule(molecule))
         if not scaffold:
             return scaffold
         if self.bucket == "topological_scaffold":
             return _topological(scaffold)
-        return self._similar(scaffold) if self.bucket == "similar_scaffold" else scaffold
+        return self._similar(scaffold, found) if self.bucket == "similar_scaffold" else scaffold
 
-    def _similar(self, scaffold: str) -> str:
+    def _similar(self, scaffold: str, found: bool) -> str:
         from rdkit import DataStructs
 
         own = _atom_pairs(scaffold)
@@ -157,7 +226,8 @@ class DiversityFilter:
             best = max(range(len(names)), key=alike.__getitem__)
             if alike[best] >= self.min_similarity:
                 return names[best]
-        self._fingerprints[scaffold] = own
+        if found:
+            self._fingerprints[scaffold] = own
         return scaffold
 
 

@@ -7,8 +7,9 @@ their reward. The loss must be valid for samples of another policy; DAP is.
 
 # Shapes: B completions, R drawn rows, T completion positions
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,21 +46,39 @@ class ExperienceReplay:
     Args:
         size: Maximum number of molecules.
         num_draws: Molecules that join an update; fewer while the memory holds fewer.
+        seeds: File of molecules that the memory begins with, such as known actives (.smi, .csv,
+            ...; REINVENT's inception). They are scored, which costs oracle calls, before the first
+            step. Those that the policy cannot spell are named and left out.
+        num_spellings: Random spellings in which each drawn molecule joins an update (Saturn's
+            augmented memory); 0: as it was sampled.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if a number is out of range.
+
+    Deviation of `num_spellings`: Saturn makes an update of its own for each round of spellings, of
+    the whole memory; here the spellings of the drawn molecules join the update of the step.
     """
 
     one_process = "keeps one memory"
 
-    def __init__(self, size: int = 100, num_draws: int = 10) -> None:
-        if size < 1 or num_draws < 1:
+    def __init__(
+        self,
+        size: int = 100,
+        num_draws: int = 10,
+        seeds: str | None = None,
+        num_spellings: int = 0,
+    ) -> None:
+        if size < 1 or num_draws < 1 or num_spellings < 0:
             raise ValueError(
-                f"replay has size {size} and num_draws {num_draws}: set both to at least 1, or "
-                "replay to null"
+                f"replay has size {size}, num_draws {num_draws} and num_spellings {num_spellings}: "
+                "set the first two to at least 1 and the last to at least 0, or replay to null"
             )
+        if seeds is not None and not Path(seeds).is_file():
+            raise FileNotFoundError(f"replay.seeds: there is no file {seeds}")
         self.size = size
         self.num_draws = num_draws
+        self.seeds = seeds
+        self.num_spellings = num_spellings
         #: Canonical SMILES -> its first sample, best first.
         self.memory: dict[str, Remembered] = {}
 
@@ -83,6 +102,19 @@ class ExperienceReplay:
             )
         best = sorted(found.items(), key=lambda item: -item[1].reward)  # stable: older first
         self.memory = dict(best[: self.size])
+
+    def rescore(self, scores_of: Callable[[Sequence[str]], Tensor]) -> None:
+        """Score all molecules anew, as a search with another objective needs.
+
+        Args:
+            scores_of: SMILES -> their rewards. Molecules with a reward of 0 or nan are forgotten.
+        """
+        if not self.memory:
+            return
+        rewards = scores_of([each.text for each in self.memory.values()]).tolist()
+        pairs = zip(self.memory.items(), rewards, strict=True)
+        found = {key: replace(each, reward=reward) for (key, each), reward in pairs if reward > 0}
+        self.memory = dict(sorted(found.items(), key=lambda item: -item[1].reward))
 
     def draw(
         self, generator: torch.Generator, device: torch.device | str = "cpu"

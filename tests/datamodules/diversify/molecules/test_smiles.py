@@ -121,6 +121,44 @@ def test_stereo_is_stripped_or_kept_and_repeats_are_counted(smi):
     assert solid.smiles[:3] == ["C[C@H](N)O", "C[C@@H](N)O", "CC(N)O"]
 
 
+def test_isotopes_have_their_own_option_and_no_hydrogen_is_spelled_out(smi):
+    lines = ["[2H]C([2H])([2H])O d3-methanol", "CO", "[13CH3]c1ccccc1", "[H]/N=C(/C)N", "[H][H]"]
+    path = smi([*lines, "[2H]C([2H])F", "C=C", "CC"])
+    kept = data(path).part.molecules
+    assert kept.smiles[:4] == ["[2H]C([2H])([2H])O", "CO", "[13CH3]c1ccccc1", "CC(=N)N"]
+    assert kept.left_out == {"hydrogen": 1}
+    natural = data(path, filters=SmilesFilters(keep_isotopes=False)).part.molecules
+    assert natural.smiles[:4] == ["CO", "Cc1ccccc1", "CC(=N)N", "CF"]
+    assert natural.left_out == {"hydrogen": 1, "repeats": 1}
+
+
+def test_what_is_left_out_is_said(smi, caplog):
+    module = data(smi(["CC.O", "CC[O-]", *FEW, "OCC"]))
+    with caplog.at_level("INFO"):
+        left_out = module.left_out
+    assert left_out == {"several parts": 1, "charge": 1, "repeats": 1}
+    assert "left out: several parts 1, charge 1, repeats 1" in caplog.text
+
+
+def test_molecules_that_a_vocabulary_cannot_spell_are_left_out_on_request(smi, tmp_path):
+    atomwise_tokenizer(vocabulary_of(["CCO", "CCN", "CBr", "c1ccccc1"])).save_pretrained(tmp_path)
+    settings = {"tokenizer": str(tmp_path), "split": SmilesSplit(validation_share=0.4)}
+    path = smi([*FEW, "CCI"])
+    refusing = data(path, **settings)
+    refusing.setup("fit")
+    with pytest.raises(ValueError, match="unknown_tokens to leave_out"):
+        refusing.train_dataloader()
+    made = data(path, unknown_tokens="leave_out", **settings)
+    assert made.left_out == {"unknown tokens": 2}  # Cl and I
+    spelled = made.splits["train"] + made.splits["validation"]
+    assert sorted(spelled) == sorted(text for text in CANONICAL if "Cl" not in text)
+    assert made.part.fingerprint() != refusing.part.fingerprint()
+    made.setup("fit")
+    read(made.train_dataloader(), 2)
+    with pytest.raises(ValueError, match="spells no molecule"):
+        _ = data(smi(["CI", "CCI"], "i.smi"), unknown_tokens="leave_out", **settings).splits
+
+
 def test_several_processes_prepare_as_one(monkeypatch):
     texts = [*drugs().values(), "C1CC"]
     alone = prepare_all(texts, SmilesFilters(), num_processes=1)

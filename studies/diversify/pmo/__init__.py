@@ -1,0 +1,1 @@
+"""Parts of the study on PMO, the benchmark of practical molecular optimization."""
