@@ -1,9 +1,9 @@
 """The base of all metrics: what torchmetrics expects of a metric that is used beside others.
 
 `MetricCollection` updates only one of two metrics whose states are equal after the first batch. It
-compares states, neither classes nor settings. Two metrics with other thresholds, or two classes with
-states of one name, would share one state from then on. Class and settings are therefore a state of
-every metric here.
+compares states, neither classes nor settings. Two metrics with other thresholds, or two classes
+with states of one name, would share one state from then on. Class and settings are therefore a
+state of every metric here.
 """
 
 import functools

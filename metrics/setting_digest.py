@@ -1,8 +1,8 @@
 """Digests of settings: equal for equal values, in any process, without an object's address.
 
-Python's `hash` differs between processes, and pickles differ for equal values. A digest here is made
-of a value's parts instead: numbers and texts by value, sequences by their elements, tensors by their
-bytes, functions by name and code, other objects by class and pickled state.
+Python's `hash` differs between processes, and pickles differ for equal values. A digest here is
+made of a value's parts instead: numbers and texts by value, sequences by their elements, tensors by
+their bytes, functions by name and code, other objects by class and pickled state.
 """
 
 import functools

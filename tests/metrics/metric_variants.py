@@ -4,6 +4,7 @@ import inspect
 import itertools
 import typing
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -50,8 +51,17 @@ OTHERS: dict[str, list[Any]] = {
 FIXED_BY_DATA = {"num_true", "num_recovered"}
 
 
+# Metrics that need an extra, and what it installs.
+EXTRAS = {"ChemNetDistance": "fcd_torch"}
+
+
 def metric_classes() -> list[type[Metric]]:
-    return classes_in(metrics, Metric)
+    """Every metric of the package, without those whose extra is not installed."""
+    return [
+        metric_class
+        for metric_class in classes_in(metrics, Metric)
+        if metric_class.__name__ not in EXTRAS or find_spec(EXTRAS[metric_class.__name__])
+    ]
 
 
 def example_settings(metric_class: type[Metric]) -> dict[str, Any]:
@@ -84,7 +94,9 @@ def other_values(name: str, value: Any, hint: Any) -> list[Any]:
     elif isinstance(value, int | float):
         others += [value + 1, 2 * value, value + 64, value / 2, value + 0.25]
     elif value is None:
-        others += [2, 128, 0.5]
+        others += [1, 128, 0.5, True]
+    elif isinstance(value, str):
+        others += [None]
     elif isinstance(value, Sequence) and not isinstance(value, str):
         others += [value[:-1], value[1:]]
     return [other for other in others if repr(other) != repr(value)]

@@ -100,12 +100,21 @@ def test_every_metric_beside_every_other_equals_itself_alone():
     assert len(pairs) >= LEAST_PAIRS
 
 
+def make_states(make: Callable[[], Metric], batch: dict[str, Any]) -> list[list[torch.Tensor]]:
+    metric = make()
+    metric.update(**batch)
+    states = metric.metric_state.values()
+    return [state if isinstance(state, list) else [state] for state in states]
+
+
 @pytest.mark.parametrize("metric_class", metric_classes(), ids=lambda cls: cls.__name__)
 def test_equal_metrics_share_their_updates_and_stay_right(metric_class):
     make, batches = variants(metric_class)[""], keyword_batches(metric_class)
     collection = MetricCollection({"a": make(), "b": make()})
     collection.update(**batches[0])
-    assert list(collection.compute_groups.values()) == [["a", "b"]]
+    states = [part for state in make_states(make, batches[0]) for part in state]
+    if not any(part.isnan().any() for part in states):  # nan equals nothing, itself included
+        assert list(collection.compute_groups.values()) == [["a", "b"]]
     collection.forward(**batches[1])  # torchmetrics calls each metric here, whatever they share
     for batch in batches[1:]:
         collection.update(**batch)

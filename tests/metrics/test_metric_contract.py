@@ -12,10 +12,9 @@ import torch
 from torch import multiprocessing
 from torchmetrics import Metric
 
-from tests.discovery import classes_in
-from triptych import metrics
+from tests.metrics.metric_variants import metric_classes
 
-METRICS = classes_in(metrics, Metric)
+METRICS = metric_classes()
 every_metric = pytest.mark.parametrize("metric_class", METRICS, ids=lambda cls: cls.__name__)
 
 

@@ -24,7 +24,9 @@ from triptych.models.diversify.molecules.molecule import canonical_smiles
 WIDTH = 512
 
 
-def frechet_distance(mean_D: Tensor, covariance_DD: Tensor, other_D: Tensor, other_DD: Tensor) -> float:
+def frechet_distance(
+    mean_D: Tensor, covariance_DD: Tensor, other_D: Tensor, other_DD: Tensor
+) -> float:
     """Compute the squared Frechet distance of two Gaussians.
 
     tr (S T)^(1/2) is the sum of the roots of the eigenvalues of S^(1/2) T S^(1/2), which is

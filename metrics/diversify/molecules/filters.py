@@ -20,8 +20,8 @@ class FilterShare(SummedMetric):
     and H, and a ring of 8 or more atoms (Polykovskiy et al. 2020). Repeats count.
 
     Deviation: MOSES' alerts are its own medicinal chemistry filters (MCF, 22 patterns) and PAINS.
-    RDKit has PAINS and not MCF, so MCF count only where you give them as `alerts`: values are higher
-    than MOSES' without them. Alerts are looked for in molecules with explicit hydrogens.
+    RDKit has PAINS and not MCF, so MCF count only where you give them as `alerts`: values are
+    higher than MOSES' without them. Alerts are looked for in molecules with explicit hydrogens.
 
     Args:
         catalogs: Catalogues of RDKit's `FilterCatalog`, such as "PAINS", "BRENK", "NIH", "ZINC".
@@ -97,8 +97,10 @@ class FilterShare(SummedMetric):
         """Return whether a molecule passes all filters."""
         from rdkit import Chem
 
-        if any(atom.GetFormalCharge() or atom.GetSymbol() not in ELEMENTS
-               for atom in molecule.GetAtoms()):
+        if any(
+            atom.GetFormalCharge() or atom.GetSymbol() not in ELEMENTS
+            for atom in molecule.GetAtoms()
+        ):
             return False
         if any(len(ring) > _LARGEST_RING for ring in molecule.GetRingInfo().AtomRings()):
             return False

@@ -69,17 +69,15 @@ def count_divergence(reference_N: np.ndarray, sample_N: np.ndarray) -> float:
     counts, edges = np.histogram(reference_N, bins=_NUM_BINS)
     found, _ = np.histogram(sample_N, bins=edges)
     widths = np.diff(edges)
-    return _kl_nats(
-        counts / counts.sum() / widths, found / max(1, found.sum()) / widths
-    )
+    return _kl_nats(counts / counts.sum() / widths, found / max(1, found.sum()) / widths)
 
 
 class PropertyDivergence(GatheredMetric):
     """GuacaMol's KL divergence score of the different valid molecules seen.
 
-    Deviations: the reference is taken whole, where GuacaMol draws as many molecules as were sampled;
-    a property that has one value in a set, where GuacaMol fails, scores nan and is left out of the
-    mean.
+    Deviations: the reference is taken whole, where GuacaMol draws as many molecules as were
+    sampled. A property that has one value in a set, where GuacaMol fails, scores nan and is left
+    out of the mean.
 
     Args:
         reference: SMILES of the training set, such as 10,000 of them at random. Their pairs are
@@ -107,10 +105,9 @@ class PropertyDivergence(GatheredMetric):
                 f"reference[{place}] is {reference[place]!r}, which is not a molecule: give valid "
                 "SMILES"
             )
-        unique, _ = _unique(ids, properties, packed)
-        if len(unique) < 2:
-            raise ValueError("the reference has fewer than two different molecules: give more.")
         properties, packed = _unique(ids, properties, packed)
+        if len(properties) < 2:
+            raise ValueError("the reference has fewer than two different molecules: give more.")
         self._reference_PN = _with_nearest(properties, packed)
         self.add_row_state("ids", torch.int64)
         self.add_row_state("properties", torch.float64)
@@ -138,7 +135,7 @@ class PropertyDivergence(GatheredMetric):
 
         Returns:
             kl_score: Mean of exp(-KL) over what has a divergence, in [0, 1]; nan without one.
-            kl_nats/<property>: The divergences, with `internal_similarity` among them.
+            kl_nats_<property>: The divergences, with `internal_similarity` among them.
         """
         num_properties = len(CONTINUOUS) + len(COUNTS)
         ids = self.rows("ids").view(-1, 2).cpu()

@@ -68,9 +68,7 @@ class AucTopK(GatheredMetric):
     higher_is_better = True
     plot_lower_bound = 0.0
 
-    def __init__(
-        self, k: int = 10, budget: int = 10_000, every: int = 100, **kwargs: Any
-    ) -> None:
+    def __init__(self, k: int = 10, budget: int = 10_000, every: int = 100, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if min(k, budget, every) < 1:
             raise ValueError(f"k={k}, budget={budget}, every={every}: set each to at least 1.")
