@@ -12,8 +12,9 @@ import torch
 from torch import multiprocessing
 from torchmetrics import Metric
 
-from tests.metrics.metric_variants import metric_classes
+from tests.metrics.metric_variants import metric_classes, take_small_network
 
+pytestmark = pytest.mark.usefixtures("small_network")
 METRICS = metric_classes()
 every_metric = pytest.mark.parametrize("metric_class", METRICS, ids=lambda cls: cls.__name__)
 
@@ -139,6 +140,7 @@ def test_forward_returns_the_batch_and_keeps_the_total(metric_class: type[Metric
 def compute_on_a_rank(rank: int, folder: Path) -> None:
     """Compute every metric on one of two processes, with the batches shared out in two ways."""
     torch.set_num_threads(1)
+    take_small_network().start()
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
