@@ -67,7 +67,8 @@ class SmallNetwork:
 
 def take_small_network() -> Any:
     """Return a patch, so that the contract of `ChemNetDistance` needs no extra and no second."""
-    return mock.patch.object(chemnet_distance, "_network", lambda *_: SmallNetwork())
+    network = mock.Mock(return_value=SmallNetwork())
+    return mock.patch.multiple(chemnet_distance, _network=network, WIDTH=8)
 
 
 def example_settings(metric_class: type[Metric]) -> dict[str, Any]:

@@ -3,13 +3,11 @@
 import pickle
 import re
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from torch import multiprocessing
 from torchmetrics import Metric, MetricCollection
 
 from tests.metrics.metric_variants import (
@@ -247,47 +245,3 @@ def test_digests_do_not_depend_on_the_object():
     loop: list[Any] = []
     loop.append(loop)
     assert setting_digest(loop) == setting_digest(loop)
-
-
-SEARCH = [
-    {"smiles": ["C1CC", "CCO"], "rewards": [0.1, 0.2]},
-    {"smiles": ["CCC", "CCCl", "CCF"], "rewards": [0.6, 0.7, 0.9]},
-    {"smiles": ["CCI", "CCBr", "CCI"], "rewards": [0.55, 0.95, 0.55]},
-]
-
-
-def a_collection() -> MetricCollection:
-    return MetricCollection(
-        {
-            "five": Yield(0.5),
-            "eight": Yield(0.8),
-            "uniqueness": Uniqueness(),
-            "moses": InternalDiversity(),
-            "three": InternalDiversity(radius=3),
-        }
-    )
-
-
-def collect_on_a_rank(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
-    collection = a_collection()
-    for batch in SEARCH[:1] if rank == 0 else SEARCH[1:]:  # rank 0 sees no hit
-        collection.update(**batch)
-    torch.save(collection.compute(), folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.distributed
-def test_a_collection_on_two_processes_equals_one(tmp_path: Path):
-    multiprocessing.spawn(collect_on_a_rank, args=(tmp_path,), nprocs=2)
-    expected = {}
-    for name, metric in a_collection().items(copy_state=False):
-        for batch in SEARCH:
-            metric.update(**metric._filter_kwargs(**batch))
-        expected[name] = metric.compute()
-    assert (expected["five"], expected["eight"]) == (5, 2)
-    for rank in range(2):
-        assert_same(torch.load(tmp_path / f"rank{rank}.pt"), expected)

@@ -1,6 +1,7 @@
 """Filters of MOSES: the share of molecules without structural alerts."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -48,34 +49,9 @@ class FilterShare(SummedMetric):
     ) -> None:
         super().__init__(**kwargs)
         self.catalogs, self.alerts = tuple(catalogs), tuple(alerts)
-        self._load()
+        _catalog(self.catalogs), _patterns(self.alerts)
         self.add_sum("num_passed", torch.int64)
         self.add_sum("num_molecules", torch.int64)
-
-    def _load(self) -> None:
-        from rdkit import Chem, rdBase
-        from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
-
-        params, known = FilterCatalogParams(), FilterCatalogParams.FilterCatalogs.names
-        for name in self.catalogs:
-            if name not in known:
-                raise ValueError(f"catalogs has {name!r}: give some of {', '.join(sorted(known))}.")
-            params.AddCatalog(known[name])
-        self._catalog = FilterCatalog(params) if self.catalogs else None
-        with rdBase.BlockLogs():
-            self._patterns = [Chem.MolFromSmarts(alert) for alert in self.alerts]
-        if None in self._patterns:
-            wrong = self.alerts[self._patterns.index(None)]
-            raise ValueError(f"alerts has {wrong!r}, which is no SMARTS pattern: correct it.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out RDKit's catalogue, which cannot be pickled in every build."""
-        return {k: v for k, v in super().__getstate__().items() if k not in _RDKIT_PARTS}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Load the catalogue again."""
-        super().__setstate__(state)
-        self._load()
 
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
@@ -105,13 +81,35 @@ class FilterShare(SummedMetric):
         if any(len(ring) > _LARGEST_RING for ring in molecule.GetRingInfo().AtomRings()):
             return False
         with_hydrogens = Chem.AddHs(molecule)
-        if self._catalog is not None and self._catalog.HasMatch(with_hydrogens):
+        if _catalog(self.catalogs).HasMatch(with_hydrogens):
             return False
-        return not any(with_hydrogens.HasSubstructMatch(pattern) for pattern in self._patterns)
+        return not any(map(with_hydrogens.HasSubstructMatch, _patterns(self.alerts)))
 
     def compute(self) -> Tensor:
         """Return the share in [0, 1], float64; nan without a valid molecule."""
         return self.num_passed.double() / self.num_molecules
 
 
-_RDKIT_PARTS = ("_catalog", "_patterns")
+@cache
+def _catalog(names: tuple[str, ...]) -> Any:
+    """Load catalogues, once in a process."""
+    from rdkit.Chem.FilterCatalog import FilterCatalog, FilterCatalogParams
+
+    params, known = FilterCatalogParams(), FilterCatalogParams.FilterCatalogs.names
+    for name in names:
+        if name not in known:
+            raise ValueError(f"catalogs has {name!r}: give some of {', '.join(sorted(known))}.")
+        params.AddCatalog(known[name])
+    return FilterCatalog(params)
+
+
+@cache
+def _patterns(alerts: tuple[str, ...]) -> list[Mol]:
+    from rdkit import Chem, rdBase
+
+    with rdBase.BlockLogs():
+        patterns = [Chem.MolFromSmarts(alert) for alert in alerts]
+    if None in patterns:
+        wrong = alerts[patterns.index(None)]
+        raise ValueError(f"alerts has {wrong!r}, which is no SMARTS pattern: correct it.")
+    return patterns
