@@ -45,6 +45,8 @@ class MeanCorrelation(SummedMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
     num_samples: Tensor
     sum_D: Tensor
     outer_sum_DD: Tensor

@@ -229,6 +229,7 @@ class Circles(FingerprintMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
 
     def __init__(
         self,

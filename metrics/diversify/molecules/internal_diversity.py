@@ -95,6 +95,8 @@ class InternalDiversity(FingerprintMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     def __init__(
         self,
