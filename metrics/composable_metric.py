@@ -76,6 +76,7 @@ class ComposableMetric(Metric):
     """
 
     settings_hash: Tensor
+    _settings: dict[str, tuple[bytes, str]]  # digest and text for messages, by class and name
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

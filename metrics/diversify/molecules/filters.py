@@ -109,7 +109,8 @@ def _patterns(alerts: tuple[str, ...]) -> list[Mol]:
 
     with rdBase.BlockLogs():
         patterns = [Chem.MolFromSmarts(alert) for alert in alerts]
-    if None in patterns:
-        wrong = alerts[patterns.index(None)]
+    unread = [alert for alert, pattern in zip(alerts, patterns, strict=True) if pattern is None]
+    if unread:
+        wrong = unread[0]
         raise ValueError(f"alerts has {wrong!r}, which is no SMARTS pattern: correct it.")
     return patterns
