@@ -1,6 +1,6 @@
 """The base of metrics that need all values again in `compute`."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -52,9 +52,19 @@ class GatheredMetric(SummedMetric):
 
     def reset(self) -> None:
         """Reset all states."""
+        for name in self._row_dtypes:
+            setattr(self, name, [])  # torchmetrics empties the list, which a copy may share
         super().reset()
         for name in self._row_dtypes:
             self._start_with_empty(name)
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Self:
+        """Convert the states of floating point, and rows that are added later."""
+        super().set_dtype(dst_type)
+        for name, dtype in self._row_dtypes.items():
+            if dtype.is_floating_point:
+                self._row_dtypes[name] = self.dtype
+        return self
 
     def _start_with_empty(self, name: str) -> None:
         getattr(self, name).append(torch.zeros(0, dtype=self._row_dtypes[name], device=self.device))

@@ -149,6 +149,8 @@ class _MeanOverQuestions(SummedMetric):
     """The mean of a score over all questions seen, on all ranks."""
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
     score_sum: Tensor
     num_questions: Tensor
 

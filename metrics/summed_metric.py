@@ -7,8 +7,10 @@ from typing import Any, Self
 import torch
 from torchmetrics import Metric
 
+from triptych.metrics.composable_metric import ComposableMetric
 
-class SummedMetric(Metric):
+
+class SummedMetric(ComposableMetric):
     """A metric that keeps sums only, so any split of the data gives the same value.
 
     Sums are added over batches, over ranks and over merged copies. A subclass declares them with
@@ -44,6 +46,13 @@ class SummedMetric(Metric):
         return True
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add the sums of another metric of this class, or a dict of them."""
+        """Add the state of another metric of this class and these settings.
+
+        Args:
+            incoming_state: The metric, or its `metric_state`.
+
+        Raises:
+            ValueError: If its class or its settings differ.
+        """
         super().merge_state(incoming_state)
         self._computed = None  # torchmetrics would keep the value from before the merge

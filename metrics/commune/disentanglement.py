@@ -45,6 +45,8 @@ class MeanCorrelation(SummedMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
     num_samples: Tensor
     sum_D: Tensor
     outer_sum_DD: Tensor
@@ -254,6 +256,29 @@ class BlockR2(SummedMetric):
                 error = moved_DD.diagonal()[ys] - 2 * explained + predicted
                 result[row, column] = (1 - error / held_DD.diagonal()[ys]).mean()
         return result
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Plot the matrix as an image, true groups downwards; of several values the last.
+
+        Args:
+            val: What `compute` or `forward` returned, or a list of these; None: what `compute`
+                returns now.
+            ax: matplotlib axes to draw on; None: a new figure.
+
+        Returns:
+            The figure (None where `ax` was given) and its axes.
+        """
+        from matplotlib import pyplot as plt
+
+        shown = self.compute() if val is None else val
+        shown = shown if isinstance(shown, Tensor) else shown[-1]
+        matrix_GG = shown.reshape(self.num_groups, self.num_groups).cpu().numpy()
+        figure, axes = plt.subplots() if ax is None else (None, ax)
+        axes.imshow(matrix_GG, vmin=0, vmax=1)
+        axes.set_xlabel("recovered group")
+        axes.set_ylabel("true group")
+        axes.set_title(type(self).__name__)
+        return figure, axes
 
     def _aligned_groups(self, covariance_DD: Tensor) -> list[int]:
         if self.recovered_groups is not None:

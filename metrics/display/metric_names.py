@@ -73,6 +73,16 @@ QUANTITIES: dict[str, Quantity] = {
         SHARE, validity="valid molecules", uniqueness="different molecules", novelty="new molecules"
     ),
     **_named(FRACTION, int_div1="internal diversity (MOSES)"),
+    **_named("", fcd="distance from the reference (FCD)"),
+    **_named(
+        FRACTION,
+        fcd_score="closeness to the reference (exp(-0.2 FCD))",
+        kl_score="properties distributed as in the reference (KL score)",
+        fragment_similarity="fragments as frequent as in the reference (Frag)",
+    ),
+    **_named(SHARE, filter_share="molecules that pass the filters"),
+    **_named("molecules", circles="molecules that differ from each other (Circles)"),
+    **_named("molecules", circles_std="spread of Circles over orders"),
     **_named(SHARE, ranking="agents ranked right by effect"),
     **_named(NATS, loss_nats="loss"),
     **_named("", loss="loss"),
@@ -197,6 +207,8 @@ QUANTITIES: dict[str, Quantity] = {
 #: Quantities whose name holds a number.
 PATTERNS: tuple[tuple[str, Quantity], ...] = (
     (r"latents_of_(\d+)_agents", Quantity(r"latents that matter to \1 agents", COUNT)),
+    (r"auc_top_(\d+)", Quantity(r"best \1 scores over the budget (AUC top-\1)", "mean")),
+    (r"kl_nats_(\w+)", Quantity(r"divergence of \1 from the reference", NATS)),
     (r"oracle_burden_(\d+)", Quantity(r"oracle calls until hit \1", "calls")),
     (
         r"first_(\d+)_visits_answer_in_reply",

@@ -276,7 +276,8 @@ class GroupMeans(SummedMetric):
                 f"groups must lie in [0, {self.num_groups}), got groups from {groups_N.min()} to "
                 f"{groups_N.max()}: construct GroupMeans with the number of groups there are."
             )
-        self.score_sums = self.score_sums.index_add(0, groups_N, scores_N)
+        sums_T = torch.zeros_like(self.score_sums, dtype=torch.float64)
+        self.score_sums = self.score_sums + sums_T.index_add(0, groups_N, scores_N)
         self.num_scores = self.num_scores + groups_N.bincount(minlength=self.num_groups)
 
     def compute(self) -> Tensor:

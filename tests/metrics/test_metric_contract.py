@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 from torch import multiprocessing
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
-from tests.discovery import classes_in
-from triptych import metrics
+from tests.metrics.metric_variants import metric_classes, take_small_network
+from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
+from triptych.metrics.diversify.molecules.oracle_calls import Yield
+from triptych.metrics.diversify.molecules.validity import Uniqueness
 
-METRICS = classes_in(metrics, Metric)
+pytestmark = pytest.mark.usefixtures("small_network")
+METRICS = metric_classes()
 every_metric = pytest.mark.parametrize("metric_class", METRICS, ids=lambda cls: cls.__name__)
 
 
@@ -137,9 +140,27 @@ def test_forward_returns_the_batch_and_keeps_the_total(metric_class: type[Metric
     assert_same(metric.compute(), updated(metric_class.example()[0], batches).compute())
 
 
+SEARCH = [  # no hit at first
+    {"smiles": ["C1CC", "CCO"], "rewards": [0.1, 0.2]},
+    {"smiles": ["CCC", "CCCl", "CCF"], "rewards": [0.6, 0.7, 0.9]},
+    {"smiles": ["CCI", "CCBr", "CCI"], "rewards": [0.55, 0.95, 0.55]},
+]
+
+
+def metrics_of_a_search() -> dict[str, Metric]:
+    return {
+        "yield_5": Yield(0.5),
+        "yield_8": Yield(0.8),
+        "uniqueness": Uniqueness(),
+        "radius_2": InternalDiversity(),
+        "radius_3": InternalDiversity(radius=3),
+    }
+
+
 def compute_on_a_rank(rank: int, folder: Path) -> None:
     """Compute every metric on one of two processes, with the batches shared out in two ways."""
     torch.set_num_threads(1)
+    take_small_network().start()
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
@@ -156,6 +177,10 @@ def compute_on_a_rank(rank: int, folder: Path) -> None:
         }
         if hasattr(metric, "most_read"):
             values[name]["most_read"] = alternating.most_read(3)
+    collection = MetricCollection(metrics_of_a_search())
+    for batch in SEARCH[:1] if rank == 0 else SEARCH[1:]:
+        collection.update(**batch)
+    values["collection"] = collection.compute()
     torch.save(values, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -175,3 +200,10 @@ def test_two_processes_equal_one(tmp_path: Path):
             assert_same(found["local_state"], local.metric_state)
             if "most_read" in found:
                 assert_same(found["most_read"], metric.most_read(3))
+        alone = metrics_of_a_search()
+        for metric in alone.values():
+            for batch in SEARCH:
+                metric.update(**metric._filter_kwargs(**batch))
+        expected = {name: metric.compute() for name, metric in alone.items()}
+        assert (expected["yield_5"], expected["yield_8"]) == (5, 2)
+        assert_same(values["collection"], expected)

@@ -229,6 +229,7 @@ class Circles(FingerprintMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
 
     def __init__(
         self,
@@ -304,13 +305,15 @@ class Circles(FingerprintMetric):
             return fingerprints
         rows = torch.unique(torch.cat([keys[:, None], fingerprints], dim=1), dim=0)
         packed: Tensor = rows[:, 1:]
+        return packed[self._chosen(packed)]
+
+    def _chosen(self, packed_NW: Tensor) -> list[int]:
+        """Return the places of the fingerprints that the algorithm takes, in this order."""
         if self.algorithm == "leader":
-            chosen = leader(packed, self.threshold, self.include_equal)
-        elif self.algorithm == "maxmin":
-            chosen = maxmin(packed, self.threshold)
-        else:
-            chosen = chunked(packed, self.threshold, self.seed, self.include_equal)
-        return packed[chosen]
+            return leader(packed_NW, self.threshold, self.include_equal)
+        if self.algorithm == "maxmin":
+            return maxmin(packed_NW, self.threshold)
+        return chunked(packed_NW, self.threshold, self.seed, self.include_equal)
 
 
 def _within(distance_RC: Tensor, threshold: float, include_equal: bool) -> Tensor:

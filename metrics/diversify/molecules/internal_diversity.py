@@ -8,6 +8,7 @@ There are three definitions. All use Tanimoto similarities of Morgan fingerprint
 - TDC (Huang et al. 2021), "Diversity": 1 - mean T over pairs of different molecules, without
   repeats; 2048 bits in the published code; two empty fingerprints have T = 0.
 - GuacaMol (Brown et al. 2019): 1 - the mean of the N x N matrix with a zero diagonal, 4096 bits.
+  GuacaMol itself reports that mean for its unique molecules, so set `unique` to compare with it.
 
 The number of bits has more influence than the self-pairs, so state it with the value.
 """
@@ -80,10 +81,11 @@ class InternalDiversity(FingerprintMetric):
 
     Args:
         p: Power of the similarities; MOSES reports 1 and 2.
-        compat: The definition. "tdc" removes repeats; the others keep them, so that a generator
-            that repeats itself scores low.
+        compat: The definition. "tdc" removes repeats; the others keep them by default, so that a
+            generator that repeats itself scores low.
         radius: Radius of the Morgan fingerprint, in bonds.
         num_bits: Length of the fingerprint; None: that of the definition (1024, 2048, 4096).
+        unique: Whether to remove repeated molecules; None: as the definition does.
         kwargs: Options of `torchmetrics.Metric`.
 
     >>> metric = InternalDiversity()
@@ -93,6 +95,8 @@ class InternalDiversity(FingerprintMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     def __init__(
         self,
@@ -100,11 +104,15 @@ class InternalDiversity(FingerprintMetric):
         compat: Compat = "moses",
         radius: int = 2,
         num_bits: int | None = None,
+        unique: bool | None = None,
         **kwargs: Any,
     ) -> None:
         check_power(p, compat)
+        if compat == "tdc" and unique is False:
+            raise ValueError('compat="tdc" removes repeats: set unique to null or true.')
         super().__init__(radius, num_bits or NUM_BITS[compat], **kwargs)
         self.p, self.compat = p, compat
+        self.unique = compat == "tdc" if unique is None else unique
         self.add_row_state("ids", torch.int64)
 
     @classmethod
@@ -119,13 +127,13 @@ class InternalDiversity(FingerprintMetric):
     def update(self, smiles: Sequence[str]) -> None:
         """Add SMILES strings; invalid ones are left out."""
         super().update(smiles)
-        if self.compat == "tdc":
+        if self.unique:
             self.append_rows("ids", molecule_ids(smiles)[1])
 
     def compute(self) -> Tensor:
         """Return the diversity in [0, 1], a float64 scalar; nan without molecules."""
         packed = self.fingerprints
-        if self.compat == "tdc" and len(packed):
+        if self.unique and len(packed):
             ids = self.rows("ids").view(-1, 2)
             rows = torch.unique(torch.cat([ids, packed], dim=1), dim=0)
             packed = rows[:, 2:]

@@ -91,6 +91,7 @@ class Yield(_Hits):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
 
     @classmethod
     def example(cls) -> tuple[Self, Sequence[tuple[Any, ...]]]:
@@ -136,6 +137,7 @@ class OracleBurden(_Hits):
     """
 
     higher_is_better = False
+    plot_lower_bound = 0.0
 
     def __init__(self, num_hits: int, threshold: float, **kwargs: Any) -> None:
         super().__init__(threshold, **kwargs)

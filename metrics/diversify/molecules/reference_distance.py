@@ -53,6 +53,8 @@ class ReferenceDistance(SummedMetric):
     tensor(0.5000, dtype=torch.float64)
     """
 
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
     distance_sum: Tensor
     num_molecules: Tensor
 

@@ -32,6 +32,8 @@ class Validity(SummedMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
     num_valid: Tensor
     num_strings: Tensor
 
@@ -68,6 +70,8 @@ class Uniqueness(GatheredMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -106,6 +110,8 @@ class NovelMolecules(GatheredMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
 
     def __init__(self, reference: Sequence[str], is_canonical: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -199,7 +199,7 @@ def test_mistakes_are_explained_and_nothing_is_counted(metric_class):
     metric = metric_class(embedder=letter_counts)
     with pytest.raises(ValueError, match="'123' is zero or not finite"):
         metric.update([["abc"], ["123", "x"]])
-    with pytest.raises(ValueError, match="list of texts for each prompt"):
+    with pytest.raises(ValueError, match="put it into a list"):
         metric.update(["abc"])
     assert all(value.isnan() for value in metric.compute().values())
     with pytest.raises(ValueError, match="is not known"):

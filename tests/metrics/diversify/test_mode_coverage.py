@@ -99,7 +99,7 @@ def test_a_mapping_of_ones_own():
     ("make", "message"),
     [
         (lambda: ModeCoverage(modes=[]), "at least one mode"),
-        (lambda: ModeCoverage(modes="12"), "at least one mode"),
+        (lambda: ModeCoverage(modes="12"), "put it into a list"),
         (lambda: ModeCoverage(modes=["1", ""]), "non-empty names"),
         (lambda: ModeCoverage(modes=["1", []]), "non-empty names"),
         (lambda: ModeCoverage().update([["a"]]), "needs the known modes once"),

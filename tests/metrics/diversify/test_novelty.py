@@ -96,7 +96,7 @@ def test_no_scores_leave_utility_undefined():
         (lambda: NoveltyBench(num_samples=0), "num_samples=0"),
         (lambda: NoveltyBench(compat="summary"), "partitions.jsonl"),
         (lambda: NoveltyBench(AnswerJudge()).update([["a", "b"]], [[1]]), "one score for each"),
-        (lambda: NoveltyBench().update(["ab"]), "list of texts for each prompt"),
+        (lambda: NoveltyBench().update(["ab"]), "put it into a list"),
     ],
 )
 def test_mistakes_are_explained(make, message):

@@ -184,7 +184,7 @@ def test_no_split_or_order_of_prompts_changes_a_digit(make, samples, data):
         (lambda: ExpectationAdjustedDistinct(vocabulary_size={1: 10}), "no possible 2-grams"),
         (lambda: ExpectationAdjustedDistinct(compat="diversity"), "rlfh-gen-div"),
         (lambda: NgramDiversity(compat="yes"), "null or diversity"),
-        (lambda: DistinctNgrams().update(["a", "b"]), "list of texts for each prompt"),
+        (lambda: DistinctNgrams().update(["a", "b"]), "put it into a list"),
         (lambda: DistinctNgrams().update([["a"], []]), "prompt 1 has no samples"),
         (lambda: DistinctNgrams().update([["a"]], [1, 2]), "2 positions for 1 prompts"),
     ],
