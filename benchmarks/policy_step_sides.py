@@ -85,10 +85,17 @@ class PolicySides:
             {"prompt_ids": row, "prompt": " ".join(str(number) for number in row)} for row in ids
         ]
         self.policy = CausalLMPolicy(self._model(), sizes.new_tokens, self.tokenizer).to(device)
+        self._begin()
+
+    def _begin(self) -> None:
         self.optimizer = _adamw(self.policy.model)
         self.parts = Parts()
         #: TRL loads policy and reference from this folder and writes to it.
         self._folder = tempfile.TemporaryDirectory(prefix="policy_step_")
+
+    def score(self, text: str) -> float:
+        """Compute the reward of a completion."""
+        return share_of_even_numbers(text)
 
     def _model(self) -> PreTrainedModel:
         torch.manual_seed(0)
@@ -124,7 +131,7 @@ class PolicySides:
         with parts.time("sampling", device):
             rollout = policy.sample(self.prompts, self.sizes.num_samples)
         with parts.time("reward", device):
-            reward_B = torch.tensor([share_of_even_numbers(text) for text in rollout.texts])
+            reward_B = torch.tensor([self.score(text) for text in rollout.texts])
             reward_B = reward_B.to(device)
         with parts.time("scoring by the reference", device):
             reference_B = policy.reference_log_prob(rollout)
@@ -184,8 +191,6 @@ class PolicySides:
             from trl import RLOOConfig, RLOOTrainer
 
             sizes, folder = self.sizes, self._folder.name
-            with no_progress_bars():
-                self._model().save_pretrained(folder)
             arguments = RLOOConfig(
                 output_dir=folder,
                 per_device_train_batch_size=sizes.batch,
@@ -204,15 +209,29 @@ class PolicySides:
                 disable_tqdm=True,
             )
             trainer: Any = RLOOTrainer(
-                folder,
-                _trl_reward,
+                self._trl_model(),
+                self._trl_reward,
                 arguments,
                 Dataset.from_list([{"prompt": row["prompt"]} for row in self.prompts]),
                 processing_class=self.tokenizer,
+                **self._trl_adapters(),
             )
         trainer.optimizer = _adamw(trainer.model)
         trainer.current_gradient_accumulation_steps = 1
         return trainer
+
+    def _trl_model(self) -> str:
+        """Return the folder of the model that TRL starts from."""
+        with no_progress_bars():
+            self._model().save_pretrained(self._folder.name)
+        return self._folder.name
+
+    def _trl_adapters(self) -> dict[str, Any]:
+        """Return the arguments that give TRL's model adapters."""
+        return {}
+
+    def _trl_reward(self, completions: list[Any], **_: Any) -> list[float | None]:
+        return [self.score(_text_of(completion)) for completion in completions]
 
     @cached_property
     def _trl_batch(self) -> list[dict[str, Any]]:
@@ -245,9 +264,11 @@ def share_of_even_numbers(text: str) -> float:
     return sum(int(word) % 2 == 0 for word in words) / max(1, len(words))
 
 
-def _trl_reward(completions: list[str], **_: Any) -> list[float | None]:
-    return [share_of_even_numbers(text) for text in completions]
+def _text_of(completion: str | list[dict[str, str]]) -> str:
+    """Return the text of a completion, which TRL gives as a message where the prompt is one."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def _adamw(model: PreTrainedModel) -> AdamW:
-    return AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return AdamW(learning, lr=LEARNING_RATE, weight_decay=0.0)

@@ -6,8 +6,10 @@ from contextlib import closing
 import pytest
 import torch
 
+from tests.models.tiny_chat_model import tiny_chat_folder
 from triptych.benchmarks import policy_step
 from triptych.benchmarks.paired import PairedTimer
+from triptych.benchmarks.policy_step_chat import ChatSides
 from triptych.benchmarks.policy_step_sides import (
     GENERATE,
     OURS,
@@ -49,6 +51,29 @@ def test_both_sides_start_from_the_same_and_take_a_step_of_the_same_size(sides):
         side.release()
     assert any(not torch.equal(p, before[name]) for name, p in theirs.named_parameters())
     assert any(not torch.equal(p, before[name]) for name, p in ours.items())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_chat_model_learns_by_the_same_adapters_on_both_sides(smollm2, tmp_path):
+    end = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    tiny_chat_folder(tmp_path / "base", smollm2, end, eos_token_id=[2])
+    with closing(ChatSides(str(tmp_path / "base"), PolicySizes(2, 3, new_tokens=4), CPU)) as sides:
+        theirs = sides.trainer.model
+
+        def learning(model):
+            return {
+                n.split("layers.")[-1]: p for n, p in model.named_parameters() if p.requires_grad
+            }
+
+        ours, peers = learning(sides.policy.model), learning(theirs)
+        assert {n: p.shape for n, p in ours.items()} == {n: p.shape for n, p in peers.items()}
+        assert all(".lora_" in name for name in ours)
+        prompt_ids, *_ = sides.trainer._tokenize_prompts([row["prompt"] for row in sides.prompts])
+        assert prompt_ids == [row["prompt_ids"] for row in sides.prompts]
+        for side in (sides.our_step(True), sides.trl_step()):
+            side.run()
+            side.release()
+        assert all(p[name].any() for p in (ours, peers) for name in p if ".lora_B" in name)
 
 
 @pytest.mark.filterwarnings("ignore")
