@@ -18,6 +18,7 @@ from triptych.studies.arms import SEED_OF_DATA_TOO, Arm, device_of, run_arms
 from triptych.studies.diversify.chat_runs import (
     MARA,
     RLOO,
+    first_words,
     last_samples,
     rival_words,
     run_words,
@@ -65,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     )
     rivals = rival_words(1.0, ENTROPY_COEFFICIENT, GAMMA)
     runs = run_arms(
-        [Arm(name, (*words, *own)) for name, own in rivals.items()],
+        [Arm(name, (*words, *own, *first_words(name))) for name, own in rivals.items()],
         seeds,
         options.out / options.preset,
         options.workers,

@@ -55,6 +55,11 @@ def run_words(config: str, model: str, steps: int) -> tuple[str, ...]:
     )
 
 
+def first_words(name: str) -> tuple[str, ...]:
+    """Return the words that leave out the first validation, which is the same in all arms."""
+    return () if name == RLOO else ("--model.init_args.evaluate_first", "false")
+
+
 def validations(run: Path, set_name: str, keys: Mapping[str, str]) -> list[dict[str, float]]:
     """Read the numbers of a run's validations from its `metrics.csv`, in their order.
 

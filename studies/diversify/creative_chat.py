@@ -14,6 +14,7 @@ from triptych.studies.diversify.chat_runs import (
     MARA,
     RLOO,
     SMOOTHING,
+    first_words,
     last_samples,
     rival_words,
     run_words,
@@ -70,7 +71,7 @@ def run_study(options: argparse.Namespace) -> dict[str, Any]:
     words = (*run_words(CONFIG, options.model, STEPS), *prompt_words(options.data_dir))
     rivals = rival_words(RIGHT, ENTROPY_COEFFICIENT, GAMMA)
     runs = run_arms(
-        [Arm(name, (*words, *rivals[name])) for name in ARMS],
+        [Arm(name, (*words, *rivals[name], *first_words(name))) for name in ARMS],
         seeds,
         options.out / options.preset,
         options.workers,
