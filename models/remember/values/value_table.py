@@ -132,7 +132,8 @@ class ValueTable(nn.Module):
         if torch.compiler.is_compiling() and (
             self.gradient == "dense" or not torch.is_grad_enabled()
         ):
-            return gather_op(self.weight, ids_BK, weights_BK)  # an op is no graph break
+            read_BD: Tensor = gather_op(self.weight, ids_BK, weights_BK)  # no graph break
+            return read_BD
         anchor = self.anchor if self.gradient == "selected_rows" else None
         y_BD: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
             self.weight, ids_BK, weights_BK, anchor, self

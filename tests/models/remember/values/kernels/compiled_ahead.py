@@ -8,6 +8,7 @@ from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from triptych.models.remember.values.kernels import programs
@@ -15,7 +16,7 @@ from triptych.models.remember.values.kernels.launches import LONGEST_PIECE, tili
 
 INTEGERS = {"num_reads": "i32", "num_rows": "i32", "num_uses": "i32"}
 FLOATS = {"weights_BK", "weights_M", "dots_BK", "dots_CM", "partial_QD"}
-#: One more register a thread would halve the warps that hide the latency of loads.
+#: With more, fewer than 16 warps of 32 threads fit on a multiprocessor (65,536 registers).
 MOST_REGISTERS = 128
 
 
@@ -49,7 +50,7 @@ def report(ptx, capability):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program.ptx"
         file.write_text(ptx)
-        ptxas = triton.knobs.nvidia.ptxas.path
+        ptxas = get_ptxas(capability).path  # the one that `triton.compile` takes
         words = [ptxas, "-v", f"-arch={arch}", str(file), "-o", str(file.with_suffix(".cubin"))]
         done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

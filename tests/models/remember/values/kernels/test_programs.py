@@ -3,6 +3,7 @@
 They run in a process of their own: triton decides at import whether it interprets.
 """
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ def run(script, *words):
     done = subprocess.run(
         [sys.executable, str(HERE / script), *words],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path[1:]])},
         capture_output=True,
         text=True,
         timeout=300,
@@ -31,6 +33,7 @@ def run(script, *words):
     return done.stdout
 
 
+@pytest.mark.slow  # half a minute on a busy core
 def test_interpreted_programs_equal_torch():
     assert "all equal" in run("interpreted.py")
 
