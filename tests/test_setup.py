@@ -22,7 +22,8 @@ def requirements() -> list[Requirement]:
     project = PROJECT["project"]
     texts = list(project["dependencies"])
     for extra, more in project["optional-dependencies"].items():
-        texts += more if extra != "faiss-gpu" else []  # it excludes faiss-cpu
+        # The one excludes faiss-cpu; torch's wheel for a GPU decides on the version of triton.
+        texts += more if extra not in ("faiss-gpu", "kernels") else []
     return [Requirement(text) for text in texts]
 
 

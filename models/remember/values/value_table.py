@@ -7,8 +7,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from triptych.models.remember.values.gather_op import gather_op
 from triptych.models.remember.values.weighted_gather import (
-    dense_transposed_gather,
+    gather_gradients,
+    table_gradient,
     transposed_gather,
     weight_gradient,
     weighted_gather,
@@ -127,6 +129,11 @@ class ValueTable(nn.Module):
         Returns:
             y_BD in the table's dtype.
         """
+        if torch.compiler.is_compiling() and (
+            self.gradient == "dense" or not torch.is_grad_enabled()
+        ):
+            read_BD: Tensor = gather_op(self.weight, ids_BK, weights_BK)  # no graph break
+            return read_BD
         anchor = self.anchor if self.gradient == "selected_rows" else None
         y_BD: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
             self.weight, ids_BK, weights_BK, anchor, self
@@ -209,16 +216,18 @@ class _Gather(torch.autograd.Function):
         table: ValueTable = ctx.table
         grad_BD = grad_BD.contiguous()
         grad_values = grad_weights = grad_anchor = None
-        if ctx.needs_input_grad[2]:
+        dense = ctx.needs_input_grad[0] and table.gradient == "dense"
+        if dense and ctx.needs_input_grad[2]:
+            grad_values, grad_weights = gather_gradients(grad_BD, values_SD, ids_BK, weights_BK)
+        elif ctx.needs_input_grad[2]:
             grad_weights = weight_gradient(grad_BD, values_SD, ids_BK).to(weights_BK.dtype)
         if ctx.needs_input_grad[3]:
             grad_anchor = grad_BD.sum(dtype=torch.promote_types(grad_BD.dtype, torch.float32)) * 0
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[3]:
+        if dense and grad_values is None:
+            grad_values = table_gradient(grad_BD, table.weight, ids_BK, weights_BK)
+        elif not dense and (ctx.needs_input_grad[0] or ctx.needs_input_grad[3]):
             reads = SlotReads(ids_BK, weights_BK.detach(), grad_BD)
-            if table.gradient == "selected_rows":
-                table.reads.append(_only(reads, ctx.counted_mask_B))
-            else:
-                grad_values = _dense_gradient(reads, table.weight)
+            table.reads.append(_only(reads, ctx.counted_mask_B))
         return grad_values, None, grad_weights, grad_anchor, None
 
 
@@ -248,19 +257,6 @@ def _only(reads: SlotReads, keep_mask_B: Tensor | None) -> SlotReads:
         return reads
     kept = keep_mask_B.nonzero().squeeze(1)  # once: a GPU waits for the number of tokens
     return SlotReads(*(tensor[kept] for tensor in reads))
-
-
-def _dense_gradient(reads: SlotReads, values_SD: Tensor) -> Tensor:
-    """Compute the gradient of the whole table, zero for rows that were not read."""
-    exact = torch.promote_types(values_SD.dtype, torch.float32)
-    uses = (*_flatten([reads]), reads.grad_BD.to(exact))
-    if values_SD.dtype == exact:
-        return dense_transposed_gather(*uses, values_SD.shape[0])
-    # Only the rows read are summed in the wider dtype.
-    rows_U, sums_UD = transposed_gather(*uses, values_SD.shape[0])
-    grad_SD = torch.zeros_like(values_SD)
-    grad_SD[rows_U] = sums_UD.to(values_SD.dtype)
-    return grad_SD
 
 
 def _flatten(

@@ -7,6 +7,9 @@ Each table row is read once per use, and no (B, K, D) tensor is formed:
 - gradient of V: the same gather transposed. Uses are sorted by row, then each row gathers
   the output gradients of the tokens that read it. There are no atomics, so the result is
   deterministic, and it is as small as the set of rows read.
+
+On a GPU with triton the same functions run as kernels (`kernels/`), whose backward pass forms both
+gradients in one pass.
 """
 
 import warnings
@@ -14,6 +17,8 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from triptych.models.remember.values.kernels.choice import use_kernels
 
 # Shapes: B bags (tokens), K reads per bag, D width, S slots, M all reads, U distinct rows read
 
@@ -39,6 +44,10 @@ def weighted_gather(values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor) -> Te
     >>> weighted_gather(torch.eye(3), torch.tensor([[0, 2]]), torch.tensor([[2.0, 0.5]])).tolist()
     [[2.0, 0.0, 0.5]]
     """
+    if use_kernels(values_SD):
+        from triptych.models.remember.values.kernels.launches import gather
+
+        return gather(values_SD, ids_BK, weights_BK)
     return F.embedding_bag(
         ids_BK, values_SD, per_sample_weights=weights_BK.to(values_SD.dtype), mode="sum"
     )
@@ -50,6 +59,13 @@ def ragged_gather(values_SD: Tensor, ids_M: Tensor, weights_M: Tensor, starts_B1
     Args:
         starts_B1: int64; bag b holds the reads from starts[b] to starts[b + 1].
     """
+    if use_kernels(values_SD):
+        from triptych.models.remember.values.kernels.launches import Segments, segment_sums
+
+        order_M = torch.arange(ids_M.numel(), device=ids_M.device)
+        return segment_sums(
+            Segments(starts_B1, order_M), weights_M, values_SD, ids_M, values_SD.dtype
+        )[0]
     return F.embedding_bag(
         ids_M,
         values_SD,
@@ -66,6 +82,10 @@ def weight_gradient(grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor) -> Tenso
     Returns:
         grad_BK in the table's dtype.
     """
+    if use_kernels(values_SD, grad_BD):
+        from triptych.models.remember.values.kernels.launches import weight_dots
+
+        return weight_dots(grad_BD, values_SD, ids_BK).to(values_SD.dtype)
     num_bags, num_reads = ids_BK.shape
     num_slots = values_SD.shape[0]
     flat_M = ids_BK.flatten()
@@ -141,6 +161,51 @@ def dense_transposed_gather(
     sorted_M, order_M = _sort(rows_M, num_rows)
     starts_S1 = _row_starts(sorted_M, num_rows)
     return ragged_gather(grad_BD, bags_M[order_M], weights_M[order_M], starts_S1)
+
+
+def gather_gradients(
+    grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Compute both gradients of `weighted_gather`; as kernels in one pass over the reads.
+
+    Returns:
+        grad_SD of the whole table, in its dtype and zero for rows that were not read, summed in
+        float32 (float64 for a float64 table). grad_BK in the weights' dtype.
+    """
+    if use_kernels(values_SD, grad_BD):
+        from triptych.models.remember.values.kernels.launches import Segments, segment_sums
+
+        num_slots = values_SD.shape[0]
+        sorted_M, order_M = _sort(ids_BK.flatten(), num_slots)
+        grad_SD, dots_M = segment_sums(
+            Segments(_row_starts(sorted_M, num_slots), order_M),
+            weights_BK.flatten(),
+            grad_BD,
+            ids_BK.shape[1],
+            values_SD.dtype,
+            values_SD,
+        )
+        assert dots_M is not None
+        return grad_SD, dots_M.view_as(ids_BK).to(weights_BK.dtype)
+    grad_BK = weight_gradient(grad_BD, values_SD, ids_BK).to(weights_BK.dtype)
+    return table_gradient(grad_BD, values_SD, ids_BK, weights_BK), grad_BK
+
+
+def table_gradient(
+    grad_BD: Tensor, values_SD: Tensor, ids_BK: Tensor, weights_BK: Tensor
+) -> Tensor:
+    """Compute the gradient of the whole table alone; see `gather_gradients`."""
+    num_bags, num_reads = ids_BK.shape
+    exact = torch.promote_types(values_SD.dtype, torch.float32)
+    bags_M = torch.arange(num_bags, device=ids_BK.device).repeat_interleave(num_reads)
+    uses = (ids_BK.flatten(), bags_M, weights_BK.flatten(), grad_BD.to(exact))
+    if values_SD.dtype == exact:
+        return dense_transposed_gather(*uses, values_SD.shape[0])
+    # Only the rows read are summed in the wider dtype.
+    rows_U, sums_UD = transposed_gather(*uses, values_SD.shape[0])
+    grad_SD = torch.zeros_like(values_SD)
+    grad_SD[rows_U] = sums_UD.to(values_SD.dtype)
+    return grad_SD
 
 
 def _sort(rows_M: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Triton kernels of the gather and its transposes, for CUDA and ROCm (extra `kernels`)."""
