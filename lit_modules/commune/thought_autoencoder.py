@@ -406,7 +406,7 @@ class ThoughtAutoencoder(DrawsByStep):
     ) -> tuple[IdentifiableGroups, list[int], int, RankCheck]:
         """Find groups of latents that can be told apart, and ranks of the Jacobian's blocks."""
         codec = self.model.codec
-        sizes = torch.tensor(codec.state_sizes, device=relevant_KZ.device)
+        sizes = torch.tensor(codec.state_sizes, dtype=torch.int64, device=relevant_KZ.device)
         is_own_HZ = relevant_KZ.repeat_interleave(sizes, 0)
         elements = binarize(magnitude_HZ, widest_gap(magnitude_HZ), relative=True).mask
         support_HZ = (elements & is_own_HZ).cpu()
