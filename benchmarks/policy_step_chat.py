@@ -42,7 +42,7 @@ class ChatSides(PolicySides):
         self.tokenizer = AutoTokenizer.from_pretrained(self._source)
         lines = EVERYDAY_PROMPTS.read_text(encoding="utf-8").splitlines()[: sizes.num_prompts]
         messages = [[{"role": "user", "content": line}] for line in lines]
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        encoded: Any = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
         self.prompts = [
             {"prompt_ids": ids, "prompt": chat}
             for ids, chat in zip(encoded["input_ids"], messages, strict=True)

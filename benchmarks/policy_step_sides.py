@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from torch.optim import AdamW
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from triptych.benchmarks.paired import Side, synchronize
 from triptych.models.base_lm import BaseLMConfig, build_base_lm
@@ -77,7 +77,7 @@ class PolicySides:
     def __init__(self, sizes: PolicySizes, device: torch.device) -> None:
         self.sizes = sizes
         self.device = device
-        self.tokenizer = number_tokenizer(sizes.vocab_size)
+        self.tokenizer: PreTrainedTokenizerBase = number_tokenizer(sizes.vocab_size)
         generator = torch.Generator().manual_seed(0)
         shape = (sizes.num_prompts, sizes.prompt_tokens)
         ids = torch.randint(2, sizes.vocab_size, shape, generator=generator).tolist()

@@ -196,8 +196,9 @@ def _datamodule(kind: str, path: Path, cache: Path) -> Any:
         from triptych.datamodules.remember.text.documents import DocumentsConfig
 
         documents = DocumentsConfig(source)
-        options = {"cache_dir": str(cache), "context_length": 96, "eval_batch_size": 2}
-        return DocumentStream(documents, **options, **tokenizer)
+        return DocumentStream(
+            documents, cache_dir=str(cache), context_length=96, eval_batch_size=2, **tokenizer
+        )
     from triptych.datamodules.commune.debate_questions import DebateQuestions
     from triptych.datamodules.commune.reasoning import Reasoning
 

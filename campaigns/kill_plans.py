@@ -61,12 +61,12 @@ class KillPlan:
     def _kill_in_write(self) -> None:
         sync, counter = os.fsync, _Counter(self.number)
 
-        def fsync(descriptor: int) -> None:
+        def fsync(descriptor: Any) -> None:
             if "checkpoints" in os.readlink(f"/proc/self/fd/{descriptor}") and counter.is_due():
                 _kill()
             sync(descriptor)
 
-        os.fsync = fsync
+        os.fsync = fsync  # type: ignore[assignment]  # the parameter has another name
 
     def _kill_in_hook(self, hook: str) -> None:
         from lightning.pytorch.trainer import call
@@ -83,7 +83,7 @@ class KillPlan:
                 _kill()
             return result
 
-        call._call_callback_hooks = hooks  # type: ignore[assignment]
+        call._call_callback_hooks = hooks
 
 
 def random_plan(kind: str, chance: random.Random, seconds: float, hooks: int) -> KillPlan:

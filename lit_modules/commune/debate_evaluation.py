@@ -8,7 +8,7 @@ text_*      a debate with messages of a limited number of words, or whole ones (
 """
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -44,7 +44,7 @@ class DebateEvaluation:
         self.right: Counter[str] = Counter()
         self.agreed: Counter[str] = Counter()
         self.sent_bytes: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.last_seconds = 0.0
         self.num_replies = self.num_questions = self.num_own_answers = 0
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from triptych.datamodules.commune.debate_task import Question
@@ -60,7 +61,7 @@ def replies_with_passed_caches(
             num_bytes += sum(
                 part.numel() * part.element_size()
                 for layer in cache.layers
-                for part in (layer.keys, layer.values)
+                for part in _tensors(layer)
             )
             (prompt,) = task.encode(agent.tokenizer, [question], number)
             rest = prompt[read[number][1] :]
@@ -100,11 +101,20 @@ def _joined(caches: Sequence[DynamicCache], head: int) -> tuple[DynamicCache, in
     """Put caches one after another, the head of the prompt only once; return the positions used."""
     joined = DynamicCache()
     for layer in range(len(caches[0].layers)):
-        parts = [caches[0].layers[layer], *(other.layers[layer] for other in caches[1:])]
-        keys = [part.keys[:, :, head if place else 0 :] for place, part in enumerate(parts)]
-        values = [part.values[:, :, head if place else 0 :] for place, part in enumerate(parts)]
-        joined.update(torch.cat(keys, 2), torch.cat(values, 2), layer)
+        parts = [_tensors(cache.layers[layer]) for cache in caches]
+        keys, values = (
+            torch.cat(
+                [of_part[:, :, head if place else 0 :] for place, of_part in enumerate(kind)], 2
+            )
+            for kind in zip(*parts, strict=True)
+        )
+        joined.update(keys, values, layer)
     return joined, max(cache.get_seq_length() for cache in caches)
+
+
+def _tensors(layer: Any) -> tuple[Tensor, Tensor]:
+    """Return keys and values of a layer of a cache."""
+    return layer.keys, layer.values
 
 
 def _continued(

@@ -126,7 +126,9 @@ def test_only_a_row_of_looks_counts(tmp_path):
     """Patience begins again once the number is back above its bound."""
     stop = StopOnCollapse("x", below=0.5, patience=2)
 
-    run = SimpleNamespace(should_stop=False, global_step=0, callback_metrics={})
+    run = SimpleNamespace(
+        should_stop=False, global_step=0, callback_metrics={}, lightning_module=None
+    )
     for value in (0.1, 0.9, 0.1):
         run.callback_metrics = {"x": value}
         stop._look(run)

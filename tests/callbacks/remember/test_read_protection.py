@@ -17,6 +17,7 @@ from tests.callbacks.remember.finetuning_runs import (
 from triptych.callbacks.remember.read_protection import FILE, ReadProtection
 from triptych.callbacks.remember.row_updates import RowObserver
 from triptych.callbacks.remember.sparse_memory_finetuning import SparseMemoryFinetuning
+from triptych.models.host.checked_folder import write_checksums
 from triptych.models.remember.values.value_table import ValueTable
 from triptych.models.tensor_file import load_tensors
 
@@ -95,6 +96,7 @@ def test_an_export_hands_its_reads_to_the_next_run(finetune_by_yaml, export):
     assert (handed_on / FILE).read_bytes() == (first / FILE).read_bytes()
     section["init_args"]["protection"] = 20.0
     (first / FILE).unlink()  # the same facts, unprotected: other values
+    write_checksums(first)
     unprotected = finetune_by_yaml(callbacks=[section], init_from=str(first))
     weight = next(
         name for name in exported(second.parent) if name.endswith("weight") and "value" in name
