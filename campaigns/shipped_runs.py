@@ -75,6 +75,10 @@ _SEARCH = (
     *("--trainer.max_steps", 10, "--checkpoint.every_n_train_steps", 2),
     *("--model.init_args.num_samples", 16, "--model.init_args.reward.init_args.budget", 5000),
 )
+_STAGED = (
+    *("--trainer.max_steps", 12, "--checkpoint.every_n_train_steps", 2),
+    *("--model.init_args.num_samples", 16),
+)
 _PROBES = ("--model.init_args.probe_samples", 16, "--model.init_args.intervention_samples", 4)
 _PRIOR = ("--model.init_args.num_samples", 20)
 
@@ -122,6 +126,7 @@ RUNS = {
         (*_SEARCH, "--model.init_args.reward.init_args.num_workers", 1),
         "prior",
     ),
+    "molecules_staged": ShippedRun("diversify/molecules_staged", _STAGED, "prior"),
     "agents": ShippedRun("commune/agents", (*_steps(12, 6, 3), *_DEBATE)),
     "autoencoder": ShippedRun("commune/autoencoder", (*_steps(12, 6, 3), *_DEBATE), "agents"),
     "masked_autoencoder": ShippedRun(

@@ -218,7 +218,7 @@ def test_predict_samples_molecules(molecules, tmp_path, capsys):
 
 def test_the_list_of_commands_is_complete(capsys):
     with pytest.raises(
-        ArgumentError, match="'ask', 'chat', 'predict', 'teach', 'unlearn', 'ledger'"
+        ArgumentError, match="'predict', 'sample', 'score', 'teach', 'unlearn', 'ledger'"
     ):
         main(["test"])
     with pytest.raises(SystemExit):
