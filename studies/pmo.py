@@ -27,8 +27,9 @@ from rich.table import Table
 from scipy import stats
 
 from triptych.metrics.display.figure_style import GREY, WIDTH, series, styled
+from triptych.metrics.diversify.molecules.search_curve import auc_top_k
 from triptych.studies.arms import Arm, device_of, exported_start, probe, run_arms, written
-from triptych.studies.diversify.pmo.ledger_scores import auc_top_k, scores_of_calls, top_k
+from triptych.studies.diversify.pmo.ledger_scores import scores_of_calls, top_k
 from triptych.studies.diversify.pmo.oracles import ORACLES
 from triptych.studies.diversify.pmo.published import REINVENT_AUC_TOP_10
 from triptych.studies.figures import save_figure, spread_out
@@ -181,7 +182,7 @@ def numbers_of(scores: Sequence[float], budget: int) -> dict[str, float]:
         budget: Calls of the benchmark.
     """
     return {
-        AUC: auc_top_k(scores, 10, budget),
+        AUC: auc_top_k(scores, 10, budget) if scores else 0.0,
         "top-1": top_k(scores, 1),
         "top-10": top_k(scores, 10),
         "top-100": top_k(scores, 100),

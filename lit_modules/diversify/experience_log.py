@@ -119,7 +119,8 @@ class ExperienceLog:
             means["train/left_out_share"] = (experience.left_out_B, everyone_B)
         means |= self._sampling_gap(experience)
         for name, part_B in experience.scores.components.items():
-            means[f"reward/{name}"] = (part_B, ~part_B.isnan())
+            if name != "oracle_call":  # the mean of numbers of calls says nothing
+                means[f"reward/{name}"] = (part_B, ~part_B.isnan())
         # A sample that only exceeded its time has no reward and no error.
         num_errors, scores = len(experience.scores.errors), experience.scores
         equal_B, compared_B = equal_groups(experience.reward, rollout.group_B)

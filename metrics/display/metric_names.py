@@ -208,6 +208,7 @@ QUANTITIES: dict[str, Quantity] = {
 PATTERNS: tuple[tuple[str, Quantity], ...] = (
     (r"latents_of_(\d+)_agents", Quantity(r"latents that matter to \1 agents", COUNT)),
     (r"auc_top_(\d+)", Quantity(r"best \1 scores over the budget (AUC top-\1)", "mean")),
+    (r"top_(\d+)", Quantity(r"best \1 scores", "mean")),
     (r"kl_nats_(\w+)", Quantity(r"divergence of \1 from the reference", NATS)),
     (r"oracle_burden_(\d+)", Quantity(r"oracle calls until hit \1", "calls")),
     (

@@ -14,7 +14,7 @@ from triptych.models.diversify.molecules.molecule import read_molecule
 from triptych.models.diversify.molecules.smiles_rnn import SmilesRNN, SmilesRNNConfig
 from triptych.studies import pmo
 from triptych.studies.diversify.pmo import oracles
-from triptych.studies.diversify.pmo.ledger_scores import auc_top_k, scores_of_calls, top_k
+from triptych.studies.diversify.pmo.ledger_scores import scores_of_calls, top_k
 from triptych.studies.diversify.pmo.oracles import ORACLES
 from triptych.studies.diversify.pmo.published import REINVENT_AUC_TOP_10
 from triptych.studies.results import at_least
@@ -112,11 +112,14 @@ def by_calls(scores: list[float], k: int, budget: int, every: int) -> float:
 
 @pytest.mark.parametrize("calls", [1, 99, 100, 101, 250, 400])
 def test_area_under_the_top_k_curve(calls):
+    def auc(scores: list[float]) -> float:
+        return pmo.numbers_of(scores, 400)[pmo.AUC]
+
     scores = np.random.default_rng(calls).random(calls).tolist()
-    assert auc_top_k(scores, 10, 400) == pytest.approx(by_calls(scores, 10, 400, 100))
-    assert auc_top_k([1.0] * calls, 10, 400) == pytest.approx(1 - min(calls, 100) / 800)
-    assert auc_top_k([], 10, 400) == 0.0
-    assert auc_top_k([*[0.5] * 400, 1.0], 1, 400) == pytest.approx(0.5 * (1 - 1 / 8))
+    assert auc(scores) == pytest.approx(by_calls(scores, 10, 400, 100))
+    assert auc([1.0] * calls) == pytest.approx(1 - min(calls, 100) / 800)
+    assert auc([]) == 0.0
+    assert auc([*[0.5] * 400, 1.0]) == pytest.approx(0.5 * (1 - 1 / 8))
     assert top_k([0.1, 0.5, 0.3], 2) == pytest.approx(0.4)
 
 

@@ -19,7 +19,6 @@ from triptych.callbacks.command_line.packaged_configs import shipped
 from triptych.callbacks.run.save_config import CONFIG_FILE
 from triptych.commands.options import CommandParser, positive_int
 from triptych.commands.training_molecules import molecules_of_file
-from triptych.models.diversify.molecules.molecule import canonical_smiles
 from triptych.models.diversify.rollout import only_texts
 from triptych.objectives.rewards.base import Scores
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective
@@ -153,7 +152,7 @@ def _scored(reward: OracleReward, texts: Sequence[str]) -> Iterator[dict[str, An
     for start in track(starts, "scoring", console=console, disable=not console.is_terminal):
         part = texts[start : start + _AT_ONCE]
         scores = reward(only_texts(part))
-        canonical = [canonical_smiles(text, reward.keep_stereo) for text in part]
+        canonical = [reward.canonical(text) for text in part]
         calls = reward.ledger.look_up([text for text in canonical if text is not None])
         for row, text in enumerate(part):
             call = calls.get(canonical[row] or "")

@@ -33,12 +33,16 @@ from triptych.metrics.diversify.molecules.fingerprints import morgan_fingerprint
 from triptych.metrics.diversify.molecules.internal_diversity import InternalDiversity
 from triptych.metrics.diversify.molecules.oracle_calls import OracleBurden, Yield, format_burden
 from triptych.metrics.diversify.molecules.scaffolds import Scaffolds
+from triptych.metrics.diversify.molecules.search_curve import AucTopK
 from triptych.models.diversify.molecules.molecule import read_molecule
 from triptych.objectives.rewards.molecules.objective import MoleculeObjective
 from triptych.objectives.rewards.molecules.oracle_ledger import Call, OracleLedger
 from triptych.objectives.rewards.molecules.oracle_reward import OracleReward
 from triptych.objectives.rewards.molecules.transforms import Identity
 from triptych.protocols import HasReward
+
+#: Numbers of best molecules whose mean, and area under its curve, are reported.
+TOP_K = (1, 10, 100)
 
 
 class MoleculeReport(Callback):
@@ -52,7 +56,8 @@ class MoleculeReport(Callback):
     - ``figures/diverse_molecules.png``: the hits that differ most from each other;
     - ``figures/properties.png``: properties of the first calls, the last calls and the hits;
     - ``figures/chemical_space.png``: a map of the molecules, from the first call to the last;
-    - rows of the final table: Yield, oracle burden, internal diversity, Circles, scaffolds.
+    - rows of the final table: Yield, oracle burden, AUC and mean of the best 1, 10 and 100, internal
+      diversity, Circles, scaffolds.
 
     Args:
         threshold: Least score of a hit.
@@ -91,7 +96,7 @@ class MoleculeReport(Callback):
             (call for call in calls if call.score >= self.threshold),
             key=lambda call: (-call.score, call.number),
         )
-        self.numbers = search_numbers(calls, self.threshold, self.num_hits)
+        self.numbers = search_numbers(calls, self.threshold, self.num_hits, reward.budget)
         raw = raw_labels(reward.objective)
         failures = reward.ledger.failures()
         self._rows = self._table(calls, reward.budget, raw, len(failures))
@@ -124,6 +129,10 @@ class MoleculeReport(Callback):
         for count in self.num_hits:
             burden = numbers[f"oracle_burden_{count}"]
             rows.append((f"oracle calls until hit {count:,}", format_burden(burden, len(calls))))
+        if calls:
+            for text, key in (("AUC top-k over the budget", "auc_top"), ("top-k score", "top")):
+                values = ", ".join(f"{numbers[f'{key}_{k}']:.4f}" for k in TOP_K)
+                rows.append((f"{text}: k = {', '.join(map(str, TOP_K))}", values))
         named = {
             "hits_int_div1": "internal diversity of the hits (MOSES)",
             "hits_circles": "Circles of the hits (Leader, distance 0.75)",
@@ -195,9 +204,9 @@ def oracle_of(pl_module: LightningModule, needed_by: str) -> OracleReward:
 
 
 def search_numbers(
-    calls: Sequence[Call], threshold: float, num_hits: Sequence[int]
+    calls: Sequence[Call], threshold: float, num_hits: Sequence[int], budget: int
 ) -> dict[str, float]:
-    """Compute Yield, oracle burdens (infinite if not reached) and the diversity of the hits."""
+    """Compute Yield, oracle burdens (infinite if not reached), AUC top-k and diversity of hits."""
     smiles = [call.smiles for call in calls]
     scores = [call.score for call in calls]
     alone: dict[str, Any] = {"sync_on_compute": False}  # the other processes do not take part
@@ -210,6 +219,11 @@ def search_numbers(
         numbers[f"oracle_burden_{count}"] = float(burden.compute())
     if scores:
         numbers["mean_score_last_100"] = float(np.mean(scores[-100:]))
+        for k in TOP_K:
+            area = AucTopK(k, budget, **alone)
+            area.update(scores, [call.number for call in calls])
+            numbers[f"auc_top_{k}"] = float(area.compute())
+            numbers[f"top_{k}"] = float(np.mean(np.sort(scores)[-k:]))
     hits = [call.smiles for call in calls if call.score >= threshold]
     if hits:
         for name, metric in (

@@ -358,7 +358,8 @@ class MoleculeOptimization(PolicyOptimization):
         """Restore memory, buckets and counts.
 
         Raises:
-            ValueError: if only one of this run and the checkpoint's has a replay or filter.
+            ValueError: if only one of this run and the checkpoint's has a replay or filter, or the
+                ledger lacks calls that the checkpoint's run made.
         """
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["molecule_optimization"]
@@ -373,8 +374,22 @@ class MoleculeOptimization(PolicyOptimization):
                 )
             if memory is not None:
                 memory.load_state_dict(state[name])
-        if self._keeps_own_ledger and self.oracle_calls and self.trainer.is_global_zero:
-            self._take_calls_along(Path(state["folder"]))
+        if self.oracle_calls and self.trainer.is_global_zero:
+            if self._keeps_own_ledger:
+                self._take_calls_along(Path(state["folder"]))
+            self._refuse_lost_calls()
+
+    def _refuse_lost_calls(self) -> None:
+        """Compare the ledger with the checkpoint."""
+        if not isinstance(self.reward, OracleReward):
+            return
+        last = self.reward.ledger.last_number()
+        if last < min(self.oracle_calls, self.reward.budget):
+            raise ValueError(
+                f"the checkpoint's run made {self.oracle_calls:,} oracle calls, but the ledger "
+                f"{self.reward.ledger_path} has {last:,}: it was emptied, or replaced by an older "
+                "copy. Put the file with all calls back, or they would be made again"
+            )
 
     def _take_calls_along(self, folder: Path) -> None:
         """Copy the ledger of the resumed run, if this run has another folder."""

@@ -13,6 +13,7 @@ import difflib
 import json
 import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 # Seconds to wait for another process that writes.
 _PATIENCE_S = 60.0
+# A file that another process creates is empty for a moment.
+_CREATION_S = 1.0
 _TABLES = """
 CREATE TABLE IF NOT EXISTS objective (description TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS calls (
@@ -102,13 +105,14 @@ class OracleLedger:
         objective: Plain data that describes how molecules are scored.
 
     Raises:
-        ValueError: If the file belongs to another objective, or is not a ledger.
+        ValueError: If the file belongs to another objective, has been emptied, or is not a ledger.
     """
 
     def __init__(self, path: str | Path | None, objective: Mapping[str, Any]) -> None:
         self.path = None if path is None else Path(path)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _refuse_emptied(self.path)
         # Transactions are explicit; the connection starts none by itself.
         description = json.dumps(objective, indent=1, sort_keys=True)
         try:
@@ -271,6 +275,12 @@ class OracleLedger:
         return dict(rows.fetchall())
 
     @_told
+    def last_number(self) -> int:
+        """Return the largest number of a call, 0 without calls."""
+        (last,) = self._connection.execute("SELECT COALESCE(MAX(call), 0) FROM calls").fetchone()
+        return int(last)
+
+    @_told
     def num_made(self) -> int:
         """Count the calls that have a score or are being made; failed ones are not bought."""
         (count,) = self._connection.execute(
@@ -349,6 +359,22 @@ class OracleLedger:
                 self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+
+def _refuse_emptied(path: Path) -> None:
+    """Refuse a file without content, which SQLite would take for a new ledger.
+
+    Raises:
+        ValueError: If it is empty.
+    """
+    until = time.monotonic() + _CREATION_S
+    while path.is_file() and not path.stat().st_size:
+        if time.monotonic() > until:
+            raise ValueError(
+                f"the ledger {path} is empty (0 bytes), as after a copy that failed: put the file "
+                "of the earlier calls back, or delete it to begin with no calls"
+            )
+        time.sleep(0.05)
 
 
 def _call(row: tuple[Any, ...]) -> Call:

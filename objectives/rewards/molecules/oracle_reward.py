@@ -65,6 +65,7 @@ class OracleReward(Reward):
             and cost no call.
         stop_after_failures: Failed molecules in a row that pause the search although the oracle
             works on others; null: no failure ever pauses it.
+        keep_isotopes: Whether molecules that differ only in isotopes count as different.
 
     Raises:
         ValueError: If the budget is below 1 or a setting is out of range; when scoring begins, if
@@ -87,6 +88,7 @@ class OracleReward(Reward):
         largest_fragment: bool = False,
         keep_mixtures: bool = True,
         stop_after_failures: int | None = 20,
+        keep_isotopes: bool = True,
     ) -> None:
         if budget < 1:
             raise ValueError(
@@ -94,7 +96,7 @@ class OracleReward(Reward):
                 "at least 1"
             )
         self.objective, self.budget, self.seed = objective, budget, seed
-        self.keep_stereo = keep_stereo
+        self.keep_stereo, self.keep_isotopes = keep_stereo, keep_isotopes
         self.largest_fragment, self.keep_mixtures = largest_fragment, keep_mixtures
         self.ledger_path = ledger
         self.failures = OracleFailures(stop_after_failures, len(objective.names))
@@ -117,6 +119,8 @@ class OracleReward(Reward):
         """The ledger, opened at first use."""
         if self._ledger is None:
             description = {"keep_stereo": self.keep_stereo, **self.objective.describe()}
+            if not self.keep_isotopes:  # older ledgers, which keep them, do not name it
+                description["keep_isotopes"] = False
             path = None if self.ledger_path is None else Path(self.ledger_path)
             self._ledger = OracleLedger(path, description)
             self._ledger.release()
@@ -180,6 +184,14 @@ class OracleReward(Reward):
                 over_budget.add(row)
         return Scores(reward_B, components, errors, over_budget)
 
+    def canonical(self, text: str) -> str | None:
+        """Return the SMILES under which the ledger has a molecule; None for an invalid string."""
+        kept = (self.keep_stereo, self.keep_isotopes)
+        smiles = canonical_smiles(text, *kept)
+        if smiles is not None and self.largest_fragment and "." in smiles:
+            smiles = canonical_smiles(largest_fragment(smiles), *kept)
+        return smiles
+
     def checkpoint(self) -> None:
         """Move all calls into the ledger's file itself, which can then be copied alone."""
         if self._ledger is not None:
@@ -199,7 +211,7 @@ class OracleReward(Reward):
 
     def _begin(self, rollout: Rollout) -> "_Begun":
         """Look up known molecules and start the calls that the budget allows."""
-        canonical = [self._canonical(text) for text in rollout.texts]
+        canonical = [self.canonical(text) for text in rollout.texts]
         different = list(dict.fromkeys(text for text in canonical if text is not None))
         known = self.ledger.look_up(different)
         new = [text for text in different if text not in known and text not in self._failed]
@@ -208,12 +220,6 @@ class OracleReward(Reward):
         numbers = self.ledger.reserve(new, self.budget, self.seed or 0)
         results = self.pool.score(list(numbers))
         return _Begun(rollout, canonical, known, ruled_out, numbers, results)
-
-    def _canonical(self, text: str) -> str | None:
-        smiles = canonical_smiles(text, self.keep_stereo)
-        if smiles is not None and self.largest_fragment and "." in smiles:
-            smiles = canonical_smiles(largest_fragment(smiles), self.keep_stereo)
-        return smiles
 
     def _is_ruled_out(self, smiles: str) -> bool:
         if not self.keep_mixtures and "." in smiles:

@@ -89,7 +89,8 @@ def test_a_full_disk_under_the_record_ends_no_run(tmp_path, caplog, monkeypatch)
     record.add("tags", {"a": "b"})
     record.end("FINISHED")
     assert caplog.text.count("No space left on device") == 1
-    tracker = MLflowTracking("sqlite:///a.db", experiment="e", run_name="r", run_dir=tmp_path)
+    store = f"sqlite:///{tmp_path}/a.db"
+    tracker = MLflowTracking(store, experiment="e", run_name="r", run_dir=tmp_path)
     tracker.log_tags({"a": "b"})
     tracker.finalize("success")
 
