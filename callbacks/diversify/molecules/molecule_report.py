@@ -56,8 +56,8 @@ class MoleculeReport(Callback):
     - ``figures/diverse_molecules.png``: the hits that differ most from each other;
     - ``figures/properties.png``: properties of the first calls, the last calls and the hits;
     - ``figures/chemical_space.png``: a map of the molecules, from the first call to the last;
-    - rows of the final table: Yield, oracle burden, AUC and mean of the best 1, 10 and 100, internal
-      diversity, Circles, scaffolds.
+    - rows of the final table: Yield, oracle burden, AUC and mean of the best 1, 10 and 100,
+      internal diversity, Circles, scaffolds.
 
     Args:
         threshold: Least score of a hit.
@@ -131,8 +131,8 @@ class MoleculeReport(Callback):
             rows.append((f"oracle calls until hit {count:,}", format_burden(burden, len(calls))))
         if calls:
             for text, key in (("AUC top-k over the budget", "auc_top"), ("top-k score", "top")):
-                values = ", ".join(f"{numbers[f'{key}_{k}']:.4f}" for k in TOP_K)
-                rows.append((f"{text}: k = {', '.join(map(str, TOP_K))}", values))
+                best = ", ".join(f"{numbers[f'{key}_{k}']:.4f}" for k in TOP_K)
+                rows.append((f"{text}: k = {', '.join(map(str, TOP_K))}", best))
         named = {
             "hits_int_div1": "internal diversity of the hits (MOSES)",
             "hits_circles": "Circles of the hits (Leader, distance 0.75)",
