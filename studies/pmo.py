@@ -167,7 +167,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         gates(numbers, oracles),
         device=device_of(*runs.values()),
         seeds=seeds,
-        published={oracle: REINVENT_AUC_TOP_10[oracle] for oracle in oracles},
+        published={oracle: list(REINVENT_AUC_TOP_10[oracle]) for oracle in oracles},
         aucs=_aucs(numbers, oracles),
     )
     show(results, oracles)

@@ -264,8 +264,11 @@ class SupervisedReplies(PackedDataModule):
 
 
 def _weights_fault(row: dict[str, Any]) -> str | None:
-    """Find weights that are negative, NaN, infinite, or all zero."""
+    """Find weights that are not one for each reply, negative, NaN, infinite, or all zero."""
     weights = row["weights"]
+    replies = row["replies"]
+    if weights and replies and len(weights) != len(replies):
+        return f"{len(replies)} replies have {len(weights)} weights: give a weight for each reply"
     # A comparison with NaN is false, so the right case has to be the one that is asked for.
     if not weights or (all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0):
         return None

@@ -159,9 +159,9 @@ def test_smoke_runs_resumes_and_compares(tmp_path, capsys):
         smiles, found = connection.execute("SELECT smiles, score FROM calls").fetchone()
         connection.close()
         assert found == pytest.approx(score("isomers_c7h8n2o2", smiles))
-    before = [run.stat().st_mtime_ns for run in runs]
+    before = [(run / "summary.json").stat().st_mtime_ns for run in runs]
     assert pmo.main(command)["arms"] == results["arms"]  # finished runs are not repeated
-    assert [run.stat().st_mtime_ns for run in runs] == before
+    assert [(run / "summary.json").stat().st_mtime_ns for run in runs] == before
     assert "0.852 +- 0.036" in capsys.readouterr().out
     pmo.draw_results(results, tmp_path / "again.png")
     assert (tmp_path / "again.png").is_file()

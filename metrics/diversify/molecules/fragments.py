@@ -20,13 +20,12 @@ def brics_fragments(molecule: Mol) -> list[str]:
         Canonical SMILES of the pieces; cut ends are dummy atoms with the kind of their bond.
 
     >>> brics_fragments(read_molecule("CCOc1ccccc1"))
-    ['[3*]O[3*]', '[4*]CC', '[16*]c1ccccc1']
+    ['[16*]c1ccccc1', '[3*]O[3*]', '[4*]CC']
     """
     from rdkit import Chem
     from rdkit.Chem.BRICS import BreakBRICSBonds
 
-    pieces: list[str] = Chem.MolToSmiles(BreakBRICSBonds(molecule)).split(".")
-    return pieces
+    return sorted(Chem.MolToSmiles(BreakBRICSBonds(molecule)).split("."))
 
 
 class FragmentSimilarity(GatheredMetric):

@@ -87,12 +87,17 @@ def test_what_does_not_fit_is_left_out(write_jsonl):
 
 
 @pytest.mark.parametrize(
-    "row",
-    [{}, {"replies": ["x"], "weights": [1, 1]}, {"replies": ["x"], "weights": [-1.0]}],
+    ("row", "message"),
+    [
+        ({}, r"a\.jsonl'.*'row 1' has 0 replies and 0 weights"),
+        ({"replies": ["x"], "weights": [1, 1]}, r"a\.jsonl, line 1: 1 replies have 2 weights"),
+        ({"replies": ["x"], "weights": [-1.0]}, r"a\.jsonl, line 1: .* not negative"),
+        ({"replies": ["x"], "weights": [float("nan")]}, r"a\.jsonl, line 1: .* finite"),
+    ],
 )
-def test_rows_without_replies_or_with_odd_weights_are_refused(row, write_jsonl):
+def test_rows_without_replies_or_with_odd_weights_are_refused(row, message, write_jsonl):
     path = write_jsonl("a.jsonl", [{"prompt": "A?", **row}])
-    with pytest.raises(ValueError, match=r"a\.jsonl'.*'row 1' has \d replies and \d weights"):
+    with pytest.raises(ValueError, match=message):
         taught(make(RecordSource(path)))
 
 
