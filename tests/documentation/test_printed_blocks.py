@@ -11,11 +11,9 @@ import importlib
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -131,11 +129,9 @@ def follow(block: Block, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block.text, f"{page.name}, line {block.line}", "exec"), {"__name__": "page"})
 
 
-def run_stage(command: list[str], **_: object) -> subprocess.CompletedProcess:
+def run_stage(command: list[str]) -> int:
     """Run a stage in a process that need not import everything anew."""
-    return subprocess.CompletedProcess(
-        command, start_train(Path.cwd(), *command[3:], *STEPS, *FEW).wait()
-    )
+    return start_train(Path.cwd(), *command[3:], *STEPS, *FEW).wait()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +149,7 @@ def stages(tmp_path_factory):
 )
 def test_page_works_from_top_to_bottom(page, tmp_path, stages, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(init_from, "subprocess", SimpleNamespace(run=run_stage))
+    monkeypatch.setattr(init_from, "_run_to_its_end", run_stage)
     Path("runs").mkdir()
     Path("runs/stages").symlink_to(stages, target_is_directory=True)
     monkeypatch.syspath_prepend(str(tmp_path))

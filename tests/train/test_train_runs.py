@@ -32,6 +32,7 @@ def test_run_directory_holds_everything(tiny):
         "checkpoints/last.ckpt",
         "config.yaml",
         "export/README.md",
+        "export/SHA256SUMS",
         "export/config.yaml",
         "export/tokenizer.json",
         "export/weights.pt",
