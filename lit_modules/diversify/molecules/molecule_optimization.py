@@ -374,14 +374,14 @@ class MoleculeOptimization(PolicyOptimization):
                 )
             if memory is not None:
                 memory.load_state_dict(state[name])
-        if self.oracle_calls and self.trainer.is_global_zero:
-            if self._keeps_own_ledger:
-                self._take_calls_along(Path(state["folder"]))
+        if self._keeps_own_ledger and self.oracle_calls and self.trainer.is_global_zero:
+            self._take_calls_along(Path(state["folder"]))
+        if self.oracle_calls and self._trainer is not None and self.trainer.is_global_zero:
             self._refuse_lost_calls()
 
     def _refuse_lost_calls(self) -> None:
         """Compare the ledger with the checkpoint."""
-        if not isinstance(self.reward, OracleReward):
+        if not isinstance(self.reward, OracleReward) or self.reward.ledger_path is None:
             return
         last = self.reward.ledger.last_number()
         if last < min(self.oracle_calls, self.reward.budget):

@@ -244,3 +244,24 @@ def test_it_keeps_the_contract_of_rewards(rollout_of):
     assert reward(rollout_of([])).reward_B.shape == (0,)
     assert reward.name == "oracle_reward"
     assert isinstance(reward.objective.components[0], DrugLikeness)
+
+
+def test_isotopes_are_an_option(counted, rollout_of):
+    texts = ["[2H]C([2H])[2H]", "C", "[13CH4]", "[Na+].[2H]CC(=O)[O-]"]
+    plain = counted(name="plain.db", keep_isotopes=False, largest_fragment=True)
+    assert plain(rollout_of(texts)).components["oracle_call"].tolist() == [1, 1, 1, 2]
+    assert plain.canonical(texts[3]) == "CC(=O)[O-]"
+    kept = counted(name="kept.db")
+    assert kept(rollout_of(texts)).components["oracle_call"].tolist() == [1, 2, 3, 4]
+    plain.close()
+    with pytest.raises(ValueError, match="keep_isotopes"):
+        counted(name="plain.db")(rollout_of(texts))
+    kept.close()
+
+
+def test_an_emptied_ledger_is_no_new_one(counted, rollout_of, tmp_path):
+    (tmp_path / "calls.db").touch()
+    with pytest.raises(ValueError, match=r"calls\.db is empty \(0 bytes\)"):
+        counted()(rollout_of(["C"]))
+    (tmp_path / "calls.db").unlink()
+    assert counted()(rollout_of(["C"])).components["oracle_call"].tolist() == [1]

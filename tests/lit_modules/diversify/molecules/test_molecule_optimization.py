@@ -1,6 +1,8 @@
 """Policy optimisation of molecules: budget, replay, filter, MARA over both, and going on."""
 
 import csv
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +155,21 @@ def test_going_on_is_never_having_stopped(prior, tmp_path):
     other = search(prior, budget=400)
     with pytest.raises(ValueError, match="replay is null, unlike in"):
         trainer(tmp_path / "other", 6).fit(other, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
-    (tmp_path / "parts" / "oracle.sqlite").unlink()
+    checkpoint = torch.load(tmp_path / "at_3.ckpt", weights_only=False)
+    search(prior, budget=400, **with_memories()).on_load_checkpoint(checkpoint)  # without a trainer
+    second.reward.close()
+    ledger = tmp_path / "parts" / "oracle.sqlite"
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("DELETE FROM calls WHERE call > 2")
+    for told in (r"oracle\.sqlite has 2: .*an older copy", r"oracle\.sqlite is empty \(0 bytes\)"):
+        lost = search(prior, budget=400, **with_memories())
+        with pytest.raises(ValueError, match=told):
+            trainer(tmp_path / "parts", 6).fit(
+                lost, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt"
+            )
+        lost.reward.close()
+        ledger.write_bytes(b"")
+    ledger.unlink()
     astray = search(prior, budget=400, **with_memories())
     with pytest.raises(ValueError, match=r"oracle calls, but .*oracle\.sqlite is gone"):
         trainer(tmp_path / "astray", 6).fit(astray, Unprompted(4), ckpt_path=tmp_path / "at_3.ckpt")
