@@ -62,7 +62,14 @@ def write_config(folder: Path, name: str, wait_at: int | None = None) -> None:
         },
         "diversity_filter": {
             "class_path": "objectives.diversify.molecules.diversity_filters.DiversityFilter",
-            "init_args": {"bucket": "molecule", "bucket_size": 6, "min_score": 0.5},
+            "init_args": {
+                "bucket": "molecule",
+                "bucket_size": 6,
+                "min_score": 0.5,
+                # A repeat that scores 0 would end this search of few molecules before its budget.
+                "repeats": "count",
+                "full": "at_size",
+            },
         },
         "num_samples": 8,
         "learning_rate": 0.01,
