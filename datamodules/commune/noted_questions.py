@@ -11,9 +11,6 @@ each. `answers` has one entry, right for all, or one for each agent. `reply_star
 embedded default consists of notes on who is where.
 """
 
-import hashlib
-import json
-import random
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,15 +20,10 @@ from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.chat_template import encode_prompts
-from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.commune.answer_extraction import AnswerKind, read_answer
-from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
-from triptych.datamodules.sources.records import (
-    RecordSource,
-    describe,
-    read_records,
-    source_fingerprint,
-)
+from triptych.datamodules.commune.debate_task import Question, Split
+from triptych.datamodules.commune.file_task import FileTask
+from triptych.datamodules.sources.records import RecordSource, read_records
 
 _OPTIONAL: dict[str, Any] = {
     "question": str,
@@ -42,7 +34,7 @@ _OPTIONAL: dict[str, Any] = {
 }
 
 
-class NotedQuestions(DebateTask):
+class NotedQuestions(FileTask):
     """Questions of a file; each agent reads its own note.
 
     Args:
@@ -81,47 +73,18 @@ class NotedQuestions(DebateTask):
         data_dir: str | None = None,
         seed: int = 0,
     ) -> None:
-        if val_source is None and (num_train is None or num_val is None):
-            raise ValueError(
-                "without task.val_source the held-out questions come from task.source: set "
-                "task.num_train and task.num_val, or give a val_source"
-            )
-        self.source = locate(source, data_dir)
-        self.val_source = None if val_source is None else locate(val_source, data_dir)
+        super().__init__(source, val_source, num_train, num_val, seed, data_dir)
         self.num_agents = num_agents
         self.answer_kind = answer_kind
-        self.num_train, self.num_val = num_train, num_val
         self.message = message
         self.max_new_tokens = max_new_tokens
         self.instruction = instruction
-        self.seed = seed
 
     # -- questions --------------------------------------------------------------------------------
 
     def questions(self, split: Split) -> list[Question]:
         """Read the questions of a split."""
-        if split != "train" and self.val_source is not None:
-            return self._draw(self._read(self.val_source), 0, self.num_val, self.val_source)
-        rows = self._read(self.source)
-        skip = 0 if split == "train" else self.num_train or 0
-        return self._draw(rows, skip, self.num_train if split == "train" else self.num_val)
-
-    def _draw(
-        self,
-        rows: list[Question],
-        skip: int,
-        count: int | None,
-        source: RecordSource | None = None,
-    ) -> list[Question]:
-        if count is None:
-            return rows[skip:]
-        if skip + count > len(rows):
-            raise ValueError(
-                f"{describe(source or self.source)} has {len(rows)} questions and {skip + count} "
-                "are asked for: lower task.num_train or task.num_val, or give more rows"
-            )
-        order = random.Random(self.seed).sample(range(len(rows)), len(rows))
-        return [rows[place] for place in order[skip : skip + count]]
+        return self._chosen(split)
 
     def read_questions(self, source: RecordSource) -> list[Question]:
         """Read all rows of a file; a row may lack the right answers.
@@ -276,13 +239,11 @@ class NotedQuestions(DebateTask):
 
     def fingerprint(self, split: Split) -> str:
         """Hash the rows and the settings of the prompt."""
-        sources = [self.source, *([] if self.val_source is None else [self.val_source])]
         settings = [
             *(self.num_agents, self.answer_kind, self.num_train, self.num_val),
             *(self.instruction, self.seed, self.message),
         ]
-        rows = [source_fingerprint(source, embedded_notes) for source in sources]
-        return hashlib.sha256(json.dumps([settings, rows, split]).encode()).hexdigest()
+        return self._hash(settings, embedded_notes, split)
 
 
 def embedded_notes() -> list[dict[str, Any]]:

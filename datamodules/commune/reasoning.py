@@ -7,9 +7,6 @@ Rows have `question`, `options` for a multiple choice, and the right answer in o
 default consists of sums in words.
 """
 
-import hashlib
-import json
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,16 +14,11 @@ from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from triptych.datamodules.batches.chat_template import encode_prompts
-from triptych.datamodules.batches.packed_datamodule import locate
 from triptych.datamodules.commune.answer_extraction import AnswerKind, read_answer
-from triptych.datamodules.commune.debate_task import DebateTask, Question, Split
+from triptych.datamodules.commune.debate_task import Question, Split
+from triptych.datamodules.commune.file_task import FileTask
 from triptych.datamodules.sources.record_files import Row
-from triptych.datamodules.sources.records import (
-    RecordSource,
-    describe,
-    read_records,
-    source_fingerprint,
-)
+from triptych.datamodules.sources.records import RecordSource, describe, read_records
 
 INSTRUCTIONS: dict[AnswerKind, str] = {
     "number": "Think step by step, and end with the number after ####.",
@@ -39,7 +31,7 @@ _ANSWERS = {"answer": str, "solution": str, "number": float}
 _OPTIONAL: dict[str, Any] = {**_ANSWERS, "options": list[str]}
 
 
-class Reasoning(DebateTask):
+class Reasoning(FileTask):
     """Questions from any source, put to agents in a chat prompt.
 
     Args:
@@ -73,25 +65,16 @@ class Reasoning(DebateTask):
         data_dir: str | None = None,
         seed: int = 0,
     ) -> None:
-        if val_source is None and (num_train is None or num_val is None):
-            raise ValueError(
-                "without task.val_source the held-out questions come from task.source: set "
-                "task.num_train and task.num_val, or give a val_source"
-            )
-        self.source = locate(source, data_dir)
-        self.val_source = None if val_source is None else locate(val_source, data_dir)
+        super().__init__(source, val_source, num_train, num_val, seed, data_dir)
         self.answer_kind: AnswerKind = answer_kind
         self.level = level
-        self.num_train, self.num_val = num_train, num_val
         self.max_new_tokens = max_new_tokens
         self.instruction = INSTRUCTIONS[answer_kind] if instruction is None else instruction
-        self.seed = seed
         self._num_options: int | None = None
 
     def questions(self, split: Split) -> list[Question]:
         """Read the questions of a split; text and answer are the same for every agent."""
-        chosen = self._rows(split)
-        return [Question([row["right"]], [_worded(row)]) for row in chosen]
+        return [Question([row["right"]], [_worded(row)]) for row in self._chosen(split)]
 
     def read_questions(self, source: RecordSource) -> list[Question]:
         """Read all rows of a file, of any level; a row may lack the right answer.
@@ -125,27 +108,6 @@ class Reasoning(DebateTask):
                 "on triptych.datamodules.commune.noted_questions.NotedQuestions"
             )
         return Question([], [question])
-
-    def _rows(self, split: Split) -> list[dict[str, Any]]:
-        if split != "train" and self.val_source is not None:
-            return self._draw(self._read(self.val_source), 0, self.num_val, self.val_source)
-        rows = self._read(self.source)
-        if split == "train":
-            return self._draw(rows, 0, self.num_train, self.source)
-        return self._draw(rows, self.num_train or 0, self.num_val, self.source)
-
-    def _draw(
-        self, rows: list[dict[str, Any]], skip: int, count: int | None, source: RecordSource
-    ) -> list[dict[str, Any]]:
-        if count is None:
-            return rows[skip:]
-        if skip + count > len(rows):
-            raise ValueError(
-                f"{describe(source)} has {len(rows)} questions and {skip + count} are asked for: "
-                "lower task.num_train or task.num_val, or give more rows"
-            )
-        order = random.Random(self.seed).sample(range(len(rows)), len(rows))
-        return [rows[place] for place in order[skip : skip + count]]
 
     def _read(self, source: RecordSource) -> list[dict[str, Any]]:
         level: dict[str, type] = {} if self.level is None else {"level": type(self.level)}
@@ -234,13 +196,11 @@ class Reasoning(DebateTask):
 
     def fingerprint(self, split: Split) -> str:
         """Hash the rows and the settings of the prompt."""
-        sources = [self.source, *([] if self.val_source is None else [self.val_source])]
         settings = [
             *(self.answer_kind, self.level, self.num_train, self.num_val),
             *(self.instruction, self.seed),
         ]
-        rows = [source_fingerprint(source, embedded_sums) for source in sources]
-        return hashlib.sha256(json.dumps([settings, rows, split]).encode()).hexdigest()
+        return self._hash(settings, embedded_sums, split)
 
 
 def _numbers_as_text(row: Row, columns: Mapping[str, str]) -> dict[str, Any]:
