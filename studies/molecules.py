@@ -15,7 +15,6 @@ four sigmas on four tasks: the rings, similarity to drugs, a product of properti
 surrogate. Its ways include two rivals: REINVENT with an entropy bonus and with a novelty bonus.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,6 @@ from triptych.studies.arms import (
     Arm,
     Settings,
     device_of,
-    exported_start,
     probe,
     run_arms,
     written,
@@ -43,6 +41,11 @@ from triptych.studies.diversify.molecules.molecule_comparison import (
 )
 from triptych.studies.diversify.molecules.molecule_search import Search, read_search
 from triptych.studies.diversify.molecules.molecule_tasks import Task, tasks
+from triptych.studies.diversify.molecules.search_runs import (
+    add_prior_option,
+    prior_of,
+    search_trainer,
+)
 from triptych.studies.figures import save_figure
 from triptych.studies.options import Taken, study_parser
 from triptych.studies.results import Numbers, summarize, write_results
@@ -143,20 +146,7 @@ class Cell:
                     learning_rate=1e-3,
                     max_new_tokens=60,
                 ),
-                "trainer": {
-                    "max_steps": -(-preset.max_samples // BATCH),
-                    "log_every_n_steps": 1,
-                    "callbacks": [
-                        probe("triptych.callbacks.run.step_seeds.StepSeeds"),
-                        probe("triptych.callbacks.run.nan_guard.NanGuard"),
-                        probe(
-                            "triptych.callbacks.diversify.molecules.stop_search.StopSearch",
-                            # Long series of known samples are allowed up to the cap.
-                            patience=preset.max_samples,
-                            max_samples=preset.max_samples,
-                        ),
-                    ],
-                },
+                "trainer": search_trainer(preset.max_samples, BATCH),
             },
             folder,
         )
@@ -178,16 +168,12 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     seeds_help = "number of seeds that are reported; default: that of the preset"
     takes: tuple[Taken, ...] = ("data_dir", "workers")
     parser = study_parser(__doc__, "molecules", PRESETS, takes, None, seeds_help)
-    parser.add_argument(
-        "--init_from",
-        help="the prior: an exported folder, or a config that is run first; default: zinc_prior "
-        "of configs/diversify with --data_dir, molecules_prior without",
-    )
+    add_prior_option(parser)
     options = begin_study(parser, args)
     preset = PRESETS[options.preset]
     num_seeds = preset.num_seeds if options.seeds is None else options.seeds
     seeds = [*range(FIRST_SEED, FIRST_SEED + num_seeds)]
-    bench = Bench(preset, _prior(options), options.out / options.preset, options.workers)
+    bench = Bench(preset, prior_of(options), options.out / options.preset, options.workers)
     cells = [Cell(TASK, way, SIGMA) for way in (REINVENT, MARA)]
     found = bench.run(cells, seeds)
     best = bench.best([*range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + preset.num_tuning)])
@@ -289,15 +275,6 @@ def numbers_of(found: dict[Cell, list[Search]]) -> Numbers:
 
 def _mean_yield(searches: Sequence[Search]) -> float:
     return float(np.mean([search.found() for search in searches]))
-
-
-def _prior(options: argparse.Namespace) -> Path:
-    if options.init_from is not None:
-        return exported_start(options.init_from, options.out / "prior")
-    if options.data_dir is None:
-        return exported_start("configs/diversify/molecules_prior.yaml", options.out / "prior")
-    words = ("--data.init_args.data_dir", options.data_dir)
-    return exported_start("configs/diversify/zinc_prior.yaml", options.out / "prior", more=words)
 
 
 def hit_curves(searches: Sequence[Search]) -> list[dict[str, list[list[int]]]]:

@@ -14,7 +14,6 @@ RDKit, with five seeds (drd2, gsk3b and jnk3 are pickled models, which are not l
 searches are not repeated. Published results of REINVENT stand beside.
 """
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,12 @@ from scipy import stats
 
 from triptych.metrics.display.figure_style import GREY, WIDTH, series, styled
 from triptych.metrics.diversify.molecules.search_curve import auc_top_k
-from triptych.studies.arms import Arm, device_of, exported_start, probe, run_arms, written
+from triptych.studies.arms import Arm, device_of, probe, run_arms, written
+from triptych.studies.diversify.molecules.search_runs import (
+    add_prior_option,
+    prior_of,
+    search_trainer,
+)
 from triptych.studies.diversify.pmo.ledger_scores import scores_of_calls, top_k
 from triptych.studies.diversify.pmo.oracles import ORACLES
 from triptych.studies.diversify.pmo.published import REINVENT_AUC_TOP_10
@@ -108,20 +112,7 @@ def arm_of(oracle: str, way: str, preset: Preset, start: Path, folder: Path) -> 
                 learning_rate=LEARNING_RATE,
                 max_new_tokens=100,
             ),
-            "trainer": {
-                "max_steps": -(-preset.max_samples // BATCH),
-                "log_every_n_steps": 10,
-                "callbacks": [
-                    probe("triptych.callbacks.run.step_seeds.StepSeeds"),
-                    probe("triptych.callbacks.run.nan_guard.NanGuard"),
-                    probe(
-                        "triptych.callbacks.diversify.molecules.stop_search.StopSearch",
-                        # Long series of known samples are allowed up to the cap.
-                        patience=preset.max_samples,
-                        max_samples=preset.max_samples,
-                    ),
-                ],
-            },
+            "trainer": search_trainer(preset.max_samples, BATCH, log_every_n_steps=10),
         },
         folder,
     )
@@ -137,16 +128,12 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     seeds_help = "number of seeds of each arm; default: that of the preset"
     parser = study_parser(__doc__, "pmo", PRESETS, ("data_dir", "workers"), None, seeds_help)
     parser.add_argument("--oracles", nargs="+", choices=sorted(ORACLES), help="these alone")
-    parser.add_argument(
-        "--init_from",
-        help="the prior: an exported folder, or a config that is run first; default: zinc_prior "
-        "of configs/diversify with --data_dir, molecules_prior without",
-    )
+    add_prior_option(parser)
     options = begin_study(parser, args)
     preset = PRESETS[options.preset]
     oracles = tuple(options.oracles or preset.oracles)
     seeds = list(range(FIRST_SEED, FIRST_SEED + (options.seeds or preset.num_seeds)))
-    start, out = _prior(options), options.out / options.preset
+    start, out = prior_of(options), options.out / options.preset
     arms = [
         arm_of(oracle, way, preset, start, out / "arms")
         for oracle in oracles
@@ -209,15 +196,6 @@ def _paired(oracle: str, numbers: Numbers) -> dict[str, Any]:
         return {"name": name, "statistic": None, "p": 1.0}
     tested: Any = stats.ttest_rel(*pairs)
     return {"name": name, "statistic": float(tested.statistic), "p": float(tested.pvalue)}
-
-
-def _prior(options: argparse.Namespace) -> Path:
-    if options.init_from is not None:
-        return exported_start(options.init_from, options.out / "prior")
-    if options.data_dir is None:
-        return exported_start("configs/diversify/molecules_prior.yaml", options.out / "prior")
-    words = ("--data.init_args.data_dir", options.data_dir)
-    return exported_start("configs/diversify/zinc_prior.yaml", options.out / "prior", more=words)
 
 
 Aucs = Mapping[str, Mapping[str, Sequence[float]]]
