@@ -216,7 +216,9 @@ class PlainLoop:
     def __init__(self, job: Job) -> None:
         from transformers import AutoTokenizer
 
-        tokenizer: Any = AutoTokenizer.from_pretrained(job.prior, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            job.prior, local_files_only=True, trust_remote_code=False
+        )
         self.start, self.end = tokenizer.bos_token_id, tokenizer.eos_token_id
         self.agent, self.prior = PlainNetwork(job.prior), PlainNetwork(job.prior)
         assert self.agent.words is not None

@@ -39,7 +39,7 @@ class ChatSides(PolicySides):
     def __init__(self, source: str, sizes: PolicySizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
         self._source = pretrained_source(source)
-        self.tokenizer = AutoTokenizer.from_pretrained(self._source)
+        self.tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
         lines = EVERYDAY_PROMPTS.read_text(encoding="utf-8").splitlines()[: sizes.num_prompts]
         messages = [[{"role": "user", "content": line}] for line in lines]
         encoded: Any = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)

@@ -101,7 +101,9 @@ def model_and_tokenizer(
         tokenizer = TextCorpus(tokenizer=TokenizerConfig(vocab_size=512)).tokenizer
         base = BaseLMConfig(family="qwen2", hidden_size=128, num_layers=6)
         return build_base_lm(base, len(tokenizer)), tokenizer
-    return load_memory_lm(folder).float(), AutoTokenizer.from_pretrained(folder)
+    return load_memory_lm(folder).float(), AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False
+    )
 
 
 def main(arguments: list[str] | None = None) -> Report:

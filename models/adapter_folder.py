@@ -75,7 +75,9 @@ def load_causal_lm(source: str, **options: Any) -> PreTrainedModel:
         if Path(source).is_dir():
             check_folder(source)
         with named_in_errors(source):
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, **options)
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                source, trust_remote_code=False, **options
+            )
         return model
     folder = Path(config_file).parent
     return merge_adapter(load_causal_lm(adapter_base(folder), **options), folder)

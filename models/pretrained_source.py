@@ -71,9 +71,9 @@ def _dequantise(file: Path, folder: Path) -> None:
     try:
         with no_progress_bars():
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                **source, dtype=torch.float32
+                **source, dtype=torch.float32, trust_remote_code=False
             )
-            tokenizer = AutoTokenizer.from_pretrained(**source)
+            tokenizer = AutoTokenizer.from_pretrained(**source, trust_remote_code=False)
     except Exception as error:  # the reader raises errors of many types
         raise ValueError(
             f"{file} cannot be read as a causal language model ({error}): transformers reads GGUF "

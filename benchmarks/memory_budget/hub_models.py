@@ -52,7 +52,7 @@ def hub_config(name: str) -> PretrainedConfig:
         OSError: if it is in neither.
     """
     if name not in SIZES:
-        found: PretrainedConfig = AutoConfig.from_pretrained(name)
+        found: PretrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False)
         return found
     family, settings = SIZES[name]
     made: PretrainedConfig = AutoConfig.for_model(family, **settings)

@@ -252,7 +252,7 @@ def _load(path: str) -> PreTrainedTokenizerFast:
         else:
             source = tokenizer_source(pretrained_source(path))
             register_family_of(source)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise ValueError(
             f'cannot load a tokenizer from {path!r} ({error}): give "train", a hub name, a folder '

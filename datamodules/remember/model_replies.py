@@ -79,7 +79,9 @@ def _loaded(source: str) -> PreTrainedModel:
     try:
         if Path(source).is_dir():
             return load_memory_lm(source)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto", trust_remote_code=False
+        )
     except Exception as error:  # the loaders raise errors of many types
         raise ValueError(
             f"no model in {source!r} can reply to the chats' prompts ({error}): set chats.model to "

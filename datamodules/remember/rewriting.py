@@ -77,10 +77,14 @@ class ModelRewriter:
         source: Any = {"revision": config.revision}
         try:
             source["pretrained_model_name_or_path"] = pretrained_source(config.name)
-            is_seq2seq = AutoConfig.from_pretrained(**source).is_encoder_decoder
+            is_seq2seq = AutoConfig.from_pretrained(
+                **source, trust_remote_code=False
+            ).is_encoder_decoder
             kind: Any = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(**source, padding_side="left")
-            self._model: Any = kind.from_pretrained(**source, dtype="auto")
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                **source, padding_side="left", trust_remote_code=False
+            )
+            self._model: Any = kind.from_pretrained(**source, dtype="auto", trust_remote_code=False)
         except Exception as error:  # the loaders raise errors of many types
             raise ValueError(
                 f"cannot load a model that rewrites from {config.name!r} ({error}): give the name "

@@ -190,10 +190,11 @@ class ClassifierJudge:
 def _load_classifier(tokenizer: str, model: str, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    classifier = AutoModelForSequenceClassification.from_pretrained(model).to(device).eval()
+    classifier = AutoModelForSequenceClassification.from_pretrained(model, trust_remote_code=False)
+    classifier = classifier.to(device).eval()
     if classifier.config.num_labels != 2:
         raise ValueError(
             f"{model} has {classifier.config.num_labels} labels: give a classifier of pairs with "
             "two, 0 for different and 1 for the same."
         )
-    return AutoTokenizer.from_pretrained(tokenizer), classifier
+    return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), classifier

@@ -443,7 +443,9 @@ def load_agent(
     if model is None:
         with no_progress_bars():
             model = load_causal_lm(place, dtype=dtype or "auto")
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(place), padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer_source(place), padding_side="left", trust_remote_code=False
+    )
     chat_form.fix(tokenizer)
     return Agent(
         model,

@@ -92,7 +92,9 @@ def build_policy(
     if tokenizer is None and folder:
         source = tokenizer_source(folder)
         if (Path(source) / "tokenizer_config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, local_files_only=True, trust_remote_code=False
+            )
     return CausalLMPolicy(
         model,
         config.max_new_tokens,

@@ -91,7 +91,9 @@ def load_memory_lm(path: str | Path, trusted_modules: Collection[str] = ()) -> P
     model_type: str = read_settings(config_file, model_type=str)["model_type"]
     has_memory = model_type.startswith(MODEL_TYPE_PREFIX)
     loader: Any = memory_model_class_of(model_type) if has_memory else AutoModelForCausalLM
-    trust = {"trusted_modules": trusted_modules} if has_memory else {}
+    trust: dict[str, Any] = (
+        {"trusted_modules": trusted_modules} if has_memory else {"trust_remote_code": False}
+    )
     with no_progress_bars(), named_in_errors(path):
         model, report = loader.from_pretrained(
             path, output_loading_info=True, local_files_only=True, use_safetensors=True, **trust

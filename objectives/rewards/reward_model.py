@@ -139,9 +139,9 @@ class RewardModel(Reward):
 
     def _load(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model_name)
+            tokenizer = AutoTokenizer.from_pretrained(self.model_name, trust_remote_code=False)
             model = AutoModelForSequenceClassification.from_pretrained(
-                self.model_name, dtype=self.dtype
+                self.model_name, dtype=self.dtype, trust_remote_code=False
             )
         except Exception as error:  # the transport's own errors differ from release to release
             raise ValueError(

@@ -27,7 +27,9 @@ def reply_probabilities(
     from triptych.models.diversify.scoring import completion_log_prob
     from triptych.models.remember.memory_lm import load_memory_lm
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        export, local_files_only=True, trust_remote_code=False
+    )
     prompts = encode_prompts(tokenizer, [_messages(row) for row in rows])
     answers = encode_replies(tokenizer, replies)
     pairs = [(prompt, answer) for prompt in prompts for answer in answers]

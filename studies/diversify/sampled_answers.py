@@ -139,5 +139,7 @@ def _policy(export: Path) -> Any:
     from triptych.models.remember.memory_lm import load_memory_lm
 
     model = load_memory_lm(export).requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        export, local_files_only=True, trust_remote_code=False
+    )
     return CausalLMPolicy(model, max_new_tokens=12, tokenizer=tokenizer)

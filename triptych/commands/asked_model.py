@@ -155,7 +155,7 @@ class AskedModel:
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            tokenizer_source(str(folder)), local_files_only=True
+            tokenizer_source(str(folder)), local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise ValueError(f"the model in {folder} has no tokenizer that can be loaded") from error

@@ -115,7 +115,7 @@ def prepared(model: str) -> Path:
     folder = find_export(source)
     refuse_other_kinds(folder, "text")
     register_family_of(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     has_memory = str(config.model_type).startswith(MODEL_TYPE_PREFIX)
     if has_memory and (folder / BACKGROUND_FILE).is_file():
         return folder

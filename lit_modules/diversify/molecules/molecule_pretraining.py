@@ -260,7 +260,9 @@ class MoleculePretraining(ClipsValuesApart, LightningModule):
             self.model.use_vocabulary(words)
             return
         if self.init_from is not None:
-            own = AutoTokenizer.from_pretrained(self.init_from, local_files_only=True)
+            own = AutoTokenizer.from_pretrained(
+                self.init_from, local_files_only=True, trust_remote_code=False
+            )
             refuse_other_vocabulary(own.convert_ids_to_tokens(list(range(len(own)))), words)
         use_special_tokens(self.model, tokenizer)
 

@@ -171,7 +171,9 @@ def load_molecule_policy(folder: str | Path, max_new_tokens: int = 100) -> Polic
             "triptych.lit_modules.diversify.molecules.molecule_pretraining.MoleculePretraining "
             "trained"
         )
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        str(path), local_files_only=True, trust_remote_code=False
+    )
     if is_smiles_rnn(path):
         return SmilesPolicy(load_smiles_rnn(path), tokenizer, max_new_tokens)
     config = CausalLMPolicyConfig(init_from=str(path), max_new_tokens=max_new_tokens)
