@@ -17,7 +17,12 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from triptych.models.host.checked_folder import check_folder, named_in_errors, read_settings
+from triptych.models.host.checked_folder import (
+    check_folder,
+    named_in_errors,
+    read_settings,
+    refresh_checksums,
+)
 from triptych.models.lora import adapter_settings, adapter_state_dict, only_adapters_learn
 from triptych.models.pretrained_source import pretrained_source
 from triptych.models.progress_bars import no_progress_bars
@@ -164,3 +169,4 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> None:
     save_file(adapter_state_dict(model), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     if model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
+    refresh_checksums(folder)

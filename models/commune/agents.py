@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from triptych.models.chat_form import ChatForm
 from triptych.models.commune.agent import Agent, load_agent
-from triptych.models.host.checked_folder import check_folder, read_settings
+from triptych.models.host.checked_folder import check_folder, read_settings, refresh_checksums
 from triptych.models.progress_bars import no_progress_bars
 
 AGENTS_FILE = "agents.json"
@@ -110,6 +110,7 @@ class Agents(nn.Module):
             "seeds": [agent.seed for agent in self],
         }
         (folder / AGENTS_FILE).write_text(json.dumps(who, indent=2) + "\n")
+        refresh_checksums(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Agents":

@@ -14,7 +14,7 @@ from triptych.models.commune.prefix_adapter import WEIGHTS_FILE as ADAPTER_FILE
 from triptych.models.commune.prefix_adapter import PrefixAdapter
 from triptych.models.commune.prefix_place import default_place
 from triptych.models.commune.thought_codec import ThoughtCodec
-from triptych.models.host.checked_folder import check_folder, read_settings
+from triptych.models.host.checked_folder import check_folder, read_settings, refresh_checksums
 
 # Shapes: B batch, K agents, Z latents
 
@@ -89,6 +89,7 @@ class ThoughtSystem(nn.Module):
             "chats": self.agents.chat_fingerprints(),
         }
         (folder / SYSTEM_FILE).write_text(json.dumps(description) + "\n")
+        refresh_checksums(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ThoughtSystem":

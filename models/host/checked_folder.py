@@ -22,6 +22,25 @@ def write_checksums(folder: Path) -> None:
     (folder / SUMS_FILE).write_text("".join(lines))
 
 
+def refresh_checksums(folder: str | Path) -> None:
+    """Write the checksums of a folder's files again after a save, where it has some.
+
+    Files beside the folder keep the sums that they have.
+    """
+    folder = Path(folder).absolute()
+    for place in (folder, *folder.parents[:_MOST_PARENTS]):
+        sums = place / SUMS_FILE
+        if not sums.is_file():
+            continue
+        old = [line for line in sums.read_text(errors="replace").splitlines() if line]
+        kept = [line for line in old if folder not in (place / line.partition("  ")[2]).parents]
+        saved = (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS_FILE)
+        lines = [f"{_sha256(path)}  {path.relative_to(place).as_posix()}" for path in saved]
+        lines = sorted([*kept, *lines], key=lambda line: line.partition("  ")[2])
+        sums.write_text("".join(f"{line}\n" for line in lines))
+        return
+
+
 def check_folder(folder: str | Path) -> None:
     """Compare the files of a folder with their checksums, where it has some.
 

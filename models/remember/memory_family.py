@@ -13,6 +13,7 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 
+from triptych.models.host.checked_folder import refresh_checksums
 from triptych.models.remember.memory_blocks import add_memory
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_config_family import MODEL_TYPE_PREFIX, memory_config_class
@@ -33,7 +34,12 @@ def memory_model_class(family: Any) -> Any:
                 refuse_foreign_index(memory, trusted_modules)  # the config may come from a file
                 add_memory(self, memory)
 
+        def save_pretrained(self: Any, save_directory: Any, *args: Any, **options: Any) -> None:
+            family.save_pretrained(self, save_directory, *args, **options)
+            refresh_checksums(save_directory)
+
         namespace = {
+            "save_pretrained": save_pretrained,
             "config_class": config_class,
             "__init__": init,
             "__module__": __name__,

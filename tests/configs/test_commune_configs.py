@@ -21,7 +21,6 @@ from triptych.lit_modules.commune.debate_evaluation import DebateEvaluation
 from triptych.metrics.display.metric_names import has_name
 from triptych.models.commune.agents import Agents
 from triptych.models.commune.thought_system import ThoughtSystem
-from triptych.models.host.checked_folder import write_checksums
 
 COMMUNE = ROOT / "configs" / "commune"
 TASK = "--data.init_args.task.init_args"
@@ -263,9 +262,6 @@ def test_agents_that_were_changed_are_refused(stages, tmp_path):
     with torch.no_grad():
         system.agents[1].model.get_input_embeddings().weight += 1
     system.agents.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"model_1/model.safetensors is damaged"):
-        ThoughtSystem.load(tmp_path)
-    write_checksums(tmp_path)
     with pytest.raises(ValueError, match="weights of agent 1 are not those"):
         ThoughtSystem.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no codec with its agents"):

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from triptych.models.diversify.molecules.token_recurrence import gru_states, gru_step
-from triptych.models.host.checked_folder import check_folder, named_in_errors, read_settings
+from triptych.models.host.checked_folder import (
+    check_folder,
+    named_in_errors,
+    read_settings,
+    refresh_checksums,
+)
 from triptych.models.tensor_file import load_tensors, save_tensors
 
 MODEL_TYPE = "smiles_rnn"
@@ -255,6 +260,7 @@ class SmilesRNN(nn.Module):
         save_tensors(path / "model.safetensors", dict(weights), {"model_type": MODEL_TYPE})
         text = json.dumps(content, indent=1, ensure_ascii=False)
         (path / "smiles_rnn.json").write_text(text + "\n")
+        refresh_checksums(path)
 
 
 def _num_open(ids_TB: Tensor, lengths_B: Tensor | None) -> list[int] | None:

@@ -12,7 +12,13 @@ from tests.models.diversify.molecules.tiny_molecules import tiny_rnn
 from triptych.models.adapter_folder import load_causal_lm
 from triptych.models.base_lm import BaseLMConfig
 from triptych.models.diversify.molecules.smiles_rnn import load_smiles_rnn
-from triptych.models.host.checked_folder import check_folder, read_settings, write_checksums
+from triptych.models.host.checked_folder import (
+    SUMS_FILE,
+    check_folder,
+    read_settings,
+    refresh_checksums,
+    write_checksums,
+)
 from triptych.models.remember.memory_config import MemoryConfig
 from triptych.models.remember.memory_lm import build_memory_lm, load_memory_lm
 from triptych.models.tensor_file import load_tensors, save_tensors
@@ -40,6 +46,35 @@ def copy(whole, tmp_path):
 
 LOADERS = {"memory": load_memory_lm, "prior": load_smiles_rnn}
 SETTINGS = {"memory": "config.json", "prior": "smiles_rnn.json"}
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_model_that_is_saved_again_loads(copy, name):
+    folder = copy / name
+    card = copy / name / "README.md"
+    lines = (folder / SUMS_FILE).read_text().splitlines()
+    model = LOADERS[name](folder)
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    model.save_pretrained(folder)
+    again = LOADERS[name](folder)
+    assert torch.equal(next(again.parameters()), next(model.parameters()))
+    changed = (folder / SUMS_FILE).read_text().splitlines()
+    assert {line[66:] for line in changed} >= {line[66:] for line in lines}
+    assert not card.exists() or any(line.endswith("README.md") for line in changed)
+
+
+def test_files_beside_a_saved_folder_keep_their_sums(tmp_path):
+    for name in ("agents.json", "model_0/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    write_checksums(tmp_path)
+    for name in ("agents.json", "model_0/config.json"):
+        (tmp_path / name).write_text('{"changed": 1}')
+    refresh_checksums(tmp_path / "model_0")
+    check_folder(tmp_path / "model_0")
+    with pytest.raises(ValueError, match=r"agents\.json is damaged"):
+        check_folder(tmp_path)
 
 
 @pytest.mark.parametrize("name", LOADERS)
