@@ -162,10 +162,14 @@ class PolicySides:
 
     def generate(self) -> Side:
         """Return `generate` for as many completions, with one copy of the prompt each."""
-        ids = torch.tensor([row["prompt_ids"] for row in self.prompts], device=self.device)
-        ids = ids.repeat_interleave(self.sizes.num_samples, 0)
+        rows = [{"input_ids": row["prompt_ids"]} for row in self.prompts]
+        padded = self.tokenizer.pad(rows, padding_side="left", return_tensors="pt")
+        ids, mask = (
+            padded[name].to(self.device).repeat_interleave(self.sizes.num_samples, 0)
+            for name in ("input_ids", "attention_mask")
+        )
         settings = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
-        limit = {"max_new_tokens": self.sizes.new_tokens, "attention_mask": torch.ones_like(ids)}
+        limit = {"max_new_tokens": self.sizes.new_tokens, "attention_mask": mask}
 
         model: Any = self.policy.model  # transformers adds `generate` in a mixin without types
 

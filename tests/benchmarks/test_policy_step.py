@@ -57,7 +57,7 @@ def test_both_sides_start_from_the_same_and_take_a_step_of_the_same_size(sides):
 def test_a_chat_model_learns_by_the_same_adapters_on_both_sides(smollm2, tmp_path):
     end = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
     tiny_chat_folder(tmp_path / "base", smollm2, end, eos_token_id=[2])
-    with closing(ChatSides(str(tmp_path / "base"), PolicySizes(2, 3, new_tokens=4), CPU)) as sides:
+    with closing(ChatSides(str(tmp_path / "base"), PolicySizes(4, 2, new_tokens=4), CPU)) as sides:
         theirs = sides.trainer.model
 
         def learning(model):
@@ -70,7 +70,13 @@ def test_a_chat_model_learns_by_the_same_adapters_on_both_sides(smollm2, tmp_pat
         assert all(".lora_" in name for name in ours)
         prompt_ids, *_ = sides.trainer._tokenize_prompts([row["prompt"] for row in sides.prompts])
         assert prompt_ids == [row["prompt_ids"] for row in sides.prompts]
-        for side in (sides.our_step(True), sides.trl_step()):
+        assert len({len(row["prompt_ids"]) for row in sides.prompts}) > 1
+        for side in (
+            sides.our_step(True),
+            sides.trl_step(),
+            sides.our_sampling(),
+            sides.generate(),
+        ):
             side.run()
             side.release()
         assert all(p[name].any() for p in (ours, peers) for name in p if ".lora_B" in name)
